@@ -1,0 +1,231 @@
+//! Debian's packages, unpacked below target/ without installing anything; fetched once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Loaded in this order; what a module needs comes before it.
+const USER_MODE_MODULES: [&str; 10] = [
+    "gf128mul",
+    "ghash-generic",
+    "ctr",
+    "gcm",
+    "libchacha",
+    "libpoly1305",
+    "chacha_generic",
+    "poly1305_generic",
+    "chacha20poly1305",
+    "tls",
+];
+
+/// The same for the cloud kernel, with what uses the CPU's instructions for AES and ChaCha20.
+const CLOUD_MODULES: [&str; 14] = [
+    "crypto_null",
+    "gf128mul",
+    "cryptd",
+    "crypto_simd",
+    "ghash-generic",
+    "gcm",
+    "ghash-clmulni-intel",
+    "aesni-intel",
+    "libchacha",
+    "chacha-x86_64",
+    "libpoly1305",
+    "poly1305-x86_64",
+    "chacha20poly1305",
+    "tls",
+];
+
+/// Where Debian 12 has newer kernels; this machine's own lists need not name it.
+const BACKPORTS: &str = "Types: deb
+URIs: http://deb.debian.org/debian
+Suites: bookworm-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+";
+
+/// The package that depends on the newest kernel of its kind.
+const CLOUD: &str = "linux-image-cloud-amd64";
+
+/// busybox, linked statically.
+pub(crate) fn busybox(lab: &Path) -> Result<PathBuf, String> {
+    obtain(
+        lab,
+        "busybox",
+        |root| find(root, "bin/busybox"),
+        |into| fetch(into, None, |_| Ok(vec!["busybox-static".to_owned()])),
+    )
+}
+
+/// User-Mode Linux and its modules.
+pub(crate) fn user_mode(lab: &Path) -> Result<(PathBuf, Vec<PathBuf>), String> {
+    let locate = |root: &Path| Ok((find(root, "bin/linux.uml")?, modules(root, &USER_MODE_MODULES, "ko")?));
+    obtain(lab, "user-mode-linux", locate, |into| {
+        fetch(into, None, |_| Ok(vec!["user-mode-linux".to_owned()]))
+    })
+}
+
+/// The cloud kernel and its modules, packed as they come.
+pub(crate) fn cloud(lab: &Path) -> Result<(PathBuf, Vec<PathBuf>), String> {
+    let locate = |root: &Path| Ok((image(root)?, modules(root, &CLOUD_MODULES, "ko.xz")?));
+    obtain(lab, CLOUD, locate, |into| {
+        fetch(into, Some(BACKPORTS), |options| {
+            let shown = run(Command::new("apt-cache").args(options).args(["show", CLOUD]))?;
+            let image = dependency(&shown).ok_or_else(|| format!("{CLOUD} depends on no kernel: {shown}"))?;
+            Ok(vec![image])
+        })
+    })
+}
+
+/// A module as the kernel takes it.
+pub(crate) fn unpacked(module: &Path, busybox: &Path) -> Result<Vec<u8>, String> {
+    let output = Command::new(busybox).args(["xz", "-dc"]).arg(module).output();
+    let output = output.map_err(|error| format!("{}: {error}", busybox.display()))?;
+    if !output.status.success() || output.stdout.is_empty() {
+        return Err(format!("{} cannot be unpacked: {}", module.display(), output.status));
+    }
+    Ok(output.stdout)
+}
+
+/// What `locate` finds in the packages that were unpacked before, or are now.
+fn obtain<T>(
+    lab: &Path,
+    name: &str,
+    locate: impl Fn(&Path) -> Result<T, String>,
+    fetch: impl Fn(&Path) -> Result<(), String>,
+) -> Result<T, String> {
+    let kept = lab.join(name);
+    if let Ok(found) = locate(&kept) {
+        return Ok(found);
+    }
+    let incoming = tempfile::Builder::new().prefix("incoming-").tempdir_in(lab);
+    let incoming = incoming.map_err(|error| format!("{}: {error}", lab.display()))?;
+    fetch(incoming.path())?;
+    let unpacked = incoming.path().join("unpacked");
+    for entry in fs::read_dir(incoming.path()).map_err(|error| error.to_string())?.flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(entry.path()).arg(&unpacked))?;
+        }
+    }
+    locate(&unpacked)?;
+    // Put in place whole: a run that is interrupted leaves nothing half done behind.
+    let _ = fs::remove_dir_all(&kept);
+    fs::rename(&unpacked, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+    locate(&kept)
+}
+
+/// Downloads packages: with this machine's lists, or with lists of our own where it has none (or keeps them
+/// from us) or other `sources` are wanted. Which packages may depend on what the lists say.
+fn fetch(
+    into: &Path,
+    sources: Option<&str>,
+    wanted: impl Fn(&[String]) -> Result<Vec<String>, String>,
+) -> Result<(), String> {
+    let apt = |options: &[String], words: &[String]| {
+        run(Command::new("apt-get").args(options).args(["-q", "-y"]).args(words).current_dir(into)).map(drop)
+    };
+    let download =
+        |options: &[String]| apt(options, &[vec!["download".to_owned()], wanted(options)?].concat());
+    if sources.is_none() && download(&[]).is_ok() {
+        return Ok(());
+    }
+    let mut options = Vec::new();
+    for (key, directory) in
+        [("Dir::State::lists", "lists"), ("Dir::Cache", "cache"), ("Dir::Cache::archives", "archives")]
+    {
+        let directory = into.join(directory);
+        fs::create_dir_all(directory.join("partial")).map_err(|error| error.to_string())?;
+        options.extend(["-o".to_owned(), format!("{key}={}", directory.display())]);
+    }
+    if let Some(sources) = sources {
+        let list = into.join("own.sources");
+        fs::write(&list, sources).map_err(|error| error.to_string())?;
+        options.extend(["-o".to_owned(), format!("Dir::Etc::sourcelist={}", list.display())]);
+        options.extend(["-o".to_owned(), "Dir::Etc::sourceparts=-".to_owned()]);
+    }
+    apt(&options, &["update".to_owned()])?;
+    download(&options)
+}
+
+/// The kernel that a package of no content depends on.
+fn dependency(shown: &str) -> Option<String> {
+    let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
+    let names = depends.split([',', ' ']);
+    names.map(str::to_owned).find(|name| name.starts_with("linux-image-"))
+}
+
+fn image(root: &Path) -> Result<PathBuf, String> {
+    let is_image =
+        |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    let found = files(root).into_iter().find(|file| is_image(file));
+    found.ok_or_else(|| format!("no kernel image under {}", root.display()))
+}
+
+fn modules(root: &Path, names: &[&str], extension: &str) -> Result<Vec<PathBuf>, String> {
+    names.iter().map(|name| find(root, &format!("{name}.{extension}"))).collect()
+}
+
+/// By the end of the path: a package also has directories and hooks of its program's name.
+fn find(root: &Path, name: &str) -> Result<PathBuf, String> {
+    let found = files(root).into_iter().find(|file| file.ends_with(name));
+    found.ok_or_else(|| format!("{name} is not in the packages under {}", root.display()))
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(files(&entry.path())),
+            Ok(kind) if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{command:?}: {}: {}", output.status, said.trim().lines().last().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_with_a_part_missing_are_not_taken_for_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let found = || modules(root.path(), &USER_MODE_MODULES, "ko");
+        assert!(found().is_err_and(|why| why.contains("gf128mul.ko")));
+        let deep = root.path().join("usr/lib");
+        fs::create_dir_all(&deep).unwrap();
+        for name in USER_MODE_MODULES {
+            fs::write(deep.join(format!("{name}.ko")), b"").unwrap();
+        }
+        assert_eq!(found().unwrap().len(), USER_MODE_MODULES.len());
+        fs::remove_file(deep.join("tls.ko")).unwrap();
+        assert!(found().is_err_and(|why| why.contains("tls.ko")));
+        assert!(image(root.path()).is_err());
+        fs::write(deep.join("vmlinuz-6.12"), b"").unwrap();
+        assert!(image(root.path()).is_ok());
+    }
+
+    #[test]
+    fn an_interrupted_fetch_leaves_nothing_behind() {
+        let lab = tempfile::tempdir().unwrap();
+        let nothing = obtain(lab.path(), "x", |root| find(root, "y"), |_| Ok(()));
+        assert!(nothing.is_err_and(|why| why.contains("y is not in the packages")));
+        assert_eq!(fs::read_dir(lab.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_kernel_behind_a_package_without_content_is_found() {
+        let shown = "Package: linux-image-cloud-amd64\nDepends: linux-image-6.12.9+deb12-cloud-amd64 (= 1)\n";
+        assert_eq!(dependency(shown).as_deref(), Some("linux-image-6.12.9+deb12-cloud-amd64"));
+        assert_eq!(dependency("Package: x\nDepends: libc6\n"), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! `Buf`: owned bytes with a window, and `Bufs`: the free list they come from.
+//!
+//! Bytes travel by ownership. A `Buf` moves from the ring to the connection and back, so a completion
+//! interface, in which the kernel writes into memory long after the call, is sound without `unsafe` outside
+//! `sys`. Nobody shares a `Buf`; a connection that waits for bytes holds none.
+
+use std::fmt;
+
+/// Bytes in every `Buf` that a [`Bufs`] hands out: four full TLS records (RFC 8446 §5.2: 2^14 plaintext
+/// bytes) with header, explicit nonce, inner content type and tag, and a whole largest handshake message.
+pub const BUF_BYTES: usize = 64 * 1024 + 512;
+
+/// Owned bytes and a window `start..end` on them: what was filled and not yet consumed.
+pub struct Buf {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Buf {
+    /// An empty buffer of `capacity` bytes, zeroed.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// All the bytes it can ever hold, whatever the window.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many bytes are in the window.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the window is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The bytes in the window.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// The bytes in the window, to be changed in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    /// The room behind the window.
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    /// How many bytes of room there are behind the window.
+    #[must_use]
+    pub fn spare_len(&self) -> usize {
+        self.bytes.len() - self.end
+    }
+
+    /// Takes `count` bytes, just written behind the window, into it.
+    ///
+    /// # Panics
+    /// If `count` is more than the room: the writer claims bytes that it cannot have written.
+    pub fn commit(&mut self, count: usize) {
+        assert!(count <= self.spare_len(), "commit of more bytes than the room behind the window");
+        self.end += count;
+    }
+
+    /// Drops `count` bytes from the front of the window.
+    ///
+    /// # Panics
+    /// If `count` is more than the window holds.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "consume of more bytes than the window holds");
+        self.start += count;
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Shortens the window to its first `len` bytes; nothing happens if it is no longer than that.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Empties the window and gives all the room back.
+    pub fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Moves the window to the front of the bytes, so that the room behind it is as large as it can be.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Appends as many of `bytes` as there is room for and says how many that were.
+    pub fn extend(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.spare_len());
+        self.spare_mut()[..count].copy_from_slice(&bytes[..count]);
+        self.commit(count);
+        count
+    }
+}
+
+impl fmt::Debug for Buf {
+    /// The window, never the bytes: they may be somebody's plaintext.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({}..{} of {})", self.start, self.end, self.bytes.len())
+    }
+}
+
+/// A free list of buffers of [`BUF_BYTES`] each; last in, first out, so that what is handed out is still in
+/// the cache.
+///
+/// It makes new ones when it runs dry: what bounds their number is the bound on connections, each of which
+/// holds at most two (one a direction) and, for the time of one step, two more. It keeps at most `keep` free
+/// ones.
+#[derive(Debug)]
+pub struct Bufs {
+    free: Vec<Buf>,
+    keep: usize,
+    lent: usize,
+}
+
+impl Bufs {
+    /// An empty free list that will keep at most `keep` free buffers.
+    #[must_use]
+    pub fn new(keep: usize) -> Self {
+        Self { free: Vec::with_capacity(keep), keep, lent: 0 }
+    }
+
+    /// An empty buffer.
+    pub fn take(&mut self) -> Buf {
+        self.lent += 1;
+        self.free.pop().unwrap_or_else(|| Buf::with_capacity(BUF_BYTES))
+    }
+
+    /// Gives a buffer back; one of another size, or one too many, goes to the allocator.
+    pub fn give(&mut self, mut buf: Buf) {
+        if buf.capacity() != BUF_BYTES {
+            return;
+        }
+        self.lent = self.lent.saturating_sub(1);
+        if self.free.len() < self.keep {
+            buf.clear();
+            self.free.push(buf);
+        }
+    }
+
+    /// How many buffers are out: taken and not yet given back.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.lent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_moves_as_bytes_are_written_and_consumed() {
+        let mut buf = Buf::with_capacity(8);
+        assert_eq!(buf.extend(b"abcdefghij"), 8, "only as much as there is room for");
+        buf.consume(6);
+        assert_eq!((buf.filled(), buf.spare_len()), (&b"gh"[..], 0));
+        buf.compact();
+        assert_eq!((buf.filled(), buf.spare_len()), (&b"gh"[..], 6));
+        buf.consume(2);
+        assert_eq!((buf.is_empty(), buf.spare_len()), (true, 8));
+    }
+
+    #[test]
+    fn debug_shows_no_byte() {
+        let mut buf = Buf::with_capacity(16);
+        buf.extend(b"secret");
+        assert_eq!(format!("{buf:?}"), "Buf(0..6 of 16)");
+    }
+
+    #[test]
+    fn the_free_list_counts_what_is_out_and_keeps_no_more_than_its_bound() {
+        let mut bufs = Bufs::new(1);
+        let (a, b) = (bufs.take(), bufs.take());
+        assert_eq!(bufs.lent(), 2);
+        bufs.give(a);
+        bufs.give(b);
+        assert_eq!((bufs.lent(), bufs.free.len()), (0, 1));
+        bufs.give(Buf::with_capacity(4));
+        assert_eq!(bufs.free.len(), 1, "a stranger is not kept");
+    }
+}

@@ -1,0 +1,74 @@
+//! `offramp ticket-key`: makes the file of ticket keys that several hosts share, adds a key to it, shows what
+//! is in it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+
+use offramp::tls::ticket_keys::{KeyFileError, KeyRing, UnixSeconds, Use};
+
+/// What to do with the file.
+#[derive(Subcommand)]
+pub(crate) enum TicketKeyTask {
+    /// Make a file with one key that seals at once
+    New {
+        /// Where; there must be none yet
+        file: PathBuf,
+    },
+    /// Add a key that seals from some time on, and leave out those that have expired
+    ///
+    /// Copy the file to every host before that time: whoever reads it opens with the new key at once.
+    Rotate {
+        /// The file
+        file: PathBuf,
+        /// When the key begins to seal, from now
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+        start_in: Duration,
+    },
+    /// Show the names of the keys and what each is for; never a secret
+    ShowIds {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+impl TicketKeyTask {
+    /// Does it and says what was done.
+    pub(crate) fn run(self) -> Result<String, KeyFileError> {
+        let now = now();
+        match self {
+            Self::New { file } => {
+                KeyRing::generate(now)?.write(&file, false)?;
+                Ok(format!("{}: made\n{}", file.display(), ids(&file, now)?))
+            }
+            Self::Rotate { file, start_in } => {
+                let mut ring = KeyRing::read(&file)?;
+                ring.add(now, now.saturating_add(start_in.as_secs()))?;
+                ring.write(&file, true)?;
+                Ok(format!("{}: a key added\n{}", file.display(), ids(&file, now)?))
+            }
+            Self::ShowIds { file } => ids(&file, now),
+        }
+    }
+}
+
+fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
+    let ring = KeyRing::read(file)?;
+    let line = |(key, purpose): (&offramp::tls::ticket_keys::TicketKey, Use)| {
+        let (from, until) = key.span();
+        let purpose = match purpose {
+            Use::Waits => format!("opens, seals from {from}"),
+            Use::Seals => format!("seals, opens until {until}"),
+            Use::Opens => format!("opens until {until}"),
+            Use::Expired => format!("expired at {until}"),
+        };
+        format!("{}  {purpose}\n", key.id())
+    };
+    Ok(ring.uses(now).map(line).collect())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command of its own, and the wall clock is what keys go by")]
+fn now() -> UnixSeconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,466 @@
+//! What was given, in the file and on the command line, and the check that makes a `Config` of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::limits::{
+    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
+    SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
+};
+use super::{
+    Backend, ClientAuth, Config, ConfigError, Fingerprint, Given, IdentityFiles, Key, KeyUpdatePolicy,
+    Listener, Mode, OffloadDirections, OffloadPolicy, OffloadRules, Origin, Originate, PeerRules,
+    UnknownName, Voucher,
+};
+
+/// What was given, not yet checked.
+#[derive(Clone, Debug, Default)]
+pub struct Raw {
+    given: BTreeMap<Key, Given>,
+    /// Certificate chains with their keys, in the order given.
+    pub identities: Vec<IdentityFiles>,
+    /// The listeners of the file beside the one that `listen` at its top makes.
+    pub listeners: Vec<RawListener>,
+}
+
+/// A `[[listener]]` of the file. What it does not say, the top of the file and the command line say for it.
+#[derive(Clone, Debug)]
+pub struct RawListener {
+    /// Where it begins.
+    pub path: PathBuf,
+    /// 1-based.
+    pub line: usize,
+    /// What is given for it alone.
+    pub given: BTreeMap<Key, Given>,
+    /// If it has none, those of the top.
+    pub identities: Vec<IdentityFiles>,
+}
+
+impl Raw {
+    /// Takes a value; one that was given before is forgotten.
+    pub fn give(&mut self, key: Key, given: Given) {
+        self.given.insert(key, given);
+    }
+
+    /// Takes a value from the command line, if there is one.
+    pub fn give_flag(&mut self, key: Key, value: Option<String>) {
+        if let Some(value) = value {
+            self.give(key, Given { value, origin: Origin::Flag(key.flag()) });
+        }
+    }
+
+    /// Takes the certificates and keys of the command line, paired in the order given.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unpaired`] if there are not as many of the ones as of the others.
+    pub fn give_identities(&mut self, certificates: &[PathBuf], keys: &[PathBuf]) -> Result<(), ConfigError> {
+        if certificates.len() != keys.len() {
+            return Err(ConfigError::Unpaired { certificates: certificates.len(), keys: keys.len() });
+        }
+        let pairs = certificates.iter().cloned().zip(keys.iter().cloned());
+        self.identities =
+            pairs.map(|(certificate, key)| IdentityFiles { certificate, key, ocsp: None }).collect();
+        Ok(())
+    }
+
+    /// What `flags` gives wins over what is here; its identities, if it has any, replace all of ours.
+    #[must_use]
+    pub fn overridden_by(mut self, flags: Self) -> Self {
+        self.given.extend(flags.given);
+        if !flags.identities.is_empty() {
+            self.identities = flags.identities;
+        }
+        self
+    }
+
+    /// Checks every value and fills in the defaults.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] that there is.
+    pub fn check(mut self) -> Result<Config, ConfigError> {
+        let workers = self.number(Key::Workers, WORKERS)?.unwrap_or_else(default_workers);
+        let admin = self.address(Key::Admin)?;
+        let timeouts = self.timeouts()?;
+        let max_connections = self.max_connections(workers)?;
+        let ticket_keys = self.path(Key::TicketKeys)?;
+        let session_lifetime =
+            self.duration(Key::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
+        let listeners = self.all_listeners()?;
+        Ok(Config { listeners, workers, admin, timeouts, max_connections, ticket_keys, session_lifetime })
+    }
+
+    /// The one at the top, unless it is all defaults for others; then those.
+    fn all_listeners(mut self) -> Result<Vec<Listener>, ConfigError> {
+        let others = std::mem::take(&mut self.listeners);
+        let count = others.len() + usize::from(others.is_empty() || self.given.contains_key(&Key::Listen));
+        if !LISTENERS.contains(&count) {
+            return Err(ConfigError::Listeners { count });
+        }
+        let mut listeners = Vec::with_capacity(count);
+        if others.len() < count {
+            listeners.push(self.clone().listener()?);
+        }
+        self.given.remove(&Key::Listen);
+        self.given.remove(&Key::Backend);
+        for other in others {
+            let mut raw = self.clone();
+            raw.given.extend(other.given);
+            if !other.identities.is_empty() {
+                raw.identities = other.identities;
+            }
+            listeners.push(raw.listener().map_err(|error| match error {
+                ConfigError::Missing { key } => {
+                    ConfigError::MissingInListener { path: other.path, line: other.line, key }
+                }
+                error => error,
+            })?);
+        }
+        Ok(listeners)
+    }
+
+    fn listener(mut self) -> Result<Listener, ConfigError> {
+        let mode = self.mode()?;
+        let is_origin = mode != Mode::Terminate;
+        let listener = Listener {
+            listen: self.address(Key::Listen)?.ok_or(ConfigError::Missing { key: Key::Listen })?,
+            backend: self.backend()?,
+            mode,
+            offload: self.offload()?,
+            alpn: self.alpn()?,
+            unknown_name: self
+                .parsed(Key::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
+                .unwrap_or_default(),
+            tickets: self.tickets()?,
+            peers: if is_origin { PeerRules::default() } else { self.peers()? },
+            identities: self.identities,
+        };
+        let (least, most) = if is_origin { (0, 1) } else { (*IDENTITIES.start(), *IDENTITIES.end()) };
+        if !(least..=most).contains(&listener.identities.len()) {
+            let allowed = format!("{least} to {most}");
+            return Err(ConfigError::Identities { count: listener.identities.len(), allowed });
+        }
+        Ok(listener)
+    }
+
+    fn mode(&mut self) -> Result<Mode, ConfigError> {
+        let originates = self.parsed(Key::Mode, "terminate or originate", |value| match value {
+            "terminate" => Some(false),
+            "originate" => Some(true),
+            _ => None,
+        })?;
+        // Whether it is a name is for TLS to say.
+        let allowed = "a DNS name or an IP address, and only with mode = \"originate\"";
+        let is_origin = originates == Some(true);
+        let server_name = self.parsed(Key::ServerName, allowed, |value| {
+            (is_origin && !value.is_empty()).then(|| value.to_owned())
+        })?;
+        if !is_origin {
+            return Ok(Mode::Terminate);
+        }
+        let server_name = server_name.ok_or(ConfigError::Missing { key: Key::ServerName })?;
+        let authorities = self.path(Key::ServerCa)?;
+        let trust = match (authorities, self.fingerprints()?) {
+            (Some(file), None) => Voucher::Authorities(file),
+            (None, Some(told)) => Voucher::Fingerprints(told),
+            _ => return Err(ConfigError::Missing { key: Key::ServerCa }),
+        };
+        Ok(Mode::Originate(Originate { server_name, trust }))
+    }
+
+    fn alpn(&mut self) -> Result<Vec<String>, ConfigError> {
+        let allowed = format!(
+            "names of application protocols, each of {} to {} bytes, such as \"msrp\"",
+            ALPN_BYTES.start(),
+            ALPN_BYTES.end()
+        );
+        let names = self.parsed(Key::Alpn, allowed, |value| {
+            let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+            names.iter().all(|name| ALPN_BYTES.contains(&name.len())).then_some(names)
+        })?;
+        Ok(names.unwrap_or_default())
+    }
+
+    fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
+        self.parsed(Key::Fingerprints, Fingerprint::ALLOWED, |value| {
+            value.split(',').map(Fingerprint::parse).collect()
+        })
+    }
+
+    fn address(&mut self, key: Key) -> Result<Option<SocketAddr>, ConfigError> {
+        let allowed = "an IP address and a port, such as 127.0.0.1:8443 or [::1]:8443";
+        self.parsed(key, allowed, |value| value.parse().ok())
+    }
+
+    fn backend(&mut self) -> Result<Backend, ConfigError> {
+        let allowed = format!(
+            "an IP address and a port other than 0, such as 127.0.0.1:8080, or unix:PATH with a path of {} \
+             to {} bytes",
+            UNIX_PATH_BYTES.start(),
+            UNIX_PATH_BYTES.end()
+        );
+        let backend = self.parsed(Key::Backend, allowed, |value| match value.strip_prefix("unix:") {
+            Some(path) => UNIX_PATH_BYTES.contains(&path.len()).then(|| Backend::Unix(PathBuf::from(path))),
+            None => value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Backend::Tcp),
+        })?;
+        backend.ok_or(ConfigError::Missing { key: Key::Backend })
+    }
+
+    fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
+        let default = OffloadRules::default();
+        let policy = self.parsed(Key::Offload, OffloadPolicy::ALLOWED, OffloadPolicy::parse)?;
+        let directions =
+            self.parsed(Key::OffloadDirections, OffloadDirections::ALLOWED, OffloadDirections::parse)?;
+        let key_update = self.parsed(Key::KeyUpdate, KeyUpdatePolicy::ALLOWED, KeyUpdatePolicy::parse)?;
+        let allowed = format!("a whole number from {} to {}", RECORD_LIMIT.start(), RECORD_LIMIT.end());
+        let record_limit = self.parsed(Key::RecordLimit, allowed, |value| {
+            value.parse().ok().filter(|limit| RECORD_LIMIT.contains(limit))
+        })?;
+        Ok(OffloadRules {
+            policy: policy.unwrap_or(default.policy),
+            directions: directions.unwrap_or(default.directions),
+            key_update: key_update.unwrap_or(default.key_update),
+            record_limit: record_limit.unwrap_or(default.record_limit),
+        })
+    }
+
+    fn tickets(&mut self) -> Result<bool, ConfigError> {
+        let tickets = self.parsed(Key::Tickets, "on or off", |value| match value {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        })?;
+        Ok(tickets.unwrap_or(true))
+    }
+
+    fn path(&mut self, key: Key) -> Result<Option<PathBuf>, ConfigError> {
+        self.parsed(key, "the path of a file", |value| (!value.is_empty()).then(|| PathBuf::from(value)))
+    }
+
+    /// A certificate that is asked for needs somebody who vouches for it, and one alone.
+    fn peers(&mut self) -> Result<PeerRules, ConfigError> {
+        let asked = self.given.get(&Key::ClientAuth).cloned();
+        let listed = self.given.get(&Key::Fingerprints).cloned();
+        let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
+        let authorities = self.path(Key::ClientCa)?;
+        let fingerprints = self.fingerprints()?;
+        let voucher = match (authorities, fingerprints, listed) {
+            (Some(_), Some(_), Some(listed)) => {
+                return Err(listed.refused(Key::Fingerprints, "either client_ca or fingerprints, not both"));
+            }
+            (Some(file), ..) => Voucher::Authorities(file),
+            (None, Some(told), _) => Voucher::Fingerprints(told),
+            (None, ..) => Voucher::Nobody,
+        };
+        match asked {
+            Some(asked) if auth != ClientAuth::None && voucher == Voucher::Nobody => {
+                Err(asked.refused(Key::ClientAuth, "none, as long as there is no client_ca or fingerprints"))
+            }
+            _ => Ok(PeerRules { auth, voucher }),
+        }
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts, ConfigError> {
+        let default = Timeouts::default();
+        Ok(Timeouts {
+            handshake: self.duration(Key::Handshake, Span::HANDSHAKE)?.unwrap_or(default.handshake),
+            connect: self.duration(Key::Connect, Span::CONNECT)?.unwrap_or(default.connect),
+            idle: self.duration(Key::Idle, Span::IDLE)?.unwrap_or(default.idle),
+            linger: self.duration(Key::Linger, Span::LINGER)?.unwrap_or(default.linger),
+            drain: self.duration(Key::Drain, Span::DRAIN)?.unwrap_or(default.drain),
+        })
+    }
+
+    /// Each worker gets a share, so that there must be at least one connection for each.
+    fn max_connections(&mut self, workers: usize) -> Result<usize, ConfigError> {
+        let given = self.given.get(&Key::MaxConnections).cloned();
+        let count = self.number(Key::MaxConnections, MAX_CONNECTIONS)?.unwrap_or(MAX_CONNECTIONS_DEFAULT);
+        if count >= workers {
+            return Ok(count);
+        }
+        let default = Given { value: count.to_string(), origin: Origin::Default };
+        let allowed = format!("at least one a worker, of which there are {workers}");
+        Err(given.unwrap_or(default).refused(Key::MaxConnections, allowed))
+    }
+
+    fn number(&mut self, key: Key, range: RangeInclusive<usize>) -> Result<Option<usize>, ConfigError> {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        self.parsed(key, allowed, |value| value.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    fn duration(&mut self, key: Key, span: Span) -> Result<Option<Duration>, ConfigError> {
+        let allowed = format!("a whole number with ms, s, m or h behind it, from {span}");
+        self.parsed(key, allowed, |value| duration(value).filter(|duration| span.contains(*duration)))
+    }
+
+    fn parsed<T>(
+        &mut self,
+        key: Key,
+        allowed: impl fmt::Display,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(given) = self.given.remove(&key) else { return Ok(None) };
+        match parse(&given.value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(given.refused(key, allowed)),
+        }
+    }
+}
+
+/// "10s", "500ms", "5m", "1h".
+fn duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (count, unit) = text.split_at(unit_at);
+    let count: u64 = count.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(count)),
+        "s" => Some(Duration::from_secs(count)),
+        "m" => count.checked_mul(60).map(Duration::from_secs),
+        "h" => count.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+/// As many as this process may use cores, quotas of its cgroup included.
+fn default_workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    cores.clamp(*WORKERS.start(), *WORKERS.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Raw {
+        let mut raw = Raw::default();
+        raw.give_flag(Key::Listen, Some("127.0.0.1:0".into()));
+        raw.give_flag(Key::Backend, Some("127.0.0.1:80".into()));
+        raw.give_identities(&["c".into()], &["k".into()]).unwrap();
+        raw
+    }
+
+    fn error_with(key: Key, value: &str) -> String {
+        let mut raw = minimal();
+        raw.give_flag(key, Some(value.into()));
+        raw.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_filled_in() {
+        let config = minimal().check().unwrap();
+        let listener = &config.listeners[0];
+        assert_eq!((listener.offload, listener.tickets, config.admin), (OffloadRules::default(), true, None));
+        assert_eq!((config.max_connections, config.timeouts), (MAX_CONNECTIONS_DEFAULT, Timeouts::default()));
+        assert!(config.workers >= 1);
+    }
+
+    #[test]
+    fn what_has_no_default_must_be_given() {
+        let mut raw = minimal();
+        raw.given.remove(&Key::Listen);
+        let error = raw.check().unwrap_err().to_string();
+        assert!(error.contains("listen is missing") && error.contains("--listen"), "{error}");
+        let mut raw = minimal();
+        raw.given.remove(&Key::Backend);
+        assert!(matches!(raw.check(), Err(ConfigError::Missing { key: Key::Backend })));
+        let mut raw = minimal();
+        raw.identities.clear();
+        let error = raw.check().unwrap_err().to_string();
+        assert!(error.starts_with("0 identities are refused: allowed is 1 to 1024"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_names_flag_value_and_what_is_allowed() {
+        let error = error_with(Key::Listen, "localhost:1");
+        let start = "--listen: listen = \"localhost:1\" is refused: allowed is an IP address and a port";
+        assert!(error.starts_with(start), "{error}");
+        for value in
+            ["", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "unix:", &format!("unix:{}", "x".repeat(108))]
+        {
+            assert!(error_with(Key::Backend, value).contains("allowed is an IP address"), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_backend_may_be_a_unix_socket() {
+        let mut raw = minimal();
+        raw.give_flag(Key::Backend, Some("unix:/run/b.sock".into()));
+        let backend = raw.check().unwrap().listeners.remove(0).backend;
+        assert_eq!(backend, Backend::Unix("/run/b.sock".into()));
+        assert_eq!(backend.to_string(), "unix:/run/b.sock");
+    }
+
+    #[test]
+    fn every_worker_has_room_for_a_connection() {
+        let mut raw = minimal();
+        raw.give_flag(Key::Workers, Some("8".into()));
+        raw.give_flag(Key::MaxConnections, Some("7".into()));
+        let error = raw.check().unwrap_err().to_string();
+        let start = "--max-connections: max_connections = \"7\" is refused: allowed is at least one a worker";
+        assert!(error.starts_with(start), "{error}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut file = minimal();
+        file.give_flag(Key::Workers, Some("2".into()));
+        file.give_flag(Key::Tickets, Some("off".into()));
+        let mut flags = Raw::default();
+        flags.give_flag(Key::Workers, Some("3".into()));
+        let kept = file.clone().overridden_by(flags.clone()).check().unwrap();
+        assert_eq!(
+            (kept.workers, kept.listeners[0].tickets, kept.listeners[0].identities[0].certificate.to_str()),
+            (3, false, Some("c"))
+        );
+        flags.give_identities(&["d".into()], &["l".into()]).unwrap();
+        let replaced = file.overridden_by(flags).check().unwrap();
+        assert_eq!(
+            replaced.listeners[0].identities,
+            [IdentityFiles { certificate: "d".into(), key: "l".into(), ocsp: None }]
+        );
+    }
+
+    #[test]
+    fn certificates_and_keys_must_pair_up() {
+        let error = Raw::default().give_identities(&["a".into(), "b".into()], &["k".into()]).unwrap_err();
+        assert!(error.to_string().starts_with("2 certificate(s) (--cert) but 1 key(s) (--key)"), "{error}");
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(duration("1h"), Some(Duration::from_secs(3600)));
+        for bad in
+            ["", "5", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "18446744073709551615h"]
+        {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_for_certificates_says_who_vouches_for_them() {
+        let with = |keys: &[(Key, &str)]| {
+            let mut raw = minimal();
+            keys.iter().for_each(|(key, value)| raw.give_flag(*key, Some((*value).into())));
+            raw.check().map(|config| config.listeners[0].peers.clone()).map_err(|error| error.to_string())
+        };
+        let told = format!("sha-256 {}", ["AB"; 32].join(":"));
+        let two = format!("{told}, {}", told.replace("AB", "cd"));
+        let peers = with(&[(Key::ClientAuth, "require"), (Key::Fingerprints, &two)]).unwrap();
+        assert!(matches!(&peers.voucher, Voucher::Fingerprints(told) if told.len() == 2));
+        let peers = with(&[(Key::ClientAuth, "request"), (Key::ClientCa, "ca.pem")]).unwrap();
+        assert_eq!(peers.voucher, Voucher::Authorities("ca.pem".into()));
+        let error = with(&[(Key::ClientAuth, "require")]).unwrap_err();
+        assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
+        let both = [(Key::ClientAuth, "require"), (Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)];
+        let error = with(&both).unwrap_err();
+        assert!(error.contains("either client_ca or fingerprints"), "{error}");
+        let error = with(&[(Key::Fingerprints, "md5 AA:BB")]).unwrap_err();
+        assert!(error.contains("md5 and sha-1 are too weak"), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Every bound, in one place, with its default and the range that is allowed.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Worker threads.
+pub const WORKERS: RangeInclusive<usize> = 1..=1024;
+
+/// Connections open at once in the whole process.
+pub const MAX_CONNECTIONS: RangeInclusive<usize> = 1..=4_000_000;
+
+/// Connections open at once in the whole process, unless told otherwise.
+pub const MAX_CONNECTIONS_DEFAULT: usize = 10_000;
+
+/// Certificate chains with their keys: signatures are tried over all of them at start.
+pub const IDENTITIES: RangeInclusive<usize> = 1..=1024;
+
+/// Bytes in the name of an application protocol (RFC 7301 §3.1).
+pub const ALPN_BYTES: RangeInclusive<usize> = 1..=255;
+
+/// Listeners of one process.
+pub const LISTENERS: RangeInclusive<usize> = 1..=64;
+
+/// Bytes of `offload = after-bytes(N)`.
+pub const AFTER_BYTES: RangeInclusive<u64> = 1..=1 << 40;
+
+/// Records that one key may protect: at most what AES-GCM allows (RFC 8446 §5.5, rounded down), at least so
+/// many that what is in flight when the limit comes near has room.
+pub const RECORD_LIMIT: RangeInclusive<u64> = 1024..=1 << 24;
+
+/// Bytes in a Unix socket's path (unix(7): `sun_path` holds 108 with the closing zero).
+pub const UNIX_PATH_BYTES: RangeInclusive<usize> = 1..=107;
+
+/// Bytes in a configuration file: far above any honest one.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Connections that the kernel keeps per listener until they are accepted; it caps this at
+/// `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long a session may be resumed, counted from its first full handshake, unless told otherwise.
+pub const SESSION_LIFETIME_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// How often the control plane looks at the clock and at the file of ticket keys.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// How long the workers may take to say whether they could start.
+pub const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Connections to the admin address open at once; one more is closed as soon as it is accepted.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// Bytes in a request to the admin address, head and all.
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 * 1024;
+
+/// A connection to the admin address ends this long after it was accepted, whatever its state.
+pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest that a deadline may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Span {
+    /// `timeouts.handshake`.
+    pub const HANDSHAKE: Self = Self::new(Duration::from_millis(100), Duration::from_secs(300));
+    /// `timeouts.connect`.
+    pub const CONNECT: Self = Self::new(Duration::from_millis(10), Duration::from_secs(300));
+    /// `timeouts.idle`.
+    pub const IDLE: Self = Self::new(Duration::from_millis(100), Duration::from_secs(7 * 24 * 3600));
+    /// `timeouts.linger`.
+    pub const LINGER: Self = Self::new(Duration::from_millis(10), Duration::from_secs(60));
+    /// `session_lifetime`; RFC 8446 §4.6.1 allows no ticket more than a week.
+    pub const SESSION: Self = Self::new(Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    /// `timeouts.drain`.
+    pub const DRAIN: Self = Self::new(Duration::from_millis(10), Duration::from_secs(24 * 3600));
+
+    const fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max }
+    }
+
+    /// Whether `duration` is allowed.
+    #[must_use]
+    pub fn contains(self, duration: Duration) -> bool {
+        self.min <= duration && duration <= self.max
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} to {:?}", self.min, self.max)
+    }
+}
+
+/// The deadlines of a connection. Each is counted from the moment that its heading names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Accept until the handshake is complete and the records are aligned.
+    pub handshake: Duration,
+    /// Start of the plain leg's connect until it is open.
+    pub connect: Duration,
+    /// The last byte moved in either direction.
+    pub idle: Duration,
+    /// Our last byte sent until the peer closed too.
+    pub linger: Duration,
+    /// Start of a drain until what is still open is ended.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            idle: Duration::from_secs(3600),
+            linger: Duration::from_secs(2),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Open descriptors that `max_connections` on `workers` threads need: two sockets a connection; ring, event
+/// descriptor and `listeners` a worker; 128 for the control plane (64 of them its admin connections) and
+/// what the process inherited.
+#[must_use]
+pub fn descriptors_needed(max_connections: usize, workers: usize, listeners: usize) -> u64 {
+    let by_worker = workers.saturating_mul(listeners.saturating_add(3));
+    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(128);
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// The most connections that `descriptors` open descriptors allow on `workers` threads: the inverse of
+/// [`descriptors_needed`].
+#[must_use]
+pub fn connections_within(descriptors: u64, workers: usize, listeners: usize) -> usize {
+    let rest = descriptors.saturating_sub(descriptors_needed(0, workers, listeners));
+    usize::try_from(rest / 2).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_allowed() {
+        let timeouts = Timeouts::default();
+        assert!(Span::HANDSHAKE.contains(timeouts.handshake) && Span::CONNECT.contains(timeouts.connect));
+        assert!(Span::IDLE.contains(timeouts.idle) && Span::LINGER.contains(timeouts.linger));
+        assert!(Span::DRAIN.contains(timeouts.drain) && MAX_CONNECTIONS.contains(&MAX_CONNECTIONS_DEFAULT));
+        assert!(!Span::LINGER.contains(Duration::ZERO));
+    }
+
+    #[test]
+    fn connections_and_descriptors_are_each_others_inverse() {
+        for workers in [1, 2, 64, 1024] {
+            for (connections, listeners) in [(1, 1), (10_000, 2), (1_000_000, 64)] {
+                let needed = descriptors_needed(connections, workers, listeners);
+                assert_eq!(connections_within(needed, workers, listeners), connections);
+            }
+        }
+        assert_eq!(connections_within(10, 1, 1), 0);
+    }
+}

@@ -1,0 +1,177 @@
+//! The configuration, checked: what the rest of the engine may rely on.
+//!
+//! `file` is the TOML as written, `check` turns what was given in it and on the command line into a
+//! [`Config`], `limits` is every bound. A `Config` exists only after every value was checked.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod check;
+pub mod file;
+mod key;
+pub mod limits;
+mod offload;
+mod peers;
+
+pub use check::{Raw, RawListener};
+pub use key::{Given, Key, Origin};
+
+pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
+pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
+
+use limits::Timeouts;
+
+/// Where the plain leg goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// A certificate chain and its private key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The certificate chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key of the first certificate: PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+    /// An OCSP response for the first certificate, DER, to be stapled.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// One address on which TLS connections are accepted, and all that holds for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where TLS connections are accepted; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Where connections go: the plain leg, or in the client's role the TLS leg.
+    pub backend: Backend,
+    /// Which leg is the one with TLS.
+    pub mode: Mode,
+    /// At least one; chosen by SNI and signature scheme, the first is the default. In the client's role at
+    /// most one, for a server that asks for a certificate.
+    pub identities: Vec<IdentityFiles>,
+    /// What becomes of a client that asks for a name that no identity has.
+    pub unknown_name: UnknownName,
+    /// When the kernel shall carry the records.
+    pub offload: OffloadRules,
+    /// The application protocols offered or taken (RFC 7301), in order of preference; none negotiates none.
+    pub alpn: Vec<String>,
+    /// Whether session tickets (RFC 5077, RFC 8446 §4.6.1) are issued and accepted.
+    pub tickets: bool,
+    /// Who may connect.
+    pub peers: PeerRules,
+}
+
+/// A whole configuration, every value checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one.
+    pub listeners: Vec<Listener>,
+    /// Worker threads, at least one.
+    pub workers: usize,
+    /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
+    pub admin: Option<SocketAddr>,
+    /// The deadlines of a connection.
+    pub timeouts: Timeouts,
+    /// Connections open at once in the whole process; past it accepting pauses.
+    pub max_connections: usize,
+    /// The ticket keys that several hosts share; this process's own if absent.
+    pub ticket_keys: Option<PathBuf>,
+    /// From the first full handshake until a session is resumed no more.
+    pub session_lifetime: Duration,
+}
+
+impl fmt::Display for Backend {
+    /// As the configuration writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why there is no configuration. Its text names where the value was given, the key, the value and what is
+/// allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {cause}; try: ls -l {}", .path.display(), .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The file is not TOML, has a key that does not exist, or a value of the wrong type.
+    #[error("{}:{line}: {message}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// 1-based; 1 where the parser gives none.
+        line: usize,
+        /// What the parser expected and found.
+        message: String,
+    },
+    /// A value out of bounds, or not of the form that its key has.
+    #[error("{origin}: {key} = {value:?} is refused: allowed is {allowed}")]
+    Refused {
+        /// Where it was given.
+        origin: Origin,
+        /// Which one.
+        key: Key,
+        /// As given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A value that has no default was not given to a listener of the file.
+    #[error("{}:{line}: this [[listener]] has no {key}: write `{key} = …` below it", .path.display())]
+    MissingInListener {
+        /// The file.
+        path: PathBuf,
+        /// Where the listener begins, 1-based.
+        line: usize,
+        /// Which one.
+        key: Key,
+    },
+    /// Too many listeners.
+    #[error("{count} listeners are refused: allowed is 1 to {}", limits::LISTENERS.end())]
+    Listeners {
+        /// How many there are.
+        count: usize,
+    },
+    /// A value that has no default was not given.
+    #[error("{key} is missing: give {} on the command line or `{key} = …` in the file", .key.flag())]
+    Missing {
+        /// Which one.
+        key: Key,
+    },
+    /// Certificates and keys do not pair up.
+    #[error(
+        "{certificates} certificate(s) (--cert) but {keys} key(s) (--key): each --cert needs its own --key; \
+         they are paired in the order given"
+    )]
+    Unpaired {
+        /// How many certificates.
+        certificates: usize,
+        /// How many keys.
+        keys: usize,
+    },
+    /// Too few or too many identities.
+    #[error(
+        "{count} identities are refused: allowed is {allowed}; give --cert PEM --key PEM or [[identity]] in \
+         the file"
+    )]
+    Identities {
+        /// How many there are.
+        count: usize,
+        /// What is allowed.
+        allowed: String,
+    },
+}

@@ -1,0 +1,200 @@
+//! What a connection wants done, as the core tells the shell.
+
+use super::event::Leg;
+use super::fault::Fault;
+use crate::buf::{Buf, Bufs};
+use crate::tls::secrets::{Direction, TrafficKeys, Version};
+
+/// Most actions that one event can cause.
+pub const MAX_ACTIONS: usize = 24;
+
+/// What is to be done. On each leg at most one receive and one send are under way at a time.
+#[derive(Debug)]
+pub enum Action {
+    /// Open the leg that was not accepted. Answered by `Connected` or `Failed`.
+    Connect {
+        /// Which.
+        leg: Leg,
+    },
+    /// Receive at most `max` bytes into any buffer. Answered by `Received` or `Failed`.
+    Receive {
+        /// Where.
+        leg: Leg,
+        /// Bytes.
+        max: usize,
+    },
+    /// Receive at most `max` bytes behind the window of `buf`. Answered by `Received` or `Failed`.
+    ReceiveInto {
+        /// Where.
+        leg: Leg,
+        /// Whose window grows.
+        buf: Buf,
+        /// Bytes.
+        max: usize,
+    },
+    /// Receive one record of any type from the TLS leg, whose receive direction the kernel carries. Answered
+    /// by `Record` or `Failed`.
+    ReceiveRecord {
+        /// Where its payload goes.
+        buf: Buf,
+    },
+    /// Send the whole window. Answered by `Sent` or `Failed`.
+    Send {
+        /// Where.
+        leg: Leg,
+        /// What.
+        buf: Buf,
+    },
+    /// Send the whole window as one record on the TLS leg, whose transmit direction the kernel carries.
+    /// Answered by `Sent` or `Failed`.
+    SendRecord {
+        /// RFC 8446 §5.1.
+        record_type: u8,
+        /// Its payload.
+        buf: Buf,
+    },
+    /// Give the kernel the keys of one direction. Answered by `Keyed` or `Refused`.
+    InstallKeys {
+        /// Which.
+        direction: Direction,
+        /// The keys, at the sequence number of the next record.
+        keys: TrafficKeys,
+    },
+    /// Ask the kernel how many records of a direction that it carries were sealed or opened under its
+    /// present key. Answered by `Sequence`.
+    ReadSequence {
+        /// Which.
+        direction: Direction,
+    },
+    /// Send FIN behind what was sent. Not answered.
+    ShutdownWrite {
+        /// Where.
+        leg: Leg,
+    },
+    /// Close a leg, now. Not answered; what was under way on it is not answered either.
+    Release {
+        /// Which.
+        leg: Leg,
+        /// With RST rather than FIN.
+        reset: bool,
+    },
+    /// Something to be counted.
+    Note(Milestone),
+    /// It is over: close what is open, free the slot. The last action.
+    Close(Report),
+}
+
+/// What is worth counting on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    /// A handshake is complete.
+    Established {
+        /// Negotiated.
+        version: Version,
+        /// Abbreviated rather than full.
+        resumed: bool,
+    },
+    /// It is settled who carries the records of a direction.
+    Carried {
+        /// Which.
+        direction: Direction,
+        /// By whom.
+        by: Carriage,
+    },
+    /// Records of the peer's that are not application data.
+    Received {
+        /// Of which kind.
+        kind: ControlKind,
+        /// How many, at least one.
+        count: u32,
+    },
+    /// We changed our keys (RFC 8446 §4.6.3).
+    KeyUpdateSent,
+}
+
+/// A kind of record other than application data, as far as the relay tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlKind {
+    /// The alert close_notify.
+    CloseNotify,
+    /// Any other alert.
+    Alert,
+    /// KeyUpdate (RFC 8446 §4.6.3).
+    KeyUpdate,
+    /// A ClientHello or HelloRequest of TLS 1.2: an attempt to renegotiate.
+    Renegotiation,
+    /// NewSessionTicket (RFC 8446 §4.6.1), in the client's role.
+    Tickets,
+    /// What does not belong here.
+    Unexpected,
+}
+
+impl ControlKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::CloseNotify,
+        Self::Alert,
+        Self::KeyUpdate,
+        Self::Renegotiation,
+        Self::Tickets,
+        Self::Unexpected,
+    ];
+}
+
+/// Who carries the records of a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// The kernel.
+    Kernel,
+    /// Userspace, as it was to be.
+    Userspace,
+    /// Userspace, because the kernel refused the keys.
+    Fallback {
+        /// errno(3).
+        errno: i32,
+    },
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What went wrong, if anything did.
+    pub fault: Option<Fault>,
+}
+
+/// The actions of one event, in order, and the free list that buffers come from and go back to.
+#[derive(Debug)]
+pub struct Outbox {
+    actions: Vec<Action>,
+    /// The free list.
+    pub bufs: Bufs,
+}
+
+impl Outbox {
+    /// An empty one that keeps at most `keep` free buffers.
+    #[must_use]
+    pub fn new(keep: usize) -> Self {
+        Self { actions: Vec::with_capacity(MAX_ACTIONS), bufs: Bufs::new(keep) }
+    }
+
+    /// Takes the actions out, in order.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
+        self.actions.drain(..)
+    }
+
+    /// Takes the first action out, if there is one.
+    pub fn take_first(&mut self) -> Option<Action> {
+        (!self.actions.is_empty()).then(|| self.actions.remove(0))
+    }
+
+    /// The actions since the event began, in order.
+    #[must_use]
+    pub fn actions(&self) -> &[Action] {
+        &self.actions
+    }
+
+    pub(super) fn push(&mut self, action: Action) {
+        assert!(self.actions.len() < MAX_ACTIONS, "one event causes no more actions than the outbox holds");
+        self.actions.push(action);
+    }
+}

@@ -1,0 +1,169 @@
+//! Who carries the records of each direction, with what it needs for that; and which ciphers the kernel may
+//! be offered.
+
+use super::action::Carriage;
+use super::fault::Fault;
+use crate::buf::Buf;
+use crate::tls::cipher::{Opener, Sealer};
+use crate::tls::secrets::{Aead, Version};
+use crate::tls::session::Rekey;
+
+/// A set of cipher and version pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suites(u8);
+
+impl Suites {
+    /// No pair.
+    pub const NONE: Self = Self(0);
+    /// Every pair that the profile lists.
+    pub const ALL: Self = Self(0b11_1111);
+
+    /// Adds one.
+    #[must_use]
+    pub fn with(self, version: Version, aead: Aead) -> Self {
+        Self(self.0 | Self::bit(version, aead))
+    }
+
+    /// Whether it is in.
+    #[must_use]
+    pub fn contains(self, version: Version, aead: Aead) -> bool {
+        self.0 & Self::bit(version, aead) != 0
+    }
+
+    fn bit(version: Version, aead: Aead) -> u8 {
+        let version = match version {
+            Version::Tls12 => 0,
+            Version::Tls13 => 3,
+        };
+        let aead = match aead {
+            Aead::Aes128Gcm => 0,
+            Aead::Aes256Gcm => 1,
+            Aead::ChaCha20Poly1305 => 2,
+        };
+        1 << (version + aead)
+    }
+}
+
+/// What the kernel may be asked to carry and when, by policy and by what was found at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Records from us.
+    pub tx: Suites,
+    /// Records from the peer.
+    pub rx: Suites,
+    /// Bytes of plaintext that a direction carries in userspace first; 0 offers it with the handshake.
+    pub after_bytes: u64,
+    /// Whether the kernel takes the next key of a direction after its first (RFC 8446 §4.6.3).
+    pub rekeys: bool,
+}
+
+/// The carrier of the records from us.
+#[derive(Debug)]
+pub(super) enum Transmitter {
+    /// The kernel, with so many records under its key.
+    Kernel(Count),
+    /// This sealer.
+    Userspace(Sealer),
+}
+
+/// How many records the kernel has sealed or opened under one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    /// No less than there were.
+    pub(super) at_most: u64,
+    /// The kernel said so itself, or cannot say.
+    pub(super) settled: bool,
+}
+
+impl Count {
+    pub(super) fn from(sequence: u64) -> Self {
+        Self { at_most: sequence, settled: true }
+    }
+
+    pub(super) fn add(&mut self, records: u64) {
+        self.at_most = self.at_most.saturating_add(records);
+        self.settled = false;
+    }
+
+    pub(super) fn settle(&mut self, sequence: Option<u64>) {
+        self.at_most = sequence.unwrap_or(self.at_most);
+        self.settled = true;
+    }
+}
+
+/// The carrier of the records from the peer.
+#[derive(Debug)]
+pub(super) enum Receiver {
+    /// The kernel, with so many records under its key.
+    Kernel(Count),
+    /// This opener.
+    Userspace(Opener),
+}
+
+/// What stage 4 gets.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub(super) version: Version,
+    pub(super) aead: Aead,
+    pub(super) tx: Transmitter,
+    pub(super) rx: Receiver,
+    /// Bytes until the kernel is offered what goes to the peer; `None` if that is settled.
+    pub(super) tx_left: Option<u64>,
+    /// The same for what comes from the peer; with 0 it is due at the next record boundary.
+    pub(super) rx_left: Option<u64>,
+    pub(super) rekey: Option<Rekey>,
+    /// Records that are not opened yet, the last of which may not be whole; only if userspace carries what
+    /// comes from the peer.
+    pub(super) partial: Option<Buf>,
+}
+
+/// What stage 5 gets.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) fault: Option<Fault>,
+    pub(super) farewell: Farewell,
+}
+
+/// The last record to the peer.
+#[derive(Debug)]
+pub(super) enum Farewell {
+    /// None is due, or none can be sent any more.
+    Silent,
+    /// It was sent, or is being sent: our close_notify.
+    Said,
+    /// These bytes, a sealed (or, in the handshake, plain) alert.
+    Bytes(Buf),
+    /// This alert, for the kernel to seal.
+    Record(Buf),
+}
+
+impl Ended {
+    pub(super) fn silently(fault: Fault) -> Self {
+        Self { fault: Some(fault), farewell: Farewell::Silent }
+    }
+}
+
+impl Carriage {
+    /// Userspace, by intention or because the kernel refused.
+    pub(super) fn userspace(refused: Option<i32>) -> Self {
+        refused.map_or(Self::Userspace, |errno| Self::Fallback { errno })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pair_has_its_own_bit() {
+        let mut all = Suites::default();
+        for version in [Version::Tls12, Version::Tls13] {
+            for aead in [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
+                assert!(!all.contains(version, aead));
+                all = all.with(version, aead);
+                assert!(all.contains(version, aead));
+            }
+        }
+        assert_eq!(all, Suites::ALL);
+    }
+}

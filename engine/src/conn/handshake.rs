@@ -1,0 +1,212 @@
+//! Stage 2: bytes into a `Session` until the handshake is complete and its last flight is sent.
+
+use super::action::{Action, Outbox};
+use super::event::{Event, Leg, Operation};
+use super::fault::{Fault, alert};
+use super::{Next, RECEIVE_BYTES};
+use crate::buf::Buf;
+use crate::tls::cipher::Sealer;
+use crate::tls::record::RecordType;
+use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
+use crate::tls::{PeerRefusal, Terms};
+
+/// AlertLevel fatal (RFC 5246 §7.2).
+const LEVEL_FATAL: u8 = 2;
+
+/// A handshake in progress.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    session: Session,
+    /// Bytes of the client that are not yet used; with the ring while it receives behind them.
+    incoming: Option<Buf>,
+    sending: bool,
+    complete: bool,
+}
+
+/// What stage 3 gets.
+#[derive(Debug)]
+pub(super) struct Handshaken {
+    pub(super) established: Established,
+    /// What came behind the client's last flight: records of the connection, the last of which may not be
+    /// whole.
+    pub(super) incoming: Option<Buf>,
+}
+
+/// Why it failed, with the alert to be sent.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    pub(super) alert: Option<Buf>,
+}
+
+impl Failure {
+    fn silent(fault: Fault) -> Self {
+        Self { fault, alert: None }
+    }
+}
+
+impl Handshake {
+    /// Begins with the client's first bytes; in the client's role with none.
+    pub(super) fn begin(terms: &Terms, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
+        let session = match Session::begin(terms) {
+            Ok(session) => session,
+            Err(refusal) => {
+                out.bufs.give(first);
+                return Err(Failure::silent(refusal.into()));
+            }
+        };
+        let mut this = Self { session, incoming: Some(first), sending: false, complete: false };
+        this.feed(out)?;
+        Ok(this)
+    }
+
+    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<()>, Failure> {
+        match event {
+            Event::Received { buf, count: 0, .. } => {
+                out.bufs.give(buf);
+                return Err(Failure::silent(Fault::ClosedInHandshake));
+            }
+            Event::Received { buf, .. } => {
+                self.incoming = Some(buf);
+                self.feed_unless_sending(out)?;
+            }
+            Event::Sent { buf, .. } => {
+                out.bufs.give(buf);
+                self.sending = false;
+                self.feed_unless_sending(out)?;
+            }
+            Event::Failed { operation: Operation::Receive | Operation::Send, .. } => {
+                return Err(Failure::silent(Fault::ClosedInHandshake));
+            }
+            Event::Expired => return Err(Failure::silent(Fault::HandshakeTimeout)),
+            Event::Drain { .. } => {}
+            _ => return Err(Failure::silent(Fault::Internal)),
+        }
+        Ok(if self.complete && !self.sending { Next::Advance(()) } else { Next::Stay })
+    }
+
+    /// Leaves the session behind, once [`Next::Advance`] was said.
+    ///
+    /// # Errors
+    /// The peer is not one that may connect, and is told so; nothing of it has been passed on.
+    pub(super) fn finish(self, out: &mut Outbox) -> Result<Handshaken, Failure> {
+        let Self { session, incoming, .. } = self;
+        let result = session.establish().map_err(|refusal| Failure::silent(refusal.into()));
+        match result.and_then(|established| admit(established, out)) {
+            Ok(established) => Ok(Handshaken { established, incoming }),
+            Err(failure) => {
+                incoming.into_iter().for_each(|buf| out.bufs.give(buf));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Gives what it holds back to the free list.
+    pub(super) fn release(self, out: &mut Outbox) {
+        if let Some(buf) = self.incoming {
+            out.bufs.give(buf);
+        }
+    }
+
+    /// A leg sends one flight at a time: what comes before it is sent waits.
+    fn feed_unless_sending(&mut self, out: &mut Outbox) -> Result<(), Failure> {
+        if self.sending || self.complete || self.incoming.is_none() { Ok(()) } else { self.feed(out) }
+    }
+
+    fn feed(&mut self, out: &mut Outbox) -> Result<(), Failure> {
+        let Some(mut incoming) = self.incoming.take() else {
+            return Err(Failure::silent(Fault::Internal));
+        };
+        let mut outgoing = out.bufs.take();
+        let progress = self.session.feed(&mut incoming, &mut outgoing);
+        match progress {
+            Err(refusal) => {
+                out.bufs.give(incoming);
+                if refusal == Refusal::FlightTooLong {
+                    // What is there is the front of a flight, which nothing may follow.
+                    outgoing.clear();
+                }
+                return Err(Failure { fault: refusal.into(), alert: Some(outgoing) });
+            }
+            Ok(progress) => {
+                if outgoing.is_empty() {
+                    out.bufs.give(outgoing);
+                } else {
+                    self.sending = true;
+                    out.push(Action::Send { leg: Leg::Tls, buf: outgoing });
+                }
+                self.complete = progress == Progress::Complete;
+            }
+        }
+        if self.complete {
+            self.incoming = keep_or_give(incoming, out);
+            return Ok(());
+        }
+        self.receive(incoming, out)
+    }
+
+    fn receive(&mut self, mut incoming: Buf, out: &mut Outbox) -> Result<(), Failure> {
+        if incoming.is_empty() {
+            out.bufs.give(incoming);
+            out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
+            return Ok(());
+        }
+        incoming.compact();
+        let max = incoming.spare_len();
+        if max == 0 {
+            incoming.clear();
+            // As rustls says of a message that is longer than it takes. Later it would have to be encrypted.
+            if self.session.awaits_hello() {
+                incoming.extend(&alert_in_the_clear(alert::DECODE_ERROR));
+            }
+            return Err(Failure { fault: Fault::HandshakeTooLong, alert: Some(incoming) });
+        }
+        out.push(Action::ReceiveInto { leg: Leg::Tls, buf: incoming, max });
+        Ok(())
+    }
+}
+
+/// RFC 8122 §6.2: a peer whose certificate does not match, or that has none, is told bad_certificate.
+fn admit(established: Established, out: &mut Outbox) -> Result<Established, Failure> {
+    let fault = match established.peer {
+        Ok(()) => return Ok(established),
+        Err(PeerRefusal::Missing) => Fault::PeerCertificateMissing,
+        Err(PeerRefusal::Refused) => Fault::PeerCertificateRefused,
+    };
+    let mut sealed = out.bufs.take();
+    let alert = [LEVEL_FATAL, alert::BAD_CERTIFICATE];
+    if Sealer::new(established.tx).seal(RecordType::Alert, &alert, &mut sealed).is_err() {
+        sealed.clear();
+    }
+    Err(Failure { fault, alert: Some(sealed) })
+}
+
+fn keep_or_give(buf: Buf, out: &mut Outbox) -> Option<Buf> {
+    if buf.is_empty() {
+        out.bufs.give(buf);
+        return None;
+    }
+    Some(buf)
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::AlertReceived(_) => Self::AlertInHandshake,
+            Refusal::BadRecord => Self::BadRecord,
+            Refusal::RecordTooLong => Self::RecordTooLong,
+            Refusal::Malformed => Self::HandshakeMalformed,
+            Refusal::Unexpected => Self::HandshakeUnexpected,
+            Refusal::NoCommonVersion => Self::NoCommonVersion,
+            Refusal::NothingInCommon => Self::NothingInCommon,
+            Refusal::NoExtendedMasterSecret => Self::NoExtendedMasterSecret,
+            Refusal::RenegotiationInfo => Self::RenegotiationInfo,
+            Refusal::UnknownName => Self::UnknownName,
+            Refusal::MissingExtension => Self::MissingExtension,
+            Refusal::PeerCertificate => Self::PeerCertificateRefused,
+            Refusal::Closed => Self::ClosedInHandshake,
+            Refusal::FlightTooLong => Self::HandshakeTooLong,
+            Refusal::Internal => Self::Internal,
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The data path: what happens to one connection, decided without a socket, a clock, a lock or a counter.
+//!
+//! ```text
+//! accept → handshake → offload → relay → shutdown
+//! dial ───↗
+//! ```
+//!
+//! [`Conn::step`] takes one [`Event`], appends the [`Action`]s that follow from it, and cannot fail: a
+//! failure is the shutdown stage with a [`Fault`]. A stage never changes itself into another; it says
+//! `Next`, and only this file acts on it. No arrow points back.
+
+use std::time::Instant;
+
+mod accept;
+pub mod action;
+pub mod carrier;
+mod dial;
+pub mod event;
+pub mod fault;
+mod handshake;
+mod offload;
+mod relay;
+mod shutdown;
+
+use std::sync::Arc;
+
+use accept::Accept;
+use action::{Action, Milestone, Outbox, Report};
+use carrier::{Ended, Farewell, Offer};
+use dial::Dial;
+use event::{Event, Leg};
+use fault::Fault;
+use handshake::{Failure, Handshake, Handshaken};
+use offload::Offload;
+use relay::Relay;
+use shutdown::Shutdown;
+
+use crate::buf::{BUF_BYTES, Buf};
+use crate::config::limits::Timeouts;
+use crate::tls::Terms;
+use crate::tls::record::MAX_PLAINTEXT_BYTES;
+
+/// Most bytes received at once from the TLS leg: a whole buffer.
+const RECEIVE_BYTES: usize = BUF_BYTES;
+/// Most bytes received at once from the plain leg: four full records, which sealed fit into one buffer.
+const PLAINTEXT_BYTES: usize = 4 * MAX_PLAINTEXT_BYTES;
+
+/// What holds for every connection of a worker.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// For the handshake.
+    pub terms: Arc<Terms>,
+    /// The deadlines.
+    pub timeouts: Timeouts,
+    /// What the kernel may be asked to carry.
+    pub offer: Offer,
+    /// Most records that a key may protect, where its AEAD does not allow fewer.
+    pub record_limit: u64,
+}
+
+/// One connection: a TLS leg and a plain leg. Which of them was accepted is a matter of the terms.
+#[derive(Debug)]
+pub struct Conn {
+    stage: Stage,
+    busy: Busy,
+    deadline: Option<Instant>,
+    drain_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Accept(Accept),
+    Dial(Dial),
+    Handshake(Box<Handshake>),
+    Offload(Box<Offload>),
+    Relay(Box<Relay>),
+    Shutdown(Shutdown),
+    Closed,
+}
+
+/// What a stage says after an event.
+#[derive(Debug)]
+enum Next<T> {
+    /// It goes on.
+    Stay,
+    /// It is complete; the stage after it gets this.
+    Advance(T),
+    /// It cannot go on.
+    End(Fault),
+}
+
+/// What is under way on the TLS leg, whichever stage began it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Busy {
+    tls_receiving: bool,
+    tls_sending: bool,
+}
+
+impl Conn {
+    /// A connection whose TLS leg was accepted.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { stage: Stage::Accept(Accept), busy: Busy::default(), deadline: None, drain_until: None }
+    }
+
+    /// When it wants [`Event::Expired`], if nothing happens before; asked anew after every step.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match (self.deadline, self.drain_until) {
+            (Some(deadline), Some(until)) => Some(deadline.min(until)),
+            (deadline, until) => deadline.or(until),
+        }
+    }
+
+    /// Whether it has asked to be closed; events after that are ignored.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
+    }
+
+    /// Takes one event at the time `now`; all that follows from it is in `out` when this returns.
+    pub fn step(&mut self, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
+        self.busy.take(&event);
+        match &event {
+            Event::Opened => self.deadline = Some(now + rules.timeouts.handshake),
+            Event::Drain { until } => self.drain_until = Some(*until),
+            _ => {}
+        }
+        let drained = matches!(event, Event::Expired) && self.drain_until.is_some_and(|until| until <= now);
+        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
+        self.stage = match stage {
+            Stage::Accept(_) if matches!(event, Event::Opened) && rules.terms.originates() => {
+                self.deadline = Some(now + rules.timeouts.connect);
+                self.dial(Dial, event, now, rules, out)
+            }
+            Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
+            Stage::Dial(stage) => self.dial(stage, event, now, rules, out),
+            Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
+            Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
+            Stage::Relay(stage) if drained => self.end_relay(stage, Fault::DrainTimeout, now, rules, out),
+            Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
+            Stage::Shutdown(mut stage) => {
+                let next = stage.on(event, self.busy, out);
+                self.close_or(stage, next, out)
+            }
+            Stage::Closed => {
+                if let Event::Received { buf, .. } | Event::Sent { buf, .. } | Event::Record { buf, .. } =
+                    event
+                {
+                    out.bufs.give(buf);
+                }
+                Stage::Closed
+            }
+        };
+        self.busy.give(out.actions());
+    }
+
+    fn accept(
+        &mut self,
+        mut stage: Accept,
+        event: Event,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        match stage.on(event, out) {
+            Next::Stay => Stage::Accept(stage),
+            Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
+            Next::Advance(first) => self.begin_handshake(first, now, rules, out),
+        }
+    }
+
+    fn dial(
+        &mut self,
+        mut stage: Dial,
+        event: Event,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        match stage.on(event, out) {
+            Next::Stay => Stage::Dial(stage),
+            Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
+            Next::Advance(()) => {
+                self.deadline = Some(now + rules.timeouts.handshake);
+                let nothing = out.bufs.take();
+                self.begin_handshake(nothing, now, rules, out)
+            }
+        }
+    }
+
+    fn begin_handshake(&mut self, first: Buf, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
+        match Handshake::begin(&rules.terms, first, out) {
+            Ok(handshake) => Stage::Handshake(Box::new(handshake)),
+            Err(failure) => self.end(failure.into(), now, rules, out),
+        }
+    }
+
+    fn handshake(
+        &mut self,
+        mut stage: Box<Handshake>,
+        event: Event,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        match stage.on(event, out) {
+            Ok(Next::Stay) => Stage::Handshake(stage),
+            Ok(Next::Advance(())) => match stage.finish(out) {
+                Ok(handshaken) => self.begin_offload(handshaken, now, rules, out),
+                Err(failure) => self.end(failure.into(), now, rules, out),
+            },
+            Ok(Next::End(fault)) => {
+                stage.release(out);
+                self.end(Ended::silently(fault), now, rules, out)
+            }
+            Err(failure) => {
+                stage.release(out);
+                self.end(failure.into(), now, rules, out)
+            }
+        }
+    }
+
+    fn begin_offload(
+        &mut self,
+        handshaken: Handshaken,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
+        out.push(Action::Note(Milestone::Established { version, resumed }));
+        let mut stage = Box::new(Offload::begin(handshaken, rules.offer));
+        let next = stage.advance(out);
+        self.after_offload(stage, next, now, rules, out)
+    }
+
+    fn offload(
+        &mut self,
+        mut stage: Box<Offload>,
+        event: Event,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        let next = stage.on(event, out);
+        self.after_offload(stage, next, now, rules, out)
+    }
+
+    fn after_offload(
+        &mut self,
+        stage: Box<Offload>,
+        next: Next<()>,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        match next {
+            Next::Stay => Stage::Offload(stage),
+            Next::End(fault) => {
+                stage.release(out);
+                self.end(Ended::silently(fault), now, rules, out)
+            }
+            Next::Advance(()) => {
+                self.deadline = Some(now + rules.timeouts.connect);
+                let relay = Box::new(Relay::begin(stage.finish(out), now, rules, out));
+                if rules.terms.originates() {
+                    return self.relay(relay, Event::Connected, now, rules, out);
+                }
+                Stage::Relay(relay)
+            }
+        }
+    }
+
+    fn relay(
+        &mut self,
+        mut stage: Box<Relay>,
+        event: Event,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        let moved = matches!(
+            event,
+            Event::Connected | Event::Received { .. } | Event::Sent { .. } | Event::Record { .. }
+        );
+        match stage.on(event, now, rules.offer, out) {
+            Next::Stay => {
+                if moved && stage.is_connected() {
+                    self.deadline = Some(now + rules.timeouts.idle);
+                }
+                Stage::Relay(stage)
+            }
+            Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
+            Next::Advance(()) => {
+                stage.release(out);
+                self.end(Ended { fault: None, farewell: Farewell::Silent }, now, rules, out)
+            }
+        }
+    }
+
+    fn end_relay(
+        &mut self,
+        mut stage: Box<Relay>,
+        fault: Fault,
+        now: Instant,
+        rules: &Rules,
+        out: &mut Outbox,
+    ) -> Stage {
+        let ended = stage.farewell(fault, out);
+        stage.release(out);
+        self.end(ended, now, rules, out)
+    }
+
+    /// Into the last stage, from wherever.
+    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
+        self.deadline = Some(now + rules.timeouts.linger);
+        self.drain_until = None;
+        // What this very event has begun on the TLS leg counts too.
+        self.busy.give(out.actions());
+        let (stage, next) = Shutdown::begin(ended, self.busy, out);
+        self.close_or(stage, next, out)
+    }
+
+    fn close_or(&mut self, stage: Shutdown, next: Next<Report>, out: &mut Outbox) -> Stage {
+        match next {
+            Next::Advance(report) => {
+                self.deadline = None;
+                out.push(Action::Close(report));
+                Stage::Closed
+            }
+            Next::Stay | Next::End(_) => Stage::Shutdown(stage),
+        }
+    }
+}
+
+impl Default for Conn {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Busy {
+    fn take(&mut self, event: &Event) {
+        use event::Operation as O;
+        match event {
+            Event::Received { leg: Leg::Tls, .. }
+            | Event::Record { .. }
+            | Event::Failed { leg: Leg::Tls, operation: O::Receive, .. } => self.tls_receiving = false,
+            Event::Sent { leg: Leg::Tls, .. } | Event::Failed { leg: Leg::Tls, operation: O::Send, .. } => {
+                self.tls_sending = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn give(&mut self, actions: &[Action]) {
+        for action in actions {
+            match action {
+                Action::Receive { leg: Leg::Tls, .. }
+                | Action::ReceiveInto { leg: Leg::Tls, .. }
+                | Action::ReceiveRecord { .. } => self.tls_receiving = true,
+                Action::Send { leg: Leg::Tls, .. } | Action::SendRecord { .. } => self.tls_sending = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        let farewell = failure.alert.map_or(Farewell::Silent, Farewell::Bytes);
+        Self { fault: Some(failure.fault), farewell }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_connection_is_small() {
+        // Resident memory of an idle connection is this, its stage, and the kernel's.
+        assert!(size_of::<Conn>() <= 160, "{} bytes", size_of::<Conn>());
+        assert!(size_of::<Relay>() <= 2048, "{} bytes", size_of::<Relay>());
+    }
+}

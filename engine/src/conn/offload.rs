@@ -1,0 +1,145 @@
+//! Stage 3: the keys to the kernel, each direction for itself.
+//!
+//! What we send begins at a record boundary as soon as the last flight is sent. What the peer sends does so
+//! only if nothing came behind its last flight: the client's first data often shares a segment with its
+//! Finished, and what lies in our memory the kernel cannot open. Then the relay begins with userspace opening
+//! that direction, receives no byte beyond the record that it is in, and hands over at the boundary: nobody
+//! waits for it. So it goes with either direction where the policy wants some bytes in userspace first. A
+//! direction that the kernel does not take stays in userspace, and nothing is lost.
+
+use super::Next;
+use super::action::{Action, Carriage, Milestone, Outbox};
+use super::carrier::{Carried, Count, Offer, Receiver, Suites, Transmitter};
+use super::event::Event;
+use super::fault::Fault;
+use super::handshake::Handshaken;
+use crate::buf::Buf;
+use crate::tls::cipher::{Opener, Sealer};
+use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
+use crate::tls::session::{Established, Rekey};
+
+/// A hand-over in progress.
+#[derive(Debug)]
+pub(super) struct Offload {
+    version: Version,
+    aead: Aead,
+    after_bytes: u64,
+    tx: Side<Sealer>,
+    rx: Side<Opener>,
+    rekey: Option<Rekey>,
+    partial: Option<Buf>,
+}
+
+/// One direction on its way to its carrier.
+#[derive(Debug)]
+struct Side<C> {
+    userspace: C,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// To be offered to the kernel now.
+    Wanted,
+    /// To be offered by the relay, at a record boundary.
+    Later,
+    /// Offered.
+    Offered,
+    Kernel,
+    Userspace {
+        refused: Option<i32>,
+    },
+}
+
+impl Offload {
+    /// Decides who shall carry what.
+    pub(super) fn begin(handshaken: Handshaken, offer: Offer) -> Self {
+        let Handshaken { established, incoming } = handshaken;
+        let Established { version, aead, tx, rx, rekey, .. } = established;
+        let fate = |suites: Suites, wanted| {
+            if suites.contains(version, aead) { wanted } else { Fate::Userspace { refused: None } }
+        };
+        let when = |is_aligned| if offer.after_bytes == 0 && is_aligned { Fate::Wanted } else { Fate::Later };
+        Self {
+            version,
+            aead,
+            after_bytes: offer.after_bytes,
+            tx: Side { userspace: Sealer::new(tx), fate: fate(offer.tx, when(true)) },
+            rx: Side { userspace: Opener::new(rx), fate: fate(offer.rx, when(incoming.is_none())) },
+            rekey,
+            partial: incoming,
+        }
+    }
+
+    /// Goes as far as it can; [`Next::Advance`] once no answer is awaited.
+    pub(super) fn advance(&mut self, out: &mut Outbox) -> Next<()> {
+        self.rx.offer(Direction::Rx, |opener| opener.keys().clone(), out);
+        self.tx.offer(Direction::Tx, |sealer| sealer.keys().clone(), out);
+        if self.rx.fate == Fate::Offered || self.tx.fate == Fate::Offered {
+            Next::Stay
+        } else {
+            Next::Advance(())
+        }
+    }
+
+    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Next<()> {
+        match event {
+            Event::Keyed { direction } => self.settle(direction, Fate::Kernel),
+            Event::Refused { direction, errno } => {
+                self.settle(direction, Fate::Userspace { refused: Some(errno) });
+            }
+            Event::Expired => return Next::End(Fault::HandshakeTimeout),
+            Event::Drain { .. } => return Next::Stay,
+            _ => return Next::End(Fault::Internal),
+        }
+        self.advance(out)
+    }
+
+    /// Once [`Next::Advance`] was said.
+    pub(super) fn finish(self, out: &mut Outbox) -> Carried {
+        for (direction, fate) in [(Direction::Tx, self.tx.fate), (Direction::Rx, self.rx.fate)] {
+            let by = match fate {
+                Fate::Kernel => Carriage::Kernel,
+                Fate::Userspace { refused } => Carriage::userspace(refused),
+                // Not settled: the relay will say.
+                Fate::Later | Fate::Wanted | Fate::Offered => continue,
+            };
+            out.push(Action::Note(Milestone::Carried { direction, by }));
+        }
+        let left = |fate| (fate == Fate::Later).then_some(self.after_bytes);
+        let (tx_left, rx_left) = (left(self.tx.fate), left(self.rx.fate));
+        let tx = match self.tx.fate {
+            Fate::Kernel => Transmitter::Kernel(Count::from(self.tx.userspace.keys().sequence())),
+            _ => Transmitter::Userspace(self.tx.userspace),
+        };
+        let rx = match self.rx.fate {
+            Fate::Kernel => Receiver::Kernel(Count::from(self.rx.userspace.keys().sequence())),
+            _ => Receiver::Userspace(self.rx.userspace),
+        };
+        let Self { version, aead, rekey, partial, .. } = self;
+        Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial }
+    }
+
+    /// Gives what it holds back to the free list.
+    pub(super) fn release(self, out: &mut Outbox) {
+        if let Some(buf) = self.partial {
+            out.bufs.give(buf);
+        }
+    }
+
+    fn settle(&mut self, direction: Direction, fate: Fate) {
+        match direction {
+            Direction::Tx => self.tx.fate = fate,
+            Direction::Rx => self.rx.fate = fate,
+        }
+    }
+}
+
+impl<C> Side<C> {
+    fn offer(&mut self, direction: Direction, keys: impl Fn(&C) -> TrafficKeys, out: &mut Outbox) {
+        if self.fate == Fate::Wanted {
+            self.fate = Fate::Offered;
+            out.push(Action::InstallKeys { direction, keys: keys(&self.userspace) });
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Records that are not application data, whoever opened them: alerts, KeyUpdate, an attempt to renegotiate.
+
+use std::time::{Duration, Instant};
+
+use crate::conn::action::{Action, ControlKind, Milestone, Outbox};
+use crate::conn::fault::{Fault, alert};
+use crate::tls::record::RecordType;
+use crate::tls::secrets::Version;
+
+/// HandshakeType numbers (RFC 8446 §4, RFC 5246 §7.4).
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+/// A whole KeyUpdate message that asks for none in return (RFC 8446 §4.6.3).
+pub(super) const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+/// The same, asking for one in return.
+pub(super) const KEY_UPDATE_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 1];
+const USER_CANCELED: u8 = 90;
+const LEVEL_WARNING: u8 = 1;
+const LEVEL_FATAL: u8 = 2;
+
+/// What a record asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    /// Nothing: it may be passed over.
+    Ignore,
+    /// The peer sends no more (close_notify).
+    CloseNotify,
+    /// The peer's next records are under its next key.
+    KeyUpdate {
+        /// We are asked to update ours.
+        requested: bool,
+    },
+    /// The peer wants to renegotiate, which is refused, whoever carries the records (RFC 5746 §4.5; TS 33.328
+    /// Annex M) (A6c).
+    Renegotiation,
+    /// One ticket or several; only a server has any to give.
+    Tickets,
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// The fault that ends the connection: a fatal alert, or what does not belong here.
+pub(super) fn read(version: Version, record_type: RecordType, payload: &[u8]) -> Result<Control, Fault> {
+    match (record_type, payload) {
+        (RecordType::Alert, &[level, description]) => read_alert(version, level, description),
+        (RecordType::Alert, _) => Err(Fault::Malformed),
+        (RecordType::Handshake, _) if version == Version::Tls12 => match payload.first() {
+            Some(&(CLIENT_HELLO | HELLO_REQUEST)) => Ok(Control::Renegotiation),
+            _ => Err(Fault::UnexpectedRecord),
+        },
+        (RecordType::Handshake, _) if *payload == KEY_UPDATE_NOT_REQUESTED => {
+            Ok(Control::KeyUpdate { requested: false })
+        }
+        (RecordType::Handshake, _) if *payload == KEY_UPDATE_REQUESTED => {
+            Ok(Control::KeyUpdate { requested: true })
+        }
+        (RecordType::Handshake, [NEW_SESSION_TICKET, ..]) => Ok(Control::Tickets),
+        (RecordType::Handshake | RecordType::ChangeCipherSpec | RecordType::ApplicationData, _) => {
+            Err(Fault::UnexpectedRecord)
+        }
+    }
+}
+
+/// Takes each NewSessionTicket of a record (RFC 8446 §4.6.1) to its receiver, without its header.
+pub(super) fn tickets(
+    mut messages: &[u8],
+    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    while let Some((&[NEW_SESSION_TICKET, high, middle, low], rest)) = messages.split_first_chunk() {
+        let bytes = u32::from_be_bytes([0, high, middle, low]) as usize;
+        let (message, rest) = rest.split_at_checked(bytes).ok_or(Fault::Malformed)?;
+        take(message)?;
+        messages = rest;
+    }
+    if messages.is_empty() { Ok(()) } else { Err(Fault::UnexpectedRecord) }
+}
+
+/// In TLS 1.3 the level means nothing and all but two descriptions are fatal (RFC 8446 §6).
+fn read_alert(version: Version, level: u8, description: u8) -> Result<Control, Fault> {
+    match (description, version) {
+        (alert::CLOSE_NOTIFY, _) => Ok(Control::CloseNotify),
+        (USER_CANCELED, _) => Ok(Control::Ignore),
+        (_, Version::Tls12) if level == LEVEL_WARNING => Ok(Control::Ignore),
+        _ => Err(Fault::AlertReceived),
+    }
+}
+
+/// What a record counts as.
+pub(super) fn kind(record_type: RecordType, control: Result<Control, Fault>) -> ControlKind {
+    match control {
+        Ok(Control::CloseNotify) => ControlKind::CloseNotify,
+        Ok(Control::KeyUpdate { .. }) => ControlKind::KeyUpdate,
+        Ok(Control::Renegotiation) => ControlKind::Renegotiation,
+        Ok(Control::Ignore) => ControlKind::Alert,
+        Ok(Control::Tickets) => ControlKind::Tickets,
+        Err(_) if record_type == RecordType::Alert => ControlKind::Alert,
+        Err(_) => ControlKind::Unexpected,
+    }
+}
+
+/// The records other than application data of one event, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts([u32; ControlKind::ALL.len()]);
+
+impl Counts {
+    pub(super) fn add(&mut self, kind: ControlKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    /// Tells them, and begins anew.
+    pub(super) fn note(&mut self, out: &mut Outbox) {
+        for kind in ControlKind::ALL {
+            let count = std::mem::take(&mut self.0[kind as usize]);
+            if count > 0 {
+                out.push(Action::Note(Milestone::Received { kind, count }));
+            }
+        }
+    }
+}
+
+/// KeyUpdates that a peer may send at once, and one more each time that so long has passed. As many as there
+/// are records on the way (Java sends one for each that it receives beyond its limit, until ours comes), and
+/// too few to keep a core busy with deriving keys.
+const KEY_UPDATES_AT_ONCE: u32 = 1024;
+const KEY_UPDATE_EVERY: Duration = Duration::from_millis(50);
+
+/// How many KeyUpdates the peer may still send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: KEY_UPDATES_AT_ONCE, since: now }
+    }
+
+    /// Whether there was one left.
+    pub(super) fn spend(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.since).as_millis() / KEY_UPDATE_EVERY.as_millis();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(earned).min(KEY_UPDATES_AT_ONCE);
+            self.since = now;
+        }
+        let had_one = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        had_one
+    }
+}
+
+/// The payload of an alert record of ours.
+pub(super) fn alert_payload(description: u8) -> [u8; 2] {
+    let is_warning = matches!(description, alert::CLOSE_NOTIFY | alert::NO_RENEGOTIATION);
+    [if is_warning { LEVEL_WARNING } else { LEVEL_FATAL }, description]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_are_read_by_version() {
+        let read = |version, payload: &[u8]| read(version, RecordType::Alert, payload);
+        for version in [Version::Tls12, Version::Tls13] {
+            assert_eq!(read(version, &[1, 0]), Ok(Control::CloseNotify));
+            assert_eq!(read(version, &[2, 20]), Err(Fault::AlertReceived));
+            assert_eq!(read(version, &[1]), Err(Fault::Malformed));
+            assert_eq!(read(version, &[]), Err(Fault::Malformed));
+        }
+        assert_eq!(read(Version::Tls12, &[1, 112]), Ok(Control::Ignore));
+        assert_eq!(read(Version::Tls13, &[1, 112]), Err(Fault::AlertReceived));
+        assert_eq!(read(Version::Tls13, &[1, 90]), Ok(Control::Ignore));
+    }
+
+    #[test]
+    fn handshake_messages_are_read_by_version() {
+        let read = |version, payload: &[u8]| read(version, RecordType::Handshake, payload);
+        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 0]), Ok(Control::KeyUpdate { requested: false }));
+        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 1]), Ok(Control::KeyUpdate { requested: true }));
+        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 2]), Err(Fault::UnexpectedRecord));
+        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1]), Err(Fault::UnexpectedRecord));
+        assert_eq!(read(Version::Tls12, &[1, 0, 1, 0]), Ok(Control::Renegotiation));
+        assert_eq!(read(Version::Tls12, &[24, 0, 0, 1, 0]), Err(Fault::UnexpectedRecord));
+        assert_eq!(read(Version::Tls12, &[]), Err(Fault::UnexpectedRecord));
+    }
+
+    #[test]
+    fn tickets_are_taken_one_by_one_and_nothing_else_with_them() {
+        let mut seen = Vec::new();
+        let mut take = |messages: &[u8]| {
+            tickets(messages, |ticket| {
+                seen.push(ticket.to_vec());
+                Ok(())
+            })
+        };
+        assert_eq!(take(&[4, 0, 0, 2, 7, 8, 4, 0, 0, 0]), Ok(()));
+        assert_eq!(take(&[4, 0, 0, 2, 7]), Err(Fault::Malformed));
+        assert_eq!(take(&[4, 0, 0, 1, 9, 24, 0, 0, 1, 0]), Err(Fault::UnexpectedRecord));
+        assert_eq!(seen, [vec![7, 8], vec![], vec![9]]);
+    }
+
+    #[test]
+    fn our_alerts_have_the_level_that_goes_with_them() {
+        assert_eq!(alert_payload(alert::CLOSE_NOTIFY), [1, 0]);
+        assert_eq!(alert_payload(alert::NO_RENEGOTIATION), [1, 100]);
+        assert_eq!(alert_payload(alert::BAD_RECORD_MAC), [2, 20]);
+    }
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn a_flood_of_key_updates_is_told_from_a_lively_peer() {
+        let begin = Instant::now();
+        let mut allowance = Allowance::new(begin);
+        assert!((0..KEY_UPDATES_AT_ONCE).all(|_| allowance.spend(begin)));
+        assert!(!allowance.spend(begin));
+        assert!((1..1000).all(|nth| allowance.spend(begin + nth * KEY_UPDATE_EVERY)));
+        assert!(!allowance.spend(begin + 999 * KEY_UPDATE_EVERY));
+    }
+}

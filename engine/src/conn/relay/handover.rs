@@ -1,0 +1,154 @@
+//! A direction changes its carrier, or a carrier its key.
+//!
+//! Each direction goes to the kernel for itself, at one of its own record boundaries: what goes to the peer
+//! when nothing of ours is being sent, what comes from it when nothing of it lies in our memory. A kernel
+//! that refuses, now or later, leaves the direction where it is.
+
+use super::{Occupant, Relay, control};
+use crate::conn::action::{Action, Carriage, Milestone, Outbox};
+use crate::conn::carrier::{Count, Receiver, Transmitter};
+use crate::conn::fault::Fault;
+use crate::tls::cipher::{Opener, Sealer};
+use crate::tls::record::RecordType;
+use crate::tls::secrets::Direction;
+
+impl Relay {
+    /// At a record boundary, with nothing of what comes from the peer received beyond it. Says whether the
+    /// kernel was asked; it is not if the policy has changed its mind.
+    pub(super) fn offer_rx(&mut self, out: &mut Outbox) -> bool {
+        if let Receiver::Userspace(opener) = &self.rx
+            && self.offer.rx.contains(self.version, self.aead)
+        {
+            self.asking_rx = true;
+            out.push(Action::InstallKeys { direction: Direction::Rx, keys: opener.keys().clone() });
+            return true;
+        }
+        self.rx_left = None;
+        note(Direction::Rx, Carriage::Userspace, out);
+        false
+    }
+
+    /// With nothing of ours being sent. Says whether the kernel was asked.
+    pub(super) fn offer_tx(&mut self, out: &mut Outbox) -> bool {
+        if let Transmitter::Userspace(sealer) = &self.tx
+            && self.offer.tx.contains(self.version, self.aead)
+        {
+            self.down.sending = true;
+            self.occupied_by = Occupant::Question;
+            out.push(Action::InstallKeys { direction: Direction::Tx, keys: sealer.keys().clone() });
+            return true;
+        }
+        self.tx_left = None;
+        note(Direction::Tx, Carriage::Userspace, out);
+        false
+    }
+
+    /// The kernel has taken keys: its first of this direction, or the next.
+    pub(super) fn keyed(&mut self, direction: Direction, out: &mut Outbox) {
+        match direction {
+            Direction::Rx => {
+                self.asking_rx = false;
+                let sequence = match &self.rx {
+                    Receiver::Userspace(opener) => opener.keys().sequence(),
+                    Receiver::Kernel(_) => 0,
+                };
+                self.rx = Receiver::Kernel(Count::from(sequence));
+                if self.rx_left.take().is_some() {
+                    note(direction, Carriage::Kernel, out);
+                }
+            }
+            Direction::Tx => {
+                self.down.sending = false;
+                self.occupied_by = Occupant::Data;
+                let sequence = match &self.tx {
+                    Transmitter::Userspace(sealer) => sealer.keys().sequence(),
+                    Transmitter::Kernel(_) => 0,
+                };
+                self.tx = Transmitter::Kernel(Count::from(sequence));
+                if self.tx_left.take().is_some() {
+                    note(direction, Carriage::Kernel, out);
+                }
+            }
+        }
+    }
+
+    /// The kernel has not taken keys: its first, which leaves userspace to carry on, or the next, which
+    /// nobody can.
+    pub(super) fn keys_refused(
+        &mut self,
+        direction: Direction,
+        errno: i32,
+        out: &mut Outbox,
+    ) -> Result<(), Fault> {
+        let left = match direction {
+            Direction::Rx => {
+                self.asking_rx = false;
+                self.rx_left.take()
+            }
+            Direction::Tx => {
+                self.down.sending = false;
+                self.occupied_by = Occupant::Data;
+                self.tx_left.take()
+            }
+        };
+        if left.is_some() {
+            note(direction, Carriage::Fallback { errno }, out);
+            return Ok(());
+        }
+        // The peer has our KeyUpdate and expects the next key: nothing can be sent to it any more.
+        self.tx_is_lost = direction == Direction::Tx;
+        Err(Fault::RekeyRefused)
+    }
+
+    /// The peer's records are under its next key from here on.
+    pub(super) fn follow_key_update(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        let keys = self.rekey.as_mut().ok_or(Fault::UnexpectedRecord)?.next(Direction::Rx)?;
+        match &mut self.rx {
+            Receiver::Kernel(_) => {
+                self.asking_rx = true;
+                out.push(Action::InstallKeys { direction: Direction::Rx, keys });
+            }
+            Receiver::Userspace(opener) => *opener = Opener::new(keys),
+        }
+        Ok(())
+    }
+
+    /// Our records are under our next key after this message.
+    pub(super) fn send_key_update(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        let payload = if self.pending.key_update_request {
+            control::KEY_UPDATE_REQUESTED
+        } else {
+            control::KEY_UPDATE_NOT_REQUESTED
+        };
+        self.pending.key_update = false;
+        self.pending.key_update_request = false;
+        out.push(Action::Note(Milestone::KeyUpdateSent));
+        if matches!(self.tx, Transmitter::Kernel(_)) {
+            return self.send_record(RecordType::Handshake, &payload, Occupant::KeyUpdate, out);
+        }
+        self.send_record(RecordType::Handshake, &payload, Occupant::Data, out)?;
+        let keys = self.rekey.as_mut().ok_or(Fault::Internal)?.next(Direction::Tx)?;
+        self.tx = Transmitter::Userspace(Sealer::new(keys));
+        Ok(())
+    }
+
+    /// The KeyUpdate that the kernel sealed is sent: it gets our next key.
+    pub(super) fn install_next_tx_key(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        let keys = self.rekey.as_mut().ok_or(Fault::Internal)?.next(Direction::Tx)?;
+        self.occupied_by = Occupant::Question;
+        out.push(Action::InstallKeys { direction: Direction::Tx, keys });
+        Ok(())
+    }
+
+    /// Counts what userspace carries towards the hand-over.
+    pub(super) fn carried_in_userspace(left: &mut Option<u64>, bytes: usize) {
+        if let Some(left) = left {
+            *left = left.saturating_sub(bytes as u64);
+        }
+    }
+}
+
+/// It is settled who carries a direction.
+pub(super) fn note(direction: Direction, by: Carriage, out: &mut Outbox) {
+    out.push(Action::Note(Milestone::Carried { direction, by }));
+}

@@ -1,0 +1,79 @@
+//! What is particular to a direction whose records the kernel carries.
+//!
+//! A plain receive that meets a record other than application data fails with EIO until a receive with room
+//! for the record type has taken that record.
+
+use super::Relay;
+use crate::buf::Buf;
+use crate::conn::action::{Action, ControlKind, Outbox};
+use crate::conn::carrier::Receiver;
+use crate::conn::fault::Fault;
+use crate::tls::record::{MAX_PLAINTEXT_BYTES, RecordType};
+
+impl Relay {
+    /// One record that the kernel opened, of any type.
+    pub(super) fn record(&mut self, record_type: u8, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
+        self.up.receiving = false;
+        if let Receiver::Kernel(records) = &mut self.rx {
+            records.add(1 + buf.len() as u64);
+        }
+        match RecordType::from_number(record_type) {
+            Some(RecordType::ApplicationData) if buf.is_empty() => {
+                out.bufs.give(buf);
+                self.client_finished(Fault::Truncated)
+            }
+            Some(RecordType::ApplicationData) => {
+                self.up.held = Some(buf);
+                self.control_records_in_a_row = 0;
+                Ok(())
+            }
+            Some(other) => {
+                let result = self.control(other, buf.filled(), out);
+                out.bufs.give(buf);
+                result
+            }
+            None => {
+                self.seen.add(ControlKind::Unexpected);
+                out.bufs.give(buf);
+                Err(Fault::UnexpectedRecord)
+            }
+        }
+    }
+
+    /// The kernel's errors on receiving, by what they mean (`Documentation/networking/tls.rst`).
+    pub(super) fn kernel_receive_failed(&mut self, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
+        match errno {
+            libc::EIO => {
+                let buf = out.bufs.take();
+                out.push(Action::ReceiveRecord { buf });
+                Ok(())
+            }
+            libc::EBADMSG => Err(Fault::BadRecord),
+            libc::EMSGSIZE => Err(Fault::RecordTooLong),
+            libc::EINVAL => Err(Fault::Malformed),
+            // Nothing is received between a KeyUpdate and the key that follows it.
+            libc::EKEYEXPIRED => Err(Fault::Internal),
+            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => {
+                self.up.receiving = false;
+                self.client_finished(Fault::ClientReset)
+            }
+            _ => Err(Fault::TlsLegFailed),
+        }
+    }
+}
+
+/// Most records that the kernel makes of `bytes` sent at once: one more than they need, since a short send is
+/// taken up again at a place that is no record boundary.
+pub(super) fn records_of(bytes: usize) -> u64 {
+    bytes.div_ceil(MAX_PLAINTEXT_BYTES) as u64 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_bounded_from_above() {
+        assert_eq!([1, 16_384, 16_385, 65_536].map(records_of), [2, 2, 3, 5]);
+    }
+}

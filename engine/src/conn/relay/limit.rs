@@ -1,0 +1,136 @@
+//! How many records a key may protect (RFC 8446 §5.5), and what becomes of a connection whose key is spent.
+//!
+//! Where the next key can be had (TLS 1.3, and a carrier that takes it) it is: our own with a KeyUpdate, the
+//! peer's by asking for one. Otherwise the connection is wound up: nothing more is received, what was is
+//! passed on, and it ends with `record_limit` and a close_notify, before the limit.
+//!
+//! Userspace knows how many records it has sealed and opened. What the kernel has is bounded from above by
+//! the bytes; only when that bound comes near the limit is the kernel asked.
+
+use super::{Occupant, Relay};
+use crate::conn::RECEIVE_BYTES;
+use crate::conn::action::{Action, Outbox};
+use crate::conn::carrier::{Count, Receiver, Transmitter};
+use crate::tls::secrets::Direction;
+
+/// Records kept back for what was received when the limit came near, and for the last ones. The least
+/// `record_limit` that can be configured is a multiple.
+const RESERVE_RECORDS: u64 = 64;
+
+/// Whether our key has room for more data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It has.
+    Plenty,
+    /// The kernel was asked.
+    Asked,
+    /// Under the next key.
+    AfterKeyUpdate,
+    /// For what was received, and no more.
+    LastOnes,
+}
+
+impl Relay {
+    /// Before data is sent.
+    pub(super) fn room_to_send(&mut self, out: &mut Outbox) -> Room {
+        let count = match &self.tx {
+            Transmitter::Kernel(count) => *count,
+            Transmitter::Userspace(sealer) => Count::from(sealer.keys().sequence()),
+        };
+        if self.winding_up || !count.reaches(self.record_limit - RESERVE_RECORDS) {
+            return Room::Plenty;
+        }
+        if !count.settled {
+            self.down.sending = true;
+            self.occupied_by = Occupant::Question;
+            out.push(Action::ReadSequence { direction: Direction::Tx });
+            return Room::Asked;
+        }
+        if self.can_update(&[Direction::Tx]) { Room::AfterKeyUpdate } else { Room::LastOnes }
+    }
+
+    /// Before anything is received from the peer. The peer has records on the way when it is asked for its
+    /// next key: it is asked when an eighth of the limit is left.
+    pub(super) fn has_room_to_receive(&mut self, out: &mut Outbox) -> bool {
+        if self.winding_up {
+            return false;
+        }
+        let count = match &self.rx {
+            Receiver::Kernel(count) => *count,
+            Receiver::Userspace(opener) => Count::from(opener.keys().sequence()),
+        };
+        let can_ask = !self.rx_update_asked && self.can_update(&[Direction::Tx, Direction::Rx]);
+        let kept_back = if can_ask { self.record_limit / 8 } else { RESERVE_RECORDS };
+        if !count.reaches(self.record_limit - kept_back) {
+            return true;
+        }
+        if !count.settled {
+            self.asking_rx = true;
+            out.push(Action::ReadSequence { direction: Direction::Rx });
+            return false;
+        }
+        if can_ask {
+            self.pending.key_update_request = true;
+            self.rx_update_asked = true;
+        } else {
+            self.winding_up = true;
+        }
+        can_ask
+    }
+
+    /// Most bytes to be received at once: the kernel opens no more records than that, should each have one.
+    pub(super) fn receivable_bytes(&self) -> usize {
+        match &self.rx {
+            Receiver::Userspace(_) => RECEIVE_BYTES,
+            Receiver::Kernel(count) => {
+                let left = self.record_limit.saturating_sub(count.at_most);
+                usize::try_from(left).unwrap_or(RECEIVE_BYTES).clamp(1, RECEIVE_BYTES)
+            }
+        }
+    }
+
+    /// The kernel's answer.
+    pub(super) fn told_sequence(&mut self, direction: Direction, sequence: Option<u64>) {
+        match direction {
+            Direction::Tx => {
+                self.down.sending = false;
+                self.occupied_by = Occupant::Data;
+                if let Transmitter::Kernel(count) = &mut self.tx {
+                    count.settle(sequence);
+                }
+            }
+            Direction::Rx => {
+                self.asking_rx = false;
+                if let Receiver::Kernel(count) = &mut self.rx {
+                    // The bound counts bytes and is far above what there is. The limit is first of all the
+                    // sender's (RFC 8446 §5.5): where the kernel cannot tell, it is left to the peer.
+                    count.settle(sequence.or(Some(0)));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is left of what was received when winding up began.
+    pub(super) fn has_passed_all_on(&self) -> bool {
+        let is_idle = |half: &super::Half| !half.sending && half.held.is_none();
+        is_idle(&self.up) && is_idle(&self.down)
+    }
+
+    /// Whether the next keys of all these directions can be had.
+    fn can_update(&self, directions: &[Direction]) -> bool {
+        self.rekey.is_some()
+            && directions.iter().all(|direction| {
+                let in_userspace = match direction {
+                    Direction::Tx => matches!(self.tx, Transmitter::Userspace(_)),
+                    Direction::Rx => matches!(self.rx, Receiver::Userspace(_)),
+                };
+                in_userspace || self.offer.rekeys
+            })
+    }
+}
+
+impl Count {
+    fn reaches(self, limit: u64) -> bool {
+        self.at_most >= limit
+    }
+}

@@ -1,0 +1,470 @@
+//! Stage 4: the plain leg is connected, then two halves pump, each at its own pace.
+//!
+//! `up` goes from the TLS leg to the plain leg, `down` the other way. Each ends for itself: close_notify
+//! becomes FIN on the plain leg, FIN from there becomes close_notify. FIN without close_notify is truncation
+//! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`; what differs
+//! between the carriers is in `kernel` and `userspace`. A direction changes its carrier in `handover`; how
+//! many records its key may protect is in `limit`.
+
+mod control;
+mod half;
+mod handover;
+mod kernel;
+mod limit;
+mod userspace;
+
+use std::time::Instant;
+
+use super::action::{Action, Carriage, Outbox};
+use super::carrier::{Carried, Ended, Farewell, Offer, Receiver, Transmitter};
+use super::event::{Event, Leg, Operation};
+use super::fault::{Fault, alert};
+use super::{Next, PLAINTEXT_BYTES, Rules};
+use crate::buf::Buf;
+use crate::tls::record::RecordType;
+use crate::tls::secrets::{Aead, Direction, Version};
+use crate::tls::session::Rekey;
+use control::{Allowance, Control, Counts};
+use half::Half;
+use limit::Room;
+
+/// Records in a row that are not application data before the peer is thought to mean harm.
+const MAX_CONTROL_RECORDS_IN_A_ROW: u32 = 32;
+
+/// The two legs joined.
+#[derive(Debug)]
+pub(super) struct Relay {
+    version: Version,
+    aead: Aead,
+    tx: Transmitter,
+    rx: Receiver,
+    /// What the kernel may be asked to carry, as of this event.
+    offer: Offer,
+    /// Bytes until the kernel is offered what goes to the peer; `None` if that is settled.
+    tx_left: Option<u64>,
+    /// The same for what comes from the peer. With 0 it is offered at the next record boundary: until then
+    /// nothing is received beyond the record that it is in.
+    rx_left: Option<u64>,
+    rekey: Option<Rekey>,
+    up: Half,
+    down: Half,
+    /// The front of a record that userspace cannot open before the rest has come.
+    partial: Option<Buf>,
+    connected: bool,
+    /// The plain leg takes no more; what still comes from it is passed on.
+    backend_broken: bool,
+    /// What occupies the sending side of the TLS leg: `down.sending` says that something does.
+    occupied_by: Occupant,
+    pending: Pending,
+    /// The kernel was asked something of what comes from the peer: nothing is received until it has answered.
+    asking_rx: bool,
+    /// The kernel did not take our own next key.
+    tx_is_lost: bool,
+    /// Most records that a key may protect.
+    record_limit: u64,
+    /// The peer was asked to change its key and has not yet.
+    rx_update_asked: bool,
+    /// A key is spent: nothing more is received, what was is passed on.
+    winding_up: bool,
+    control_records_in_a_row: u32,
+    seen: Counts,
+    key_updates: Allowance,
+    now: Instant,
+}
+
+/// What is being sent on the TLS leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Occupant {
+    /// Application data, or a record after which nothing changes.
+    #[default]
+    Data,
+    /// A KeyUpdate that the kernel seals: our next key follows it.
+    KeyUpdate,
+    /// Our close_notify.
+    CloseNotify,
+    /// Nothing: the kernel was asked something of what goes to the peer.
+    Question,
+}
+
+/// Records that we owe the peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    key_update: bool,
+    /// One that asks for one in return.
+    key_update_request: bool,
+    no_renegotiation: bool,
+    /// The one warning was given.
+    renegotiation_refused: bool,
+}
+
+impl Relay {
+    /// Connects the plain leg, unless it is the one that was accepted: then [`Event::Connected`] is due at
+    /// once.
+    pub(super) fn begin(carried: Carried, now: Instant, rules: &Rules, out: &mut Outbox) -> Self {
+        let Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial } = carried;
+        if !rules.terms.originates() {
+            out.push(Action::Connect { leg: Leg::Plain });
+        }
+        Self {
+            version,
+            aead,
+            tx,
+            rx,
+            offer: rules.offer,
+            tx_left,
+            rx_left,
+            rekey,
+            up: Half::default(),
+            down: Half::default(),
+            partial,
+            connected: false,
+            backend_broken: false,
+            occupied_by: Occupant::default(),
+            pending: Pending::default(),
+            asking_rx: false,
+            tx_is_lost: false,
+            record_limit: rules.record_limit.min(aead.record_limit()),
+            rx_update_asked: false,
+            winding_up: false,
+            control_records_in_a_row: 0,
+            seen: Counts::default(),
+            key_updates: Allowance::new(now),
+            now,
+        }
+    }
+
+    /// Whether the plain leg is open.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    pub(super) fn on(&mut self, event: Event, now: Instant, offer: Offer, out: &mut Outbox) -> Next<()> {
+        (self.now, self.offer) = (now, offer);
+        let result = self.take(event, out).and_then(|()| self.pump(out));
+        self.seen.note(out);
+        match result {
+            Err(fault) => Next::End(fault),
+            Ok(()) if self.winding_up && self.has_passed_all_on() => Next::End(Fault::RecordLimit),
+            Ok(()) if !(self.up.ended && self.down.ended) => Next::Stay,
+            Ok(()) if self.backend_broken => Next::End(Fault::BackendReset),
+            Ok(()) => Next::Advance(()),
+        }
+    }
+
+    /// The last record to the peer, if one is due and can be sent.
+    pub(super) fn farewell(&mut self, fault: Fault, out: &mut Outbox) -> Ended {
+        // Under which key, and by whom, an alert would have to be sealed is open until the answer.
+        let is_between_keys =
+            self.down.sending && matches!(self.occupied_by, Occupant::Question | Occupant::KeyUpdate);
+        let Some(description) = fault.alert().filter(|_| !self.tx_is_lost && !is_between_keys) else {
+            return Ended::silently(fault);
+        };
+        if self.down.ended || self.occupied_by == Occupant::CloseNotify {
+            return Ended { fault: Some(fault), farewell: Farewell::Said };
+        }
+        let payload = control::alert_payload(description);
+        let mut buf = out.bufs.take();
+        let farewell = match &mut self.tx {
+            Transmitter::Kernel(_) => {
+                buf.extend(&payload);
+                Farewell::Record(buf)
+            }
+            Transmitter::Userspace(sealer) => match sealer.seal(RecordType::Alert, &payload, &mut buf) {
+                Ok(()) => Farewell::Bytes(buf),
+                Err(_) => {
+                    out.bufs.give(buf);
+                    Farewell::Silent
+                }
+            },
+        };
+        Ended { fault: Some(fault), farewell }
+    }
+
+    /// Gives what it holds back to the free list.
+    pub(super) fn release(self, out: &mut Outbox) {
+        if self.tx_left.is_some() {
+            handover::note(Direction::Tx, Carriage::Userspace, out);
+        }
+        if self.rx_left.is_some() {
+            handover::note(Direction::Rx, Carriage::Userspace, out);
+        }
+        for buf in [self.up.held, self.down.held, self.partial].into_iter().flatten() {
+            out.bufs.give(buf);
+        }
+    }
+
+    fn take(&mut self, event: Event, out: &mut Outbox) -> Result<(), Fault> {
+        match event {
+            Event::Connected => self.connected = true,
+            Event::Received { leg: Leg::Plain, buf, count } => {
+                self.down.receiving = false;
+                if count == 0 {
+                    out.bufs.give(buf);
+                    self.down.eof = true;
+                } else {
+                    self.down.held = Some(buf);
+                }
+            }
+            Event::Received { leg: Leg::Tls, buf, count } => return self.received(buf, count, out),
+            Event::Record { record_type, buf } => return self.record(record_type, buf, out),
+            Event::Sent { leg: Leg::Plain, buf } => {
+                out.bufs.give(buf);
+                self.up.sending = false;
+            }
+            Event::Sent { leg: Leg::Tls, buf } => {
+                out.bufs.give(buf);
+                return self.sent(out);
+            }
+            Event::Keyed { direction } => self.keyed(direction, out),
+            Event::Refused { direction, errno } => return self.keys_refused(direction, errno, out),
+            Event::Sequence { direction, sequence } => self.told_sequence(direction, sequence),
+            Event::Failed { leg: Leg::Plain, operation, errno } => {
+                return self.plain_failed(operation, errno, out);
+            }
+            Event::Failed { leg: Leg::Tls, operation, errno } => {
+                return self.tls_failed(operation, errno, out);
+            }
+            Event::Expired if self.connected => return Err(Fault::IdleTimeout),
+            Event::Expired => return Err(Fault::ConnectTimeout),
+            Event::Drain { .. } => {}
+            Event::Opened => return Err(Fault::Internal),
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, buf: Buf, count: usize, out: &mut Outbox) -> Result<(), Fault> {
+        self.up.receiving = false;
+        if count == 0 {
+            out.bufs.give(buf);
+            return self.client_finished(Fault::Truncated);
+        }
+        match &mut self.rx {
+            Receiver::Kernel(records) => {
+                // As many as there can be: none of them is empty.
+                records.add(count as u64);
+                self.up.held = Some(buf);
+                self.control_records_in_a_row = 0;
+                Ok(())
+            }
+            Receiver::Userspace(_) => self.open(buf, out),
+        }
+    }
+
+    /// The client will send no more and has not said so. After our close_notify that is how many end; before,
+    /// the stream may have been cut.
+    fn client_finished(&mut self, fault: Fault) -> Result<(), Fault> {
+        if self.down.ended {
+            self.up.eof = true;
+            return Ok(());
+        }
+        Err(fault)
+    }
+
+    fn sent(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        match std::mem::take(&mut self.occupied_by) {
+            Occupant::Data => self.down.sending = false,
+            Occupant::KeyUpdate => self.install_next_tx_key(out)?,
+            Occupant::CloseNotify => {
+                self.down.sending = false;
+                self.down.ended = true;
+                out.push(Action::ShutdownWrite { leg: Leg::Tls });
+            }
+            Occupant::Question => return Err(Fault::Internal),
+        }
+        Ok(())
+    }
+
+    fn plain_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
+        match operation {
+            Operation::Connect => Err(Fault::of_connect(errno)),
+            Operation::Receive => Err(Fault::BackendReset),
+            // It takes no more, but what it sent before may still be on the way: a server that answers early.
+            Operation::Send => {
+                self.backend_broken = true;
+                self.up.sending = false;
+                self.up.ended = true;
+                if let Some(buf) = self.up.held.take() {
+                    out.bufs.give(buf);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn tls_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
+        match (operation, &self.rx) {
+            (Operation::Receive, Receiver::Kernel(_)) => self.kernel_receive_failed(errno, out),
+            (Operation::Receive, Receiver::Userspace(_)) => {
+                self.up.receiving = false;
+                self.client_finished(Fault::ClientReset)
+            }
+            (Operation::Connect | Operation::Send, _) => Err(Fault::ClientReset),
+        }
+    }
+
+    /// A record that is not application data.
+    fn control(&mut self, record_type: RecordType, payload: &[u8], out: &mut Outbox) -> Result<(), Fault> {
+        self.control_records_in_a_row += 1;
+        let is_flood = self.control_records_in_a_row > MAX_CONTROL_RECORDS_IN_A_ROW;
+        let control = control::read(self.version, record_type, payload);
+        self.seen.add(control::kind(record_type, control));
+        match control? {
+            Control::CloseNotify => self.up.eof = true,
+            Control::KeyUpdate { requested } => {
+                // Java asks with every record that it has on the way, until it sees our answer.
+                self.control_records_in_a_row -= 1;
+                if !self.key_updates.spend(self.now) {
+                    return Err(Fault::KeyUpdateFlood);
+                }
+                self.pending.key_update |= requested;
+                self.rx_update_asked = false;
+                self.follow_key_update(out)?;
+            }
+            Control::Tickets => {
+                let rekey = self.rekey.as_mut().ok_or(Fault::UnexpectedRecord)?;
+                control::tickets(payload, |ticket| rekey.take_ticket(ticket).map_err(Fault::from))?;
+                if is_flood {
+                    return Err(Fault::UnexpectedRecord);
+                }
+            }
+            Control::Renegotiation if self.pending.renegotiation_refused => return Err(Fault::Renegotiation),
+            Control::Renegotiation => {
+                self.pending.no_renegotiation = true;
+                self.pending.renegotiation_refused = true;
+            }
+            Control::Ignore if is_flood => return Err(Fault::UnexpectedRecord),
+            Control::Ignore => {}
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        self.pump_up(out)?;
+        self.pump_down(out)
+    }
+
+    fn pump_up(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        if !self.connected {
+            return Ok(());
+        }
+        loop {
+            if !self.up.sending
+                && let Some(buf) = self.up.held.take()
+            {
+                self.up.sending = true;
+                out.push(Action::Send { leg: Leg::Plain, buf });
+            }
+            if self.up.is_at_its_end() {
+                self.up.ended = true;
+                out.push(Action::ShutdownWrite { leg: Leg::Plain });
+            }
+            if !self.up.wants_more() || self.asking_rx || !self.has_room_to_receive(out) {
+                return Ok(());
+            }
+            match self.partial.take() {
+                Some(buf) if userspace::starts_with_a_whole_record(&buf) => self.open(buf, out)?,
+                None if self.rx_left == Some(0) => {
+                    if self.offer_rx(out) {
+                        return Ok(());
+                    }
+                }
+                partial => {
+                    self.up.receiving = true;
+                    self.receive(partial, out);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, partial: Option<Buf>, out: &mut Outbox) {
+        match partial {
+            Some(mut buf) => {
+                buf.compact();
+                let is_aligning = self.rx_left == Some(0);
+                let max = if is_aligning { userspace::missing_bytes(&buf) } else { buf.spare_len() };
+                out.push(Action::ReceiveInto { leg: Leg::Tls, buf, max });
+            }
+            None => out.push(Action::Receive { leg: Leg::Tls, max: self.receivable_bytes() }),
+        }
+    }
+
+    fn pump_down(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        self.send_next(out)?;
+        if self.connected && self.down.wants_more() && !self.winding_up {
+            self.down.receiving = true;
+            out.push(Action::Receive { leg: Leg::Plain, max: PLAINTEXT_BYTES });
+        }
+        Ok(())
+    }
+
+    /// What goes to the peer next, if it can go now.
+    fn send_next(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        if self.down.sending || self.down.ended || (self.tx_left == Some(0) && self.offer_tx(out)) {
+            return Ok(());
+        }
+        if !self.asking_rx && (self.pending.key_update || self.pending.key_update_request) {
+            return self.send_key_update(out);
+        }
+        if std::mem::take(&mut self.pending.no_renegotiation) {
+            let payload = control::alert_payload(alert::NO_RENEGOTIATION);
+            return self.send_record(RecordType::Alert, &payload, Occupant::Data, out);
+        }
+        if self.down.held.is_some() {
+            match self.room_to_send(out) {
+                Room::Asked => return Ok(()),
+                Room::AfterKeyUpdate => return self.send_key_update(out),
+                Room::LastOnes => self.winding_up = true,
+                Room::Plenty => {}
+            }
+        }
+        if let Some(buf) = self.down.held.take() {
+            return self.send_data(buf, out);
+        }
+        if self.down.is_at_its_end() {
+            let payload = control::alert_payload(alert::CLOSE_NOTIFY);
+            return self.send_record(RecordType::Alert, &payload, Occupant::CloseNotify, out);
+        }
+        Ok(())
+    }
+
+    fn send_data(&mut self, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
+        match &mut self.tx {
+            Transmitter::Kernel(records) => {
+                records.add(kernel::records_of(buf.len()));
+                self.down.sending = true;
+                out.push(Action::Send { leg: Leg::Tls, buf });
+                Ok(())
+            }
+            Transmitter::Userspace(_) => self.seal_data(buf, out),
+        }
+    }
+
+    /// Sends a record other than application data.
+    fn send_record(
+        &mut self,
+        record_type: RecordType,
+        payload: &[u8],
+        occupant: Occupant,
+        out: &mut Outbox,
+    ) -> Result<(), Fault> {
+        let mut buf = out.bufs.take();
+        match &mut self.tx {
+            Transmitter::Kernel(records) => {
+                records.add(1);
+                buf.extend(payload);
+                out.push(Action::SendRecord { record_type: record_type.number(), buf });
+            }
+            Transmitter::Userspace(sealer) => {
+                if sealer.seal(record_type, payload, &mut buf).is_err() {
+                    out.bufs.give(buf);
+                    return Err(Fault::RecordLimit);
+                }
+                out.push(Action::Send { leg: Leg::Tls, buf });
+            }
+        }
+        self.down.sending = true;
+        self.occupied_by = occupant;
+        Ok(())
+    }
+}

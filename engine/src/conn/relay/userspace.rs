@@ -1,0 +1,95 @@
+//! What is particular to a direction whose records userspace carries.
+
+use super::Relay;
+use crate::buf::Buf;
+use crate::conn::action::{Action, Outbox};
+use crate::conn::carrier::{Receiver, Transmitter};
+use crate::conn::event::Leg;
+use crate::conn::fault::Fault;
+use crate::tls::cipher::OpenError;
+use crate::tls::record::{self, Header, RecordType};
+
+impl Relay {
+    /// Opens the whole records in `sealed`; what is left of it waits for the rest.
+    pub(super) fn open(&mut self, mut sealed: Buf, out: &mut Outbox) -> Result<(), Fault> {
+        let mut opened = out.bufs.take();
+        let result = self.open_records(&mut sealed, &mut opened, out);
+        if sealed.is_empty() || result.is_err() {
+            out.bufs.give(sealed);
+        } else {
+            self.partial = Some(sealed);
+        }
+        if opened.is_empty() {
+            out.bufs.give(opened);
+        } else {
+            // What was opened before a fault is dropped with the connection: the plain leg is reset.
+            self.up.held = Some(opened);
+        }
+        result
+    }
+
+    fn open_records(&mut self, sealed: &mut Buf, opened: &mut Buf, out: &mut Outbox) -> Result<(), Fault> {
+        while !self.up.eof
+            && let Some(header) = Header::read(sealed.filled())?
+        {
+            let Some(record) = sealed.filled().get(..header.record_bytes()) else { break };
+            let Receiver::Userspace(opener) = &mut self.rx else { return Err(Fault::Internal) };
+            if opener.keys().sequence() >= self.record_limit {
+                self.winding_up = true;
+                break;
+            }
+            let before = opened.len();
+            let record_type = opener.open(header, record, opened)?;
+            sealed.consume(header.record_bytes());
+            if record_type == RecordType::ApplicationData {
+                Self::carried_in_userspace(&mut self.rx_left, opened.len() - before);
+                self.control_records_in_a_row =
+                    if opened.len() > before { 0 } else { self.count_empty_record()? };
+                continue;
+            }
+            // Out of the way of the data, and seldom enough for an allocation.
+            let payload = opened.filled()[before..].to_vec();
+            opened.truncate(before);
+            self.control(record_type, &payload, out)?;
+        }
+        if self.up.eof {
+            // Whatever follows a close_notify is ignored (RFC 8446 §6.1).
+            sealed.clear();
+        }
+        Ok(())
+    }
+
+    /// Empty records of application data are allowed, but not a stream of nothing else.
+    fn count_empty_record(&self) -> Result<u32, OpenError> {
+        let count = self.control_records_in_a_row + 1;
+        if count > super::MAX_CONTROL_RECORDS_IN_A_ROW { Err(OpenError::UnexpectedType) } else { Ok(count) }
+    }
+
+    /// Seals what came from the plain leg and sends it, all records at once.
+    pub(super) fn seal_data(&mut self, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
+        let Transmitter::Userspace(sealer) = &mut self.tx else { return Err(Fault::Internal) };
+        let mut sealed = out.bufs.take();
+        let result = sealer.seal(RecordType::ApplicationData, buf.filled(), &mut sealed);
+        Self::carried_in_userspace(&mut self.tx_left, buf.len());
+        out.bufs.give(buf);
+        if result.is_err() {
+            out.bufs.give(sealed);
+            return Err(Fault::Internal);
+        }
+        self.down.sending = true;
+        out.push(Action::Send { leg: Leg::Tls, buf: sealed });
+        Ok(())
+    }
+}
+
+/// The bytes to the end of the record at the front, or of its header if that is not whole; at least one. The
+/// front was looked at before: it is no malformed one.
+pub(super) fn missing_bytes(sealed: &Buf) -> usize {
+    record::missing_bytes(sealed.filled()).unwrap_or(0).max(1)
+}
+
+/// Whether there is something to open, or to refuse, without a further byte.
+pub(super) fn starts_with_a_whole_record(sealed: &Buf) -> bool {
+    Header::read(sealed.filled())
+        .map_or(true, |header| header.is_some_and(|it| it.record_bytes() <= sealed.len()))
+}

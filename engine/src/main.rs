@@ -1,0 +1,290 @@
+//! The `offramp` command: arguments in, exit code out.
+//!
+//! Exit codes: 0 all went well, 1 the configuration or the start failed, 2 the command line makes no sense.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+mod command;
+
+use command::ticket_key::TicketKeyTask;
+use offramp::config::{Config, ConfigError, Key, Raw, file};
+use offramp::supervisor;
+use offramp::sys::probe::{Check, Host, Verdict};
+use offramp::tls::ticket_keys::KeyRing;
+use offramp::tls::{Terms, conformance};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// TLS termination: handshake in userspace with rustls, records in kernel TLS, bytes on io_uring.
+#[derive(Parser)]
+#[command(name = "offramp", version, max_term_width = 110)]
+struct Command {
+    /// What is written to stderr: error, warn, info, debug or trace, and everything more severe
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log_level: LevelFilter,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Accept TLS connections and pass what is in them on to the backend, until SIGTERM or SIGINT
+    Serve(Box<Serve>),
+    /// Check a configuration file and what it names, without starting
+    Check {
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// The ticket keys that several hosts share
+    #[command(subcommand)]
+    TicketKey(TicketKeyTask),
+    /// What the 3GPP TLS profile asks for, clause by clause, and what Offramp does
+    Conformance {
+        /// A JSON array of rows instead of Markdown
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find out, by trying, what this host can do and what would make it do more
+    Probe {
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Flags win over the file. What is allowed for each stands in offramp.example.toml.
+#[derive(Args)]
+struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where TLS connections are accepted; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Where the decrypted bytes go
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    backend: Option<String>,
+    /// TLS comes in, or TLS goes out to the backend [default: terminate]
+    #[arg(long, value_name = "terminate|originate")]
+    mode: Option<String>,
+    /// With originate: the name that the server's certificate must have
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// With originate: the authorities that vouch for it, unless --fingerprints does
+    #[arg(long, value_name = "PEM")]
+    server_ca: Option<String>,
+    /// A certificate chain; repeat with --key, paired in order
+    #[arg(long, value_name = "PEM")]
+    cert: Vec<PathBuf>,
+    /// The private key of the certificate in the same place
+    #[arg(long, value_name = "PEM")]
+    key: Vec<PathBuf>,
+    /// Worker threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Whether the kernel carries the records [default: auto]
+    #[arg(long, value_name = "auto|always|never|after-bytes(N)")]
+    offload: Option<String>,
+    /// Which directions it may carry [default: both]
+    #[arg(long, value_name = "both|tx|rx")]
+    offload_directions: Option<String>,
+    /// Who carries TLS 1.3 where the kernel cannot replace keys [default: offload]
+    #[arg(long, value_name = "offload|userspace")]
+    keyupdate: Option<String>,
+    /// Records that one key may protect [default: what the cipher allows]
+    #[arg(long, value_name = "N")]
+    record_limit: Option<String>,
+    /// Session tickets [default: on]
+    #[arg(long, value_name = "on|off")]
+    tickets: Option<String>,
+    /// The ticket keys that several hosts share [default: keys of this process alone]
+    #[arg(long, value_name = "FILE")]
+    ticket_keys: Option<String>,
+    /// From the first full handshake until a session is resumed no more [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    session_lifetime: Option<String>,
+    /// Whether clients are asked for a certificate [default: none]
+    #[arg(long, value_name = "none|request|require")]
+    client_auth: Option<String>,
+    /// The authorities that vouch for it
+    #[arg(long, value_name = "PEM")]
+    client_ca: Option<String>,
+    /// Or its fingerprints as SDP writes them, with commas between
+    #[arg(long, value_name = "HASH AA:BB:…")]
+    fingerprints: Option<String>,
+    /// Application protocols, with commas between [default: none is negotiated]
+    #[arg(long, value_name = "NAME,…")]
+    alpn: Option<String>,
+    /// What becomes of a client that asks for a name that no certificate has [default: first]
+    #[arg(long, value_name = "first|refuse")]
+    unknown_name: Option<String>,
+    /// Where /metrics and /healthz are served [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<String>,
+    /// Connections open at once [default: 10000]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<String>,
+    /// From accept until the handshake is complete [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    handshake_timeout: Option<String>,
+    /// Until the backend has taken the connection [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    connect_timeout: Option<String>,
+    /// From the last byte in either direction [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<String>,
+    /// From our last byte until the peer has closed too [default: 2s]
+    #[arg(long, value_name = "TIME")]
+    linger_timeout: Option<String>,
+    /// From SIGTERM until what is still open is ended [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(command.log_level)
+        .with_target(false)
+        .init();
+    match command.task {
+        Task::Serve(serve) => match serve.checked() {
+            Ok(config) => supervisor::run(config, move || serve.checked()),
+            Err(error) => refuse(&error),
+        },
+        Task::Check { config } => check(&config),
+        Task::TicketKey(task) => match task.run() {
+            Ok(text) => print(&text),
+            Err(error) => refuse(&error),
+        },
+        Task::Conformance { json: false } => print(&conformance::markdown()),
+        Task::Conformance { json: true } => print_json(&conformance::rows()),
+        Task::Probe { json } => probe(json),
+    }
+}
+
+impl Serve {
+    /// As often as it is asked: the file may have changed.
+    fn checked(&self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map_or_else(|| Ok(Raw::default()), file::read)?;
+        let mut flags = Raw::default();
+        let values = [
+            (Key::Listen, &self.listen),
+            (Key::Backend, &self.backend),
+            (Key::Mode, &self.mode),
+            (Key::ServerName, &self.server_name),
+            (Key::ServerCa, &self.server_ca),
+            (Key::Workers, &self.workers),
+            (Key::Offload, &self.offload),
+            (Key::OffloadDirections, &self.offload_directions),
+            (Key::KeyUpdate, &self.keyupdate),
+            (Key::RecordLimit, &self.record_limit),
+            (Key::Tickets, &self.tickets),
+            (Key::TicketKeys, &self.ticket_keys),
+            (Key::SessionLifetime, &self.session_lifetime),
+            (Key::ClientAuth, &self.client_auth),
+            (Key::ClientCa, &self.client_ca),
+            (Key::Fingerprints, &self.fingerprints),
+            (Key::Alpn, &self.alpn),
+            (Key::UnknownName, &self.unknown_name),
+            (Key::Admin, &self.admin),
+            (Key::MaxConnections, &self.max_connections),
+            (Key::Handshake, &self.handshake_timeout),
+            (Key::Connect, &self.connect_timeout),
+            (Key::Idle, &self.idle_timeout),
+            (Key::Linger, &self.linger_timeout),
+            (Key::Drain, &self.drain_timeout),
+        ];
+        for (key, value) in values {
+            flags.give_flag(key, value.clone());
+        }
+        flags.give_identities(&self.cert, &self.key)?;
+        file.overridden_by(flags).check()
+    }
+}
+
+fn check(path: &std::path::Path) -> ExitCode {
+    let config = match file::read(path).and_then(Raw::check) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    if let Some(Err(error)) = config.ticket_keys.as_deref().map(KeyRing::read) {
+        return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
+    }
+    for listener in &config.listeners {
+        if let Err(error) = Terms::load(listener, None) {
+            return refuse(&format_args!("{}: identity: {error}", path.display()));
+        }
+    }
+    let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();
+    let listeners = match config.listeners.len() {
+        1 => String::new(),
+        count => format!("{count} listeners, "),
+    };
+    let plural = if identities == 1 { "y" } else { "ies" };
+    print(&format!("offramp check: {} is good: {listeners}{identities} identit{plural}\n", path.display()))
+}
+
+fn probe(json: bool) -> ExitCode {
+    let host = Host::probe();
+    if !json {
+        return print(&table(&host));
+    }
+    print_json(&host)
+}
+
+fn print_json(value: &impl serde::Serialize) -> ExitCode {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn table(host: &Host) -> String {
+    let width = host.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut text = format!("kernel {}\n", host.kernel);
+    let mut group = "";
+    for check in &host.checks {
+        if check.group != group {
+            group = check.group;
+            text.push_str(&format!("\n{group}\n"));
+        }
+        text.push_str(&line(check, width));
+    }
+    text
+}
+
+fn line(check: &Check, width: usize) -> String {
+    let verdict = match check.verdict {
+        Verdict::Ok => "ok",
+        Verdict::Degraded => "degraded",
+        Verdict::Missing => "MISSING",
+        Verdict::Untried => "untried",
+    };
+    let remedy = check.remedy.as_ref().map_or_else(String::new, |remedy| format!("; try: {remedy}"));
+    let line = format!("  {:width$}  {verdict:8}  {}{remedy}", check.name, check.detail);
+    format!("{}\n", line.trim_end())
+}
+
+/// A reader that went away early (`| head`) is no failure of ours.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => refuse(&error),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("offramp: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,129 @@
+//! What the connection asks for, held against its contract; and how a world is left.
+
+use std::collections::HashSet;
+
+use super::plan::{Backend, Outcome};
+use super::wire::explicit_nonces;
+use super::world::{Want, World};
+use crate::conn::action::{Action, Report};
+use crate::conn::event::{Event, Leg};
+use crate::tls::secrets::Direction;
+
+impl World {
+    pub(super) fn apply(&mut self, action: Action) {
+        let asked = &mut self.asked;
+        let on_plain = |released: bool| assert!(!released, "an operation on a leg that was released");
+        match action {
+            Action::Connect { leg } => {
+                assert_eq!(leg, Leg::Plain, "the world's connections are accepted with TLS");
+                asked.connect = true;
+            }
+            Action::Receive { leg: Leg::Plain, max } => {
+                on_plain(asked.plain_released);
+                assert!(asked.plain_receive.replace(max).is_none(), "two receives on the plain leg");
+            }
+            Action::Receive { leg: Leg::Tls, max } => {
+                assert!(asked.tls_receive.replace(Want::Any(max)).is_none(), "two receives on the TLS leg");
+            }
+            Action::ReceiveInto { leg, buf, max } => {
+                assert_eq!(leg, Leg::Tls, "only records have a front that waits");
+                assert!(max > 0 && max <= buf.spare_len(), "room for {max} bytes");
+                assert!(
+                    asked.tls_receive.replace(Want::Into(buf, max)).is_none(),
+                    "two receives on the TLS leg"
+                );
+            }
+            Action::ReceiveRecord { buf } => {
+                assert!(
+                    asked.tls_receive.replace(Want::Record(buf)).is_none(),
+                    "two receives on the TLS leg"
+                );
+            }
+            Action::Send { leg: Leg::Plain, buf } => {
+                on_plain(asked.plain_released);
+                assert!(asked.plain_send.replace(buf).is_none(), "two sends on the plain leg");
+            }
+            Action::Send { leg: Leg::Tls, buf } => {
+                assert!(!asked.tls_finished, "a send after FIN");
+                assert!(asked.tls_send.replace((buf, None)).is_none(), "two sends on the TLS leg");
+            }
+            Action::SendRecord { record_type, buf } => {
+                assert!(!asked.tls_finished, "a send after FIN");
+                assert!(
+                    asked.tls_send.replace((buf, Some(record_type))).is_none(),
+                    "two sends on the TLS leg"
+                );
+            }
+            Action::InstallKeys { direction, keys } => {
+                match direction {
+                    Direction::Tx => assert!(asked.tls_send.is_none(), "keys change under a send"),
+                    Direction::Rx => assert!(asked.tls_receive.is_none(), "keys change under a receive"),
+                }
+                self.events.push_back(match self.kernel.install(direction, &keys) {
+                    Ok(()) => Event::Keyed { direction },
+                    Err(errno) => Event::Refused { direction, errno },
+                });
+            }
+            Action::ReadSequence { direction } => {
+                let sequence = self.kernel.sequence(direction);
+                self.events.push_back(Event::Sequence { direction, sequence });
+            }
+            Action::ShutdownWrite { leg: Leg::Plain } => {
+                self.backend_saw_end = true;
+                self.backend_ends |= matches!(self.plan.backend, Backend::Echo | Backend::Greets(_));
+            }
+            Action::ShutdownWrite { leg: Leg::Tls } => asked.tls_finished = true,
+            Action::Release { leg, reset } => self.release(leg, reset),
+            Action::Note(milestone) => self.notes.push(milestone),
+            Action::Close(report) => self.report = Some(report),
+        }
+    }
+
+    pub(super) fn release(&mut self, leg: Leg, reset: bool) {
+        assert_eq!(leg, Leg::Plain, "the TLS leg is closed with the connection");
+        self.backend_was_reset = reset;
+        self.asked.plain_released = true;
+        self.asked.connect = false;
+        self.asked.plain_receive = None;
+        if let Some(buf) = self.asked.plain_send.take() {
+            self.out.bufs.give(buf);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, want: Want) {
+        if let Want::Into(buf, _) | Want::Record(buf) = want {
+            self.out.bufs.give(buf);
+        }
+    }
+
+    /// What is under way is cancelled, as the worker does; then nothing may be missing.
+    pub(super) fn settle(mut self, steps: usize) -> Outcome {
+        self.release(Leg::Plain, self.backend_was_reset);
+        if let Some(want) = self.asked.tls_receive.take() {
+            self.give_back(want);
+        }
+        if let Some((buf, _)) = self.asked.tls_send.take() {
+            self.out.bufs.give(buf);
+        }
+        assert_eq!(self.out.bufs.lent(), 0, "seed {}: buffers were not given back", self.plan.seed);
+        assert!(self.conn.is_closed() && self.conn.deadline().is_none());
+        if !self.client_reset {
+            let rest: Vec<u8> = self.to_client.drain(..).collect();
+            self.client.read(&rest);
+        }
+        let nonces = explicit_nonces(&self.server_wire);
+        let distinct: HashSet<_> = nonces.iter().collect();
+        assert_eq!(distinct.len(), nonces.len(), "seed {}: a nonce is repeated", self.plan.seed);
+        let report = self.report.unwrap_or(Report { fault: None });
+        Outcome {
+            report,
+            notes: self.notes,
+            to_backend: self.to_backend,
+            backend_saw_end: self.backend_saw_end,
+            backend_was_reset: self.backend_was_reset,
+            client: self.client,
+            server_wire: self.server_wire,
+            steps,
+        }
+    }
+}

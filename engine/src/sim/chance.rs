@@ -1,0 +1,118 @@
+//! A world in which everything is left to chance: what the fuzzer and the seeds of the tests go through.
+
+use std::time::Instant;
+
+use super::client::Script;
+use super::dice::Dice;
+use super::hostile::Say;
+use super::kernel::{Generation, Habits};
+use super::lab::{SUITES, bytes, client, rules};
+use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::world::World;
+use crate::conn::carrier::{Offer, Suites};
+use crate::conn::fault::Fault;
+
+const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
+const MISHAPS: [Mishap; 6] = [
+    Mishap::ClientReset,
+    Mishap::ClientFin,
+    Mishap::BackendReset,
+    Mishap::FlippedBit,
+    Mishap::Drain,
+    Mishap::NoMoreOffload,
+];
+
+/// Runs the world that the bytes choose: the first few its beginning, the rest all that happens in it. It
+/// panics if the connection breaks its contract; what must hold in every world is asserted.
+///
+/// # Panics
+/// If it does not hold.
+pub fn world_of_chance(choices: &[u8]) {
+    let (beginning, rest) = choices.split_at(choices.len().min(32));
+    let mut dice = Dice::bytes(beginning);
+    let suite = SUITES[dice.below(SUITES.len())];
+    let habits = habits(&mut dice);
+    let offer = Offer {
+        tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
+        rx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
+        after_bytes: [0, 0, 1, 20_000][dice.below(4)],
+        rekeys: habits.generation == Generation::Rekeying,
+    };
+    let sends = bytes(dice.below(50_000), 1);
+    let mut plan = Plan::new(0, sends.clone());
+    plan.dice = Some(rest.to_vec());
+    plan.habits = habits;
+    plan.script = script(&mut dice, sends);
+    plan.backend = backend(&mut dice);
+    plan.cut = dice.below(600);
+    plan.mishap = (dice.below(2) > 0).then(|| (1 + dice.below(300), MISHAPS[dice.below(MISHAPS.len())]));
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
+    let beginning = Instant::now();
+    let mut rules = rules(offer);
+    rules.record_limit = 1024;
+    let outcome = World::new(plan.clone(), rules, client(suite), beginning).run();
+    judge(&plan, &outcome);
+}
+
+fn habits(dice: &mut Dice) -> Habits {
+    let mut refusal = || (dice.below(8) == 0).then(|| ERRNOS[dice.below(ERRNOS.len())]);
+    let (refuse_tx, refuse_rx) = (refusal(), refusal());
+    let generation = Generation::ALL[dice.below(Generation::ALL.len())];
+    Habits { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0 }
+}
+
+fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
+    let (sends_at_once, closes_first) = (dice.below(2) > 0, dice.below(4) > 0);
+    let key_updates = [0, 0, 1, 40][dice.below(4)];
+    let mut says = Vec::new();
+    if dice.below(4) == 0 {
+        for _ in 0..dice.below(40) {
+            says.push(match dice.below(6) {
+                0 => Say::KeyUpdate { requested: dice.below(2) > 0 },
+                1 => Say::record(dice.below(256) as u8, &sends[..dice.below(20).min(sends.len())]),
+                2 => Say::Raw(sends[..dice.below(9).min(sends.len())].to_vec()),
+                3 => Say::Record { record_type: 23, payload: Vec::new(), padding: dice.below(300) },
+                _ => Say::data(&sends[..dice.below(16_385).min(sends.len())]),
+            });
+        }
+    }
+    Script { sends, sends_at_once, key_updates, closes_first, says }
+}
+
+fn backend(dice: &mut Dice) -> Backend {
+    match dice.below(8) {
+        0 => Backend::Greets(bytes(dice.below(5000), 2)),
+        1 => Backend::AnswersAndCloses(bytes(dice.below(50_000), 3)),
+        2 => Backend::Refuses(libc::ECONNREFUSED),
+        3 => Backend::ResetsAfter(1 + dice.below(30_000)),
+        4 => Backend::Silent,
+        _ => Backend::Echo,
+    }
+}
+
+/// What must hold whatever happened: no byte is invented, exchanged or told twice, and an orderly end stands
+/// for a whole stream.
+fn judge(plan: &Plan, outcome: &Outcome) {
+    let fault = outcome.report.fault;
+    assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
+    let flipped = matches!(plan.mishap, Some((_, Mishap::FlippedBit)));
+    if plan.script.says.is_empty() {
+        assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
+        if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
+            let early = matches!(plan.backend, Backend::AnswersAndCloses(_));
+            let whole = outcome.to_backend == plan.script.sends;
+            assert!(whole || early && !plan.script.closes_first, "an end that came too soon");
+        }
+        assert!(outcome.client.error.is_none() || fault.is_some() || flipped, "{:?}", outcome.client.error);
+    }
+    let answer: Vec<u8> = match &plan.backend {
+        Backend::Echo => outcome.to_backend.clone(),
+        Backend::Greets(greeting) => [greeting, &outcome.to_backend[..]].concat(),
+        Backend::AnswersAndCloses(answer) => answer.clone(),
+        Backend::Refuses(_) | Backend::ResetsAfter(_) | Backend::Silent => Vec::new(),
+    };
+    assert!(answer.starts_with(&outcome.client.received), "the client got what was not sent");
+    if outcome.client.saw_close && fault.is_none() && plan.script.says.is_empty() {
+        assert_eq!(outcome.client.received, answer, "a close_notify that came too soon");
+    }
+}

@@ -1,0 +1,221 @@
+//! The peer of the world: a rustls client, driven by bytes; hostile after the handshake if it is told to be.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+
+use super::hostile::{Hostile, Say, Secrets, talkative};
+
+const ALERT: u8 = 21;
+const APPLICATION_DATA: u8 = 23;
+
+/// What the client does once the handshake is complete.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// What it sends.
+    pub sends: Vec<u8>,
+    /// Whether its first data shares a flight with its Finished.
+    pub sends_at_once: bool,
+    /// How many KeyUpdates it sends, spread over its data (TLS 1.3).
+    pub key_updates: usize,
+    /// Whether it sends close_notify behind its data; otherwise it does so when it has read the peer's.
+    pub closes_first: bool,
+    /// What it says instead of all that, if anything, in records of its own.
+    pub says: Vec<Say>,
+}
+
+/// A client in progress.
+#[derive(Debug)]
+pub struct Client {
+    tls: Option<ClientConnection>,
+    hostile: Option<Hostile>,
+    secrets: Option<Arc<Secrets>>,
+    kind: Option<HandshakeKind>,
+    script: Script,
+    sent: usize,
+    key_updates: usize,
+    said_close: bool,
+    /// The front of a record.
+    partial: Vec<u8>,
+    /// What it received.
+    pub received: Vec<u8>,
+    /// It has read the server's close_notify.
+    pub saw_close: bool,
+    /// What its TLS implementation objected to.
+    pub error: Option<rustls::Error>,
+    /// Records other than application data that a hostile client has read.
+    pub heard: Vec<(u8, Vec<u8>)>,
+}
+
+impl Client {
+    /// A client of `localhost` under `config`.
+    ///
+    /// # Panics
+    /// If rustls refuses the configuration.
+    #[must_use]
+    pub fn new(config: Arc<ClientConfig>, script: Script) -> Self {
+        let name = ServerName::try_from("localhost").expect("a DNS name");
+        let (config, secrets) = if script.says.is_empty() {
+            (config, None)
+        } else {
+            let (config, secrets) = talkative(&config);
+            (Arc::new(config), Some(secrets))
+        };
+        let tls = ClientConnection::new(config, name).expect("a valid configuration");
+        Self {
+            tls: Some(tls),
+            hostile: None,
+            secrets,
+            kind: None,
+            script,
+            sent: 0,
+            key_updates: 0,
+            said_close: false,
+            partial: Vec::new(),
+            received: Vec::new(),
+            saw_close: false,
+            error: None,
+            heard: Vec::new(),
+        }
+    }
+
+    /// Full or resumed, once known.
+    #[must_use]
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.kind
+    }
+
+    /// The description of the last alert that a hostile client has read.
+    #[must_use]
+    pub fn alert(&self) -> Option<u8> {
+        self.heard.iter().rev().find(|(kind, _)| *kind == ALERT).and_then(|(_, alert)| alert.get(1).copied())
+    }
+
+    /// Takes bytes from the wire, and reads the whole records among them.
+    pub fn read(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
+        while let Some(header) = self.partial.first_chunk::<5>() {
+            let record_bytes = 5 + usize::from(u16::from_be_bytes([header[3], header[4]]));
+            if self.partial.len() < record_bytes {
+                return;
+            }
+            let record: Vec<u8> = self.partial.drain(..record_bytes).collect();
+            self.read_record(&record);
+        }
+    }
+
+    fn read_record(&mut self, mut record: &[u8]) {
+        if let Some(hostile) = &mut self.hostile {
+            match hostile.hear(record) {
+                None => self.error = Some(rustls::Error::DecryptError),
+                Some((APPLICATION_DATA, payload)) => self.received.extend(payload),
+                Some(other) => {
+                    self.saw_close |= other.0 == ALERT && other.1.get(1) == Some(&0);
+                    self.heard.push(other);
+                }
+            }
+            return;
+        }
+        let Some(tls) = &mut self.tls else { return };
+        while !record.is_empty() && self.error.is_none() {
+            if tls.read_tls(&mut record).is_err() {
+                return;
+            }
+            match tls.process_new_packets() {
+                Err(error) => self.error = Some(error),
+                Ok(state) => {
+                    let mut chunk = vec![0; state.plaintext_bytes_to_read()];
+                    if tls.reader().read_exact(&mut chunk).is_ok() {
+                        self.received.extend(chunk);
+                    }
+                    self.saw_close |= state.peer_has_closed();
+                }
+            }
+        }
+        self.kind = self.kind.or(tls.handshake_kind());
+    }
+
+    /// Puts what it has to say on the wire; at most `most` bytes of its data.
+    pub fn write(&mut self, most: usize, wire: &mut VecDeque<u8>) {
+        let is_sociable = self.script.says.is_empty();
+        let may_speak = self.may_speak();
+        if let Some(tls) = &mut self.tls {
+            let may_join_the_flight = self.script.sends_at_once || !tls.wants_write();
+            if may_speak && is_sociable && may_join_the_flight && !self.said_close {
+                self.say(most);
+            }
+        }
+        let mut bytes = Vec::new();
+        if let Some(tls) = &mut self.tls {
+            while tls.wants_write() {
+                if tls.write_tls(&mut bytes).is_err() {
+                    break;
+                }
+            }
+        }
+        if may_speak && !is_sociable {
+            self.speak_out(most, &mut bytes);
+        }
+        wire.extend(bytes);
+    }
+
+    /// Whether it has said all that it will say.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.said_close && !self.wants_write()
+    }
+
+    /// Whether it would say something now.
+    #[must_use]
+    pub fn has_something_to_say(&self) -> bool {
+        if !self.script.says.is_empty() {
+            return self.wants_write() || self.may_speak() && self.sent < self.script.says.len();
+        }
+        let has_data = self.sent < self.script.sends.len();
+        let has_close = !self.said_close && (self.script.closes_first || self.saw_close);
+        self.wants_write() || self.may_speak() && (has_data || has_close)
+    }
+
+    fn wants_write(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    fn may_speak(&self) -> bool {
+        self.error.is_none() && !self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    fn say(&mut self, most: usize) {
+        let Some(tls) = &mut self.tls else { return };
+        let rest = &self.script.sends[self.sent..];
+        let count = rest.len().min(most);
+        if count > 0 && tls.writer().write_all(&rest[..count]).is_ok() {
+            self.sent += count;
+        }
+        let due = self.script.key_updates * self.sent / self.script.sends.len().max(1);
+        while self.key_updates < due && tls.refresh_traffic_keys().is_ok() {
+            self.key_updates += 1;
+        }
+        let is_done = self.sent == self.script.sends.len();
+        if is_done && !self.said_close && (self.script.closes_first || self.saw_close) {
+            tls.send_close_notify();
+            self.said_close = true;
+        }
+    }
+
+    /// The hostile client's next records: all of them at once, or as many as the dice say.
+    fn speak_out(&mut self, most: usize, bytes: &mut Vec<u8>) {
+        if let (Some(tls), Some(secrets)) = (self.tls.take(), &self.secrets) {
+            self.hostile = Some(Hostile::take_over(tls, secrets));
+        }
+        let Some(hostile) = &mut self.hostile else { return };
+        let count = if self.script.sends_at_once { usize::MAX } else { 1 + most % 8 };
+        for say in self.script.says.iter().skip(self.sent).take(count) {
+            bytes.extend(hostile.say(say));
+            self.sent += 1;
+        }
+        self.said_close = self.sent == self.script.says.len();
+    }
+}

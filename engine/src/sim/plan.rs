@@ -1,0 +1,89 @@
+//! How a world begins, and how it ended.
+
+use super::client::{Client, Script};
+use super::kernel::Habits;
+use crate::conn::action::{Milestone, Report};
+
+/// What the backend does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Sends back what it gets, and its end after the client's.
+    Echo,
+    /// Sends this at once, then as `Echo`.
+    Greets(Vec<u8>),
+    /// Sends this and its end at once, whatever it gets.
+    AnswersAndCloses(Vec<u8>),
+    /// Refuses the connection with this errno.
+    Refuses(i32),
+    /// Resets the connection when it has got this many bytes.
+    ResetsAfter(usize),
+    /// Takes connections and bytes and says nothing, ever.
+    Silent,
+}
+
+/// Something that befalls the world at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// The client resets the connection.
+    ClientReset,
+    /// The client's FIN comes without close_notify.
+    ClientFin,
+    /// Every operation on the plain leg fails from here on.
+    BackendReset,
+    /// A bit of what the client sent is flipped.
+    FlippedBit,
+    /// The engine is told to drain.
+    Drain,
+    /// The kill switch of the offload is thrown.
+    NoMoreOffload,
+}
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The dice.
+    pub seed: u64,
+    /// What is thrown instead, if anything.
+    pub dice: Option<Vec<u8>>,
+    /// The client's part.
+    pub script: Script,
+    /// The backend's part.
+    pub backend: Backend,
+    /// The kernel's part.
+    pub habits: Habits,
+    /// Most bytes of the client's that one receive gets; 0 leaves it to the dice.
+    pub cut: usize,
+    /// What befalls it, at which step.
+    pub mishap: Option<(usize, Mishap)>,
+}
+
+impl Plan {
+    /// A client that sends `sends` and closes, a backend that echoes, a kernel that takes everything.
+    #[must_use]
+    pub fn new(seed: u64, sends: Vec<u8>) -> Self {
+        let script = Script { sends, closes_first: true, ..Script::default() };
+        let (backend, habits) = (Backend::Echo, Habits::default());
+        Self { seed, dice: None, script, backend, habits, cut: 0, mishap: None }
+    }
+}
+
+/// How a world ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the connection reported.
+    pub report: Report,
+    /// What it noted on the way.
+    pub notes: Vec<Milestone>,
+    /// What the backend got.
+    pub to_backend: Vec<u8>,
+    /// Whether the backend read an orderly end.
+    pub backend_saw_end: bool,
+    /// Whether the backend was reset.
+    pub backend_was_reset: bool,
+    /// The client.
+    pub client: Client,
+    /// Everything that the server put on the wire.
+    pub server_wire: Vec<u8>,
+    /// Steps taken.
+    pub steps: usize,
+}

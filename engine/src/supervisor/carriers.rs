@@ -1,0 +1,229 @@
+//! Who will carry the records: what the policy asks for and what the kernel was found to do.
+
+use std::fmt;
+
+use super::StartError;
+use crate::config::{KeyUpdatePolicy, OffloadPolicy, OffloadRules};
+use crate::sys::ktls::{Cipher, CipherSet};
+use crate::sys::probe::{Ktls, Refusal, Rekey};
+use crate::worker::Offer;
+
+/// Bytes after which `auto` gives the kernel what goes to the peer. The hand-over costs a connection one to
+/// two in a hundred of its instructions (`bench/results`, kernel records): short ones are spared it.
+const AUTO_AFTER_BYTES: u64 = 64 * 1024;
+
+/// Who will carry the records of connections whose cipher allows it, per direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carriers {
+    /// From the plain leg to the TLS leg.
+    pub tx: Carriage,
+    /// From the TLS leg to the plain leg.
+    pub rx: Carriage,
+    /// Bytes of plaintext that a direction carries in userspace first.
+    after_bytes: u64,
+    /// The kernel takes the key that follows a KeyUpdate.
+    rekeys: bool,
+}
+
+/// Who will carry the records of one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// The kernel, with these ciphers.
+    Kernel(CipherSet),
+    /// Userspace, for this reason.
+    Userspace(String),
+}
+
+impl Carriers {
+    /// What the kernel may be asked for under `rules`, of what was `found` that it can do.
+    pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
+        if rules.policy == OffloadPolicy::Never {
+            let userspace = Carriage::Userspace("offload = never".to_owned());
+            return Ok(Self { tx: userspace.clone(), rx: userspace, after_bytes: 0, rekeys: false });
+        }
+        let (wants_tx, wants_rx) = (rules.directions.has_tx(), rules.directions.has_rx());
+        if rules.policy == OffloadPolicy::Always && wants_tx {
+            require(("tx", found.tx), found.tx_reason.as_ref())?;
+        }
+        if rules.policy == OffloadPolicy::Always && wants_rx {
+            require(("rx", found.rx), found.rx_reason.as_ref())?;
+        }
+        let rekeys = found.rekey == Rekey::Supported;
+        let without_13 = rules.key_update == KeyUpdatePolicy::Userspace && !rekeys;
+        let is_auto = rules.policy == OffloadPolicy::Auto;
+        let carriage = |set: CipherSet, reason: Option<&Refusal>, wanted: bool| match (wanted, without_13) {
+            (false, _) => Carriage::Userspace("offload_directions".to_owned()),
+            (true, false) => Carriage::found(set, reason),
+            (true, true) => Carriage::found(set, reason).without_13(),
+        };
+        let after_bytes = match rules.policy {
+            OffloadPolicy::AfterBytes(bytes) => bytes,
+            OffloadPolicy::Auto => AUTO_AFTER_BYTES,
+            OffloadPolicy::Always | OffloadPolicy::Never => 0,
+        };
+        let mut rx = carriage(found.rx, found.rx_reason.as_ref(), wants_rx);
+        if is_auto && matches!(rx, Carriage::Kernel(_)) {
+            rx = Carriage::Userspace("offload = auto: it costs less there".to_owned());
+        }
+        let tx = carriage(found.tx, found.tx_reason.as_ref(), wants_tx);
+        Ok(Self { tx, rx, after_bytes, rekeys })
+    }
+
+    pub(super) fn offer(&self) -> Offer {
+        Offer {
+            tx: self.tx.ciphers(),
+            rx: self.rx.ciphers(),
+            after_bytes: self.after_bytes,
+            rekeys: self.rekeys,
+        }
+    }
+}
+
+/// "Always" can be kept only if the cipher that every peer has is carried, in either version.
+fn require(found: (&'static str, CipherSet), reason: Option<&Refusal>) -> Result<(), StartError> {
+    let (direction, set) = found;
+    if set.contains(Cipher::Tls12Aes128Gcm) && set.contains(Cipher::Tls13Aes128Gcm) {
+        return Ok(());
+    }
+    Err(StartError::NoOffload { direction, reason: reason_text(reason) })
+}
+
+fn reason_text(reason: Option<&Refusal>) -> String {
+    reason.map_or_else(|| "the kernel gave no reason".to_owned(), ToString::to_string)
+}
+
+impl Carriage {
+    fn found(set: CipherSet, reason: Option<&Refusal>) -> Self {
+        if set.is_empty() { Self::Userspace(reason_text(reason)) } else { Self::Kernel(set) }
+    }
+
+    /// For a kernel that cannot replace keys, where peers are expected to.
+    fn without_13(self) -> Self {
+        let Self::Kernel(set) = self else { return self };
+        let mut rest = CipherSet::EMPTY;
+        set.iter().filter(|cipher| cipher.version() == "1.2").for_each(|cipher| rest.insert(cipher));
+        if rest.is_empty() { Self::Userspace("keyupdate = userspace".to_owned()) } else { Self::Kernel(rest) }
+    }
+
+    fn ciphers(&self) -> CipherSet {
+        match self {
+            Self::Kernel(set) => *set,
+            Self::Userspace(_) => CipherSet::EMPTY,
+        }
+    }
+}
+
+impl fmt::Display for Carriers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "records tx: {}, rx: {}", self.tx, self.rx)?;
+        let kernel = [&self.tx, &self.rx].into_iter().any(|carriage| matches!(carriage, Carriage::Kernel(_)));
+        if kernel && self.after_bytes > 0 {
+            write!(f, "; the kernel after {} bytes", self.after_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Carriage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = match self {
+            Self::Userspace(reason) => return write!(f, "userspace ({reason})"),
+            Self::Kernel(set) => *set,
+        };
+        let in_version = |aead, version| set.iter().any(|one| one.aead() == aead && one.version() == version);
+        let mut names = Vec::new();
+        for aead in ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"] {
+            match (in_version(aead, "1.2"), in_version(aead, "1.3")) {
+                (true, true) => names.push(aead.to_owned()),
+                (true, false) => names.push(format!("{aead} with TLS 1.2 only")),
+                (false, true) => names.push(format!("{aead} with TLS 1.3 only")),
+                (false, false) => {}
+            }
+        }
+        write!(f, "kernel ({})", names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OffloadDirections;
+
+    fn found(rekey: Rekey) -> Ktls {
+        let mut set = CipherSet::EMPTY;
+        Cipher::ALL.into_iter().for_each(|cipher| set.insert(cipher));
+        Ktls { tx: set, rx: set, tx_reason: None, rx_reason: None, rekey }
+    }
+
+    fn rules(policy: OffloadPolicy) -> OffloadRules {
+        OffloadRules { policy, ..OffloadRules::default() }
+    }
+
+    #[test]
+    fn never_asks_the_kernel_nothing() {
+        let carriers = Carriers::choose(&rules(OffloadPolicy::Never), &found(Rekey::Supported)).unwrap();
+        assert_eq!(
+            carriers.to_string(),
+            "records tx: userspace (offload = never), rx: userspace (offload = never)"
+        );
+        assert_eq!(carriers.offer(), Offer::default());
+    }
+
+    #[test]
+    fn a_direction_may_be_left_out_and_bytes_put_before_it() {
+        let rules =
+            OffloadRules { directions: OffloadDirections::Tx, ..rules(OffloadPolicy::AfterBytes(9000)) };
+        let carriers = Carriers::choose(&rules, &found(Rekey::Supported)).unwrap();
+        assert_eq!(
+            carriers.to_string(),
+            "records tx: kernel (aes-128-gcm, aes-256-gcm, chacha20-poly1305), rx: userspace \
+             (offload_directions); the kernel after 9000 bytes"
+        );
+        let offer = carriers.offer();
+        assert!(offer.rx.is_empty() && !offer.tx.is_empty() && offer.rekeys && offer.after_bytes == 9000);
+    }
+
+    #[test]
+    fn peers_that_update_keys_keep_tls_13_out_of_a_kernel_that_cannot_replace_them() {
+        let rules = OffloadRules { key_update: KeyUpdatePolicy::Userspace, ..rules(OffloadPolicy::Always) };
+        let refused = Rekey::Refused("EBUSY".to_owned());
+        let offer = Carriers::choose(&rules, &found(refused.clone())).unwrap().offer();
+        assert!(offer.tx.contains(Cipher::Tls12Aes128Gcm) && !offer.tx.contains(Cipher::Tls13Aes128Gcm));
+        assert!(offer.rx.contains(Cipher::Tls12Aes256Gcm) && !offer.rx.contains(Cipher::Tls13Aes256Gcm));
+        let offer = Carriers::choose(&rules, &found(Rekey::Supported)).unwrap().offer();
+        assert!(offer.tx.contains(Cipher::Tls13Aes128Gcm) && offer.rekeys);
+        let offer = Carriers::choose(&OffloadRules::default(), &found(refused)).unwrap().offer();
+        assert!(offer.tx.contains(Cipher::Tls13Aes128Gcm) && !offer.rekeys);
+    }
+
+    #[test]
+    fn auto_gives_the_kernel_what_goes_to_the_peer_once_it_is_worth_it() {
+        let carriers = Carriers::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
+        assert!(carriers.offer().rx.is_empty() && carriers.offer().after_bytes == AUTO_AFTER_BYTES);
+        assert_eq!(
+            carriers.to_string(),
+            "records tx: kernel (aes-128-gcm, aes-256-gcm, chacha20-poly1305), rx: userspace (offload = \
+             auto: it costs less there); the kernel after 65536 bytes"
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_carries_is_named() {
+        let mut set = CipherSet::EMPTY;
+        for cipher in [Cipher::Tls12Aes128Gcm, Cipher::Tls13Aes128Gcm, Cipher::Tls13Aes256Gcm] {
+            set.insert(cipher);
+        }
+        let named = Carriage::found(set, None).to_string();
+        assert_eq!(named, "kernel (aes-128-gcm, aes-256-gcm with TLS 1.3 only)");
+    }
+
+    #[test]
+    fn always_needs_aes_128_gcm_in_both_versions() {
+        let mut set = CipherSet::EMPTY;
+        set.insert(Cipher::Tls12Aes128Gcm);
+        let error = require(("tx", set), None).unwrap_err().to_string();
+        assert!(error.starts_with("offload = always, but the kernel cannot carry tx records: "), "{error}");
+        set.insert(Cipher::Tls13Aes128Gcm);
+        require(("tx", set), None).unwrap();
+    }
+}

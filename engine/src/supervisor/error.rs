@@ -1,0 +1,138 @@
+//! Why the engine did not start, or did not go on; each with the likely cause and the command to try.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::sys::errno;
+use crate::tls::TermsError;
+use crate::tls::ticket_keys::{KeyFileError, NoRandomness};
+use crate::worker;
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identities cannot be used.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// The file of ticket keys cannot be used.
+    #[error("ticket_keys: {0}")]
+    TicketKeys(#[from] KeyFileError),
+    /// Ticket keys cannot be made.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// An address cannot be listened on.
+    #[error("{key}: {address} {problem}")]
+    Listen {
+        /// The configuration's key.
+        key: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// What is wrong with it and what to try.
+        problem: String,
+    },
+    /// The policy asks for what the kernel cannot do.
+    #[error(
+        "offload = always, but the kernel cannot carry {direction} records: {reason}; `offramp probe` tells \
+         more; --offload auto starts without"
+    )]
+    NoOffload {
+        /// `tx` or `rx`.
+        direction: &'static str,
+        /// What the kernel said, and the command to try.
+        reason: String,
+    },
+    /// There are not even enough descriptors for one connection a worker.
+    #[error(
+        "RLIMIT_NOFILE is {limit} but {needed} descriptors are needed; try: LimitNOFILE={needed} in the \
+         systemd unit, ulimit -Hn {needed} as root, fewer --workers or a smaller --max-connections"
+    )]
+    Descriptors {
+        /// As far as it could be raised.
+        limit: u64,
+        /// What was asked for needs this many.
+        needed: u64,
+    },
+    /// The system gave no thread, descriptor or the like.
+    #[error("the system gives no {what}: {cause}; try: ulimit -a, and the limits of the container or unit")]
+    Resource {
+        /// What was asked for.
+        what: &'static str,
+        /// The error's name.
+        cause: String,
+    },
+    /// A worker could not start.
+    #[error("worker {index} cannot start: {cause}")]
+    Worker {
+        /// 0-based.
+        index: usize,
+        /// What it said.
+        cause: worker::StartError,
+    },
+    /// A worker ended before it accepted connections.
+    #[error(transparent)]
+    Lost(#[from] WorkerLost),
+    /// A worker said nothing for too long.
+    #[error("the workers did not start within {seconds} s: is the machine overloaded? try: fewer --workers")]
+    Late {
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl StartError {
+    pub(super) fn resource(what: &'static str, error: &io::Error) -> Self {
+        Self::Resource { what, cause: errno::name(error) }
+    }
+
+    pub(super) fn listen(key: &'static str, address: SocketAddr, error: &io::Error) -> Self {
+        let port = address.port();
+        let problem = match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => {
+                format!("is in use: another process listens on port {port}; try: ss -ltnp 'sport = :{port}'")
+            }
+            Some(libc::EACCES) => format!(
+                "is forbidden: port {port} needs a privilege; try: AmbientCapabilities=CAP_NET_BIND_SERVICE \
+                 in the systemd unit, or sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+            ),
+            Some(libc::EADDRNOTAVAIL) => "is no address of this host; try: ip addr".to_owned(),
+            Some(libc::EAFNOSUPPORT) => {
+                "is of a family that the kernel does not have; try: sysctl net.ipv6.conf.all.disable_ipv6"
+                    .to_owned()
+            }
+            _ => format!("cannot be listened on: {}", errno::name(error)),
+        };
+        Self::Listen { key, address, problem }
+    }
+}
+
+/// A worker ended although nobody told it to: what it served is gone, and the engine does not limp on without
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {index} {how}: a defect of Offramp; please report it with the lines above")]
+pub struct WorkerLost {
+    /// 0-based.
+    pub index: usize,
+    /// It panicked, with this message, or it ended untold.
+    pub how: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_an_address_tells_what_to_try() {
+        let hints = [
+            (libc::EADDRINUSE, "ss -ltnp 'sport = :443'"),
+            (libc::EACCES, "CAP_NET_BIND_SERVICE"),
+            (libc::EADDRNOTAVAIL, "ip addr"),
+            (libc::EAFNOSUPPORT, "disable_ipv6"),
+            (libc::EMFILE, "EMFILE"),
+        ];
+        for (number, hint) in hints {
+            let error = io::Error::from_raw_os_error(number);
+            let text = StartError::listen("listen", "127.0.0.1:443".parse().unwrap(), &error).to_string();
+            assert!(text.starts_with("listen: 127.0.0.1:443 ") && text.contains(hint), "{text}");
+        }
+    }
+}

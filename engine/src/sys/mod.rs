@@ -1,0 +1,12 @@
+//! The kernel: the only `unsafe` of the project, safe functions out.
+#![allow(unsafe_code)]
+
+pub mod affinity;
+pub mod clock;
+pub mod errno;
+pub mod ktls;
+mod message;
+mod pool;
+pub mod probe;
+pub mod ring;
+pub mod socket;

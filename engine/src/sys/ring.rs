@@ -1,0 +1,410 @@
+//! One io_uring: operations in, completions out, every buffer by ownership.
+//!
+//! An operation owns whatever the kernel may touch (a `Buf`, a message header, an address) in the table
+//! `operations` until its completion was taken; that is the one invariant on which the soundness of this file
+//! rests. Set up with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1): completions are made only inside
+//! [`Ring::wait`], on its thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use slab::Slab;
+use socket2::SockAddr;
+
+use super::message::Message;
+use super::pool::{GROUP, Pool};
+use crate::buf::{Buf, Bufs};
+
+/// What the owner of a ring hangs on an operation and gets back with its completion.
+pub type Token = u64;
+
+/// Submission entries; the completion queue has four times as many.
+const ENTRIES: u32 = 1024;
+/// `user_data` of operations whose completion nobody waits for.
+const UNWATCHED: u64 = u64::MAX;
+/// How often `drop` waits for cancelled operations, 10 ms each, before it leaks what the kernel may still
+/// touch.
+const DROP_WAITS: usize = 100;
+
+/// An io_uring and the memory that the kernel may touch through it. Stays on the thread that made it.
+pub struct Ring {
+    uring: IoUring,
+    pool: Option<Pool>,
+    operations: Slab<Operation>,
+    /// Completions that were read from the queue and not yet taken.
+    ready: VecDeque<cqueue::Entry>,
+}
+
+struct Operation {
+    token: Token,
+    held: Held,
+}
+
+/// What the kernel may touch until the operation is complete.
+enum Held {
+    Accept,
+    Receive,
+    ReceiveInto(Buf),
+    Record(Box<Message>),
+    Send(Buf),
+    SendRecord(Box<Message>),
+    /// Never read again by us: held for the kernel.
+    Connect(#[expect(dead_code, reason = "the kernel reads the address")] Box<SockAddr>),
+    Event(#[expect(dead_code, reason = "the kernel writes the count")] Box<u64>),
+}
+
+/// An operation is complete, or, for an accept with `more`, has one more result.
+#[derive(Debug)]
+pub struct Completion {
+    /// As given with the operation.
+    pub token: Token,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A connection was accepted; without `more` the accept must be started again.
+    Accepted {
+        /// The connection.
+        socket: OwnedFd,
+        /// Whether the same operation will deliver further connections.
+        more: bool,
+    },
+    /// Bytes arrived behind the buffer's window; none at the end of file. `drained`: the socket held no more.
+    Received {
+        /// The buffer, its window grown by what arrived.
+        buf: Buf,
+        /// How many bytes arrived.
+        count: usize,
+        /// Whether the kernel says that nothing was left to read (a hint).
+        drained: bool,
+    },
+    /// One record, or part of it, of this type arrived behind the buffer's window.
+    Record {
+        /// RFC 8446 §5.1.
+        record_type: u8,
+        /// The record's payload.
+        buf: Buf,
+    },
+    /// The front of the window was sent and consumed; what is left in it was not sent.
+    Sent {
+        /// The rest.
+        buf: Buf,
+        /// Bytes sent.
+        count: usize,
+    },
+    /// The socket is connected.
+    Connected,
+    /// The eventfd was signalled.
+    Signalled,
+    /// It failed; a send gives its buffer back.
+    Failed {
+        /// errno(3).
+        errno: i32,
+        /// The buffer that the operation had been given.
+        buf: Option<Buf>,
+    },
+}
+
+impl Ring {
+    /// Sets the ring up on the calling thread, which must be the one that uses it.
+    ///
+    /// # Errors
+    /// What io_uring_setup(2) says: ENOSYS (no io_uring), EPERM (forbidden by kernel.io_uring_disabled or
+    /// seccomp), ENOMEM (RLIMIT_MEMLOCK), EINVAL (kernel before 6.1).
+    pub fn new() -> io::Result<Self> {
+        let uring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(ENTRIES * 4)
+            .build(ENTRIES)?;
+        // Saves the look-up of the ring's descriptor in each system call; works without it.
+        let _ = uring.submitter().register_ring_fd();
+        let pool = Pool::register(&uring.submitter())?;
+        Ok(Self { uring, pool: Some(pool), operations: Slab::with_capacity(1024), ready: VecDeque::new() })
+    }
+
+    /// Accepts connections, one completion each, until one comes without `more` or a failure.
+    pub fn accept(&mut self, listener: BorrowedFd<'_>, token: Token) {
+        let entry = opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build();
+        self.start(token, Held::Accept, entry);
+    }
+
+    /// Accepts one connection: for kernels whose multishot accept cannot be trusted.
+    pub fn accept_one(&mut self, listener: BorrowedFd<'_>, token: Token) {
+        let entry = opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.start(token, Held::Accept, entry);
+    }
+
+    /// Receives at most `max` bytes into a provided buffer, taken when they arrive. ENOBUFS means that none
+    /// was left: start again after the next [`Ring::wait`], which fills more. `expect_empty` skips the first,
+    /// vain attempt.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, max: usize, expect_empty: bool, token: Token) {
+        let flags = if expect_empty { POLL_FIRST } else { 0 };
+        let entry = opcode::Recv::new(fd(socket), std::ptr::null_mut(), length(max))
+            .buf_group(GROUP)
+            .ioprio(flags)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.start(token, Held::Receive, entry);
+    }
+
+    /// Receives at most `max` bytes behind the window of `buf`.
+    pub fn receive_into(&mut self, socket: BorrowedFd<'_>, mut buf: Buf, max: usize, token: Token) {
+        let room = buf.spare_mut();
+        let (address, room) = (room.as_mut_ptr(), room.len().min(max));
+        let entry = opcode::Recv::new(fd(socket), address, length(room)).build();
+        self.start(token, Held::ReceiveInto(buf), entry);
+    }
+
+    /// Receives one record of any type from a socket whose receive direction the kernel carries.
+    pub fn receive_record(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) {
+        let mut message = Message::to_receive(buf);
+        let entry = opcode::RecvMsg::new(fd(socket), message.header()).build();
+        self.start(token, Held::Record(message), entry);
+    }
+
+    /// Sends the window of `buf`; may send only its front.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) {
+        let window = buf.filled();
+        let entry = opcode::Send::new(fd(socket), window.as_ptr(), length(window.len()))
+            .flags(libc::MSG_NOSIGNAL)
+            .build();
+        self.start(token, Held::Send(buf), entry);
+    }
+
+    /// Sends the window of `buf` as one record of `record_type` on a socket whose transmit direction the
+    /// kernel carries.
+    pub fn send_record(&mut self, socket: BorrowedFd<'_>, record_type: u8, buf: Buf, token: Token) {
+        let mut message = Message::to_send(buf, record_type);
+        let entry =
+            opcode::SendMsg::new(fd(socket), message.header()).flags(libc::MSG_NOSIGNAL as u32).build();
+        self.start(token, Held::SendRecord(message), entry);
+    }
+
+    /// Connects the socket.
+    pub fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr, token: Token) {
+        let address = Box::new(address);
+        let entry = opcode::Connect::new(fd(socket), address.as_ptr().cast(), address.len()).build();
+        self.start(token, Held::Connect(address), entry);
+    }
+
+    /// Waits for the eventfd to be signalled and resets it.
+    pub fn await_event(&mut self, event: BorrowedFd<'_>, token: Token) {
+        let mut count = Box::new(0_u64);
+        let entry = opcode::Read::new(fd(event), (&raw mut *count).cast(), size_of::<u64>() as u32).build();
+        self.start(token, Held::Event(count), entry);
+    }
+
+    /// Cancels all that is in flight on the socket; each operation still gets its completion (ECANCELED, or
+    /// its own).
+    pub fn cancel(&mut self, socket: BorrowedFd<'_>) {
+        let which = types::CancelBuilder::fd(fd(socket)).all();
+        let entry = opcode::AsyncCancel2::new(which).build();
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(UNWATCHED));
+    }
+
+    /// Closes the descriptor after what was started before, without a completion.
+    pub fn close(&mut self, descriptor: OwnedFd) {
+        let entry = opcode::Close::new(types::Fd(descriptor.into_raw_fd())).build();
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(UNWATCHED));
+    }
+
+    /// How many operations are in flight, not counting cancellations and closes.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// How many buffers of the free list are with the kernel, waiting for bytes.
+    #[must_use]
+    pub fn provided(&self) -> usize {
+        self.pool.as_ref().map_or(0, Pool::lent)
+    }
+
+    /// Submits what was started and waits for a completion, no longer than `patience` (for ever if `None`).
+    /// Fills provided buffers from `bufs` first.
+    ///
+    /// # Errors
+    /// What io_uring_enter(2) says, other than that time ran out, a signal came or the completion queue was
+    /// full.
+    pub fn wait(&mut self, bufs: &mut Bufs, patience: Option<Duration>) -> io::Result<()> {
+        if let Some(pool) = &mut self.pool {
+            pool.refill(bufs);
+        }
+        let want = usize::from(self.ready.is_empty());
+        let result = match patience {
+            None => self.uring.submit_and_wait(want),
+            Some(patience) => {
+                let limit = types::Timespec::from(patience);
+                self.uring.submitter().submit_with_args(want, &types::SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match result {
+            Ok(_) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
+            Err(e) => return Err(e),
+        }
+        self.ready.extend(self.uring.completion());
+        Ok(())
+    }
+
+    /// The next completion that [`Ring::wait`] brought.
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        loop {
+            let entry = self.ready.pop_front()?;
+            if let Some(completion) = self.complete(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let key = usize::try_from(entry.user_data()).ok()?;
+        let result = entry.result();
+        let more = cqueue::more(entry.flags());
+        let token = self.operations.get(key)?.token;
+        if more && matches!(self.operations[key].held, Held::Accept) {
+            let outcome = accepted(result, true);
+            return Some(Completion { token, outcome });
+        }
+        let held = self.operations.remove(key).held;
+        let outcome = match usize::try_from(result) {
+            Ok(count) => self.succeeded(held, count, entry),
+            Err(_) => self.failed(held, -result, entry),
+        };
+        Some(Completion { token, outcome })
+    }
+
+    fn succeeded(&mut self, held: Held, count: usize, entry: &cqueue::Entry) -> Outcome {
+        match held {
+            Held::Event(_) => Outcome::Signalled,
+            Held::Accept => accepted(entry.result(), false),
+            Held::Connect(_) => Outcome::Connected,
+            Held::Receive => {
+                let drained = !cqueue::sock_nonempty(entry.flags());
+                let taken = cqueue::buffer_select(entry.flags())
+                    .and_then(|id| self.pool.as_mut().and_then(|pool| pool.take(id, count)));
+                match taken {
+                    Some(buf) => Outcome::Received { buf, count, drained },
+                    // The end of file may come without a buffer.
+                    None if count == 0 => Outcome::Received { buf: Buf::with_capacity(0), count, drained },
+                    None => Outcome::Failed { errno: libc::EFAULT, buf: None },
+                }
+            }
+            Held::ReceiveInto(mut buf) => {
+                buf.commit(count);
+                Outcome::Received { buf, count, drained: !cqueue::sock_nonempty(entry.flags()) }
+            }
+            Held::Record(message) => {
+                let record_type = message.record_type();
+                let mut buf = message.into_buf();
+                buf.commit(count);
+                Outcome::Record { record_type, buf }
+            }
+            Held::Send(mut buf) => {
+                buf.consume(count);
+                Outcome::Sent { buf, count }
+            }
+            Held::SendRecord(message) => {
+                let mut buf = message.into_buf();
+                buf.consume(count);
+                Outcome::Sent { buf, count }
+            }
+        }
+    }
+
+    fn failed(&mut self, held: Held, errno: i32, entry: &cqueue::Entry) -> Outcome {
+        let buf = match held {
+            Held::Event(_) | Held::Accept | Held::Connect(_) => None,
+            Held::Receive => {
+                let pool = self.pool.as_mut();
+                if errno == libc::ENOBUFS {
+                    pool.map(Pool::grow);
+                    None
+                } else {
+                    // A failed receive may still have taken a buffer.
+                    cqueue::buffer_select(entry.flags()).and_then(|id| pool.and_then(|p| p.take(id, 0)))
+                }
+            }
+            Held::ReceiveInto(buf) | Held::Send(buf) => Some(buf),
+            Held::Record(message) | Held::SendRecord(message) => Some(message.into_buf()),
+        };
+        Outcome::Failed { errno, buf }
+    }
+
+    fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) {
+        let key = self.operations.insert(Operation { token, held });
+        self.push(&entry.user_data(key as u64));
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: all that the entry points to is held in `operations` (or is a plain descriptor number)
+            // and stays there, at the same heap address, until its completion was taken; `drop` upholds that
+            // for the rest.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // Full: hand over what is queued. A failure here (EBUSY: completions wait to be read) makes room
+            // too.
+            if self.uring.submit().is_err() {
+                self.ready.extend(self.uring.completion());
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    /// The kernel may write into held memory until each operation is complete: cancel, wait, and leak if that
+    /// fails.
+    fn drop(&mut self) {
+        let all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+        self.push(&all.user_data(UNWATCHED));
+        let limit = types::Timespec::new().nsec(10_000_000);
+        for _ in 0..DROP_WAITS {
+            while self.next_completion().is_some() {}
+            if self.operations.is_empty() {
+                return;
+            }
+            let args = types::SubmitArgs::new().timespec(&limit);
+            let _ = self.uring.submitter().submit_with_args(1, &args);
+            self.ready.extend(self.uring.completion());
+        }
+        std::mem::forget(std::mem::take(&mut self.operations));
+        std::mem::forget(self.pool.take());
+    }
+}
+
+/// `IORING_RECVSEND_POLL_FIRST` (`io_uring_enter(2)`).
+const POLL_FIRST: u16 = 1;
+
+fn fd(descriptor: BorrowedFd<'_>) -> types::Fd {
+    types::Fd(descriptor.as_raw_fd())
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn accepted(result: i32, more: bool) -> Outcome {
+    if result < 0 {
+        return Outcome::Failed { errno: -result, buf: None };
+    }
+    // SAFETY: a non-negative result of an accept is a new descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(result) };
+    Outcome::Accepted { socket, more }
+}

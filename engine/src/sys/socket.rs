@@ -1,0 +1,295 @@
+//! Sockets and their options, event descriptors, and the limit on descriptors.
+
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use socket2::SockAddr;
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// Where a socket is to be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The address as `connect` takes it.
+    ///
+    /// # Errors
+    /// EINVAL: a Unix path longer than 107 bytes (`sockaddr_un`, unix(7)).
+    pub fn to_sockaddr(&self) -> io::Result<SockAddr> {
+        match self {
+            Self::Tcp(address) => Ok(SockAddr::from(*address)),
+            Self::Unix(path) => SockAddr::unix(path),
+        }
+    }
+}
+
+/// A listening TCP socket: SO_REUSEADDR, TCP_NODELAY (which accepted sockets inherit), close-on-exec, and
+/// SO_REUSEPORT if `reuse_port`. An IPv6 wildcard takes IPv4 too where `net.ipv6.bindv6only` is 0. The kernel
+/// caps `backlog` (connections not yet accepted) at `net.core.somaxconn`.
+///
+/// # Errors
+/// EADDRINUSE, EADDRNOTAVAIL, EACCES (a port below `net.ipv4.ip_unprivileged_port_start`), EMFILE.
+pub fn listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Whether nobody listens at `address`: binds it, without listening and without SO_REUSEPORT, which would let
+/// us share the port with somebody else's listeners. Port 0 is always free.
+///
+/// # Errors
+/// EADDRINUSE: somebody does. Otherwise as for [`listener`].
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+/// A socket to connect to `address`: close-on-exec, and TCP_NODELAY for TCP.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOBUFS; EAFNOSUPPORT where the kernel has no IPv6.
+pub fn outgoing(address: &Address) -> io::Result<OwnedFd> {
+    let domain = match address {
+        Address::Tcp(address) => Domain::for_address(*address),
+        Address::Unix(_) => Domain::UNIX,
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    if matches!(address, Address::Tcp(_)) {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(socket.into())
+}
+
+/// As [`outgoing`], bound to the local address `source`. The port is chosen when it connects
+/// (IP_BIND_ADDRESS_NO_PORT, Linux 4.2), so that the same one may serve for several peers.
+///
+/// # Errors
+/// EADDRNOTAVAIL: the address is none of this host's; EINVAL: it is of another family than `address`.
+pub fn outgoing_from(address: &Address, source: IpAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::from(outgoing(address)?);
+    let on: libc::c_int = 1;
+    let (value, len) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    let (level, option) = (libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+    // SAFETY: the descriptor is open; `value` points at `len` readable bytes for the whole call.
+    let status = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, len) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    Ok(socket.into())
+}
+
+/// Makes the close of a TCP socket a reset: what was not delivered must not look like an orderly end.
+///
+/// # Errors
+/// ENOTSOCK and the like: what was passed is no socket.
+pub fn abort_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// Ends our direction: the peer reads end of file after what was sent.
+///
+/// # Errors
+/// ENOTCONN: the connection is gone already.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).shutdown(Shutdown::Write)
+}
+
+/// The address that a TCP socket is bound to.
+///
+/// # Errors
+/// EAFNOSUPPORT: it is no TCP socket.
+pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let address = SockRef::from(&socket).local_addr()?;
+    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// An event descriptor (`eventfd(2)`): close-on-exec, blocking, count 0.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn event() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    own(fd)
+}
+
+/// Adds one to an event descriptor: a read of it completes.
+///
+/// # Errors
+/// Those of `write(2)`; none for a descriptor that [`event`] made and that is read now and then.
+pub fn signal(event: BorrowedFd<'_>) -> io::Result<()> {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: the descriptor is open for as long as it is borrowed; `one` is readable for its eight bytes.
+    let written = unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    if written == 8 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A timer descriptor (`timerfd_create(2)`, monotonic, close-on-exec, blocking): a read of it completes once
+/// every `period`, which is at least one nanosecond.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM; EINVAL for a period of nothing or of more seconds than the kernel counts.
+pub fn ticker(period: Duration) -> io::Result<OwnedFd> {
+    // SAFETY: timerfd_create takes no pointer.
+    let fd = own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) })?;
+    let seconds = libc::time_t::try_from(period.as_secs())
+        .ok()
+        .filter(|_| !period.is_zero())
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let interval = libc::timespec { tv_sec: seconds, tv_nsec: period.subsec_nanos().into() };
+    let timer = libc::itimerspec { it_interval: interval, it_value: interval };
+    // SAFETY: the descriptor is open; `timer` is readable for the whole call; a null old value is not
+    // written.
+    let status = unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const timer, std::ptr::null_mut()) };
+    if status == 0 { Ok(fd) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Raises this process's soft limit on open descriptors (RLIMIT_NOFILE) to the hard one and says what it is
+/// now.
+///
+/// # Errors
+/// Those of `prlimit(2)`: none that an unprivileged process meets when it raises up to its own hard limit.
+pub fn raise_nofile_limit() -> io::Result<u64> {
+    let mut limit = resource_limit(libc::RLIMIT_NOFILE)?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is readable for the whole call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// The soft and the hard limit on a resource; `u64::MAX` is none.
+pub(super) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable for the whole call.
+    let status = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    if status == 0 { Ok(limit) } else { Err(io::Error::last_os_error()) }
+}
+
+fn own(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn two_listeners_share_a_port_only_if_both_ask_to() {
+        let first = listener(ANY_PORT, true, 16).unwrap();
+        let address = local_addr(first.as_fd()).unwrap();
+        assert!(listener(address, true, 16).is_ok());
+        let refused = listener(address, false, 16).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_address_is_free_only_while_nobody_listens_even_if_he_would_share() {
+        let shares = listener(ANY_PORT, true, 16).unwrap();
+        let address = local_addr(shares.as_fd()).unwrap();
+        assert_eq!(is_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(shares);
+        is_free(address).unwrap();
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_nodelay() {
+        let listener: std::net::TcpListener = listener(ANY_PORT, true, 16).unwrap().into();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(listener.accept().unwrap().0.nodelay().unwrap());
+    }
+
+    #[test]
+    fn a_source_is_what_the_peer_sees_and_must_be_ours() {
+        let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+        let socket = Socket::from(outgoing_from(&address, source).unwrap());
+        socket.connect(&address.to_sockaddr().unwrap()).unwrap();
+        assert_eq!(listener.accept().unwrap().1.ip(), source);
+        let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let refused = outgoing_from(&address, stranger).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn an_abort_is_a_reset_at_the_peer() {
+        let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        abort_on_close(accepted.as_fd()).unwrap();
+        drop(accepted);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_shutdown_is_an_orderly_end_at_the_peer() {
+        let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        shutdown_write(accepted.as_fd()).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_event_is_read_as_often_as_it_was_signalled() {
+        let event = event().unwrap();
+        signal(event.as_fd()).unwrap();
+        signal(event.as_fd()).unwrap();
+        let mut count = [0; 8];
+        File::from(event).read_exact(&mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 2);
+    }
+
+    #[test]
+    fn a_ticker_ticks_and_refuses_a_period_of_nothing() {
+        let mut ticks = [0; 8];
+        File::from(ticker(Duration::from_millis(1)).unwrap()).read_exact(&mut ticks).unwrap();
+        assert!(u64::from_ne_bytes(ticks) >= 1);
+        assert!(ticker(Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn the_descriptor_limit_ends_at_the_hard_one() {
+        let raised = raise_nofile_limit().unwrap();
+        assert_eq!(raised, resource_limit(libc::RLIMIT_NOFILE).unwrap().rlim_max);
+    }
+
+    #[test]
+    fn a_socket_is_made_for_each_kind_of_address() {
+        let unix = Address::Unix(PathBuf::from("/nowhere"));
+        assert!(outgoing(&unix).is_ok() && unix.to_sockaddr().is_ok());
+        let tcp = outgoing(&Address::Tcp(ANY_PORT)).unwrap();
+        assert!(SockRef::from(&tcp).tcp_nodelay().unwrap());
+        assert!(Address::Unix(PathBuf::from("x".repeat(200))).to_sockaddr().is_err());
+    }
+}

@@ -1,0 +1,467 @@
+//! Certificate chains and their keys: read, held against the profile, chosen by SNI and by what the client
+//! can verify.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm};
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::public_key::PublicKey;
+
+use crate::config::{IdentityFiles, UnknownName};
+
+/// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).
+const MIN_RSA_BITS: usize = 2048;
+/// Most bytes of a chain: it must fit, with the rest of the flight, into one buffer.
+const MAX_CHAIN_BYTES: usize = 32 * 1024;
+/// Most bytes of an OCSP response: those with a chain of their own have a few thousand.
+const MAX_OCSP_BYTES: usize = 16 * 1024;
+
+/// Why an identity cannot be used. The text names the file, what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {reason}; check the path and who may read it", .file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The file has not what was looked for.
+    #[error("{}: has no {what}; expected PEM with a line \"-----BEGIN {label}-----\"", .file.display())]
+    Missing {
+        /// Which.
+        file: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+        /// The PEM label that would mark it.
+        label: &'static str,
+    },
+    /// The file is not what it claims to be.
+    #[error("{}: {reason}; export it anew as PEM", .file.display())]
+    Malformed {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key belongs to another certificate.
+    #[error("{}: is not the key of the first certificate in {}; pair each certificate with its own key, and \
+             put the server's own certificate first", .key.display(), .certificate.display())]
+    NotAPair {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// The profile forbids it.
+    #[error("{}: {what}: the 3GPP profile allows {allowed} ({clause})", .file.display())]
+    Forbidden {
+        /// Which.
+        file: PathBuf,
+        /// What was found.
+        what: String,
+        /// What would do.
+        allowed: &'static str,
+        /// Where it says so.
+        clause: &'static str,
+    },
+}
+
+/// One certificate chain with its key and the names that it is for.
+struct Identity {
+    certified: Arc<CertifiedKey>,
+    /// Of an ECDSA key.
+    curve: Option<NamedGroup>,
+    /// Lower case, as in the certificate's dNSName entries; may start with `*.`.
+    names: Vec<String>,
+}
+
+/// All identities of a listener, in the order of the configuration.
+pub(super) struct Identities {
+    all: Vec<Identity>,
+    unknown_name: UnknownName,
+}
+
+impl Identities {
+    /// Reads and checks them all.
+    pub(super) fn load(files: &[IdentityFiles], unknown_name: UnknownName) -> Result<Self, IdentityError> {
+        Ok(Self { all: files.iter().map(Identity::load).collect::<Result<_, _>>()?, unknown_name })
+    }
+
+    /// The first.
+    pub(super) fn first(self) -> CertifiedKey {
+        let first = self.all.into_iter().next().expect("who loads identities has at least one");
+        CertifiedKey::clone(&first.certified)
+    }
+
+    /// Both an RSA and an ECDSA identity serve (TS 33.210 clause 6.2.2) (B3b).
+    ///
+    /// The first that has the name, can sign what the client can verify, and suits a suite that the client
+    /// offers; if none has the name, the first that can serve the client at all; if none can, the first, so
+    /// that the client is told that suites or signature algorithms have nothing in common
+    /// (handshake_failure). None at all for a name that nobody has, where that is to be refused.
+    fn choose(&self, hello: &Hello<'_>) -> Option<&Identity> {
+        let named = |identity: &&Identity| hello.name.is_some_and(|name| identity.has_name(name));
+        let able = |identity: &&Identity| identity.can_serve(hello);
+        let all = || self.all.iter();
+        if self.unknown_name == UnknownName::Refuse && hello.name.is_some() && !all().any(|one| named(&one)) {
+            return None;
+        }
+        all().filter(named).find(able).or_else(|| all().find(able)).or_else(|| all().next())
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all.iter().map(|identity| &identity.names)).finish()
+    }
+}
+
+impl ResolvesServerCert for Identities {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let hello = Hello {
+            name: hello.server_name(),
+            schemes: hello.signature_schemes(),
+            suites: hello.cipher_suites(),
+            groups: hello.named_groups(),
+        };
+        self.choose(&hello).map(|identity| identity.certified.clone())
+    }
+}
+
+/// What the choice depends on.
+struct Hello<'a> {
+    name: Option<&'a str>,
+    schemes: &'a [rustls::SignatureScheme],
+    suites: &'a [CipherSuite],
+    groups: Option<&'a [NamedGroup]>,
+}
+
+impl Hello<'_> {
+    /// A TLS 1.2 client's supported_groups bind the curve of an ECDSA certificate too (RFC 8422 §5.1.1); in
+    /// TLS 1.3 the signature scheme does.
+    fn takes_curve(&self, curve: NamedGroup) -> bool {
+        let tls13 = |suite: &CipherSuite| suites_key(*suite) == Some(None);
+        self.groups.is_none_or(|groups| groups.contains(&curve)) || self.suites.iter().any(tls13)
+    }
+}
+
+impl Identity {
+    fn load(files: &IdentityFiles) -> Result<Self, IdentityError> {
+        let chain = read_chain(&files.certificate)?;
+        let key = read_key(&files.key)?;
+        let (curve, names) = check_certificate(&files.certificate, &chain[0])?;
+        let signing = any_supported_type(&key).map_err(|e| IdentityError::Malformed {
+            file: files.key.clone(),
+            reason: format!("not a private key that can be used ({e})"),
+        })?;
+        let mut certified = CertifiedKey::new(chain, signing);
+        certified.ocsp = files.ocsp.as_deref().map(read_ocsp).transpose()?;
+        certified.keys_match().map_err(|_| IdentityError::NotAPair {
+            key: files.key.clone(),
+            certificate: files.certificate.clone(),
+        })?;
+        Ok(Self { certified: Arc::new(certified), curve, names })
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        let name = name.trim_end_matches('.');
+        self.names.iter().any(|pattern| match pattern.strip_prefix("*.") {
+            // A wildcard stands for exactly one label (RFC 6125 §6.4.3).
+            Some(parent) => name
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
+            None => name.eq_ignore_ascii_case(pattern),
+        })
+    }
+
+    fn can_serve(&self, hello: &Hello<'_>) -> bool {
+        let algorithm = self.certified.key.algorithm();
+        let suits =
+            |suite: &CipherSuite| suites_key(*suite).is_some_and(|key| key.is_none_or(|k| k == algorithm));
+        hello.suites.iter().any(suits)
+            && self.certified.key.choose_scheme(hello.schemes).is_some()
+            && self.curve.is_none_or(|curve| hello.takes_curve(curve))
+    }
+}
+
+/// In TLS 1.2 the suite names the kind of key; a TLS 1.3 suite goes with any. `None` for one not of ours.
+fn suites_key(suite: CipherSuite) -> Option<Option<SignatureAlgorithm>> {
+    use CipherSuite as S;
+    match suite {
+        S::TLS13_AES_128_GCM_SHA256 | S::TLS13_AES_256_GCM_SHA384 | S::TLS13_CHACHA20_POLY1305_SHA256 => {
+            Some(None)
+        }
+        S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Some(SignatureAlgorithm::ECDSA)),
+        S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Some(SignatureAlgorithm::RSA)),
+        _ => None,
+    }
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| unusable(file, e, "certificate", "CERTIFICATE"))?;
+    if certificates.is_empty() {
+        return Err(unusable(file, PemError::NoItemsFound, "certificate", "CERTIFICATE"));
+    }
+    let bytes: usize = certificates.iter().map(|certificate| certificate.len()).sum();
+    if bytes > MAX_CHAIN_BYTES {
+        let reason =
+            format!("the chain has {bytes} bytes, more than {MAX_CHAIN_BYTES}: leave out what clients have");
+        return Err(IdentityError::Malformed { file: file.to_owned(), reason });
+    }
+    Ok(certificates)
+}
+
+/// OCSP stapling (TS 33.210 clauses 6.2.2, 6.2.3): the response is passed on as it is, and what it says is
+/// for clients to judge; only that it is one whole DER value is looked at (B13).
+fn read_ocsp(file: &Path) -> Result<Vec<u8>, IdentityError> {
+    let response = std::fs::read(file)
+        .map_err(|cause| IdentityError::Unreadable { file: file.to_owned(), reason: cause.to_string() })?;
+    let parsed = x509_parser::der_parser::parse_der(&response);
+    let is_whole = matches!(parsed, Ok(([], value)) if value.header.is_constructed());
+    if is_whole && response.len() <= MAX_OCSP_BYTES {
+        return Ok(response);
+    }
+    let reason = format!(
+        "not an OCSP response in DER of at most {MAX_OCSP_BYTES} bytes; try: openssl ocsp -respout FILE"
+    );
+    Err(IdentityError::Malformed { file: file.to_owned(), reason })
+}
+
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|e| unusable(file, e, "private key", "PRIVATE KEY"))
+}
+
+fn unusable(file: &Path, error: PemError, what: &'static str, label: &'static str) -> IdentityError {
+    let file = file.to_owned();
+    match error {
+        PemError::Io(e) => IdentityError::Unreadable { file, reason: e.to_string() },
+        PemError::NoItemsFound => IdentityError::Missing { file, what, label },
+        // The library's other texts may quote the file's lines, and those may be a key's.
+        _ => IdentityError::Malformed { file, reason: format!("not a well-formed PEM {what}") },
+    }
+}
+
+/// Holds the server's own certificate against the profile and returns the curve of its key and its names.
+fn check_certificate(
+    file: &Path,
+    der: &CertificateDer<'_>,
+) -> Result<(Option<NamedGroup>, Vec<String>), IdentityError> {
+    let malformed =
+        |reason: &str| IdentityError::Malformed { file: file.to_owned(), reason: reason.to_owned() };
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| malformed("the first certificate is not X.509"))?;
+    check_version(file, &certificate)?;
+    let curve = check_public_key(file, &certificate)?;
+    check_signature(file, &certificate)?;
+    let names = match certificate.subject_alternative_name() {
+        Ok(Some(names)) => names.value.general_names.iter().filter_map(dns_name).collect(),
+        Ok(None) => Vec::new(),
+        Err(_) => return Err(malformed("the subjectAltName of the first certificate cannot be read")),
+    };
+    Ok((curve, names))
+}
+
+fn dns_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    }
+}
+
+/// X.509 version 3 (TS 33.310 clause 6.1.1) (C1). OpenSSL makes version 1 of a request without extensions.
+fn check_version(file: &Path, certificate: &X509Certificate<'_>) -> Result<(), IdentityError> {
+    let version = certificate.version();
+    if version == X509Version::V3 {
+        return Ok(());
+    }
+    Err(IdentityError::Forbidden {
+        file: file.to_owned(),
+        what: format!("X.509 certificate of version {}", version.0.saturating_add(1)),
+        allowed: "X.509 version 3",
+        clause: "TS 33.310 clause 6.1.1",
+    })
+}
+
+/// RSA of 2048 bits or more, or ECDSA on P-256 or P-384 (TS 33.310 clause 6.1.1; TS 33.210 clause 6.2)
+/// (C3, C4).
+fn check_public_key(
+    file: &Path,
+    certificate: &X509Certificate<'_>,
+) -> Result<Option<NamedGroup>, IdentityError> {
+    const SECP256R1: &str = "1.2.840.10045.3.1.7";
+    const SECP384R1: &str = "1.3.132.0.34";
+    let key = certificate.public_key();
+    let what = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) if rsa.key_size() >= MIN_RSA_BITS => return Ok(None),
+        Ok(PublicKey::RSA(rsa)) => format!("RSA key of {} bits", rsa.key_size()),
+        Ok(PublicKey::EC(_)) => {
+            let curve =
+                key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
+            match curve.as_deref() {
+                Some(SECP256R1) => return Ok(Some(NamedGroup::secp256r1)),
+                Some(SECP384R1) => return Ok(Some(NamedGroup::secp384r1)),
+                other => format!("elliptic-curve key on curve {}", other.unwrap_or("without a name")),
+            }
+        }
+        _ => format!("key of algorithm {}", key.algorithm.algorithm),
+    };
+    Err(IdentityError::Forbidden {
+        file: file.to_owned(),
+        what,
+        allowed: "RSA of 2048 bits or more, or ECDSA on P-256 or P-384",
+        clause: "TS 33.310 clause 6.1.1, TS 33.210 clause 6.2",
+    })
+}
+
+/// SHA-256 or better; MD5 and SHA-1 never (TS 33.310 clause 6.1.1) (C2).
+fn check_signature(file: &Path, certificate: &X509Certificate<'_>) -> Result<(), IdentityError> {
+    const WEAK: [(&str, &str); 4] = [
+        ("1.2.840.113549.1.1.4", "MD5 with RSA"),
+        ("1.2.840.113549.1.1.5", "SHA-1 with RSA"),
+        ("1.2.840.10045.4.1", "ECDSA with SHA-1"),
+        ("1.2.840.113549.1.1.2", "MD2 with RSA"),
+    ];
+    let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
+    match WEAK.iter().find(|(oid, _)| *oid == algorithm) {
+        None => Ok(()),
+        Some((_, name)) => Err(IdentityError::Forbidden {
+            file: file.to_owned(),
+            what: format!("certificate signed by {name}"),
+            allowed: "signatures with SHA-256 or SHA-384",
+            clause: "TS 33.310 clause 6.1.1",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+    use rustls::SignatureScheme;
+
+    fn write(dir: &Path, name: &str, names: &[&str], key: &KeyPair) -> IdentityFiles {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let certificate = CertificateParams::new(names).expect("names").self_signed(key).expect("signs");
+        let files = IdentityFiles {
+            certificate: dir.join(format!("{name}.pem")),
+            key: dir.join(format!("{name}.key")),
+            ocsp: None,
+        };
+        std::fs::write(&files.certificate, certificate.pem()).expect("writes");
+        std::fs::write(&files.key, key.serialize_pem()).expect("writes");
+        files
+    }
+
+    const ECDSA_SUITES: &[CipherSuite] = &[CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+    const P256: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
+    const P384: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP384_SHA384];
+
+    #[test]
+    fn the_choice_goes_by_name_and_then_by_what_the_client_verifies() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
+        let files = [
+            write(dir.path(), "a", &["a.example"], &p256),
+            write(dir.path(), "b", &["b.example", "*.w.example"], &p384),
+        ];
+        let identities = Identities::load(&files, UnknownName::First).expect("both are allowed");
+        let chosen = |name, schemes, suites| {
+            identities
+                .choose(&Hello { name, schemes, suites, groups: None })
+                .map(|identity| identity.names[0].clone())
+        };
+        let both = &[P256[0], P384[0]];
+        assert_eq!(chosen(Some("B.EXAMPLE"), both, ECDSA_SUITES).as_deref(), Some("b.example"));
+        assert_eq!(chosen(Some("x.w.example"), both, ECDSA_SUITES).as_deref(), Some("b.example"));
+        assert_eq!(chosen(Some("x.y.w.example"), both, ECDSA_SUITES).as_deref(), Some("a.example"));
+        assert_eq!(chosen(Some("unknown.example"), both, ECDSA_SUITES).as_deref(), Some("a.example"));
+        assert_eq!(chosen(None, P384, ECDSA_SUITES).as_deref(), Some("b.example"));
+        assert_eq!(chosen(Some("a.example"), P384, ECDSA_SUITES).as_deref(), Some("b.example"));
+        let rsa_only = &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+        assert_eq!(
+            chosen(Some("b.example"), both, rsa_only).as_deref(),
+            Some("a.example"),
+            "none can: the first"
+        );
+    }
+
+    #[test]
+    fn groups_bind_the_curve_of_a_certificate_in_tls_1_2_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
+        let files = [write(dir.path(), "a", &["a"], &p256), write(dir.path(), "b", &["b"], &p384)];
+        let identities = Identities::load(&files, UnknownName::First).expect("both are allowed");
+        let chosen = |groups, suites| {
+            let hello = Hello { name: None, schemes: &[P256[0], P384[0]], suites, groups };
+            identities.choose(&hello).map(|identity| identity.names[0].clone())
+        };
+        let tls13 = &[CipherSuite::TLS13_AES_128_GCM_SHA256, ECDSA_SUITES[0]];
+        let only_p384 = &[NamedGroup::X25519, NamedGroup::secp384r1][..];
+        assert_eq!(chosen(Some(only_p384), ECDSA_SUITES).as_deref(), Some("b"));
+        assert_eq!(chosen(Some(only_p384), tls13).as_deref(), Some("a"));
+        assert_eq!(chosen(None, ECDSA_SUITES).as_deref(), Some("a"));
+        assert_eq!(
+            chosen(Some(&[NamedGroup::X25519]), ECDSA_SUITES).as_deref(),
+            Some("a"),
+            "neither: the first"
+        );
+    }
+
+    #[test]
+    fn each_bad_pair_has_its_own_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (one, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let (good, second) =
+            (write(dir.path(), "good", &["a"], &one), write(dir.path(), "second", &["b"], &other));
+        let load = |certificate: &Path, key: &Path| {
+            let files =
+                IdentityFiles { certificate: certificate.to_owned(), key: key.to_owned(), ocsp: None };
+            Identities::load(&[files], UnknownName::First).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(load(&good.certificate, &good.key), Ok(()));
+        let text = load(&good.certificate, &good.certificate).expect_err("no key in it");
+        assert!(text.contains("good.pem: has no private key"), "{text}");
+        let text = load(&good.key, &good.key).expect_err("no certificate in it");
+        assert!(text.contains("good.key: has no certificate"), "{text}");
+        let text = load(&good.certificate, &second.key).expect_err("another's key");
+        assert!(text.contains("second.key: is not the key of"), "{text}");
+        let text = load(Path::new("/nonexistent/c.pem"), &good.key).expect_err("no file");
+        assert!(text.contains("/nonexistent/c.pem: cannot be read"), "{text}");
+        std::fs::write(
+            dir.path().join("junk.pem"),
+            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+        )
+        .expect("writes");
+        let text = load(&dir.path().join("junk.pem"), &good.key).expect_err("junk");
+        assert!(text.contains("junk.pem: not a well-formed PEM certificate"), "{text}");
+    }
+
+    #[test]
+    fn a_key_outside_the_profile_is_refused_by_clause() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = write(dir.path(), "ed", &["a"], &KeyPair::generate_for(&PKCS_ED25519).expect("a key"));
+        let text = Identities::load(&[files], UnknownName::First)
+            .map(|_| ())
+            .expect_err("not in the profile")
+            .to_string();
+        assert!(text.contains("ed.pem") && text.contains("TS 33.310 clause 6.1.1"), "{text}");
+    }
+}

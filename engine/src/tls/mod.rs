@@ -1,0 +1,126 @@
+//! Policy: what is negotiated, who we are, how sessions resume. No sockets, no clock.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
+
+use crate::config::{Listener, Mode};
+
+pub mod cipher;
+pub mod conformance;
+mod hello;
+mod identity;
+mod originate;
+mod peer;
+mod profile;
+pub mod record;
+pub mod secrets;
+pub mod session;
+pub mod ticket_keys;
+mod tickets;
+
+pub use identity::IdentityError;
+pub use peer::{PeerError, PeerRefusal};
+pub use tickets::Tickets;
+
+use identity::Identities;
+use originate::Origination;
+use peer::Peers;
+use tickets::ListenerTickets;
+
+/// TLS 1.3 tickets sent after a full handshake: one is what a client uses next, and it is replaced when it is
+/// used.
+const TLS13_TICKETS: usize = 1;
+
+/// Everything that a handshake needs to know; immutable, shared by all workers, swapped whole on reload.
+#[derive(Debug)]
+pub struct Terms {
+    role: Role,
+}
+
+#[derive(Debug)]
+enum Role {
+    Terminate { server: Arc<ServerConfig>, peers: Arc<Peers> },
+    Originate(Arc<Origination>),
+}
+
+/// Why the terms could not be made; the text names the file, what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TermsError {
+    /// An identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is none.
+    #[error("no certificate: add an [[identity]] with certificate and key, or --cert and --key")]
+    NoIdentity,
+    /// Who may connect cannot be told.
+    #[error(transparent)]
+    Peers(#[from] PeerError),
+    /// The library refuses the profile as configured.
+    #[error("rustls refuses the profile: {0}")]
+    Profile(String),
+}
+
+impl Terms {
+    /// Reads and checks what a listener names, in the role that it has. Without `tickets` a server has none.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn load(listener: &Listener, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+        match &listener.mode {
+            Mode::Terminate => Self::terminate(listener, tickets.filter(|_| listener.tickets)),
+            Mode::Originate(rules) => {
+                let alpn = protocols(&listener.alpn);
+                let origination = Origination::load(rules, &listener.identities, listener.tickets, alpn)?;
+                Ok(Self { role: Role::Originate(Arc::new(origination)) })
+            }
+        }
+    }
+
+    fn terminate(listener: &Listener, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+        let Listener { identities, peers, alpn, unknown_name, .. } = listener;
+        if identities.is_empty() {
+            return Err(TermsError::NoIdentity);
+        }
+        let identities = Identities::load(identities, *unknown_name)?;
+        let provider = profile::provider();
+        let peers = Arc::new(Peers::load(peers, &provider)?);
+        let versions = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(profile::VERSIONS)
+            .map_err(|e| TermsError::Profile(e.to_string()))?;
+        let mut server = match peers.verifier() {
+            None => versions.with_no_client_auth(),
+            Some(verifier) => versions.with_client_cert_verifier(verifier),
+        }
+        .with_cert_resolver(Arc::new(identities));
+        // The handshake ends with the keys handed to a carrier: kernel, or `cipher`.
+        server.enable_secret_extraction = true;
+        // Tickets alone (RFC 5077), no session on the server (TS 33.328 Annex M) (A3a).
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a).
+        server.alpn_protocols = protocols(alpn);
+        server.require_ems = true;
+        // 0-RTT has no profile for media (B7).
+        server.max_early_data_size = 0;
+        server.send_tls13_tickets = 0;
+        // Without, SessionTicket is left out and every handshake is full (A4a, A5).
+        if let Some(tickets) = tickets {
+            server.ticketer =
+                Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class: peers.class() });
+            server.send_tls13_tickets = TLS13_TICKETS;
+        }
+        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })
+    }
+
+    /// Whether connections are accepted in clear and connected with TLS.
+    #[must_use]
+    pub fn originates(&self) -> bool {
+        matches!(self.role, Role::Originate(_))
+    }
+}
+
+/// As RFC 7301 §3.1 writes them, without their lengths.
+fn protocols(names: &[String]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}

@@ -1,0 +1,341 @@
+//! Who may connect: a certificate that an authority vouches for, or one whose fingerprint was told.
+//!
+//! With fingerprints (RFC 8122, TS 23.334 clause 5.11) the certificate is a carrier of a key and nothing
+//! else: self-signed is normal, X.509 v1 occurs, and neither its dates nor its extended key usage are looked
+//! at; that the peer has the key is proved by its signature in the handshake. With authorities a path to one
+//! of them is looked for, dates and extended key usage (clientAuth) included.
+//!
+//! rustls verifies a certificate in a full handshake alone. Whether a peer holds is therefore judged after
+//! every handshake, from the certificate that the session carries, whatever the handshake was.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore};
+use rustls::{PeerIncompatible, SignatureScheme};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::tickets::AuthenticationClass;
+use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
+
+/// Why the authorities of a listener cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The file has no certificate that can be one.
+    #[error("{}: {problem}; expected PEM certificates of authorities",
+            .file.display())]
+    Authorities {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Why a peer does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerRefusal {
+    /// It showed no certificate and must.
+    Missing,
+    /// Its certificate is not one of those that hold.
+    Refused,
+}
+
+/// The rules of a listener, ready for use.
+pub(super) struct Peers {
+    auth: ClientAuth,
+    voucher: Vouching,
+    class: AuthenticationClass,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+enum Vouching {
+    Nobody,
+    Authorities(Arc<dyn ClientCertVerifier>),
+    Fingerprints(Vec<Fingerprint>),
+}
+
+impl Peers {
+    /// Reads what the rules name.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub(super) fn load(rules: &PeerRules, provider: &Arc<CryptoProvider>) -> Result<Self, PeerError> {
+        let mut made_of = vec![rules.auth as u8];
+        let voucher = match (&rules.voucher, rules.auth) {
+            (_, ClientAuth::None) | (Voucher::Nobody, _) => Vouching::Nobody,
+            (Voucher::Authorities(file), _) => {
+                let roots = authorities(file)?;
+                roots.iter().for_each(|root| made_of.extend_from_slice(root));
+                Vouching::Authorities(by_authority(file, roots, provider)?)
+            }
+            (Voucher::Fingerprints(told), _) => {
+                // Which ones is judged after every handshake: a session outlives a change of the list.
+                made_of.push(1);
+                Vouching::Fingerprints(told.clone())
+            }
+        };
+        let verifier = match &voucher {
+            Vouching::Nobody => None,
+            Vouching::Authorities(verifier) => Some(Arc::clone(verifier)),
+            Vouching::Fingerprints(_) => {
+                let algorithms = provider.signature_verification_algorithms;
+                Some(Arc::new(AnyCertificate { algorithms }) as Arc<dyn ClientCertVerifier>)
+            }
+        };
+        let mut class = [0; 16];
+        class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..16]);
+        Ok(Self { auth: rules.auth, voucher, class: AuthenticationClass(class), verifier })
+    }
+
+    /// Under what sessions of this listener are made.
+    pub(super) fn class(&self) -> AuthenticationClass {
+        self.class
+    }
+
+    /// What rustls is to ask in a full handshake; `None` if nothing.
+    pub(super) fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.verifier.clone()
+    }
+
+    /// Judges the peer of a complete handshake by what its session carries.
+    pub(super) fn judge(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        resumed: bool,
+        now: UnixTime,
+    ) -> Result<(), PeerRefusal> {
+        let Some((own, issuers)) = chain.and_then(<[_]>::split_first) else {
+            let must = self.auth == ClientAuth::Require;
+            return if must { Err(PeerRefusal::Missing) } else { Ok(()) };
+        };
+        let holds = match &self.voucher {
+            Vouching::Nobody => true,
+            Vouching::Fingerprints(told) => is_told(told, own),
+            // In a full handshake rustls has just asked.
+            Vouching::Authorities(verifier) => {
+                !resumed || verifier.verify_client_cert(own, issuers, now).is_ok()
+            }
+        };
+        if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("auth", &self.auth).finish_non_exhaustive()
+    }
+}
+
+/// Whether the certificate has one of these fingerprints.
+pub(super) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
+    told.iter().any(|fingerprint| fingerprint.is_of(certificate))
+}
+
+impl Fingerprint {
+    /// Whether it is the one of this certificate.
+    fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        let algorithm = match self.hash {
+            FingerprintHash::Sha256 => &SHA256,
+            FingerprintHash::Sha384 => &SHA384,
+            FingerprintHash::Sha512 => &SHA512,
+        };
+        verify_slices_are_equal(digest(algorithm, certificate).as_ref(), &self.digest).is_ok()
+    }
+}
+
+pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, PeerError> {
+    let refused =
+        |problem: &str| PeerError::Authorities { file: file.to_owned(), problem: problem.to_owned() };
+    let all = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| refused(&format!("cannot be read as PEM ({error})")))?;
+    if all.is_empty() { Err(refused("has no certificate")) } else { Ok(all) }
+}
+
+fn by_authority(
+    file: &Path,
+    all: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, PeerError> {
+    let refused = |problem: String| PeerError::Authorities { file: file.to_owned(), problem };
+    let mut roots = RootCertStore::empty();
+    for (nth, root) in (1..).zip(all) {
+        roots.add(root).map_err(|error| refused(format!("certificate {nth} is no authority ({error})")))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
+    // Who must show a certificate and does not is judged after the handshake, with the alert of RFC 8122.
+    verifier.allow_unauthenticated().build().map_err(|error| refused(error.to_string()))
+}
+
+/// Takes any certificate whose key has signed the handshake: which one it is, is judged afterwards.
+#[derive(Debug)]
+pub(super) struct AnyCertificate {
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyCertificate {
+    /// By the bare public key, so that a certificate of any version will do.
+    pub(super) fn verify(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let bad = |error| Error::InvalidCertificate(error);
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| bad(CertificateError::BadEncoding))?;
+        let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
+        let entity =
+            webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad(CertificateError::BadEncoding))?;
+        let offered = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+        let (_, algorithms) = offered.ok_or(PeerIncompatible::NoSignatureSchemesInCommon)?;
+        let verified = algorithms
+            .iter()
+            .any(|algorithm| entity.verify_signature(*algorithm, message, signed.signature()).is_ok());
+        if verified {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(bad(CertificateError::BadSignature))
+        }
+    }
+}
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _issuers: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::tls::profile;
+    use rcgen::{CertificateParams, KeyPair};
+
+    fn made() -> rcgen::Certificate {
+        let key = KeyPair::generate().expect("a key");
+        CertificateParams::default().self_signed(&key).expect("signs")
+    }
+
+    fn certificate() -> CertificateDer<'static> {
+        made().der().clone()
+    }
+
+    fn told(certificate: &CertificateDer<'_>) -> Fingerprint {
+        let digest = digest(&SHA384, certificate).as_ref().to_vec();
+        Fingerprint { hash: FingerprintHash::Sha384, digest }
+    }
+
+    fn peers(auth: ClientAuth, voucher: Voucher) -> Peers {
+        Peers::load(&PeerRules { auth, voucher }, &profile::provider()).expect("nothing to read")
+    }
+
+    #[test]
+    fn a_fingerprint_that_was_told_holds_and_no_other() {
+        let (ours, other) = (certificate(), certificate());
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
+        let rules = Voucher::Fingerprints(vec![told(&certificate()), told(&ours)]);
+        for (auth, missing) in
+            [(ClientAuth::Require, Err(PeerRefusal::Missing)), (ClientAuth::Request, Ok(()))]
+        {
+            let peers = peers(auth, rules.clone());
+            for resumed in [false, true] {
+                assert_eq!(peers.judge(Some(from_ref(&ours)), resumed, now), Ok(()));
+                assert_eq!(peers.judge(Some(from_ref(&other)), resumed, now), Err(PeerRefusal::Refused));
+                assert_eq!(peers.judge(None, resumed, now), missing);
+                assert_eq!(peers.judge(Some(&[]), resumed, now), missing);
+            }
+        }
+        let nobody = peers(ClientAuth::None, rules);
+        assert!(nobody.verifier().is_none() && nobody.judge(None, true, now).is_ok());
+    }
+
+    #[test]
+    fn classes_differ_by_whether_and_by_whom_and_not_by_the_list() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = |name: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, made().pem()).expect("writes");
+            Voucher::Authorities(file)
+        };
+        let listed = |count: usize| Voucher::Fingerprints(vec![told(&certificate()); count]);
+        let class = |auth, voucher| peers(auth, voucher).class();
+        let all = [
+            class(ClientAuth::None, Voucher::Nobody),
+            class(ClientAuth::Request, listed(1)),
+            class(ClientAuth::Require, listed(1)),
+            class(ClientAuth::Require, authority("a.pem")),
+            class(ClientAuth::Require, authority("b.pem")),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[..index].contains(one), "class {index}");
+        }
+        assert_eq!(class(ClientAuth::Require, listed(1)), class(ClientAuth::Require, listed(3)));
+    }
+
+    #[test]
+    fn a_file_without_authorities_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let load = |content: &str| {
+            let file = dir.path().join("ca.pem");
+            std::fs::write(&file, content).expect("writes");
+            let rules = PeerRules { auth: ClientAuth::Require, voucher: Voucher::Authorities(file) };
+            Peers::load(&rules, &profile::provider()).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let pem = made().pem();
+        assert_eq!(load(&pem), Ok(()));
+        assert_eq!(load(&format!("rubbish\n{pem}\nmore\n{pem}")), Ok(()), "rubbish between is passed over");
+        assert!(load("").is_err_and(|error| error.contains("ca.pem: has no certificate")));
+        let broken = pem.replace("MII", "!!!");
+        assert!(load(&broken).is_err_and(|error| error.contains("ca.pem: cannot be read as PEM")));
+        let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(load(no_x509).is_err_and(|error| error.contains("certificate 1 is no authority")));
+    }
+}

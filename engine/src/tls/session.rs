@@ -1,0 +1,432 @@
+//! The handshake of one connection: the only file that names rustls's connection interface.
+//!
+//! A `Session` is fed bytes and yields bytes until it is `Established`; then rustls is left behind for good:
+//! keys and sequence numbers of both directions come out, and the carriers, kernel or userspace, go on from
+//! there. What remains of rustls is, in TLS 1.3, the secret from which a KeyUpdate derives the next keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
+use rustls::pki_types::UnixTime;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible};
+
+use super::hello::{Finding, HelloReader};
+use super::originate::Origination;
+use super::peer::{PeerRefusal, Peers};
+use super::profile::version_and_aead;
+use super::record::{HEADER_BYTES, Header, RecordType};
+use super::secrets::{Aead, Direction, TrafficKeys, Version};
+use super::tickets::{SessionOrigin, with_origin};
+use super::{Role, Terms};
+use crate::buf::Buf;
+
+/// A handshake in progress, in either role.
+pub struct Session {
+    connection: Connection,
+    /// Bytes at the front of the input that rustls was shown and has not discarded.
+    shown: usize,
+    hello: HelloReader,
+    /// Whether `hello` reads the second one already, which answers a HelloRetryRequest.
+    retried: bool,
+    origin: SessionOrigin,
+    judge: Judge,
+}
+
+/// rustls's connection, by role.
+enum Connection {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+}
+
+/// Who says whether the peer may stay.
+enum Judge {
+    OfClients(Arc<Peers>),
+    OfServer(Arc<Origination>),
+}
+
+/// What one call into rustls came to.
+enum Turn {
+    /// Something was put into the output, or was seen to be.
+    Sent,
+    WantsMore,
+    Refused(Refusal),
+    Failed(Error),
+}
+
+/// What a session wants after it was fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes from the peer.
+    NeedsMore,
+    /// Nothing: once its output is sent, the handshake is complete.
+    Complete,
+}
+
+/// Why a handshake ended. The alert for the peer, if one is due, is in the output already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The peer sent this alert (RFC 8446 §6).
+    AlertReceived(u8),
+    /// A record failed to open.
+    BadRecord,
+    /// A record is longer than allowed.
+    RecordTooLong,
+    /// A message cannot be parsed.
+    Malformed,
+    /// A message is well-formed but not allowed here.
+    Unexpected,
+    /// No protocol version in common.
+    NoCommonVersion,
+    /// No cipher suite, group, signature algorithm or application protocol in common.
+    NothingInCommon,
+    /// The client asks for a name that no identity has (RFC 6066 §3).
+    UnknownName,
+    /// A TLS 1.2 peer without extended_master_secret (RFC 7627), which the profile requires.
+    NoExtendedMasterSecret,
+    /// A first hello that claims to renegotiate (RFC 5746 §3.4, §3.6).
+    RenegotiationInfo,
+    /// A TLS 1.3 ClientHello without an extension that it cannot do without (RFC 8446 §9.2).
+    MissingExtension,
+    /// The peer's certificate, or its proof that it has the key, does not hold.
+    PeerCertificate,
+    /// The peer closed before the handshake was complete.
+    Closed,
+    /// Our flight does not fit into one buffer.
+    FlightTooLong,
+    /// The fault is ours.
+    Internal,
+}
+
+/// A complete handshake: what the stages after it need, and no connection any more.
+#[derive(Debug)]
+pub struct Established {
+    /// Negotiated.
+    pub version: Version,
+    /// Negotiated.
+    pub aead: Aead,
+    /// Whether it was abbreviated: resumed from a ticket, without public-key authentication.
+    pub resumed: bool,
+    /// Whether the peer is one that may connect.
+    pub peer: Result<(), PeerRefusal>,
+    /// For records from us.
+    pub tx: TrafficKeys,
+    /// For records from the peer.
+    pub rx: TrafficKeys,
+    /// Makes the keys that follow a KeyUpdate; TLS 1.3 only.
+    pub rekey: Option<Rekey>,
+}
+
+impl Session {
+    /// In the role that the terms are for.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] if the library refuses the configuration.
+    pub fn begin(terms: &Terms) -> Result<Self, Refusal> {
+        let internal = |_| Refusal::Internal;
+        let (connection, judge) = match &terms.role {
+            Role::Terminate { server, peers } => {
+                let server = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
+                (Connection::Server(Box::new(server)), Judge::OfClients(Arc::clone(peers)))
+            }
+            Role::Originate(origination) => {
+                let (config, name) = (Arc::clone(&origination.config), origination.name.clone());
+                let client = UnbufferedClientConnection::new(config, name).map_err(internal)?;
+                (Connection::Client(Box::new(client)), Judge::OfServer(Arc::clone(origination)))
+            }
+        };
+        let hello = match &terms.role {
+            Role::Terminate { .. } => HelloReader::of_client(),
+            Role::Originate(_) => HelloReader::of_server(),
+        };
+        let origin = SessionOrigin::default();
+        Ok(Self { connection, shown: 0, hello, retried: false, origin, judge })
+    }
+
+    /// Takes what it can use from the front of `incoming` and appends what is to be sent to `outgoing`. Stops
+    /// behind the record that completes the handshake: what follows is for the carriers.
+    ///
+    /// # Errors
+    /// A [`Refusal`], after which the session must not be fed again; `outgoing` then ends with the alert.
+    pub fn feed(&mut self, incoming: &mut Buf, outgoing: &mut Buf) -> Result<Progress, Refusal> {
+        loop {
+            let shown = &mut incoming.filled_mut()[..self.shown];
+            let connection = &mut self.connection;
+            if connection.common().handshake_kind().is_some_and(|kind| kind != HandshakeKind::Resumed) {
+                // Whatever a ticket said that was opened and not used: this session begins now.
+                self.origin = SessionOrigin::default();
+            }
+            let (discard, turn) = with_origin(&mut self.origin, || connection.turn(shown, outgoing));
+            let wants_more = match turn {
+                Turn::Sent => false,
+                Turn::WantsMore => true,
+                Turn::Refused(refusal) => return Err(refusal),
+                Turn::Failed(error) if is_unknown_name(&error) => {
+                    outgoing.extend(&alert_in_the_clear(UNRECOGNIZED_NAME));
+                    return Err(Refusal::UnknownName);
+                }
+                Turn::Failed(error) => {
+                    self.flush_alert(incoming, outgoing);
+                    if let Some(alert) = self.unsaid_alert(&error).filter(|_| outgoing.is_empty()) {
+                        outgoing.extend(&alert_in_the_clear(alert));
+                    }
+                    return Err(Refusal::from(&error));
+                }
+            };
+            incoming.consume(discard);
+            self.shown -= discard;
+            let common = self.connection.common();
+            if !common.is_handshaking() && !common.wants_write() {
+                return if self.shown == 0 { Ok(Progress::Complete) } else { Err(Refusal::Internal) };
+            }
+            if wants_more {
+                match self.show_more(incoming.filled()) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Progress::NeedsMore),
+                    Err((refusal, alert)) => {
+                        outgoing.extend(&alert_in_the_clear(alert));
+                        return Err(refusal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows rustls one more record of the input, and never one behind the handshake's last: it would open it
+    /// and change its keys without a word (a KeyUpdate in the flight of a Finished). What is no record it is
+    /// shown whole, to refuse it.
+    fn show_more(&mut self, incoming: &[u8]) -> Result<bool, (Refusal, u8)> {
+        let unseen = &incoming[self.shown..];
+        let more = match Header::read(unseen) {
+            Ok(Some(header)) if header.record_bytes() <= unseen.len() => {
+                if header.record_type == RecordType::Handshake {
+                    self.read_hello(&unseen[HEADER_BYTES..header.record_bytes()])?;
+                }
+                header.record_bytes()
+            }
+            Ok(_) => 0,
+            Err(_) => unseen.len(),
+        };
+        self.shown += more;
+        Ok(more > 0)
+    }
+
+    /// What rustls would not refuse, or with another alert. In TLS 1.3 a second hello may follow, likewise in
+    /// the clear; nothing else that comes in records of this type is.
+    fn read_hello(&mut self, payload: &[u8]) -> Result<(), (Refusal, u8)> {
+        let retry =
+            self.connection.common().handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+        if retry && !self.retried {
+            self.hello = self.hello.again();
+            self.retried = true;
+        }
+        match self.hello.read(payload) {
+            Finding::Nothing | Finding::Unfinished => Ok(()),
+            // "The server MUST then verify that the length of the renegotiated_connection field is zero,
+            // and if it is not, MUST abort the handshake": RFC 5746 §3.6, and §3.4 for the client (A6b, A6d).
+            Finding::RenegotiationInfo => Err((Refusal::RenegotiationInfo, HANDSHAKE_FAILURE)),
+            // "If server supports (or is willing to use) only versions greater than
+            // client_version, it MUST send a protocol_version alert": RFC 5246 Appendix E.1 (B1).
+            Finding::NoCommonVersion => Err((Refusal::NoCommonVersion, PROTOCOL_VERSION)),
+            // "Servers receiving a ClientHello which does not conform to these requirements MUST abort the
+            // handshake with a missing_extension alert": RFC 8446 §9.2 (B5a).
+            Finding::MissingExtension => Err((Refusal::MissingExtension, MISSING_EXTENSION)),
+        }
+    }
+
+    /// Whether the ClientHello has not come whole, and so nothing can be encrypted yet.
+    #[must_use]
+    pub fn awaits_hello(&self) -> bool {
+        self.connection.common().protocol_version().is_none()
+    }
+
+    /// What is due for an error of which rustls says nothing to the peer: the incompatible key, and what its
+    /// deframer finds while it puts fragments together.
+    fn unsaid_alert(&self, error: &Error) -> Option<u8> {
+        match error {
+            error if is_incompatible_key(error) => Some(HANDSHAKE_FAILURE),
+            Error::InvalidMessage(_) if self.awaits_hello() => Some(DECODE_ERROR),
+            Error::PeerMisbehaved(_) if self.awaits_hello() => Some(UNEXPECTED_MESSAGE),
+            _ => None,
+        }
+    }
+
+    /// Leaves rustls behind. To be called once, after [`Progress::Complete`].
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] if the library does not part with the keys.
+    pub fn establish(self) -> Result<Established, Refusal> {
+        let common = self.connection.common();
+        let suite = common.negotiated_cipher_suite().ok_or(Refusal::Internal)?;
+        let (version, aead) = version_and_aead(suite).ok_or(Refusal::Internal)?;
+        let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
+        let (chain, now) = (common.peer_certificates(), UnixTime::now());
+        let peer = match &self.judge {
+            Judge::OfClients(peers) => peers.judge(chain, resumed, now),
+            Judge::OfServer(origination) => origination.judge(chain, resumed, now),
+        };
+        let (secrets, kernel) = match self.connection {
+            Connection::Server(server) => {
+                let (secrets, kernel) =
+                    server.dangerous_into_kernel_connection().map_err(|_| Refusal::Internal)?;
+                (secrets, Rekey::Server(kernel))
+            }
+            Connection::Client(client) => {
+                let (secrets, kernel) =
+                    client.dangerous_into_kernel_connection().map_err(|_| Refusal::Internal)?;
+                (secrets, Rekey::Client(kernel))
+            }
+        };
+        let rekey = (version == Version::Tls13).then_some(kernel);
+        let keys = |secrets| TrafficKeys::from_rustls(version, secrets).ok_or(Refusal::Internal);
+        let (tx, rx) = (keys(secrets.tx)?, keys(secrets.rx)?);
+        Ok(Established { version, aead, resumed, peer, tx, rx, rekey })
+    }
+
+    /// After an error the library has its alert queued. It is asked only while it has something to send:
+    /// asked for more, it would look at the input again, at places that were valid before the error.
+    fn flush_alert(&mut self, incoming: &mut Buf, outgoing: &mut Buf) {
+        while self.connection.common().wants_write() {
+            let shown = &mut incoming.filled_mut()[..self.shown];
+            let (_, Turn::Sent) = self.connection.turn(shown, outgoing) else { return };
+        }
+    }
+}
+
+impl Connection {
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Server(server) => server,
+            Self::Client(client) => client,
+        }
+    }
+
+    /// One call into rustls: how much of the input it has no more use for, and what it came to.
+    fn turn(&mut self, shown: &mut [u8], outgoing: &mut Buf) -> (usize, Turn) {
+        match self {
+            Self::Server(server) => turn(server.process_tls_records(shown), outgoing),
+            Self::Client(client) => turn(client.process_tls_records(shown), outgoing),
+        }
+    }
+}
+
+fn turn<D>(status: UnbufferedStatus<'_, '_, D>, outgoing: &mut Buf) -> (usize, Turn) {
+    let UnbufferedStatus { discard, state } = status;
+    let turn = match state {
+        Ok(ConnectionState::EncodeTlsData(mut flight)) => match flight.encode(outgoing.spare_mut()) {
+            Ok(bytes) => {
+                outgoing.commit(bytes);
+                Turn::Sent
+            }
+            Err(_) => Turn::Refused(Refusal::FlightTooLong),
+        },
+        Ok(ConnectionState::TransmitTlsData(flight)) => {
+            flight.done();
+            Turn::Sent
+        }
+        Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => Turn::WantsMore,
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Turn::Refused(Refusal::Closed),
+        Ok(_) => Turn::Refused(Refusal::Internal),
+        Err(error) => Turn::Failed(error),
+    };
+    (discard, turn)
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session")
+    }
+}
+
+const UNEXPECTED_MESSAGE: u8 = 10;
+const HANDSHAKE_FAILURE: u8 = 40;
+const DECODE_ERROR: u8 = 50;
+const PROTOCOL_VERSION: u8 = 70;
+const MISSING_EXTENSION: u8 = 109;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// A record with a fatal alert, as it is before anything is encrypted (RFC 5246 §7.2.2, RFC 8446 §6).
+pub fn alert_in_the_clear(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+/// What rustls 0.23 says, by text alone, when there is no identity for a hello; its access_denied is left
+/// unsent for the alert that RFC 6066 §3 asks for. Nothing is encrypted yet.
+fn is_unknown_name(error: &Error) -> bool {
+    matches!(error, Error::General(text) if text == "no server certificate chain resolved")
+}
+
+/// In TLS 1.2 rustls 0.23 names this by text alone, and sends no alert for it.
+fn is_incompatible_key(error: &Error) -> bool {
+    matches!(error, Error::General(text) if text == "incompatible signing key")
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        use PeerIncompatible as P;
+        match error {
+            Error::AlertReceived(description) => Self::AlertReceived((*description).into()),
+            Error::DecryptError => Self::BadRecord,
+            Error::PeerSentOversizedRecord => Self::RecordTooLong,
+            Error::InvalidMessage(_) => Self::Malformed,
+            Error::InappropriateMessage { .. }
+            | Error::InappropriateHandshakeMessage { .. }
+            | Error::PeerMisbehaved(_) => Self::Unexpected,
+            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Self::PeerCertificate,
+            Error::PeerIncompatible(P::ExtendedMasterSecretExtensionRequired) => Self::NoExtendedMasterSecret,
+            Error::PeerIncompatible(
+                P::Tls12NotOffered | P::Tls12NotOfferedOrEnabled | P::SupportedVersionsExtensionRequired,
+            ) => Self::NoCommonVersion,
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Self::NothingInCommon,
+            error if is_incompatible_key(error) => Self::NothingInCommon,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// What is left of rustls in TLS 1.3: it derives the traffic keys that follow a KeyUpdate (RFC 8446 §7.2),
+/// and in the client's role it takes the tickets that come behind the handshake.
+pub enum Rekey {
+    /// In the server's role.
+    Server(KernelConnection<ServerConnectionData>),
+    /// In the client's.
+    Client(KernelConnection<ClientConnectionData>),
+}
+
+impl Rekey {
+    /// The next keys of a direction; they begin at sequence number 0.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] if the library refuses.
+    pub fn next(&mut self, direction: Direction) -> Result<TrafficKeys, Refusal> {
+        let secrets: Result<(u64, ConnectionTrafficSecrets), Error> = match (self, direction) {
+            (Self::Server(kernel), Direction::Tx) => kernel.update_tx_secret(),
+            (Self::Server(kernel), Direction::Rx) => kernel.update_rx_secret(),
+            (Self::Client(kernel), Direction::Tx) => kernel.update_tx_secret(),
+            (Self::Client(kernel), Direction::Rx) => kernel.update_rx_secret(),
+        };
+        let secrets = secrets.map_err(|_| Refusal::Internal)?;
+        TrafficKeys::from_rustls(Version::Tls13, secrets).ok_or(Refusal::Internal)
+    }
+
+    /// Keeps a ticket of the server's for the next handshake with it; `message` is the body of a
+    /// NewSessionTicket (RFC 8446 §4.6.1). A server does not take any.
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`] if it cannot be parsed, [`Refusal::Unexpected`] in the server's role.
+    pub fn take_ticket(&mut self, message: &[u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Server(_) => Err(Refusal::Unexpected),
+            Self::Client(kernel) => kernel.handle_new_session_ticket(message).map_err(|_| Refusal::Malformed),
+        }
+    }
+}
+
+impl fmt::Debug for Rekey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rekey")
+    }
+}

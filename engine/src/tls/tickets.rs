@@ -1,0 +1,335 @@
+//! Session tickets (RFC 5077, RFC 8446 §4.6.1) without a session on the server: one key ring for all workers
+//! and all listeners.
+//!
+//! A ticket is sealed as RFC 5077 §4 recommends: key name (16 bytes), iv (16), AES-128-CBC ciphertext,
+//! HMAC-SHA-256 (32) over all that goes before. CBC with a random iv has no counter to share and, unlike GCM
+//! with a random nonce, is not spent at 2^32 tickets under one key. The key ring is immutable and swapped
+//! whole: sealing and opening take no lock.
+//!
+//! Inside, before the session that rustls wraps, stand the class of authentication that the session was made
+//! under and the time of its first full handshake. A ticket of another class does not resume; neither does a
+//! session that is older than it may be, however often it was wrapped anew. What is wrong with a ticket is
+//! told to nobody: the handshake is a full one then.
+
+use std::cell::Cell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::cipher::{
+    AES_128, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
+};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{hmac, rand};
+use rustls::server::ProducesTickets;
+use zeroize::Zeroizing;
+
+use super::ticket_keys::{KeyFileError, KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds};
+
+/// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
+/// some KiB).
+const MAX_TICKET_BYTES: usize = 16 * 1024;
+/// How far the clock of the host that sealed a ticket may be ahead of ours.
+const SKEW_SECONDS: u64 = 300;
+
+const IV_BYTES: usize = 16;
+const TAG_BYTES: usize = 32;
+const BLOCK_BYTES: usize = 16;
+
+/// Of what stands before the session.
+const FORM: u8 = 1;
+const CLASS_BYTES: usize = 16;
+const HEAD_BYTES: usize = 1 + CLASS_BYTES + 8;
+
+/// Under which authentication of the client a session was made: sessions do not cross from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AuthenticationClass(pub(super) [u8; CLASS_BYTES]);
+
+/// When the session of a handshake in progress had its first full handshake; `None` if that is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SessionOrigin(Option<UnixSeconds>);
+
+thread_local! {
+    /// Of the handshake that this thread is in, for the time of one call into rustls, which knows nothing of
+    /// it and calls us back in between.
+    static ORIGIN: Cell<SessionOrigin> = const { Cell::new(SessionOrigin(None)) };
+}
+
+/// Calls into rustls for a handshake whose session has this origin. Opening its ticket finds the origin,
+/// sealing the next one, in this call or a later one, carries it on.
+pub(super) fn with_origin<T>(origin: &mut SessionOrigin, call: impl FnOnce() -> T) -> T {
+    ORIGIN.set(*origin);
+    let result = call();
+    *origin = ORIGIN.take();
+    result
+}
+
+/// The keys in force, the clock that they go by, and how long a session may live.
+pub struct Tickets {
+    ring: ArcSwap<KeyRing>,
+    file: Option<PathBuf>,
+    /// The control plane's clock: whole seconds are enough, and reading it takes no system call.
+    now: AtomicU64,
+    session_lifetime_seconds: u64,
+}
+
+impl Tickets {
+    /// Keys of this process alone, which [`Tickets::tick`] changes.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn generate(session_lifetime_seconds: u64, now: UnixSeconds) -> Result<Self, NoRandomness> {
+        let ring = KeyRing::generate(now)?;
+        Ok(Self::new(ring, None, session_lifetime_seconds, now))
+    }
+
+    /// The keys of a file, which [`Tickets::reread`] reads again.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub fn from_file(
+        path: &Path,
+        session_lifetime_seconds: u64,
+        now: UnixSeconds,
+    ) -> Result<Self, KeyFileError> {
+        let ring = KeyRing::read(path)?;
+        Ok(Self::new(ring, Some(path.to_owned()), session_lifetime_seconds, now))
+    }
+
+    fn new(ring: KeyRing, file: Option<PathBuf>, session_lifetime_seconds: u64, now: UnixSeconds) -> Self {
+        Self { ring: ArcSwap::from_pointee(ring), file, now: now.into(), session_lifetime_seconds }
+    }
+
+    /// The file that the keys come from.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Tells the time, as often as every second: expired keys are wiped, and where there is no file a fresh
+    /// key takes over from one that has sealed for long enough.
+    ///
+    /// # Errors
+    /// [`NoRandomness`]; the keys in force stay.
+    pub fn tick(&self, now: UnixSeconds) -> Result<(), NoRandomness> {
+        self.now.store(now, Ordering::Relaxed);
+        let ring = self.ring.load();
+        if self.file.is_none() && ring.is_due(now) {
+            let mut next = KeyRing::clone(&ring);
+            next.add(now, now)?;
+            self.ring.store(next.into());
+        } else if let Some(rest) = ring.without_expired(now) {
+            self.ring.store(rest.into());
+        }
+        Ok(())
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// [`KeyFileError`]; the keys in force stay.
+    pub fn reread(&self) -> Result<(), KeyFileError> {
+        if let Some(file) = &self.file {
+            self.ring.store(KeyRing::read(file)?.into());
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> UnixSeconds {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn is_too_old(&self, origin: UnixSeconds) -> bool {
+        let now = self.now();
+        origin > now + SKEW_SECONDS || now >= origin.saturating_add(self.session_lifetime_seconds)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets").field("file", &self.file).field("ring", &*self.ring.load()).finish()
+    }
+}
+
+/// The tickets of a listener: those of the process, bound to its class of authentication.
+#[derive(Debug)]
+pub(super) struct ListenerTickets {
+    pub(super) tickets: Arc<Tickets>,
+    pub(super) class: AuthenticationClass,
+}
+
+impl ProducesTickets for ListenerTickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// RFC 8446 §4.6.1 allows no more than a week.
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.tickets.session_lifetime_seconds.min(7 * 24 * 3600)).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        let now = self.tickets.now();
+        let origin = ORIGIN.get().0.unwrap_or(now);
+        let ring = self.tickets.ring.load();
+        let head = [&[FORM][..], &self.class.0, &origin.to_be_bytes()];
+        ring.sealing(now)?.seal(&head, session)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let name = ticket.first_chunk::<NAME_BYTES>()?;
+        let ring = self.tickets.ring.load();
+        let mut plain = ring.opening(name, self.tickets.now())?.open(ticket)?;
+        let (head, _) = plain.split_at_checked(HEAD_BYTES)?;
+        let (form, rest) = head.split_first()?;
+        let (class, origin) = rest.split_first_chunk::<CLASS_BYTES>()?;
+        let origin = UnixSeconds::from_be_bytes(origin.try_into().ok()?);
+        if *form != FORM || AuthenticationClass(*class) != self.class || self.tickets.is_too_old(origin) {
+            return None;
+        }
+        ORIGIN.set(SessionOrigin(Some(origin)));
+        Some(plain.split_off(HEAD_BYTES))
+    }
+}
+
+impl TicketKey {
+    fn seal(&self, head: &[&[u8]], session: &[u8]) -> Option<Vec<u8>> {
+        let plain_bytes = HEAD_BYTES + session.len();
+        let ticket_bytes = NAME_BYTES + IV_BYTES + (plain_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES + TAG_BYTES;
+        if ticket_bytes > MAX_TICKET_BYTES {
+            return None;
+        }
+        let mut iv = [0; IV_BYTES];
+        rand::fill(&mut iv).ok()?;
+        let mut body = Vec::with_capacity(ticket_bytes);
+        head.iter().for_each(|part| body.extend_from_slice(part));
+        body.extend_from_slice(session);
+        let key = UnboundCipherKey::new(&AES_128, &self.encryption[..]).ok()?;
+        let context = aws_lc_rs::cipher::EncryptionContext::Iv128(FixedLength::from(iv));
+        PaddedBlockEncryptingKey::cbc_pkcs7(key).ok()?.less_safe_encrypt(&mut body, context).ok()?;
+        let mut ticket = Vec::with_capacity(ticket_bytes);
+        ticket.extend_from_slice(&self.name);
+        ticket.extend_from_slice(&iv);
+        ticket.append(&mut body);
+        let tag = hmac::sign(&self.authentication_key(), &ticket);
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    /// The tag is verified, in constant time, before anything is decrypted.
+    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        if ticket.len() > MAX_TICKET_BYTES {
+            return None;
+        }
+        let (covered, tag) = ticket.split_at_checked(ticket.len().checked_sub(TAG_BYTES)?)?;
+        hmac::verify(&self.authentication_key(), covered, tag).ok()?;
+        let (iv, ciphertext) = covered.get(NAME_BYTES..)?.split_first_chunk::<IV_BYTES>()?;
+        let key = UnboundCipherKey::new(&AES_128, &self.encryption[..]).ok()?;
+        let mut body = Zeroizing::new(ciphertext.to_vec());
+        let context = DecryptionContext::Iv128(FixedLength::from(*iv));
+        let plain = PaddedBlockDecryptingKey::cbc_pkcs7(key).ok()?.decrypt(&mut body, context).ok()?;
+        Some(plain.to_vec())
+    }
+
+    fn authentication_key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.authentication[..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::ticket_keys::{OPENS_SECONDS, SEALS_SECONDS};
+
+    const NOW: UnixSeconds = 1_790_000_000;
+    const HOUR: u64 = 3600;
+
+    fn of_process() -> Arc<Tickets> {
+        Arc::new(Tickets::generate(24 * HOUR, NOW).expect("randomness"))
+    }
+
+    fn listener(tickets: &Arc<Tickets>, class: u8) -> ListenerTickets {
+        let class = AuthenticationClass([class; CLASS_BYTES]);
+        ListenerTickets { tickets: Arc::clone(tickets), class }
+    }
+
+    #[test]
+    fn a_ticket_opens_until_its_key_expires() {
+        let tickets = of_process();
+        let ours =
+            ListenerTickets { tickets: Arc::clone(&tickets), class: AuthenticationClass([0; CLASS_BYTES]) };
+        let last = NOW + SEALS_SECONDS - 1;
+        tickets.tick(last).expect("randomness");
+        let ticket =
+            with_origin(&mut SessionOrigin::default(), || ours.encrypt(b"a session")).expect("seals");
+        let open = || with_origin(&mut SessionOrigin::default(), || ours.decrypt(&ticket));
+        for now in [last, last + 1, NOW + SEALS_SECONDS + OPENS_SECONDS - 1] {
+            tickets.tick(now).expect("randomness");
+            assert_eq!(open().as_deref(), Some(&b"a session"[..]), "at {}", now - NOW);
+        }
+        tickets.tick(NOW + SEALS_SECONDS + OPENS_SECONDS).expect("randomness");
+        assert_eq!(open(), None);
+    }
+
+    #[test]
+    fn the_age_of_a_session_counts_from_its_first_full_handshake() {
+        let tickets = Arc::new(Tickets::generate(10 * HOUR, NOW).expect("randomness"));
+        let ours = listener(&tickets, 0);
+        let mut ticket = with_origin(&mut SessionOrigin::default(), || ours.encrypt(b"s")).expect("seals");
+        for hour in 1..10 {
+            tickets.tick(NOW + hour * HOUR).expect("randomness");
+            // Resumed and wrapped anew, in one call as in TLS 1.2 or in two as in TLS 1.3.
+            let mut origin = SessionOrigin::default();
+            assert!(with_origin(&mut origin, || ours.decrypt(&ticket)).is_some(), "hour {hour}");
+            assert_eq!(origin, SessionOrigin(Some(NOW)));
+            ticket = with_origin(&mut origin, || ours.encrypt(b"s")).expect("seals");
+        }
+        tickets.tick(NOW + 10 * HOUR).expect("randomness");
+        assert_eq!(with_origin(&mut SessionOrigin::default(), || ours.decrypt(&ticket)), None);
+    }
+
+    #[test]
+    fn a_ticket_of_the_future_does_not_resume_beyond_the_skew_of_clocks() {
+        let tickets = of_process();
+        let ours = listener(&tickets, 0);
+        let seal =
+            |origin| with_origin(&mut SessionOrigin(Some(origin)), || ours.encrypt(b"s")).expect("seals");
+        let opens =
+            |ticket: &[u8]| with_origin(&mut SessionOrigin::default(), || ours.decrypt(ticket)).is_some();
+        assert!(opens(&seal(NOW + SKEW_SECONDS)));
+        assert!(!opens(&seal(NOW + SKEW_SECONDS + 1)));
+    }
+
+    #[test]
+    fn a_ticket_does_not_cross_into_another_class() {
+        let tickets = of_process();
+        let ticket = listener(&tickets, 1).encrypt(b"s").expect("seals");
+        assert!(listener(&tickets, 1).decrypt(&ticket).is_some());
+        assert_eq!(listener(&tickets, 2).decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn a_foreign_ticket_opens_as_little_as_a_damaged_one() {
+        let (ours, theirs) = (listener(&of_process(), 0), listener(&of_process(), 0));
+        assert_eq!(ours.decrypt(&theirs.encrypt(&[7; 300]).expect("seals")), None);
+        let own = ours.encrypt(&[7; 300]).expect("seals");
+        for bit in 0..own.len() * 8 {
+            let mut damaged = own.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(ours.decrypt(&damaged), None, "bit {bit}");
+        }
+        for len in 0..own.len() {
+            assert_eq!(ours.decrypt(&own[..len]), None, "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded_both_ways() {
+        let ours = listener(&of_process(), 0);
+        assert_eq!(ours.encrypt(&vec![0; MAX_TICKET_BYTES]), None);
+        assert_eq!(ours.decrypt(&vec![0; MAX_TICKET_BYTES + 1]), None);
+        assert!(ours.encrypt(&[]).is_some());
+    }
+}

@@ -1,0 +1,239 @@
+//! An action of a connection, as the operation that carries it out.
+
+use crate::sys::socket::SockAddr;
+
+use super::slots::{Purpose, SlotId, Slots, token};
+use crate::conn::action::{Action, Carriage, ControlKind, Milestone, Report};
+use crate::conn::event::{Event, Leg, Operation};
+use crate::metrics::{Counter, Counters};
+use crate::sys::ktls::{self, Cipher, Material};
+use crate::sys::ring::Ring;
+use crate::sys::socket::{self, Address};
+use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
+
+/// Where the plain leg goes, as the system takes it.
+pub(super) struct Destination {
+    pub(super) address: Address,
+    pub(super) sockaddr: SockAddr,
+}
+
+/// What carrying out actions needs beside the slot.
+pub(super) struct Hands<'a> {
+    pub(super) slots: &'a mut Slots,
+    pub(super) ring: &'a mut Ring,
+    pub(super) destination: &'a Destination,
+    pub(super) counters: &'a Counters,
+}
+
+/// What comes of an action at once.
+pub(super) enum Result {
+    /// Nothing: an event will follow, or none is due.
+    Started,
+    /// This event.
+    Event(Event),
+    /// The connection is over.
+    Closed(Report),
+}
+
+impl Hands<'_> {
+    /// Carries out one action of the connection in a slot.
+    pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Result {
+        match action {
+            Action::Connect { leg } => return self.connect(id, leg),
+            Action::InstallKeys { direction, keys } => return self.install(id, direction, &keys),
+            Action::ReadSequence { direction } => return self.read_sequence(id, direction),
+            Action::Release { leg, reset } => self.release(id, leg, reset),
+            Action::Note(milestone) => self.note(milestone),
+            Action::Close(report) => {
+                self.release(id, Leg::Tls, false);
+                self.release(id, Leg::Plain, false);
+                self.slots.remove(id);
+                return Result::Closed(report);
+            }
+            Action::ShutdownWrite { leg } => {
+                if let Some(socket) = self.slots.get(id).and_then(|slot| slot.line(leg).socket()) {
+                    // ENOTCONN: the peer has reset the connection, which the next operation on it will tell.
+                    let _ = socket::shutdown_write(socket);
+                }
+            }
+            other => self.start(id, other),
+        }
+        Result::Started
+    }
+
+    /// Starts an operation on a leg.
+    fn start(&mut self, id: SlotId, action: Action) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let leg = match &action {
+            Action::Receive { leg, .. } | Action::ReceiveInto { leg, .. } | Action::Send { leg, .. } => *leg,
+            _ => Leg::Tls,
+        };
+        if let Action::SendRecord { record_type, .. } = &action {
+            slot.record_type = Some(*record_type);
+        }
+        let line = slot.line(leg);
+        if line.socket().is_none() {
+            return;
+        }
+        line.in_flight += 1;
+        if let Action::Receive { max, .. } = &action {
+            line.max = *max;
+        }
+        let drained = line.drained;
+        let Some(socket) = line.socket() else { return };
+        let (receive, send) = (token(Purpose::Receive(leg), id), token(Purpose::Send(leg), id));
+        match action {
+            Action::Receive { max, .. } => self.ring.receive(socket, max, drained, receive),
+            Action::ReceiveInto { buf, max, .. } => self.ring.receive_into(socket, buf, max, receive),
+            Action::ReceiveRecord { buf } => {
+                self.ring.receive_record(socket, buf, token(Purpose::ReceiveRecord, id));
+            }
+            Action::Send { buf, .. } => self.ring.send(socket, buf, send),
+            Action::SendRecord { record_type, buf } => self.ring.send_record(socket, record_type, buf, send),
+            _ => {}
+        }
+    }
+
+    /// Starts a receive again that found no buffer.
+    pub(super) fn receive_again(&mut self, id: SlotId, leg: Leg) {
+        if let Some(max) = self.slots.get(id).map(|slot| slot.line(leg).max) {
+            self.start(id, Action::Receive { leg, max });
+        }
+    }
+
+    fn connect(&mut self, id: SlotId, leg: Leg) -> Result {
+        let opened = socket::outgoing(&self.destination.address);
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        match opened {
+            Err(e) => {
+                let errno = e.raw_os_error().unwrap_or(libc::EIO);
+                Result::Event(Event::Failed { leg, operation: Operation::Connect, errno })
+            }
+            Ok(socket) => {
+                let line = slot.line(leg);
+                line.open(socket);
+                line.in_flight += 1;
+                if let Some(socket) = line.socket() {
+                    let address = self.destination.sockaddr.clone();
+                    self.ring.connect(socket, address, token(Purpose::Connect(leg), id));
+                }
+                Result::Started
+            }
+        }
+    }
+
+    /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
+    fn install(&mut self, id: SlotId, direction: Direction, keys: &TrafficKeys) -> Result {
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let line = slot.line(Leg::Tls);
+        let Some(socket) = line.socket() else { return Result::Started };
+        let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
+        let material = Material { cipher: cipher(keys), key: keys.key(), iv: &iv, sequence: keys.sequence() };
+        let attached = match ktls::attach(socket) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        };
+        let event = match attached.and_then(|()| ktls::install(socket, side(direction), &material)) {
+            Ok(()) => {
+                line.hintless |= direction == Direction::Rx;
+                line.drained &= !line.hintless;
+                Event::Keyed { direction }
+            }
+            Err(e) => Event::Refused { direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },
+        };
+        Result::Event(event)
+    }
+
+    fn read_sequence(&mut self, id: SlotId, direction: Direction) -> Result {
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let Some(socket) = slot.line(Leg::Tls).socket() else { return Result::Started };
+        let sequence = ktls::sequence(socket, side(direction)).ok();
+        Result::Event(Event::Sequence { direction, sequence })
+    }
+
+    fn release(&mut self, id: SlotId, leg: Leg, reset: bool) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let line = slot.line(leg);
+        let in_flight = line.in_flight;
+        let Some(descriptor) = line.close() else { return };
+        let socket = std::os::fd::AsFd::as_fd(&descriptor);
+        if reset {
+            // A Unix socket has no reset; its peer reads end of file.
+            let _ = socket::abort_on_close(socket);
+        }
+        if in_flight > 0 {
+            self.ring.cancel(socket);
+        }
+        self.ring.close(descriptor);
+    }
+
+    fn note(&self, milestone: Milestone) {
+        let counter = match milestone {
+            Milestone::Established { version: Version::Tls12, resumed: false } => Counter::FullTls12,
+            Milestone::Established { version: Version::Tls12, resumed: true } => Counter::ResumedTls12,
+            Milestone::Established { version: Version::Tls13, resumed: false } => Counter::FullTls13,
+            Milestone::Established { version: Version::Tls13, resumed: true } => Counter::ResumedTls13,
+            Milestone::KeyUpdateSent => Counter::KeyUpdatesSent,
+            Milestone::Received { kind, count } => {
+                self.counters.add(control_counter(kind), u64::from(count));
+                return;
+            }
+            Milestone::Carried { direction, by } => match (direction, by) {
+                (Direction::Tx, Carriage::Kernel) => Counter::OffloadedTx,
+                (Direction::Rx, Carriage::Kernel) => Counter::OffloadedRx,
+                (Direction::Tx, Carriage::Userspace) => Counter::UserspaceTx,
+                (Direction::Rx, Carriage::Userspace) => Counter::UserspaceRx,
+                (_, Carriage::Fallback { errno }) => {
+                    let (fell_back, refused) = refusal_counters(direction, errno);
+                    self.counters.add(refused, 1);
+                    fell_back
+                }
+            },
+        };
+        self.counters.add(counter, 1);
+    }
+}
+
+fn side(direction: Direction) -> ktls::Direction {
+    match direction {
+        Direction::Tx => ktls::Direction::Tx,
+        Direction::Rx => ktls::Direction::Rx,
+    }
+}
+
+fn refusal_counters(direction: Direction, errno: i32) -> (Counter, Counter) {
+    use Counter as C;
+    let (tx, rx) = match errno {
+        libc::ENOTCONN => (C::RefusedTxEnotconn, C::RefusedRxEnotconn),
+        libc::ENOMEM => (C::RefusedTxEnomem, C::RefusedRxEnomem),
+        libc::EBUSY => (C::RefusedTxEbusy, C::RefusedRxEbusy),
+        libc::ENOENT => (C::RefusedTxEnoent, C::RefusedRxEnoent),
+        _ => (C::RefusedTxOther, C::RefusedRxOther),
+    };
+    match direction {
+        Direction::Tx => (C::FellBackTx, tx),
+        Direction::Rx => (C::FellBackRx, rx),
+    }
+}
+
+fn control_counter(kind: ControlKind) -> Counter {
+    match kind {
+        ControlKind::CloseNotify => Counter::ControlCloseNotify,
+        ControlKind::Alert => Counter::ControlAlert,
+        ControlKind::KeyUpdate => Counter::ControlKeyUpdate,
+        ControlKind::Renegotiation => Counter::ControlRenegotiation,
+        ControlKind::Tickets => Counter::ControlTickets,
+        ControlKind::Unexpected => Counter::ControlUnexpected,
+    }
+}
+
+fn cipher(keys: &TrafficKeys) -> Cipher {
+    match (keys.version(), keys.aead()) {
+        (Version::Tls12, Aead::Aes128Gcm) => Cipher::Tls12Aes128Gcm,
+        (Version::Tls12, Aead::Aes256Gcm) => Cipher::Tls12Aes256Gcm,
+        (Version::Tls12, Aead::ChaCha20Poly1305) => Cipher::Tls12ChaCha20Poly1305,
+        (Version::Tls13, Aead::Aes128Gcm) => Cipher::Tls13Aes128Gcm,
+        (Version::Tls13, Aead::Aes256Gcm) => Cipher::Tls13Aes256Gcm,
+        (Version::Tls13, Aead::ChaCha20Poly1305) => Cipher::Tls13ChaCha20Poly1305,
+    }
+}

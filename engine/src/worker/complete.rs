@@ -1,0 +1,100 @@
+//! A completion of the ring, as the event that it means to its connection.
+
+use super::slots::{Purpose, Slot, SlotId, Slots, token};
+use crate::buf::{Buf, Bufs};
+use crate::conn::event::{Event, Leg, Operation};
+use crate::metrics::{Counter, Counters};
+use crate::sys::ring::{Outcome, Ring};
+
+/// What a completion comes to.
+pub(super) enum Meaning {
+    /// This, to the connection.
+    Event(Event),
+    /// The operation was started again, or its connection or leg is gone.
+    Nothing,
+    /// The ring had no buffer left: to be started again after the next refill.
+    Again(Leg),
+}
+
+/// Reads the completion of an operation on a connection's leg.
+pub(super) fn read(
+    purpose: Purpose,
+    id: SlotId,
+    outcome: Outcome,
+    slots: &mut Slots,
+    ring: &mut Ring,
+    bufs: &mut Bufs,
+    counters: &Counters,
+) -> Meaning {
+    let (leg, operation) = match purpose {
+        Purpose::Connect(leg) => (leg, Operation::Connect),
+        Purpose::Receive(leg) => (leg, Operation::Receive),
+        Purpose::ReceiveRecord => (Leg::Tls, Operation::Receive),
+        Purpose::Send(leg) => (leg, Operation::Send),
+        Purpose::Accept | Purpose::Stop => return Meaning::Nothing,
+    };
+    let Some(slot) = slots.get(id) else { return recycle(outcome, bufs) };
+    let line = slot.line(leg);
+    line.in_flight = line.in_flight.saturating_sub(1);
+    if line.socket().is_none() {
+        return recycle(outcome, bufs);
+    }
+    match outcome {
+        Outcome::Received { buf, count, drained } => {
+            line.drained = drained && !line.hintless;
+            if leg == Leg::Plain {
+                counters.add(Counter::BytesToTls, count as u64);
+            }
+            Meaning::Event(Event::Received { leg, buf, count })
+        }
+        Outcome::Record { record_type, buf } => Meaning::Event(Event::Record { record_type, buf }),
+        Outcome::Sent { buf, count } => {
+            if leg == Leg::Plain {
+                counters.add(Counter::BytesToPlain, count as u64);
+            }
+            if buf.is_empty() {
+                if leg == Leg::Tls {
+                    slot.record_type = None;
+                }
+                return Meaning::Event(Event::Sent { leg, buf });
+            }
+            send_rest(slot, leg, buf, id, ring);
+            Meaning::Nothing
+        }
+        Outcome::Connected => Meaning::Event(Event::Connected),
+        Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
+            Meaning::Again(leg)
+        }
+        Outcome::Failed { errno, buf } => {
+            if let Some(buf) = buf {
+                bufs.give(buf);
+            }
+            Meaning::Event(Event::Failed { leg, operation, errno })
+        }
+        Outcome::Accepted { .. } | Outcome::Signalled => Meaning::Nothing,
+    }
+}
+
+/// A send took only the front; the rest follows. (No MSG_WAITALL: kernel TLS refuses it.)
+fn send_rest(slot: &mut Slot, leg: Leg, buf: Buf, id: SlotId, ring: &mut Ring) {
+    let record_type = slot.record_type;
+    let line = slot.line(leg);
+    line.in_flight += 1;
+    let Some(socket) = line.socket() else { return };
+    let token = token(Purpose::Send(leg), id);
+    match record_type {
+        Some(record_type) if leg == Leg::Tls => ring.send_record(socket, record_type, buf, token),
+        _ => ring.send(socket, buf, token),
+    }
+}
+
+fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Meaning {
+    match outcome {
+        Outcome::Received { buf, .. } | Outcome::Record { buf, .. } | Outcome::Sent { buf, .. } => {
+            bufs.give(buf)
+        }
+        Outcome::Failed { buf: Some(buf), .. } => bufs.give(buf),
+        _ => {}
+    }
+    Meaning::Nothing
+}

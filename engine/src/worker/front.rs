@@ -1,0 +1,192 @@
+//! A listener with what holds for the connections that it accepts.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::StartError;
+use super::apply::Destination;
+use super::listener::Listener;
+use crate::config::Backend;
+use crate::config::limits::Timeouts;
+use crate::conn::Rules;
+use crate::conn::carrier::{self, Suites};
+use crate::conn::event::Leg;
+use crate::sys::ktls::{Cipher, CipherSet};
+use crate::sys::socket::Address;
+use crate::tls::Terms;
+use crate::tls::secrets::{Aead, Version};
+use crate::upstream::Upstream;
+
+/// What the kernel may be asked to carry, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Transmit: records from the plain leg to the TLS leg.
+    pub tx: CipherSet,
+    /// Receive: records from the TLS leg to the plain leg.
+    pub rx: CipherSet,
+    /// Bytes of plaintext that a direction carries in userspace first; 0 offers it with the handshake.
+    pub after_bytes: u64,
+    /// Whether the kernel takes the key that follows a KeyUpdate.
+    pub rekeys: bool,
+}
+
+/// The offers in force, one a listener, and the terms: all that changes under a running worker. A worker
+/// looks at a number once a turn, and at the rest when that has changed. What the kernel carries by then
+/// stays with it: it cannot be taken back.
+#[derive(Debug)]
+pub struct Offers {
+    version: AtomicU64,
+    offers: Mutex<Vec<Offer>>,
+    /// Those that were replaced while the workers run, one a listener.
+    terms: Mutex<Vec<Arc<Terms>>>,
+    allowed: Arc<AtomicBool>,
+}
+
+impl Offers {
+    /// In force from the start, and allowed.
+    #[must_use]
+    pub fn new(offers: Vec<Offer>) -> Self {
+        let allowed = Arc::new(AtomicBool::new(true));
+        Self { version: AtomicU64::new(0), offers: Mutex::new(offers), terms: Mutex::default(), allowed }
+    }
+
+    /// In force from the next turn of every worker; one of each a listener.
+    pub fn replace(&self, offers: Vec<Offer>, terms: Vec<Arc<Terms>>) {
+        *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = offers;
+        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The kill switch, from the next turn of every worker: while it is off, the kernel is asked for nothing.
+    pub fn allow(&self, allowed: bool) {
+        self.allowed.store(allowed, Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether the kill switch leaves the offers in force, for who wants to watch it.
+    #[must_use]
+    pub fn allowed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.allowed)
+    }
+
+    pub(super) fn terms(&self, index: usize) -> Option<Arc<Terms>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(super) fn at(&self, index: usize) -> Offer {
+        let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let offer = offers.get(index).copied().unwrap_or_default();
+        if self.allowed.load(Ordering::Relaxed) {
+            offer
+        } else {
+            // Keys that the kernel has can still be replaced.
+            Offer { tx: CipherSet::EMPTY, rx: CipherSet::EMPTY, ..offer }
+        }
+    }
+}
+
+/// What a listener of a worker is made of.
+pub struct FrontSetup {
+    /// Bound, listening, SO_REUSEPORT, TCP_NODELAY (accepted sockets inherit it).
+    pub listener: OwnedFd,
+    /// The TLS terms.
+    pub terms: Arc<Terms>,
+    /// Where the plain leg goes.
+    pub upstream: Upstream,
+    /// Most records that one key may protect.
+    pub record_limit: u64,
+}
+
+/// The running one.
+pub(super) struct Front {
+    pub(super) listener: Listener,
+    pub(super) rules: Rules,
+    pub(super) destination: Destination,
+}
+
+impl Front {
+    pub(super) fn new(
+        index: usize,
+        setup: FrontSetup,
+        timeouts: Timeouts,
+        offer: Offer,
+    ) -> Result<Self, StartError> {
+        let address = match setup.upstream.address() {
+            Backend::Tcp(address) => Address::Tcp(*address),
+            Backend::Unix(path) => Address::Unix(path.clone()),
+        };
+        let sockaddr = address.to_sockaddr().map_err(StartError::Backend)?;
+        let rules = Rules {
+            terms: setup.terms,
+            timeouts,
+            offer: core_offer(offer),
+            record_limit: setup.record_limit,
+        };
+        let destination = Destination { address, sockaddr };
+        Ok(Self { listener: Listener::new(index, setup.listener), rules, destination })
+    }
+
+    /// Which leg of a connection is the accepted one.
+    pub(super) fn accepted_leg(&self) -> Leg {
+        if self.rules.terms.originates() { Leg::Plain } else { Leg::Tls }
+    }
+
+    /// What has changed; handshakes in progress end under the terms that they began under.
+    pub(super) fn take(&mut self, offer: Offer, terms: Option<Arc<Terms>>) {
+        self.rules.offer = core_offer(offer);
+        if let Some(terms) = terms {
+            self.rules.terms = terms;
+        }
+    }
+}
+
+fn core_offer(offer: Offer) -> carrier::Offer {
+    carrier::Offer {
+        tx: suites(offer.tx),
+        rx: suites(offer.rx),
+        after_bytes: offer.after_bytes,
+        rekeys: offer.rekeys,
+    }
+}
+
+fn suites(ciphers: CipherSet) -> Suites {
+    const ALL: [(Cipher, Version, Aead); 6] = [
+        (Cipher::Tls12Aes128Gcm, Version::Tls12, Aead::Aes128Gcm),
+        (Cipher::Tls12Aes256Gcm, Version::Tls12, Aead::Aes256Gcm),
+        (Cipher::Tls12ChaCha20Poly1305, Version::Tls12, Aead::ChaCha20Poly1305),
+        (Cipher::Tls13Aes128Gcm, Version::Tls13, Aead::Aes128Gcm),
+        (Cipher::Tls13Aes256Gcm, Version::Tls13, Aead::Aes256Gcm),
+        (Cipher::Tls13ChaCha20Poly1305, Version::Tls13, Aead::ChaCha20Poly1305),
+    ];
+    ALL.iter()
+        .filter(|(cipher, ..)| ciphers.contains(*cipher))
+        .fold(Suites::default(), |suites, (_, version, aead)| suites.with(*version, *aead))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_change_with_their_version_and_the_switch_takes_all_away() {
+        let mut tx = CipherSet::EMPTY;
+        tx.insert(Cipher::Tls13Aes128Gcm);
+        let offers = Offers::new(vec![Offer::default(); 2]);
+        let other = Offer { tx, after_bytes: 7, rekeys: true, ..Offer::default() };
+        let version = offers.version();
+        offers.replace(vec![Offer::default(), other], Vec::new());
+        assert_ne!(offers.version(), version);
+        assert_eq!((offers.at(0), offers.at(1), offers.at(2)), (Offer::default(), other, Offer::default()));
+        let version = offers.version();
+        offers.allow(false);
+        assert_ne!(offers.version(), version);
+        assert!(offers.at(1).tx.is_empty() && offers.at(1).rekeys);
+        offers.allow(true);
+        assert_eq!(offers.at(1), other);
+    }
+}

@@ -1,0 +1,361 @@
+//! The shell: one thread, one ring, one listener. Every system call of a connection is made here, no
+//! decision.
+//!
+//! A turn waits for completions, reads each as an [`Event`], steps the connection, carries out its actions,
+//! and submits all that with the next wait: one system call a turn, whatever the number of connections in it.
+
+mod apply;
+mod complete;
+mod faults;
+mod front;
+mod listener;
+mod slots;
+mod stop;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::limits::Timeouts;
+use crate::conn::Conn;
+use crate::conn::action::Outbox;
+use crate::conn::event::{Event, Leg};
+use crate::metrics::{Counter, Counters, Gauge};
+use crate::sys::ring::{Completion, Outcome, Ring};
+use apply::Hands;
+use complete::Meaning;
+use faults::FaultLog;
+use front::Front;
+pub use front::{FrontSetup, Offer, Offers};
+use slots::{Purpose, SlotId, Slots, own_token, read_token};
+pub use stop::Stop;
+use stop::Wish;
+use timers::Timers;
+
+/// Completions taken in one turn: what was caused by them is submitted before more are looked at, so that a
+/// burst of handshakes does not hold up the bytes of others for longer than this many full handshakes take.
+const TURN_COMPLETIONS: usize = 256;
+/// Furthest that a timer is set ahead: a connection that ends leaves its timer behind, and no longer than
+/// this.
+const TIMER_MAX: Duration = Duration::from_secs(60);
+/// Free buffers that a worker keeps.
+const FREE_BUFFERS: usize = 64;
+
+/// All that a worker is made of.
+pub struct Setup {
+    /// 0-based.
+    pub index: usize,
+    /// The listeners, at least one.
+    pub fronts: Vec<FrontSetup>,
+    /// What the kernel may be asked to carry, by listener.
+    pub offers: Arc<Offers>,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// This worker's share of the connection cap.
+    pub max_connections: usize,
+    /// This worker's counters.
+    pub counters: Arc<Counters>,
+    /// How the control plane tells it to stop.
+    pub stop: Arc<Stop>,
+}
+
+/// Why a worker could not start; the text names the likely cause and the command to try.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no ring to be had.
+    #[error("io_uring cannot be set up ({source}): {hint}")]
+    Ring {
+        /// What the system says.
+        source: io::Error,
+        /// The likely cause and what to do.
+        hint: &'static str,
+    },
+    /// The backend's address cannot be used.
+    #[error("the backend's address cannot be used ({0}); a Unix socket's path has at most 107 bytes")]
+    Backend(io::Error),
+}
+
+/// Runs a worker on the calling thread until it was drained or ended. `ready` is called once, when
+/// connections are being accepted, or with the reason why that will not happen.
+pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
+    match Worker::new(setup) {
+        Err(error) => ready(Err(error)),
+        Ok(mut worker) => {
+            for front in &mut worker.fronts {
+                front.listener.resume(worker.now, &mut worker.ring);
+            }
+            ready(Ok(()));
+            worker.run();
+        }
+    }
+}
+
+struct Worker {
+    ring: Ring,
+    outbox: Outbox,
+    slots: Slots,
+    timers: Timers,
+    fronts: Vec<Front>,
+    offers: Arc<Offers>,
+    offers_version: u64,
+    timeouts: Timeouts,
+    counters: Arc<Counters>,
+    faults: FaultLog,
+    stop: Arc<Stop>,
+    now: Instant,
+    max_connections: usize,
+    /// Accepted while all slots were full, and by which listener.
+    waiting: VecDeque<(usize, OwnedFd)>,
+    /// Receives that found no buffer.
+    again: Vec<(SlotId, Leg)>,
+    /// Events that an action caused at once.
+    events: VecDeque<Event>,
+    draining: bool,
+}
+
+impl Worker {
+    fn new(setup: Setup) -> Result<Self, StartError> {
+        let mut ring = Ring::new().map_err(|source| StartError::Ring { hint: ring_hint(&source), source })?;
+        let offers_version = setup.offers.version();
+        let front = |(index, front)| Front::new(index, front, setup.timeouts, setup.offers.at(index));
+        let fronts = setup.fronts.into_iter().enumerate().map(front).collect::<Result<_, _>>()?;
+        ring.await_event(setup.stop.event(), own_token(Purpose::Stop));
+        Ok(Self {
+            ring,
+            outbox: Outbox::new(FREE_BUFFERS),
+            slots: Slots::new(),
+            timers: Timers::default(),
+            fronts,
+            offers: setup.offers,
+            offers_version,
+            timeouts: setup.timeouts,
+            counters: setup.counters,
+            faults: FaultLog::new(setup.index),
+            stop: setup.stop,
+            now: clock(),
+            max_connections: setup.max_connections,
+            waiting: VecDeque::new(),
+            again: Vec::new(),
+            events: VecDeque::new(),
+            draining: false,
+        })
+    }
+
+    fn run(&mut self) {
+        while self.stop.wish() != Wish::End && !(self.draining && self.slots.len() == 0) {
+            if let Err(error) = self.turn() {
+                tracing::error!("the ring cannot be waited on: {error}; the worker ends");
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
+        let patience = rests.chain(self.timers.patience(self.now)).min();
+        self.ring.wait(&mut self.outbox.bufs, patience)?;
+        self.now = clock();
+        self.look_at_the_offers();
+        for _ in 0..TURN_COMPLETIONS {
+            let Some(completion) = self.ring.next_completion() else { break };
+            self.complete(completion);
+        }
+        for (id, leg) in std::mem::take(&mut self.again) {
+            self.receive_again(id, leg);
+        }
+        while let Some(id) = self.timers.fired(self.now) {
+            self.timer_fired(id);
+        }
+        self.admit();
+        self.report();
+        Ok(())
+    }
+
+    fn look_at_the_offers(&mut self) {
+        let version = self.offers.version();
+        if version != self.offers_version {
+            self.offers_version = version;
+            for (index, front) in self.fronts.iter_mut().enumerate() {
+                front.take(self.offers.at(index), self.offers.terms(index));
+            }
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let Some((purpose, id)) = read_token(completion.token) else { return };
+        match purpose {
+            Purpose::Accept => self.accepted(id.index(), completion.outcome),
+            Purpose::Stop => self.stop_signalled(),
+            _ => {
+                let meaning = complete::read(
+                    purpose,
+                    id,
+                    completion.outcome,
+                    &mut self.slots,
+                    &mut self.ring,
+                    &mut self.outbox.bufs,
+                    &self.counters,
+                );
+                match meaning {
+                    Meaning::Event(event) => self.step(id, event),
+                    Meaning::Again(leg) => self.again.push((id, leg)),
+                    Meaning::Nothing => {}
+                }
+            }
+        }
+    }
+
+    /// One event in, all its actions out; then the events that these caused at once, in the same way.
+    fn step(&mut self, id: SlotId, event: Event) {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let front = &self.fronts[slot.front];
+            slot.conn.step(event, self.now, &front.rules, &mut self.outbox);
+            let mut hands = Hands {
+                slots: &mut self.slots,
+                ring: &mut self.ring,
+                destination: &front.destination,
+                counters: &self.counters,
+            };
+            for action in self.outbox.drain() {
+                match hands.apply(id, action) {
+                    apply::Result::Started => {}
+                    apply::Result::Event(event) => self.events.push_back(event),
+                    apply::Result::Closed(report) => {
+                        self.counters.add(Counter::Closed, 1);
+                        if let Some(fault) = report.fault {
+                            self.counters.fault(fault.index());
+                            self.faults.take(fault, self.now);
+                        }
+                    }
+                }
+            }
+        }
+        self.set_timer(id);
+    }
+
+    fn set_timer(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let Some(deadline) = slot.conn.deadline() else { return };
+        let at = deadline.min(self.now + TIMER_MAX);
+        if slot.timer.is_none_or(|set| at < set) {
+            slot.timer = Some(at);
+            self.timers.set(at, id);
+        }
+    }
+
+    fn timer_fired(&mut self, id: SlotId) {
+        let now = self.now;
+        let Some(slot) = self.slots.get(id) else { return };
+        slot.timer = None;
+        if slot.conn.deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(id, Event::Expired);
+        } else {
+            self.set_timer(id);
+        }
+    }
+
+    fn accepted(&mut self, index: usize, outcome: Outcome) {
+        let Some(front) = self.fronts.get_mut(index) else { return };
+        match outcome {
+            Outcome::Accepted { socket, more } => {
+                if !more {
+                    front.listener.finished();
+                }
+                if !self.draining {
+                    self.waiting.push_back((index, socket));
+                }
+            }
+            Outcome::Failed { errno, .. } if front.listener.failed(errno, self.now) => {
+                let error = io::Error::from_raw_os_error(errno);
+                tracing::warn!("a connection could not be accepted: {error}; for EMFILE raise LimitNOFILE");
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives slots to those who wait, and accepts or pauses by what is left.
+    fn admit(&mut self) {
+        while self.slots.len() < self.max_connections
+            && let Some((front, socket)) = self.waiting.pop_front()
+        {
+            self.counters.add(Counter::Accepted, 1);
+            let leg = self.fronts[front].accepted_leg();
+            let id = self.slots.insert(Conn::new(), front, leg, socket);
+            self.step(id, Event::Opened);
+        }
+        if self.draining {
+            return;
+        }
+        let has_room = self.slots.len() + self.waiting.len() < self.max_connections;
+        let mut paused = false;
+        for front in &mut self.fronts {
+            if has_room {
+                front.listener.resume(self.now, &mut self.ring);
+            } else {
+                paused |= front.listener.pause(&mut self.ring);
+            }
+        }
+        self.counters.add(Counter::AcceptPaused, u64::from(paused));
+    }
+
+    fn stop_signalled(&mut self) {
+        self.ring.await_event(self.stop.event(), own_token(Purpose::Stop));
+        if self.stop.wish() == Wish::Drain && !self.draining {
+            self.draining = true;
+            for front in &mut self.fronts {
+                front.listener.close(&mut self.ring);
+            }
+            self.waiting.clear();
+            let until = self.now + self.timeouts.drain;
+            for id in self.slots.ids() {
+                self.step(id, Event::Drain { until });
+            }
+        }
+    }
+
+    fn report(&self) {
+        self.counters.set(Gauge::Connections, self.slots.len() as u64);
+        let lent = self.outbox.bufs.lent().saturating_sub(self.ring.provided());
+        self.counters.set(Gauge::BuffersLent, lent as u64);
+        // Beside those of connections there are the accept and the wait for the control plane.
+        self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
+    }
+
+    fn receive_again(&mut self, id: SlotId, leg: Leg) {
+        let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
+        let mut hands = Hands {
+            slots: &mut self.slots,
+            ring: &mut self.ring,
+            destination: &front.destination,
+            counters: &self.counters,
+        };
+        hands.receive_again(id, leg);
+    }
+}
+
+/// The one place of the data plane that reads the clock: once a turn.
+#[expect(clippy::disallowed_methods, reason = "the worker owns the data plane's clock")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn ring_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring; Linux 6.1 or later is needed (see uname -r)",
+        Some(libc::EPERM) => {
+            "it is forbidden: try `sysctl kernel.io_uring_disabled=0`, and allow io_uring_setup in the \
+             container's seccomp profile"
+        }
+        Some(libc::ENOMEM) => "not enough locked memory: raise RLIMIT_MEMLOCK (LimitMEMLOCK=, `ulimit -l`)",
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "no descriptor is left: raise RLIMIT_NOFILE (LimitNOFILE=, `ulimit -n`)"
+        }
+        Some(libc::EINVAL) => "this kernel is too old; Linux 6.1 or later is needed (see uname -r)",
+        _ => "run `offramp probe` for what this host can do",
+    }
+}

@@ -1,0 +1,215 @@
+//! The connections of a worker, by slot; and the tokens that name one of their operations to the ring.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::conn::Conn;
+use crate::conn::event::Leg;
+use crate::sys::ring::Token;
+
+/// What an operation on the ring was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Accept,
+    Stop,
+    Connect(Leg),
+    Receive(Leg),
+    ReceiveRecord,
+    Send(Leg),
+}
+
+/// One connection and its sockets.
+pub(super) struct Slot {
+    pub(super) conn: Conn,
+    /// Which listener accepted it.
+    pub(super) front: usize,
+    /// Tells this tenant of the slot from those before.
+    serial: u32,
+    tls: Line,
+    plain: Line,
+    /// The record type of the record that is being sent, if one is.
+    pub(super) record_type: Option<u8>,
+    /// The earliest time at which a timer for it is set.
+    pub(super) timer: Option<Instant>,
+}
+
+/// The socket of a leg.
+#[derive(Default)]
+pub(super) struct Line {
+    socket: Option<OwnedFd>,
+    /// Operations under way.
+    pub(super) in_flight: u8,
+    /// The last receive left nothing to read.
+    pub(super) drained: bool,
+    /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
+    pub(super) hintless: bool,
+    /// Most bytes of the receive that is under way, or was last.
+    pub(super) max: usize,
+}
+
+impl Line {
+    /// The socket, unless the leg is closed.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the socket away: the leg is closed.
+    pub(super) fn close(&mut self) -> Option<OwnedFd> {
+        self.socket.take()
+    }
+
+    /// Opens the leg.
+    pub(super) fn open(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
+    }
+}
+
+impl Slot {
+    pub(super) fn line(&mut self, leg: Leg) -> &mut Line {
+        match leg {
+            Leg::Tls => &mut self.tls,
+            Leg::Plain => &mut self.plain,
+        }
+    }
+}
+
+/// All of them.
+pub(super) struct Slots {
+    slots: Slab<Slot>,
+    next_serial: u32,
+}
+
+/// Names a tenant of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SlotId {
+    index: u32,
+    serial: u32,
+}
+
+impl SlotId {
+    /// Of the slot; in the token of an accept, of the listener.
+    pub(super) fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self { slots: Slab::new(), next_serial: 0 }
+    }
+
+    /// `socket` is the leg that was accepted.
+    pub(super) fn insert(&mut self, conn: Conn, front: usize, leg: Leg, socket: OwnedFd) -> SlotId {
+        let serial = self.next_serial;
+        self.next_serial = serial.wrapping_add(1);
+        let (tls, plain) = (Line::default(), Line::default());
+        let mut slot = Slot { conn, front, serial, tls, plain, record_type: None, timer: None };
+        slot.line(leg).open(socket);
+        let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
+        SlotId { index, serial }
+    }
+
+    /// The tenant, unless it has left.
+    pub(super) fn get(&mut self, id: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index as usize).filter(|slot| slot.serial == id.serial)
+    }
+
+    pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
+        self.get(id)?;
+        self.slots.try_remove(id.index as usize)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn ids(&self) -> Vec<SlotId> {
+        self.slots.iter().map(|(index, slot)| SlotId { index: index as u32, serial: slot.serial }).collect()
+    }
+}
+
+const PURPOSE_BITS: u32 = 4;
+const INDEX_BITS: u32 = 28;
+
+/// Purpose in the low 4 bits, then 28 bits of slot index, then the serial.
+pub(super) fn token(purpose: Purpose, id: SlotId) -> Token {
+    let purpose = match purpose {
+        Purpose::Accept => 0,
+        Purpose::Stop => 1,
+        Purpose::Connect(Leg::Plain) => 2,
+        Purpose::Connect(Leg::Tls) => 8,
+        Purpose::Receive(Leg::Tls) => 3,
+        Purpose::Receive(Leg::Plain) => 4,
+        Purpose::Send(Leg::Tls) => 5,
+        Purpose::Send(Leg::Plain) => 6,
+        Purpose::ReceiveRecord => 7,
+    };
+    purpose | u64::from(id.index) << PURPOSE_BITS | u64::from(id.serial) << (PURPOSE_BITS + INDEX_BITS)
+}
+
+/// The token of an operation of the worker itself.
+pub(super) fn own_token(purpose: Purpose) -> Token {
+    token(purpose, SlotId { index: 0, serial: 0 })
+}
+
+/// The token of a listener's accept.
+pub(super) fn accept_token(front: usize) -> Token {
+    let index = u32::try_from(front).expect("a process has at most 64 listeners");
+    token(Purpose::Accept, SlotId { index, serial: 0 })
+}
+
+/// What [`token`] was made of.
+pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
+    let purpose = match token & ((1 << PURPOSE_BITS) - 1) {
+        0 => Purpose::Accept,
+        1 => Purpose::Stop,
+        2 => Purpose::Connect(Leg::Plain),
+        8 => Purpose::Connect(Leg::Tls),
+        3 => Purpose::Receive(Leg::Tls),
+        4 => Purpose::Receive(Leg::Plain),
+        5 => Purpose::Send(Leg::Tls),
+        6 => Purpose::Send(Leg::Plain),
+        7 => Purpose::ReceiveRecord,
+        _ => return None,
+    };
+    let index = (token >> PURPOSE_BITS) as u32 & ((1 << INDEX_BITS) - 1);
+    Some((purpose, SlotId { index, serial: (token >> (PURPOSE_BITS + INDEX_BITS)) as u32 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_was_made_of() {
+        let id = SlotId { index: (1 << INDEX_BITS) - 1, serial: u32::MAX - 5 };
+        for purpose in [
+            Purpose::Accept,
+            Purpose::Stop,
+            Purpose::Connect(Leg::Plain),
+            Purpose::Connect(Leg::Tls),
+            Purpose::Receive(Leg::Tls),
+            Purpose::Receive(Leg::Plain),
+            Purpose::ReceiveRecord,
+            Purpose::Send(Leg::Tls),
+            Purpose::Send(Leg::Plain),
+        ] {
+            assert_eq!(read_token(token(purpose, id)), Some((purpose, id)));
+        }
+        assert_eq!(read_token(15), None);
+    }
+
+    #[test]
+    fn a_tenant_that_left_is_not_found_in_its_slot() {
+        let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
+        let mut slots = Slots::new();
+        let first = slots.insert(Conn::new(), 0, Leg::Tls, socket());
+        assert!(slots.remove(first).is_some());
+        let second = slots.insert(Conn::new(), 0, Leg::Tls, socket());
+        assert_eq!(first.index, second.index);
+        assert!(slots.get(first).is_none() && slots.remove(first).is_none());
+        assert!(slots.get(second).is_some());
+    }
+}

@@ -1,0 +1,92 @@
+//! The rules of `ARCHITECTURE.md` that a program can hold: the tree, the sizes, who may use whom, where
+//! `unsafe` is.
+//!
+//! Each rule is a function from text to violations, in `rules`, tested on text that breaks it: a check that
+//! cannot fail is a defect. What is here applies them to the tree.
+#![expect(clippy::unwrap_used, reason = "clippy takes only the test functions themselves for tests")]
+
+mod paths;
+mod rules;
+mod source;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use source::Source;
+
+#[test]
+fn the_top_level_is_what_the_architecture_says() {
+    let names = entries(&root()).iter().map(|path| name(path)).collect::<Vec<_>>();
+    assert_none(rules::strangers_at_the_top(&names));
+}
+
+#[test]
+fn files_functions_and_lines_are_short() {
+    assert_none(all_sources().iter().flat_map(rules::sizes).collect());
+}
+
+#[test]
+fn unsafe_is_in_sys_alone_and_says_why() {
+    assert_none(all_sources().iter().flat_map(rules::unsafety).collect());
+}
+
+#[test]
+fn modules_use_only_what_they_may() {
+    assert_none(all_sources().iter().flat_map(rules::forbidden_uses).collect());
+}
+
+#[test]
+fn packages_are_named_only_where_they_belong() {
+    assert_none(all_sources().iter().flat_map(rules::misplaced_packages).collect());
+}
+
+#[test]
+fn nothing_is_left_undone_or_unwrapped() {
+    assert_none(all_sources().iter().flat_map(rules::leftovers).collect());
+}
+
+#[test]
+fn the_scan_finds_the_tree() {
+    let paths: Vec<String> = all_sources().into_iter().map(|source| source.path).collect();
+    for known in [
+        "engine/src/main.rs",
+        "engine/src/sys/ktls.rs",
+        "engine/tests/architecture/main.rs",
+        "loadgen/src/lib.rs",
+    ] {
+        assert!(paths.iter().any(|path| path == known), "{known} is not among {paths:?}");
+    }
+}
+
+fn assert_none(violations: Vec<String>) {
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust file of the packages, by its path from the root.
+fn all_sources() -> Vec<Source> {
+    let root = root();
+    let mut found = Vec::new();
+    let mut waiting: Vec<PathBuf> =
+        ["engine", "loadgen", "bench"].iter().map(|package| root.join(package)).collect();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(entries(&path).into_iter().filter(|path| name(path) != "target"));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let relative = path.strip_prefix(&root).unwrap().to_str().unwrap();
+            found.push(Source::new(relative, &fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}

@@ -1,0 +1,279 @@
+//! A cluster: hosts, what they share, the balancer before them, the backend behind them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+
+use crate::net::Namespace;
+
+pub(crate) type Version = &'static SupportedProtocolVersion;
+
+pub(crate) const OFFRAMP: &str = env!("CARGO_BIN_EXE_offramp");
+/// Only a guard: nothing is measured with it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NAME: &str = "offramp.test";
+
+/// All of it. Dropped, everything ends.
+pub(crate) struct Cluster {
+    pub(crate) hosts: [Host; 2],
+    balancer: Balancer,
+    certificate: CertificateDer<'static>,
+    keys: PathBuf,
+    _files: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Two hosts, of which the balancer uses so many; `None`, and said so, where that cannot be.
+    pub(crate) fn start(balanced: usize) -> Option<Self> {
+        let hosts = Namespace::make().and_then(|first| Ok([first, Namespace::make()?]));
+        let haproxy = Command::new("haproxy")
+            .arg("-v")
+            .output()
+            .map_err(|error| format!("haproxy cannot be run ({error}); try: apt-get install haproxy"));
+        match hosts.and_then(|hosts| haproxy.map(|_| hosts)) {
+            Ok(namespaces) => Some(Self::start_in(namespaces, balanced)),
+            Err(why) => {
+                skip(&why);
+                None
+            }
+        }
+    }
+
+    fn start_in(namespaces: [Namespace; 2], balanced: usize) -> Self {
+        let files = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let pair = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
+        std::fs::write(files.path().join("c.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(files.path().join("k.pem"), pair.signing_key.serialize_pem()).unwrap();
+        let keys = files.path().join("ticket.keys");
+        let made = Command::new(OFFRAMP).args(["ticket-key", "new"]).arg(&keys).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let backend = echo();
+        let hosts = namespaces.map(|namespace| Host::start(namespace, backend, files.path()));
+        let balancer = Balancer::start(files.path(), &hosts[..balanced]);
+        Self { hosts, balancer, certificate: pair.cert.der().clone(), keys, _files: files }
+    }
+
+    pub(crate) fn balancer(&self) -> SocketAddr {
+        self.balancer.addr
+    }
+
+    pub(crate) fn keys(&self) -> &Path {
+        &self.keys
+    }
+
+    /// A client of one version; connections made with the same one resume each other.
+    pub(crate) fn client(&self, version: Version) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
+        Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// `offramp ticket-key` on the file that the hosts share: what it prints.
+    pub(crate) fn ticket_key(&self, words: &[&str]) -> String {
+        let output = Command::new(OFFRAMP).arg("ticket-key").args(words).arg(&self.keys).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The name of the key that seals now.
+    pub(crate) fn sealing_key(&self) -> String {
+        let ids = self.ticket_key(&["show-ids"]);
+        let line = ids.lines().find(|line| line.contains("  seals, ")).expect("one seals");
+        line.split(' ').next().unwrap().to_owned()
+    }
+
+    /// As a tool for distributing secrets does: whole, with the mode it must have.
+    pub(crate) fn replace_keys(&self, content: &[u8]) {
+        let beside = self.keys.with_extension("incoming");
+        std::fs::write(&beside, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&beside, mode).unwrap();
+        std::fs::rename(&beside, &self.keys).unwrap();
+    }
+
+    /// Until every host has read the file once more than it had.
+    pub(crate) fn await_reading(&self) {
+        for host in &self.hosts {
+            let readings = || host.log().matches("ticket keys read from").count();
+            let seen = *host.readings.lock().unwrap();
+            eventually("the file is read again", || readings() > seen);
+            *host.readings.lock().unwrap() = readings();
+        }
+    }
+}
+
+/// Never silent; written past libtest's capture.
+fn skip(reason: &str) {
+    let refused = std::env::var("OFFRAMP_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
+    assert!(!refused, "SKIP: {reason} (and OFFRAMP_SKIPS_ARE_FAILURES=1)");
+    let _ = writeln!(std::io::stderr(), "SKIP: {reason}");
+}
+
+/// One Offramp in a namespace of its own.
+pub(crate) struct Host {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    readings: Mutex<usize>,
+    tls: SocketAddr,
+    admin: SocketAddr,
+    _namespace: Namespace,
+}
+
+impl Host {
+    fn start(namespace: Namespace, backend: u16, files: &Path) -> Self {
+        let (address, gateway) = (namespace.address, namespace.gateway);
+        let mut command = namespace.command(OFFRAMP);
+        command
+            .args(["serve", "--workers", "1", "--max-connections", "500", "--offload", "never"])
+            .args(["--listen", &format!("{address}:0"), "--admin", &format!("{address}:0")])
+            .args(["--backend", &format!("{gateway}:{backend}"), "--cert", "c.pem", "--key", "k.pem"])
+            .args(["--ticket-keys", "ticket.keys"])
+            .current_dir(files)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (into, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                *into.lock().unwrap() += &format!("{line}\n");
+            }
+        });
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let after = |mark: &str| {
+            let (_, rest) =
+                ready.split_once(mark).unwrap_or_else(|| panic!("{ready}{}", log.lock().unwrap()));
+            rest.split([',', ';', '\n']).next().unwrap().parse().unwrap()
+        };
+        let (tls, admin) = (after("listening on "), after("admin on "));
+        Self { child, log, readings: Mutex::new(0), tls, admin, _namespace: namespace }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// As it counts them.
+    pub(crate) fn handshakes(&self, kind: &str) -> u64 {
+        let mut socket = TcpStream::connect(self.admin).unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let wanted = format!("kind=\"{kind}\"");
+        let counts = answer
+            .lines()
+            .filter(|line| line.starts_with("offramp_handshakes_total") && line.contains(&wanted))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        counts.sum()
+    }
+
+    /// kill -9, and until its listener is gone: the kernel takes rings down in its own time, and what it
+    /// accepts in between no balancer of TCP can take back.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        eventually("nobody listens there any more", || TcpStream::connect(self.tls).is_err());
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.tls, self.log());
+        }
+    }
+}
+
+/// HAProxy in TCP mode, round robin.
+struct Balancer {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Balancer {
+    fn start(files: &Path, hosts: &[Host]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // The listening socket is its standard input: nobody else can take the port in between.
+        let mut lines =
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
+                         option redispatch 1\n retries 3\nlisten hosts\n bind fd@0\n balance roundrobin\n"
+                .to_owned();
+        for (nth, host) in hosts.iter().enumerate() {
+            lines += &format!(" server host{nth} {}\n", host.tls);
+        }
+        let path = files.join("haproxy.cfg");
+        std::fs::write(&path, lines).unwrap();
+        let child = Command::new("haproxy")
+            .args(["-db", "-f"])
+            .arg(&path)
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, addr }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A backend for the hosts, at every address of where the test runs; ends with the process.
+fn echo() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 1024];
+                while let Ok(count @ 1..) = socket.read(&mut bytes) {
+                    if socket.write_all(&bytes[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A connection with a byte there and back, which takes in the ticket; what kind of handshake it had.
+pub(crate) fn handshake(addr: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
+    let mut tcp = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    let mut tls = ClientConnection::new(Arc::clone(config), NAME.try_into().unwrap()).unwrap();
+    let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+    stream.write_all(b"!")?;
+    stream.read_exact(&mut [0])?;
+    tls.send_close_notify();
+    let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+    stream.flush()?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(tls.handshake_kind().unwrap())
+}
+
+/// Polls until `probe` holds.
+pub(crate) fn eventually(what: &str, mut probe: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !probe() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,178 @@
+//! The wire scenarios once more, inside guest kernels that have kernel TLS.
+//!
+//! The machines that build this project may have none. `offramp-guest` boots two kinds, neither of which
+//! needs a privilege: User-Mode Linux 6.1, in two seconds and with this machine's files as its root; and
+//! Debian's 6.12 cloud kernel on an emulated machine, which is slow, so that its tests run when asked for:
+//!
+//! ```text
+//! cargo test --test kernel -- --include-ignored
+//! ```
+//!
+//! The very test binary of `tests/wire` runs in them, with `--offload always`. What the guest's kernel
+//! counted (`/proc/net/tls_stat`) and what libtest summed up both come back and are asserted on.
+//!
+//! 1. `wire` finds the scenarios' binary and what it needs;
+//! 2. the guest boots and runs it;
+//! 3. `outcome` reads what came back.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod outcome;
+mod wire;
+
+use std::io::Write;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use offramp_guest::{Kernel, Outcome};
+use outcome::{Stat, Summary};
+
+const MIB: u64 = 1 << 20;
+/// A guest that is not done by then is ended, and its test fails.
+const LIMIT: Duration = Duration::from_secs(900);
+
+const V6_1: Kernel = Kernel::UserMode;
+const V6_12: Kernel = Kernel::Cloud;
+
+#[test]
+fn accept_and_handshake_hold_on_kernel_records() {
+    holds(V6_1, &["accept::", "handshake::"], 64 * MIB, 2000);
+}
+
+/// All that the other boots leave, so that a new file of scenarios is never left out.
+#[test]
+fn every_other_stage_holds_on_kernel_records() {
+    let others = ["accept::", "handshake::", "bulk::", "control::", "key_update"];
+    holds(V6_1, &others.map(|name| ["--skip", name]).concat(), 64 * MIB, 100);
+}
+
+/// Records that the kernel cannot open and counts: two that are forged, and those that follow a KeyUpdate
+/// under a key that it cannot be given, as far as they come before the connection is closed.
+const BAD_RECORDS: RangeInclusive<u64> = 2..=20;
+
+#[test]
+fn control_records_are_met_on_kernel_records() {
+    holds_but_for(BAD_RECORDS, V6_1, &["control::", "key_update"], 64 * MIB, 20);
+}
+
+#[test]
+fn bulk_holds_on_kernel_records_with_every_version_and_key() {
+    holds(V6_1, &["bulk::"], 64 * MIB, 8);
+}
+
+#[test]
+fn a_gibibyte_each_way_holds_on_kernel_records() {
+    holds(V6_1, &["bulk::a_gibibyte_each_way_tls13_ecdsa"], 1 << 30, 2);
+}
+
+/// Without Java, whose virtual machine alone is larger than the guest's whole root and takes minutes there.
+#[test]
+#[ignore = "slow: an emulated machine"]
+fn every_stage_holds_on_kernel_records_of_6_12() {
+    let others = ["bulk::", "java", "control::", "key_update"];
+    holds(V6_12, &others.map(|name| ["--skip", name]).concat(), 16 * MIB, 2000);
+}
+
+#[test]
+#[ignore = "slow: an emulated machine"]
+fn control_records_are_met_on_kernel_records_of_6_12() {
+    holds_but_for(BAD_RECORDS, V6_12, &["control::", "key_update", "--skip", "java"], 16 * MIB, 20);
+}
+
+#[test]
+#[ignore = "slow: an emulated machine"]
+fn bulk_holds_on_kernel_records_of_6_12() {
+    holds(V6_12, &["bulk::"], 16 * MIB, 8);
+}
+
+/// Runs the scenarios that libtest's words choose; at least so many connections must have been the kernel's,
+/// each way.
+fn holds(kernel: Kernel, words: &[&str], bulk_bytes: u64, at_least: u64) {
+    holds_but_for(0..=0, kernel, words, bulk_bytes, at_least);
+}
+
+/// The same, but for so many records that the kernel could not open.
+fn holds_but_for(
+    bad_records: RangeInclusive<u64>,
+    kernel: Kernel,
+    words: &[&str],
+    bulk_bytes: u64,
+    at_least: u64,
+) {
+    // One guest at a time: each takes gigabytes and a core.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp is in target");
+    let guest = match offramp_guest::obtain(kernel, target) {
+        Ok(guest) => guest,
+        Err(why) => return skip(&why),
+    };
+    let binary = wire::binary();
+    let expected = wire::count(&binary, words);
+    assert!(expected > 0, "{words:?} chooses no scenario");
+
+    let outcome = guest.run(&wire::job(&binary, words, bulk_bytes, LIMIT)).expect("the guest can be started");
+    for line in outcome.output.lines().filter(|line| line.contains("SKIP:")) {
+        skip(&format!("in the guest: {line}"));
+    }
+    check(&outcome, expected, at_least, &bad_records).unwrap_or_else(|why| {
+        panic!("{why}\n--- guest output\n{}\n--- guest console\n{}", outcome.output, outcome.console)
+    });
+}
+
+fn check(
+    run: &Outcome,
+    expected: usize,
+    at_least: u64,
+    bad_records: &RangeInclusive<u64>,
+) -> Result<(), String> {
+    let summary = Summary::of(&run.output)?;
+    if run.status != Some(0) || summary.failed > 0 {
+        return Err(format!("the scenarios ended with {:?}: {summary:?}", run.status));
+    }
+    if summary.passed != expected || summary.ignored > 0 {
+        return Err(format!("{expected} scenarios were chosen, but {summary:?}"));
+    }
+    Stat::of(&run.tls_stat)?
+        .proves(at_least, bad_records)
+        .map_err(|why| format!("{why} in\n{}", run.tls_stat))
+}
+
+/// Never silent; written past libtest's capture.
+fn skip(reason: &str) {
+    let refused = std::env::var("OFFRAMP_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
+    assert!(!refused, "SKIP: {reason} (and OFFRAMP_SKIPS_ARE_FAILURES=1)");
+    let _ = writeln!(std::io::stderr(), "SKIP: {reason}");
+}
+
+#[test]
+fn only_a_complete_run_on_kernel_records_is_accepted() {
+    let good = Outcome {
+        status: Some(0),
+        output:
+            "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 3s\n"
+                .into(),
+        tls_stat: "TlsCurrTxSw 0\nTlsCurrRxSw 0\nTlsTxSw 12\nTlsRxSw 12\nTlsDecryptError 0\n".into(),
+        console: String::new(),
+    };
+    assert_eq!(check(&good, 9, 12, &(0..=0)), Ok(()));
+    assert!(check(&good, 10, 12, &(0..=0)).is_err(), "a scenario that did not run");
+    assert!(check(&good, 9, 13, &(0..=0)).is_err(), "fewer connections than there must be");
+    assert!(
+        check(&Outcome { status: Some(101), ..good.clone() }, 9, 12, &(0..=0)).is_err(),
+        "a failing status"
+    );
+    assert!(
+        check(&Outcome { status: None, ..good.clone() }, 9, 12, &(0..=0)).is_err(),
+        "no status: the guest was killed"
+    );
+    assert!(
+        check(&Outcome { output: String::new(), ..good.clone() }, 9, 12, &(0..=0)).is_err(),
+        "no summary"
+    );
+    assert!(
+        check(&Outcome { tls_stat: String::new(), ..good }, 9, 12, &(0..=0)).is_err(),
+        "no count by the kernel"
+    );
+}

@@ -1,0 +1,306 @@
+//! Clients that are not ours: OpenSSL, GnuTLS, NSS and Java, each accepted within the profile and refused
+//! outside it, with the alert in its own words.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::backend::{Backend, Manner};
+use crate::lab::Lab;
+use crate::peer::{s_client, trust_file};
+use crate::tools::{PATIENCE, have, scratch, text};
+
+/// What a client is to say at the end.
+enum Expected {
+    /// The handshake, and this.
+    Accepted(&'static str),
+    /// Refused with this alert, and this fault counted.
+    Refused(&'static str, &'static str),
+}
+
+use Expected::{Accepted, Refused};
+
+fn lab() -> (Lab, Backend) {
+    let backend = Backend::start(Manner::Echo);
+    (Lab::start(backend.addr), backend)
+}
+
+/// Each attempt, one after another.
+fn attempt(run: impl Fn(&Lab, &str) -> String, attempts: &[(&str, Expected)]) {
+    let (lab, _backend) = lab();
+    for (words, expected) in attempts {
+        let before = lab.settled();
+        let said = run(&lab, words);
+        match expected {
+            Accepted(mark) => {
+                assert!(said.contains(mark), "{words}: no {mark:?} in: {said}");
+                let now = lab.settled();
+                let handshakes = now.handshakes("full") - before.handshakes("full");
+                assert_eq!(handshakes, 1, "{words}: {said}");
+            }
+            Refused(alert, fault) => {
+                assert!(said.contains(alert), "{words}: no {alert:?} in: {said}");
+                assert_eq!(lab.faulted(&before, 1), [*fault], "{words}: {said}");
+            }
+        }
+    }
+    lab.settled();
+    lab.stop();
+}
+
+/// A program with these words, which is told one line. Both its streams.
+fn run(program: &str, words: &[&str], line: &str) -> String {
+    let limit = PATIENCE.as_secs().to_string();
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", &limit, program]).args(words);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A client that was refused reads nothing any more.
+    let _ = child.stdin.take().unwrap().write_all(line.as_bytes());
+    text(&child.wait_with_output().unwrap())
+}
+
+const VERSION: &str = "alert protocol version";
+const FAILURE: &str = "alert handshake failure";
+const NO_VERSION: &str = "no_common_version";
+const NOTHING: &str = "nothing_in_common";
+
+#[test]
+fn openssl_is_accepted_within_the_profile_and_refused_outside_it() {
+    if !have("openssl") {
+        return;
+    }
+    let files = scratch();
+    let trust = trust_file(files.path());
+    let run = |lab: &Lab, words: &str| text(&s_client(lab.addr, &trust, words, Some("there and back")).0);
+    attempt(
+        run,
+        &[
+            ("-tls1_2 -groups P-256", Accepted("Server Temp Key: ECDH, prime256v1")),
+            ("-tls1_2 -groups P-384", Accepted("Server Temp Key: ECDH, secp384r1")),
+            ("-tls1_2 -groups X25519", Accepted("Server Temp Key: X25519")),
+            ("-tls1_3 -groups P-256", Accepted("Server Temp Key: ECDH, prime256v1")),
+            ("-tls1_3 -groups P-384", Accepted("Server Temp Key: ECDH, secp384r1")),
+            ("-tls1_3 -groups X25519", Accepted("Server Temp Key: X25519")),
+            ("-tls1_2 -sigalgs RSA+SHA256", Accepted("Peer signature type: RSA\n")),
+            ("-tls1_3 -sigalgs rsa_pss_rsae_sha256", Accepted("Peer signature type: RSA-PSS\n")),
+            ("-tls1_3 -sigalgs ecdsa_secp256r1_sha256", Accepted("Peer signature type: ECDSA\n")),
+            ("-tls1_2", Accepted("Secure Renegotiation IS supported")),
+            ("-tls1_2 -comp -cipher DEFAULT:@SECLEVEL=1", Accepted("Compression: NONE")),
+            ("-tls1_2 -maxfraglen 512", Accepted("there and back")),
+            ("-tls1_3 -maxfraglen 512", Accepted("there and back")),
+            ("-tls1_2 -status", Accepted("OCSP response: no response sent")),
+            ("-tls1_3 -status", Accepted("OCSP response: no response sent")),
+            ("-tls1 -cipher ALL:@SECLEVEL=0", Refused(VERSION, NO_VERSION)),
+            ("-tls1_1 -cipher ALL:@SECLEVEL=0", Refused(VERSION, NO_VERSION)),
+            ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES256-SHA", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -cipher AES128-GCM-SHA256:AES256-SHA", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -cipher DHE-RSA-AES128-GCM-SHA256", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -cipher ECDHE-ECDSA-AES128-CCM", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -cipher eNULL:aNULL:@SECLEVEL=0", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -groups P-521", Refused(FAILURE, NOTHING)),
+            ("-tls1_3 -groups P-521", Refused(FAILURE, NOTHING)),
+            ("-tls1_3 -groups ffdhe2048", Refused(FAILURE, NOTHING)),
+            ("-tls1_2 -sigalgs RSA+SHA1:ECDSA+SHA1 -cipher ALL:@SECLEVEL=0", Refused(FAILURE, NOTHING)),
+            ("-tls1_3 -sigalgs ecdsa_secp521r1_sha512", Refused(FAILURE, NOTHING)),
+        ],
+    );
+}
+
+#[test]
+fn openssl_renegotiates_in_vain() {
+    if !have("openssl") {
+        return;
+    }
+    let (lab, _backend) = lab();
+    let files = scratch();
+    // "R" at the start of a line is its command to renegotiate.
+    let (output, echoed) = s_client(lab.addr, &trust_file(files.path()), "-tls1_2", Some("R"));
+    let said = text(&output);
+    assert!(!echoed && said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+    let metrics = lab.settled();
+    assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "renegotiation")]), 1, "{said}");
+    assert_eq!(metrics.handshakes("full"), 1);
+    lab.stop();
+}
+
+#[test]
+fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
+    if !have("openssl") {
+        return;
+    }
+    let (lab, _backend) = lab();
+    let files = scratch();
+    let trust = trust_file(files.path());
+    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let (session, early) = (path("session.pem"), path("early"));
+    let (_, echoed) = s_client(lab.addr, &trust, &format!("-tls1_3 -sess_out {session}"), Some("the first"));
+    assert!(echoed);
+    std::fs::write(&early, "to be ignored\n".repeat(40)).unwrap();
+    let words = format!("-tls1_3 -sess_in {session} -early_data {early}");
+    let said = |line| text(&s_client(lab.addr, &trust, &words, Some(line)).0);
+    // Our ticket allows none, so that OpenSSL sends none,
+    let first = said("the second");
+    assert!(first.contains("Early data was not sent") && first.contains("Reused, TLSv1.3"), "{first}");
+    // until its session claims that the ticket did.
+    allow_early_data(files.path(), &session);
+    let second = said("the third");
+    assert!(second.contains("Early data was rejected") && second.contains("Reused, TLSv1.3"), "{second}");
+    assert!(second.contains("the third\n") && !second.contains("to be ignored"), "{second}");
+    let metrics = lab.settled();
+    assert_eq!((metrics.handshakes("resumed"), metrics.faults().len()), (2, 0), "{}", metrics.raw);
+    lab.stop();
+}
+
+/// Writes max_early_data, field 15, into OpenSSL's stored session, in front of field 19, the last.
+fn allow_early_data(directory: &Path, session: &str) {
+    let der = directory.join("session.der");
+    let binary = der.to_str().unwrap();
+    let openssl = |words: &[&str]| {
+        let output = Command::new("openssl").arg("sess_id").args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", text(&output));
+    };
+    openssl(&["-in", session, "-outform", "DER", "-out", binary]);
+    let bytes = std::fs::read(&der).unwrap();
+    let (fields, last) = bytes[4..].split_at(bytes.len() - 4 - 5);
+    assert_eq!((bytes[..2].to_vec(), last[0]), (vec![0x30, 0x82], 0xb3), "SEQUENCE … [19]");
+    let fields = [fields, &[0xaf, 4, 2, 2, 0x40, 0], last].concat();
+    let length = u16::try_from(fields.len()).unwrap().to_be_bytes();
+    std::fs::write(&der, [&[0x30, 0x82], &length[..], &fields].concat()).unwrap();
+    openssl(&["-inform", "DER", "-in", binary, "-out", session]);
+}
+
+#[test]
+fn gnutls_is_accepted_within_the_profile_and_refused_outside_it() {
+    if !have("gnutls-cli") {
+        return;
+    }
+    const VERSION: &str = "Received alert [70]";
+    const FAILURE: &str = "Received alert [40]";
+    let run = |lab: &Lab, words: &str| {
+        let port = lab.addr.port().to_string();
+        let (priority, more) = words.split_once(' ').unwrap_or((words, ""));
+        let priority = format!("NORMAL:-VERS-ALL:{priority}");
+        let words = ["--insecure", "--port", &port, "--priority", &priority];
+        let more: Vec<&str> = more.split_whitespace().collect();
+        run("gnutls-cli", &[&words, &more[..], &["127.0.0.1"]].concat(), "there and back\n")
+    };
+    attempt(
+        run,
+        &[
+            ("+VERS-TLS1.2", Accepted("Options: extended master secret, safe renegotiation")),
+            ("+VERS-TLS1.3", Accepted("Description: (TLS1.3-X.509)")),
+            ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP256R1", Accepted("(ECDHE-SECP256R1)")),
+            ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP384R1", Accepted("(ECDHE-SECP384R1)")),
+            ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-X25519", Accepted("(ECDHE-X25519)")),
+            ("+VERS-TLS1.3:-GROUP-ALL:+GROUP-SECP384R1", Accepted("(ECDHE-SECP384R1)")),
+            ("+VERS-TLS1.2:-SIGN-ALL:+SIGN-RSA-PSS-RSAE-SHA256", Accepted("(RSA-PSS-RSAE-SHA256)")),
+            ("+VERS-TLS1.2 --recordsize 512", Accepted("there and back")),
+            ("+VERS-TLS1.2:%DISABLE_SAFE_RENEGOTIATION", Accepted("there and back")),
+            ("+VERS-TLS1.0", Refused(VERSION, NO_VERSION)),
+            ("+VERS-TLS1.1", Refused(VERSION, NO_VERSION)),
+            ("+VERS-TLS1.2:%NO_SESSION_HASH", Refused(FAILURE, "no_extended_master_secret")),
+            ("+VERS-TLS1.2:-CIPHER-ALL:+AES-128-CBC:+AES-256-CBC", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.2:-KX-ALL:+RSA", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.2:-KX-ALL:+DHE-RSA", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.2:-CIPHER-ALL:+ARCFOUR-128", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP521R1", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.3:-GROUP-ALL:+GROUP-FFDHE2048", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.3:-SIGN-ALL:+SIGN-RSA-SHA1", Refused(FAILURE, NOTHING)),
+            ("+VERS-TLS1.3:-CIPHER-ALL:+AES-128-CCM", Refused(FAILURE, NOTHING)),
+        ],
+    );
+}
+
+#[test]
+fn a_session_is_not_resumed_without_a_key_exchange() {
+    if !have("gnutls-cli") {
+        return;
+    }
+    let (lab, _backend) = lab();
+    let port = lab.addr.port().to_string();
+    // GnuTLS with "PSK" enabled and a key for it offers psk_ke, and only that, for its tickets too.
+    let psk = ["--pskusername", "nobody", "--pskkey", "00112233"];
+    for (priority, more, expected) in [("", &psk[..0], (1, 1)), (":+PSK", &psk[..], (2, 0))] {
+        let before = lab.settled();
+        let priority = format!("NORMAL:-VERS-ALL:+VERS-TLS1.3{priority}");
+        let words = ["--insecure", "--resume", "--port", &port, "--priority", &priority];
+        let said = run("gnutls-cli", &[&words, more, &["127.0.0.1"]].concat(), "there and back\n");
+        assert!(said.contains("trying to resume") && said.contains("there and back"), "{said}");
+        let now = lab.settled();
+        let more = |kind| now.handshakes(kind) - before.handshakes(kind);
+        assert_eq!((more("full"), more("resumed")), expected, "{priority}: {said}");
+    }
+    lab.stop();
+}
+
+#[test]
+fn nss_is_accepted_within_the_profile_and_refused_outside_it() {
+    if !have("tstclnt") {
+        return;
+    }
+    // Its words for protocol_version and for handshake_failure.
+    const VERSION: &str = "SSL_ERROR_PROTOCOL_VERSION_ALERT";
+    const FAILURE: &str = "SSL_ERROR_NO_CYPHER_OVERLAP";
+    let run = |lab: &Lab, words: &str| {
+        let port = lab.addr.port().to_string();
+        let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-Q"];
+        let words: Vec<&str> = words.split_whitespace().collect();
+        run("tstclnt", &[&fixed, &words[..]].concat(), "")
+    };
+    attempt(
+        run,
+        &[
+            ("-V tls1.2:tls1.2 -I P256", Accepted("exit status: 0")),
+            ("-V tls1.2:tls1.2 -I P384", Accepted("exit status: 0")),
+            ("-V tls1.2:tls1.2 -I x25519", Accepted("exit status: 0")),
+            ("-V tls1.2:tls1.2 -J rsa_pss_rsae_sha256", Accepted("CN=rsa")),
+            ("-V tls1.2:tls1.2 -J ecdsa_secp256r1_sha256", Accepted("CN=ecdsa")),
+            ("-V tls1.3:tls1.3 -I P256", Accepted("exit status: 0")),
+            ("-V tls1.3:tls1.3 -I P384", Accepted("exit status: 0")),
+            ("-V tls1.3:tls1.3 -J rsa_pss_rsae_sha256", Accepted("CN=rsa")),
+            ("-V tls1.0:tls1.0", Refused(VERSION, NO_VERSION)),
+            ("-V tls1.0:tls1.1", Refused(VERSION, NO_VERSION)),
+            ("-V tls1.2:tls1.2 -I P521", Refused(FAILURE, NOTHING)),
+            ("-V tls1.3:tls1.3 -I FF2048", Refused(FAILURE, NOTHING)),
+            ("-V tls1.2:tls1.2 -c :C009:C013", Refused(FAILURE, NOTHING)),
+            ("-V tls1.2:tls1.2 -c :009C", Refused(FAILURE, NOTHING)),
+            ("-V tls1.2:tls1.2 -J rsa_pkcs1_sha1", Refused(FAILURE, NOTHING)),
+        ],
+    );
+}
+
+#[test]
+fn java_is_accepted_within_the_profile_and_refused_outside_it() {
+    if !have("java") {
+        return;
+    }
+    const VERSION: &str = "refused: Received fatal alert: protocol_version";
+    const FAILURE: &str = "refused: Received fatal alert: handshake_failure";
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile/Client.java");
+    let run = |lab: &Lab, words: &str| {
+        let port = lab.addr.port().to_string();
+        // In front of the program what is for the machine, behind it what is for the program.
+        let (machine, program): (Vec<&str>, Vec<&str>) =
+            words.split_whitespace().partition(|word| word.starts_with("-D"));
+        let source = [source.to_str().unwrap(), &port];
+        run("java", &[&["-XX:TieredStopAtLevel=1"], &machine[..], &source, &program].concat(), "")
+    };
+    attempt(
+        run,
+        &[
+            ("TLSv1.2", Accepted("TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 echo true")),
+            ("TLSv1.3", Accepted("TLSv1.3 TLS_AES_256_GCM_SHA384 echo true")),
+            ("-Djdk.tls.namedGroups=secp384r1 TLSv1.2,TLSv1.3", Accepted("TLSv1.3")),
+            ("TLSv1.1", Refused(VERSION, NO_VERSION)),
+            (
+                "-Djdk.tls.useExtendedMasterSecret=false TLSv1.2",
+                Refused(FAILURE, "no_extended_master_secret"),
+            ),
+            ("-Djdk.tls.namedGroups=secp521r1 TLSv1.3", Refused(FAILURE, NOTHING)),
+            ("TLSv1.2 TLS_RSA_WITH_AES_128_GCM_SHA256", Refused(FAILURE, NOTHING)),
+            ("TLSv1.2 TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", Refused(FAILURE, NOTHING)),
+            ("TLSv1.2 SSL_RSA_WITH_RC4_128_SHA", Refused(FAILURE, NOTHING)),
+        ],
+    );
+}

@@ -1,0 +1,236 @@
+//! Records that are not application data, whoever carries them.
+
+use offramp::conn::action::{ControlKind, Milestone};
+use offramp::conn::fault::{Fault, alert};
+use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Say};
+use rustls::SupportedCipherSuite;
+
+use crate::lab::{BOTH, NOTHING, SUITES, client, run};
+
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: [u8; 4] = [1, 0, 0, 0];
+
+fn is_13(suite: SupportedCipherSuite) -> bool {
+    matches!(suite, SupportedCipherSuite::Tls13(_))
+}
+
+/// Says these things in worlds of every suite and carrier, all at once and one by one.
+fn say(says: &[Say], only_13: bool, check: impl Fn(&Outcome, &str)) {
+    for suite in SUITES.into_iter().filter(|suite| !only_13 || is_13(*suite)) {
+        for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
+            for at_once in [false, true] {
+                let mut plan = Plan::new(3, Vec::new());
+                plan.script.says = says.to_vec();
+                plan.script.sends_at_once = at_once;
+                plan.habits = Habits::of(generation);
+                let outcome = run(plan, offer, client(suite));
+                check(&outcome, &format!("{:?} {generation:?} at once {at_once}", suite.suite()));
+            }
+        }
+    }
+}
+
+fn count(outcome: &Outcome, kind: ControlKind) -> u32 {
+    let counts = outcome.notes.iter().filter_map(|note| match note {
+        Milestone::Received { kind: of, count } if *of == kind => Some(*count),
+        _ => None,
+    });
+    counts.sum()
+}
+
+#[test]
+fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
+    let empty = |padding| Say::Record { record_type: 23, payload: Vec::new(), padding };
+    let padded = Say::Record { record_type: 23, payload: b"padded".to_vec(), padding: 9000 };
+    let says = [Say::data(b"one "), empty(0), empty(500), padded, Say::close_notify()];
+    say(&says, false, |outcome, world| {
+        assert_eq!(outcome.report.fault, None, "{world}");
+        assert_eq!(outcome.to_backend, b"one padded", "{world}");
+        assert_eq!(outcome.client.received, b"one padded", "{world}");
+        assert!(outcome.backend_saw_end && outcome.client.saw_close, "{world}");
+        assert_eq!(count(outcome, ControlKind::CloseNotify), 1, "{world}");
+    });
+}
+
+#[test]
+fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
+    say(&[Say::data(b"x"), Say::record(21, &[2, 20])], false, |outcome, world| {
+        assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{world}");
+        assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
+        assert_eq!(outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
+        assert_eq!(count(outcome, ControlKind::Alert), 1, "{world}");
+    });
+}
+
+#[test]
+fn what_does_not_belong_here_is_refused_with_its_alert() {
+    let cases = [
+        (Say::record(20, &[1]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (Say::record(HANDSHAKE, &[2, 0, 0, 0]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (Say::record(HANDSHAKE, &[]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (Say::record(21, &[1]), Fault::Malformed, alert::DECODE_ERROR),
+    ];
+    for (what, fault, description) in cases {
+        say(&[Say::data(b"x"), what], false, |outcome, world| {
+            assert_eq!(outcome.report.fault, Some(fault), "{world}");
+            assert_eq!(outcome.client.alert(), Some(description), "{world}");
+            assert!(outcome.backend_was_reset, "{world}");
+        });
+    }
+}
+
+#[test]
+fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
+    say(&[Say::data(b"x"), Say::record(24, b"heartbeat"), Say::data(b"y")], false, |outcome, world| {
+        let fault = outcome.report.fault;
+        // In TLS 1.2 the type is in the clear: what is no type is no record.
+        assert!(matches!(fault, Some(Fault::UnexpectedRecord | Fault::Malformed)), "{world}: {fault:?}");
+        assert!(b"x".starts_with(&outcome.to_backend), "{world}");
+    });
+}
+
+#[test]
+fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
+    let hello = Say::record(HANDSHAKE, &CLIENT_HELLO);
+    let mut once = Plan::new(1, Vec::new());
+    once.script.says = vec![Say::data(b"a"), hello.clone(), Say::data(b"b"), Say::close_notify()];
+    let mut twice = once.clone();
+    twice.script.says.insert(2, hello);
+    for suite in SUITES.into_iter().filter(|suite| !is_13(*suite)) {
+        for offer in [NOTHING, BOTH] {
+            let outcome = run(once.clone(), offer, client(suite));
+            assert_eq!(outcome.report.fault, None, "{suite:?}");
+            assert_eq!(outcome.to_backend, b"ab", "{suite:?}");
+            let warning = (21, vec![1, alert::NO_RENEGOTIATION]);
+            assert!(outcome.client.heard.contains(&warning), "{suite:?} {:?}", outcome.client.heard);
+            assert_eq!(count(&outcome, ControlKind::Renegotiation), 1);
+            let outcome = run(twice.clone(), offer, client(suite));
+            assert_eq!(outcome.report.fault, Some(Fault::Renegotiation), "{suite:?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
+    let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+    for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
+        for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
+            for at_once in [false, true] {
+                let mut plan = Plan::new(8, Vec::new());
+                plan.script.sends_at_once = at_once;
+                plan.script.says = vec![
+                    Say::data(b"old "),
+                    Say::KeyUpdate { requested: true },
+                    Say::data(b"new "),
+                    Say::KeyUpdate { requested: false },
+                    Say::data(b"newer"),
+                    Say::close_notify(),
+                ];
+                plan.habits = Habits::of(generation);
+                let outcome = run(plan, offer, client(suite));
+                let world = format!("{:?} {generation:?} {at_once}", suite.suite());
+                assert_eq!(outcome.report.fault, None, "{world}");
+                assert_eq!(outcome.to_backend, b"old new newer", "{world}");
+                assert_eq!(outcome.client.received, b"old new newer", "{world}");
+                assert_eq!(outcome.client.error, None, "{world}");
+                assert_eq!(count(&outcome, ControlKind::KeyUpdate), 2, "{world}");
+                let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
+                let answers = outcome.client.heard.iter().filter(|heard| **heard == answer).count();
+                let sent = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
+                assert_eq!((answers, sent), (1, 1), "{world}");
+            }
+        }
+    }
+}
+
+/// As Java does when the key that it receives under has reached its limit: with every record on the way.
+#[test]
+fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
+    let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+    for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
+        for at_once in [false, true] {
+            let mut plan = Plan::new(8, Vec::new());
+            plan.script.sends_at_once = at_once;
+            plan.script.says = vec![Say::KeyUpdate { requested: true }; 300];
+            plan.script.says.extend([Say::data(b"goes on"), Say::close_notify()]);
+            plan.habits = Habits::of(generation);
+            let outcome = run(plan, offer, client(SUITES[3]));
+            assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
+            assert_eq!(outcome.client.received, b"goes on", "{generation:?} {at_once}");
+        }
+    }
+}
+
+#[test]
+fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
+    let update = || Say::KeyUpdate { requested: true };
+    let floods = [
+        (vec![update(); 2000], Fault::KeyUpdateFlood),
+        // Data in between makes it no better.
+        ((0..2000).flat_map(|_| [update(), Say::data(b"x")]).collect(), Fault::KeyUpdateFlood),
+        (vec![Say::record(21, &[1, 90]); 2000], Fault::UnexpectedRecord),
+    ];
+    for (says, fault) in floods {
+        for suite in [SUITES[3], SUITES[5]] {
+            let mut plan = Plan::new(5, Vec::new());
+            plan.script.says = says.clone();
+            plan.script.sends_at_once = true;
+            plan.habits = Habits::of(Generation::Rekeying);
+            let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+            for offer in [NOTHING, rekeying] {
+                let outcome = run(plan.clone(), offer, client(suite));
+                assert_eq!(outcome.report.fault, Some(fault), "{:?}", suite.suite());
+                assert!(count(&outcome, ControlKind::KeyUpdate) <= 1025);
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_records_without_end_are_refused_in_userspace() {
+    let mut plan = Plan::new(5, Vec::new());
+    plan.script.says = vec![Say::data(&[]); 200];
+    plan.script.sends_at_once = true;
+    let outcome = run(plan, NOTHING, client(SUITES[0]));
+    assert_eq!(outcome.report.fault, Some(Fault::UnexpectedRecord));
+}
+
+#[test]
+fn bytes_that_are_no_record_are_named() {
+    let cases: [(&[u8], Fault); 3] = [
+        (&[23, 3, 3, 0x41, 0x01], Fault::RecordTooLong),
+        (&[23, 2, 0, 0, 1, 0], Fault::Malformed),
+        (
+            &[
+                23, 3, 3, 0, 30, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                22, 23, 24, 25, 26, 27, 28, 29, 30,
+            ],
+            Fault::BadRecord,
+        ),
+    ];
+    for (bytes, fault) in cases {
+        say(&[Say::data(b"x"), Say::Raw(bytes.to_vec())], false, |outcome, world| {
+            assert_eq!(outcome.report.fault, Some(fault), "{world}");
+            assert!(outcome.backend_was_reset, "{world}");
+        });
+    }
+}
+
+#[test]
+fn nothing_of_ours_follows_our_close_notify() {
+    // The client goes on sending and then breaks the rules, when we have said our last word long before.
+    for suite in SUITES {
+        for offer in [NOTHING, BOTH] {
+            for seed in 0..20 {
+                let mut plan = Plan::new(seed, Vec::new());
+                plan.backend = Backend::AnswersAndCloses(b"answer".to_vec());
+                let mut says = vec![Say::data(&[7; 5000]); 20];
+                says.push(Say::record(20, &[1]));
+                plan.script.says = says;
+                let outcome = run(plan, offer, client(suite));
+                let alerts: Vec<_> = outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).collect();
+                assert!(alerts.len() <= 1, "seed {seed}: {alerts:?}");
+            }
+        }
+    }
+}

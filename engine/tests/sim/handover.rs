@@ -1,0 +1,134 @@
+//! Stage 4, in the middle: a direction goes to the kernel when it has carried enough.
+
+use offramp::conn::action::{Carriage, Milestone};
+use offramp::conn::carrier::Offer;
+use offramp::sim::{Generation, Habits, Mishap, Plan, world_of_chance};
+use offramp::tls::secrets::Direction;
+
+use crate::lab::{BOTH, SUITES, bytes, client, run};
+
+fn carried(notes: &[Milestone], direction: Direction) -> Vec<Carriage> {
+    let by = notes.iter().filter_map(|note| match note {
+        Milestone::Carried { direction: of, by } if *of == direction => Some(*by),
+        _ => None,
+    });
+    by.collect()
+}
+
+#[test]
+fn each_direction_goes_over_after_its_bytes_and_nothing_is_lost() {
+    for suite in SUITES {
+        for after_bytes in [1, 5000, 40_000] {
+            for seed in 0..40 {
+                let sends = bytes(120_000, seed);
+                let offer = Offer { after_bytes, ..BOTH };
+                let outcome = run(Plan::new(seed, sends.clone()), offer, client(suite));
+                let world = format!("{:?} after {after_bytes} seed {seed}", suite.suite());
+                assert_eq!(outcome.report.fault, None, "{world}");
+                assert_eq!(outcome.to_backend, sends, "{world}");
+                assert_eq!(outcome.client.received, sends, "{world}");
+                for direction in [Direction::Tx, Direction::Rx] {
+                    assert_eq!(carried(&outcome.notes, direction).len(), 1, "{world} {direction:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn most_of_what_comes_late_enough_is_the_kernels() {
+    let mut kernel = [0; 2];
+    for seed in 0..100 {
+        let offer = Offer { after_bytes: 10_000, ..BOTH };
+        let outcome = run(Plan::new(seed, bytes(200_000, seed)), offer, client(SUITES[seed as usize % 6]));
+        for (count, direction) in kernel.iter_mut().zip([Direction::Tx, Direction::Rx]) {
+            *count += u32::from(carried(&outcome.notes, direction) == [Carriage::Kernel]);
+        }
+    }
+    assert!(kernel.iter().all(|count| *count > 80), "{kernel:?} of 100");
+}
+
+#[test]
+fn a_connection_that_ends_sooner_stays_in_userspace() {
+    for suite in SUITES {
+        let offer = Offer { after_bytes: 1_000_000, ..BOTH };
+        let outcome = run(Plan::new(1, bytes(1000, 1)), offer, client(suite));
+        for direction in [Direction::Tx, Direction::Rx] {
+            assert_eq!(carried(&outcome.notes, direction), [Carriage::Userspace]);
+        }
+    }
+}
+
+#[test]
+fn a_late_refusal_keeps_the_connection_in_userspace() {
+    for errno in [libc::ENOMEM, libc::EBUSY, libc::ENOTCONN] {
+        for seed in 0..60 {
+            let sends = bytes(100_000, seed);
+            let mut plan = Plan::new(seed, sends.clone());
+            let habits = Habits::of(Generation::SingleKey);
+            plan.habits = match seed % 3 {
+                0 => Habits { refuse_tx: Some(errno), ..habits },
+                1 => Habits { refuse_rx: Some(errno), ..habits },
+                _ => Habits { refuse_tx: Some(errno), refuse_rx: Some(errno), ..habits },
+            };
+            let offer = Offer { after_bytes: 20_000, ..BOTH };
+            let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
+            assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
+            assert_eq!(outcome.client.received, sends, "{errno} seed {seed}");
+            let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
+            let fell_back = by.concat().contains(&Carriage::Fallback { errno });
+            let ended_before = by.concat().contains(&Carriage::Userspace);
+            assert!(fell_back || ended_before, "{errno} seed {seed}: {by:?}");
+        }
+    }
+}
+
+#[test]
+fn the_kill_switch_holds_for_what_is_not_handed_over_yet() {
+    let mut held = 0;
+    for seed in 0..100 {
+        let sends = bytes(150_000, seed);
+        let mut plan = Plan::new(seed, sends.clone());
+        plan.mishap = Some((12, Mishap::NoMoreOffload));
+        let outcome = run(plan, Offer { after_bytes: 60_000, ..BOTH }, client(SUITES[seed as usize % 6]));
+        assert_eq!(outcome.report.fault, None, "seed {seed}");
+        assert_eq!(outcome.client.received, sends, "seed {seed}");
+        let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction)).concat();
+        held += usize::from(by == [Carriage::Userspace; 2]);
+    }
+    assert!(held > 90, "{held} of 100");
+}
+
+#[test]
+fn each_generation_of_kernels_carries_what_it_can() {
+    use Carriage::{Fallback, Kernel};
+    let none = Fallback { errno: libc::ENOENT };
+    for (generation, tx, rx) in [
+        (Generation::None, none, none),
+        (Generation::TxOnly, Kernel, Fallback { errno: libc::ENOPROTOOPT }),
+        (Generation::SingleKey, Kernel, Kernel),
+        (Generation::Rekeying, Kernel, Kernel),
+    ] {
+        for suite in SUITES {
+            let sends = bytes(50_000, 1);
+            let mut plan = Plan::new(11, sends.clone());
+            plan.habits = Habits::of(generation);
+            let outcome = run(plan, BOTH, client(suite));
+            assert_eq!(outcome.client.received, sends, "{generation:?}");
+            assert_eq!(carried(&outcome.notes, Direction::Tx), [tx], "{generation:?}");
+            assert_eq!(carried(&outcome.notes, Direction::Rx), [rx], "{generation:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_chance_decides_the_contract_holds() {
+    let worlds: u64 =
+        std::env::var("OFFRAMP_WORLDS").ok().and_then(|count| count.parse().ok()).unwrap_or(4000);
+    for seed in 0..worlds {
+        let choices = bytes(600, seed);
+        if std::panic::catch_unwind(|| world_of_chance(&choices)).is_err() {
+            panic!("in the world of bytes(600, {seed})");
+        }
+    }
+}

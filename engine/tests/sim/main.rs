@@ -1,0 +1,12 @@
+//! Ring (a) of the proof: the connection core in worlds without sockets. The scenarios have the names that
+//! they have on the wire and in the guest kernel.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod accept;
+mod control;
+mod handover;
+mod lab;
+mod limit;
+mod offload;
+mod relay;
+mod shutdown;

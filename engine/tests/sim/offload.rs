@@ -1,0 +1,77 @@
+//! Stage 3: the hand-over at a record boundary, whatever the network did to it.
+
+use offramp::conn::action::{Carriage, Milestone};
+use offramp::sim::{Habits, Plan};
+use offramp::tls::secrets::Direction;
+
+use crate::lab::{BOTH, SUITES, all_distinct, bytes, client, explicit_nonces, run};
+
+/// The client's Finished and its first data are at most this long together.
+const LAST_FLIGHT_BYTES: usize = 700;
+
+#[test]
+fn every_cut_of_finished_and_data_arrives_once_and_in_order() {
+    for suite in SUITES {
+        for cut in 1..LAST_FLIGHT_BYTES {
+            let sends = bytes(400, cut as u64);
+            let mut plan = Plan::new(cut as u64, sends.clone());
+            plan.script.sends_at_once = true;
+            plan.cut = cut;
+            let outcome = run(plan, BOTH, client(suite));
+            assert_eq!(outcome.report.fault, None, "{suite:?} cut {cut}");
+            assert_eq!(outcome.to_backend, sends, "{suite:?} cut {cut}");
+            assert_eq!(outcome.client.received, sends, "{suite:?} cut {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_direction_that_the_kernel_refuses_stays_in_userspace_and_nothing_is_lost() {
+    let refusals = [None, Some(libc::ENOENT), Some(libc::ENOTCONN), Some(libc::ENOMEM)];
+    for suite in SUITES {
+        for refuse_tx in refusals {
+            for refuse_rx in refusals {
+                for seed in 0..8 {
+                    let sends = bytes(60_000, seed);
+                    let mut plan = Plan::new(seed, sends.clone());
+                    plan.script.sends_at_once = seed % 2 == 0;
+                    plan.habits = Habits { refuse_tx, refuse_rx, ..Habits::default() };
+                    let outcome = run(plan, BOTH, client(suite));
+                    assert_eq!(outcome.report.fault, None, "{suite:?} {refuse_tx:?} {refuse_rx:?}");
+                    assert_eq!(outcome.client.received, sends);
+                    for (direction, refused) in [(Direction::Tx, refuse_tx), (Direction::Rx, refuse_rx)] {
+                        let carried_by = |by| {
+                            let note = Milestone::Carried { direction, by };
+                            outcome.notes.contains(&note)
+                        };
+                        match refused {
+                            Some(errno) => assert!(carried_by(Carriage::Fallback { errno })),
+                            None => assert!(
+                                // A client that closed with its last flight leaves nothing to hand over.
+                                carried_by(Carriage::Kernel) || carried_by(Carriage::Userspace)
+                            ),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nonces_are_distinct_across_the_hand_over() {
+    for (suite, habits) in [
+        (SUITES[0], Habits::default()),
+        (SUITES[1], Habits::default()),
+        (SUITES[0], Habits { refuse_tx: Some(libc::ENOENT), ..Habits::default() }),
+    ] {
+        for seed in 0..50 {
+            let mut plan = Plan::new(seed, bytes(100_000, seed));
+            plan.habits = habits;
+            let outcome = run(plan, BOTH, client(suite));
+            let nonces = explicit_nonces(&outcome.server_wire);
+            assert!(nonces.len() > 8, "Finished, data and close_notify: {}", nonces.len());
+            assert!(all_distinct(&nonces), "{suite:?} seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Stage 1: who gets in. Bad input costs its own connection and is counted; a healthy connection beside it,
+//! one before and one after it do not notice.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use crate::backend::{Backend, Manner};
+use crate::dice::Dice;
+use crate::identity::NAME;
+use crate::lab::{Lab, Setup};
+use crate::metrics::Metrics;
+use crate::peer::{BOTH, End, Peer, Version, dial, drain, plain};
+use crate::tools::{eventually, pause};
+
+/// An echo behind a server, and a healthy connection that stays open while something bad happens.
+struct Beside {
+    lab: Lab,
+    healthy: Peer,
+    before: Metrics,
+    _backend: Backend,
+}
+
+impl Beside {
+    fn start(flags: &str) -> Self {
+        let backend = Backend::start(Manner::Echo);
+        let lab = Setup::new(backend.addr).flags(flags).start();
+        let mut healthy = Peer::open(lab.addr, &plain(Version::Tls13));
+        healthy.ping(b"before");
+        let before = lab.metrics();
+        Self { lab, healthy, before, _backend: backend }
+    }
+
+    /// The bad connection was one counted fault; all else goes on.
+    fn finish(mut self, faults: u64) -> Vec<String> {
+        self.healthy.ping(b"during");
+        let labels = self.lab.faulted(&self.before, faults);
+        self.healthy.ping(b"still");
+        for version in BOTH {
+            let mut later = Peer::open(self.lab.addr, &plain(version));
+            later.ping(b"after");
+            later.close_notify();
+            assert_eq!(later.rest(), (Vec::new(), End::Clean));
+        }
+        self.healthy.close_notify();
+        assert_eq!(self.healthy.rest(), (Vec::new(), End::Clean));
+        self.lab.settled();
+        self.lab.stop();
+        labels
+    }
+}
+
+/// Sends this to the TLS port and reads to the end; the server must end it, not the client.
+fn send_and_drain(lab: &Lab, bytes: &[u8]) -> Vec<u8> {
+    let mut tcp = dial(lab.addr);
+    // The server may close before it has read all: that is an answer too.
+    let _ = tcp.write_all(bytes);
+    drain(&tcp).0
+}
+
+#[test]
+fn plain_http_to_the_tls_port_is_a_counted_fault() {
+    let beside = Beside::start("");
+    let answer = send_and_drain(&beside.lab, b"GET / HTTP/1.1\r\nHost: offramp.test\r\n\r\n");
+    assert!(!answer.starts_with(b"HTTP"), "the request went through");
+    beside.finish(1);
+}
+
+#[test]
+fn sixteen_kibibytes_of_zeros_are_a_counted_fault() {
+    let beside = Beside::start("");
+    send_and_drain(&beside.lab, &[0; 16 << 10]);
+    beside.finish(1);
+}
+
+#[test]
+fn sixteen_kibibytes_of_noise_behind_a_good_header_are_a_counted_fault() {
+    let beside = Beside::start("");
+    // A handshake record of the largest size, filled with what is no ClientHello.
+    let mut record = vec![22, 3, 1, 0x40, 0];
+    record.extend(crate::dice::Noise::bytes(5, 16 << 10));
+    send_and_drain(&beside.lab, &record);
+    beside.finish(1);
+}
+
+#[test]
+fn a_client_that_never_speaks_is_a_counted_fault() {
+    let beside = Beside::start("--handshake-timeout 2s");
+    let (said, _) = drain(&dial(beside.lab.addr));
+    assert_eq!(said, [0; 0], "nothing is owed to who never spoke");
+    beside.finish(1);
+}
+
+#[test]
+fn a_client_that_stops_within_its_hello_is_a_counted_fault() {
+    let beside = Beside::start("--handshake-timeout 2s");
+    let mut peer = Peer::dial(beside.lab.addr, &plain(Version::Tls13), NAME);
+    let hello = peer.outgoing();
+    peer.tcp.write_all(&hello[..hello.len() / 2]).expect("half a hello can be sent");
+    drain(&peer.tcp);
+    beside.finish(1);
+}
+
+#[test]
+fn the_faults_of_silence_and_of_plain_http_have_different_names() {
+    let silent = Beside::start("--handshake-timeout 2s");
+    drain(&dial(silent.lab.addr));
+    let silent = silent.finish(1);
+    let http = Beside::start("");
+    send_and_drain(&http.lab, b"GET / HTTP/1.0\r\n\r\n");
+    let http = http.finish(1);
+    assert_ne!(silent, http, "a fault is named after its cause");
+}
+
+#[test]
+fn a_client_hello_of_one_byte_per_segment_succeeds() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let mut peer = Peer::dial(lab.addr, &plain(version), NAME);
+        for byte in peer.outgoing() {
+            peer.tcp.write_all(&[byte]).expect("the server reads");
+        }
+        peer.handshake().unwrap_or_else(|error| panic!("{version:?}: {error}"));
+        peer.ping(b"one byte at a time");
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
+    lab.stop();
+}
+
+#[test]
+fn past_the_connection_cap_accepting_pauses_and_goes_on_when_one_ends() {
+    const CAP: u64 = 8;
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags(&format!("--max-connections {CAP}")).start();
+    let client = plain(Version::Tls13);
+    let mut held: Vec<Peer> = (0..CAP).map(|_| Peer::open(lab.addr, &client)).collect();
+    held.iter_mut().for_each(|peer| peer.ping(b"held"));
+
+    // Connected by the kernel, with its hello sent: only accepting is missing.
+    let mut waiting: Vec<Peer> = (0..4).map(|_| Peer::dial(lab.addr, &client, NAME)).collect();
+    waiting.iter_mut().for_each(|peer| peer.flush().expect("the kernel takes the hello"));
+    for _ in 0..100 {
+        let open = lab.metrics().open();
+        assert!(open <= CAP, "{open} connections open, the cap is {CAP}");
+        pause();
+    }
+    held.iter_mut().for_each(|peer| peer.ping(b"undisturbed"));
+    for (mut ends, mut begins) in held.drain(..4).zip(waiting) {
+        ends.close_notify();
+        assert_eq!(ends.rest(), (Vec::new(), End::Clean));
+        drop(ends);
+        begins.handshake().expect("a slot became free");
+        begins.ping(b"in at last");
+    }
+    drop(held);
+    let metrics = lab.settled();
+    assert_eq!(metrics.accepted(), CAP + 4);
+    lab.stop();
+}
+
+#[test]
+fn two_hundred_connections_cut_at_random_moments_leave_nothing_behind() {
+    let backend = Backend::start(Manner::EchoCut(200));
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        Peer::open(lab.addr, &plain(version)).ping(b"warm");
+    }
+    let before = lab.settled();
+    let (descriptors, buffers, operations) = (lab.descriptors(), before.buffers_lent(), before.operations());
+    for seed in 0..200 {
+        cut_one(&lab, seed);
+    }
+    eventually("all 200 were accepted", || lab.metrics().accepted() >= before.accepted() + 200);
+    lab.settled();
+    let now = || (lab.descriptors(), lab.metrics().buffers_lent(), lab.metrics().operations());
+    eventually(
+        &format!("back to {:?}; the last look is in the metrics", (descriptors, buffers, operations)),
+        || {
+            let (d, b, o) = now();
+            d <= descriptors && b <= buffers && o <= operations
+        },
+    );
+    for version in BOTH {
+        Peer::open(lab.addr, &plain(version)).ping(b"still serving");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+/// One client that is gone after a random number of bytes sent, in handshake or data, by RST or by FIN.
+fn cut_one(lab: &Lab, seed: u64) {
+    let mut dice = Dice::new(seed);
+    let mut budget = if dice.coin() { dice.between(0, 700) } else { dice.between(0, 60_000) };
+    let mut peer =
+        Peer::dial(lab.addr, &plain(if dice.coin() { Version::Tls12 } else { Version::Tls13 }), NAME);
+    let mut ends = false;
+    while peer.tls.is_handshaking() && !ends {
+        let flight = peer.outgoing();
+        ends = send_within(&mut peer.tcp, &flight, &mut budget);
+        ends = ends || peer.handshake_step().is_err();
+    }
+    if !ends {
+        peer.seal(&vec![7; dice.between(1, 50_000)]);
+        let flight = peer.outgoing();
+        send_within(&mut peer.tcp, &flight, &mut budget);
+    }
+    if dice.coin() {
+        peer.reset();
+    } else {
+        let _ = peer.tcp.shutdown(Shutdown::Write);
+    }
+}
+
+/// Sends what the budget allows; whether it is used up.
+fn send_within(tcp: &mut TcpStream, bytes: &[u8], budget: &mut usize) -> bool {
+    let allowed = bytes.len().min(*budget);
+    *budget -= allowed;
+    tcp.write_all(&bytes[..allowed]).is_err() || allowed < bytes.len()
+}

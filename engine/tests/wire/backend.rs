@@ -1,0 +1,217 @@
+//! Backends on threads: what stands behind the plain leg, each with one manner, each telling what it saw.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use aws_lc_rs::digest;
+use socket2::SockRef;
+
+use crate::dice::{Dice, Noise, hex};
+use crate::tools::PATIENCE;
+
+/// What a backend does with each connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Manner {
+    /// Sends everything back; after the end of input, ends its output.
+    Echo,
+    /// The same, each answer cut into writes by dice.
+    EchoCut(u64),
+    /// Hashes to the end of input; then answers with the digest in hex and ends.
+    Sink,
+    /// Ends its output after this much noise, in writes cut by dice; reads to the end as well.
+    Source { seed: u64, bytes: usize },
+    /// Reads to the end, then sends `LATE_ANSWER` and ends.
+    AnswerAfterEnd,
+    /// Sends `EARLY_ANSWER` and ends its output at once; then reads to the end.
+    EndFirst,
+    /// The first byte chooses: `e` echo, `r` reset, `s` silence until the client ends.
+    Obedient,
+}
+
+pub(crate) const LATE_ANSWER: &[u8] = b"the answer to a question that has ended";
+pub(crate) const EARLY_ANSWER: &[u8] = b"nothing more from this side";
+
+/// What one connection was, seen from the backend.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+    /// How the input ended.
+    pub(crate) end: Result<(), io::ErrorKind>,
+}
+
+/// A listening backend. Dropped, it stops listening; connections end by themselves.
+pub(crate) struct Backend {
+    pub(crate) addr: SocketAddr,
+    manner: Manner,
+    listener: Option<Listening>,
+    seen: Receiver<Seen>,
+    tell: Sender<Seen>,
+}
+
+struct Listening {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Backend {
+    pub(crate) fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let (tell, seen) = channel();
+        let mut backend = Self { addr, manner, listener: None, seen, tell };
+        backend.accept_on(listener);
+        backend
+    }
+
+    /// Closes the listener: connections are refused, those open stay.
+    pub(crate) fn refuse(&mut self) {
+        if let Some(Listening { stop, thread }) = self.listener.take() {
+            stop.store(true, Ordering::Release);
+            // Wakes the blocking accept; where that fails, the listener is already gone.
+            let _ = TcpStream::connect(self.addr);
+            thread.join().expect("accepting does not panic");
+        }
+    }
+
+    /// Listens again on the same port.
+    pub(crate) fn resume(&mut self) {
+        self.accept_on(TcpListener::bind(self.addr).expect("the port is still ours"));
+    }
+
+    /// What the next connection to end had seen.
+    pub(crate) fn seen(&self) -> Seen {
+        self.seen.recv_timeout(PATIENCE).expect("a connection at the backend ends")
+    }
+
+    fn accept_on(&mut self, listener: TcpListener) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, manner, tell) = (Arc::clone(&stop), self.manner, self.tell.clone());
+        let thread = std::thread::spawn(move || {
+            while let Ok((socket, _)) = listener.accept() {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                let tell = tell.clone();
+                // Thousands of these may live at once: small stacks.
+                let thread = std::thread::Builder::new().stack_size(128 << 10);
+                thread.spawn(move || drop(tell.send(serve(socket, manner)))).expect("a thread");
+            }
+        });
+        self.listener = Some(Listening { stop, thread });
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.refuse();
+    }
+}
+
+fn serve(socket: TcpStream, manner: Manner) -> Seen {
+    let _ = socket.set_nodelay(true);
+    let mut input = Input { socket: &socket, context: digest::Context::new(&digest::SHA256), bytes: 0 };
+    let end = converse(&socket, &mut input, manner).map_err(|error| error.kind());
+    Seen { bytes: input.bytes, sha256: hex(input.context.finish().as_ref()), end }
+}
+
+/// The reading side, which counts and hashes whatever is read through it.
+struct Input<'a> {
+    socket: &'a TcpStream,
+    context: digest::Context,
+    bytes: u64,
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(into)?;
+        self.context.update(&into[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+}
+
+fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: Manner) -> io::Result<()> {
+    match manner {
+        Manner::Echo => echo(socket, input, None),
+        Manner::EchoCut(seed) => echo(socket, input, Some(Dice::new(seed))),
+        Manner::Sink => {
+            read_to_end(input)?;
+            socket.write_all(hex(input.context.clone().finish().as_ref()).as_bytes())?;
+            socket.shutdown(Shutdown::Write)
+        }
+        Manner::Source { seed, bytes } => source(socket, input, seed, bytes),
+        Manner::AnswerAfterEnd => {
+            read_to_end(input)?;
+            socket.write_all(LATE_ANSWER)?;
+            socket.shutdown(Shutdown::Write)
+        }
+        Manner::EndFirst => {
+            socket.write_all(EARLY_ANSWER)?;
+            socket.shutdown(Shutdown::Write)?;
+            read_to_end(input)
+        }
+        Manner::Obedient => {
+            let mut order = [0];
+            if input.read(&mut order)? == 0 {
+                return Ok(());
+            }
+            match order[0] {
+                b'r' => reset(socket),
+                b's' => read_to_end(input),
+                _ => {
+                    socket.write_all(&order)?;
+                    echo(socket, input, None)
+                }
+            }
+        }
+    }
+}
+
+fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Dice>) -> io::Result<()> {
+    let mut block = vec![0; 1 << 14];
+    loop {
+        let count = input.read(&mut block)?;
+        if count == 0 {
+            return socket.shutdown(Shutdown::Write);
+        }
+        let mut rest = &block[..count];
+        while !rest.is_empty() {
+            let cut = dice.as_mut().map_or(rest.len(), Dice::cut).min(rest.len());
+            socket.write_all(&rest[..cut])?;
+            rest = &rest[cut..];
+        }
+    }
+}
+
+/// Reads on a second thread, so that neither direction waits for the other.
+fn source(mut socket: &TcpStream, input: &mut Input<'_>, seed: u64, bytes: usize) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let (mut noise, mut dice) = (Noise::new(seed, bytes as u64), Dice::new(!seed));
+            let mut block = vec![0; 40_000];
+            loop {
+                let count = noise.read(&mut block[..dice.cut()])?;
+                if count == 0 {
+                    return socket.shutdown(Shutdown::Write);
+                }
+                socket.write_all(&block[..count])?;
+            }
+        });
+        let read = read_to_end(input);
+        writer.join().expect("the writer does not panic").and(read)
+    })
+}
+
+fn read_to_end(input: &mut Input<'_>) -> io::Result<()> {
+    io::copy(input, &mut io::sink()).map(drop)
+}
+
+/// Closing with linger 0 sends RST instead of FIN.
+fn reset(socket: &TcpStream) -> io::Result<()> {
+    SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO))
+}

@@ -1,0 +1,209 @@
+//! Records that are not application data, from a peer that keeps to the record layer and to nothing else.
+//! The scenarios have the names that they have in the sim.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use offramp::sim::{Hostile, Say, talkative};
+
+use crate::backend::{Backend, Manner};
+use crate::identity::NAME;
+use crate::lab::{Lab, Setup};
+use crate::peer::{BOTH, Peer, Version, plain};
+use crate::tools::in_guest;
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+
+/// The peer, and what it has read.
+struct Speaker {
+    hostile: Hostile,
+    tcp: TcpStream,
+    wire: VecDeque<u8>,
+    data: Vec<u8>,
+    heard: Vec<(u8, Vec<u8>)>,
+}
+
+impl Speaker {
+    fn open(lab: &Lab, version: Version) -> Self {
+        let (config, secrets) = talkative(&plain(version));
+        let mut peer = Peer::dial(lab.addr, &Arc::new(config), NAME);
+        peer.handshake().expect("the handshake is complete");
+        // In TLS 1.3 tickets come behind it: rustls has to have read them whole before it is left.
+        peer.ping(b"healthy");
+        let Peer { tls, tcp } = peer;
+        let hostile = Hostile::take_over(tls, &secrets);
+        Self { hostile, tcp, wire: VecDeque::new(), data: Vec::new(), heard: Vec::new() }
+    }
+
+    fn say(&mut self, says: &[Say]) {
+        let bytes: Vec<u8> = says.iter().flat_map(|say| self.hostile.say(say)).collect();
+        // The server may have had enough before it has read all.
+        let _ = self.tcp.write_all(&bytes);
+    }
+
+    /// Reads until so much data has come.
+    fn expect(&mut self, data: &[u8]) {
+        while self.data.len() < data.len() && self.read() {}
+        assert_eq!(self.data, data, "{:?}", self.heard);
+    }
+
+    fn read_to_the_end(&mut self) {
+        while self.read() {}
+        // The server waits for it; it may be gone already.
+        let _ = self.tcp.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn read(&mut self) -> bool {
+        let mut block = [0; 1 << 14];
+        let Ok(count @ 1..) = self.tcp.read(&mut block) else { return false };
+        self.wire.extend(&block[..count]);
+        while self.wire.len() >= 5 {
+            let bytes = 5 + usize::from(u16::from_be_bytes([self.wire[3], self.wire[4]]));
+            if self.wire.len() < bytes {
+                break;
+            }
+            let record: Vec<u8> = self.wire.drain(..bytes).collect();
+            match self.hostile.hear(&record).expect("the server's records can be opened") {
+                (DATA, payload) => self.data.extend(payload),
+                other => self.heard.push(other),
+            }
+        }
+        true
+    }
+
+    fn alert(&self) -> Option<u8> {
+        self.heard.iter().rev().find(|(kind, _)| *kind == ALERT).map(|(_, alert)| alert[1])
+    }
+}
+
+/// A connection of each version, on whatever carrier there is; all must be the kernel's in the guest.
+fn each_version(versions: &[Version], scenario: impl Fn(&Lab, &mut Speaker, &str)) {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).start();
+    for (nth, version) in (1..).zip(versions) {
+        let mut speaker = Speaker::open(&lab, *version);
+        scenario(&lab, &mut speaker, &format!("{version:?}"));
+        drop(speaker);
+        let metrics = lab.settled();
+        assert!(!in_guest() || metrics.offload("rx", "kernel") == nth, "{}", metrics.raw);
+    }
+    lab.stop();
+}
+
+fn counted(lab: &Lab, kind: &str) -> u64 {
+    lab.metrics().sum("offramp_control_records_total", &[("type", kind)])
+}
+
+#[test]
+fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
+    let record =
+        |payload: &[u8], padding| Say::Record { record_type: DATA, payload: payload.to_vec(), padding };
+    each_version(&BOTH, |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::data(b"one "), record(b"", 0), record(b"", 500), record(b"padded", 9000)]);
+        speaker.expect(b"one padded");
+        speaker.say(&[Say::close_notify()]);
+        speaker.read_to_the_end();
+        assert_eq!(speaker.alert(), Some(0), "{version}");
+        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+    });
+}
+
+#[test]
+fn a_fatal_alert_is_named() {
+    each_version(&BOTH, |lab, speaker, version| {
+        let (before, counted_before) = (lab.metrics(), counted(lab, "alert"));
+        speaker.say(&[Say::record(ALERT, &[2, 20])]);
+        speaker.read_to_the_end();
+        assert_eq!(speaker.alert(), None, "{version}: an alert is not answered");
+        assert_eq!(lab.faulted(&before, 1), ["alert_received"], "{version}");
+        assert_eq!(counted(lab, "alert"), counted_before + 1, "{version}");
+    });
+}
+
+#[test]
+fn what_does_not_belong_here_is_refused_with_its_alert() {
+    for (what, fault, alert) in [
+        (Say::record(20, &[1]), "unexpected_record", 10),
+        (Say::record(HANDSHAKE, &[2, 0, 0, 0]), "unexpected_record", 10),
+        (Say::record(ALERT, &[1]), "malformed", 50),
+    ] {
+        each_version(&BOTH, |lab, speaker, version| {
+            let before = lab.metrics();
+            speaker.say(&[Say::data(b"x"), what.clone(), Say::data(b"y")]);
+            speaker.read_to_the_end();
+            assert_eq!(lab.faulted(&before, 1), [fault], "{version} {what:?}");
+            assert_eq!(speaker.alert(), Some(alert), "{version} {what:?}");
+        });
+    }
+}
+
+#[test]
+fn a_type_that_nobody_knows_is_refused() {
+    each_version(&BOTH, |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::record(24, b"heartbeat"), Say::data(b"y")]);
+        speaker.read_to_the_end();
+        let faults = lab.faulted(&before, 1);
+        assert!(faults == ["unexpected_record"] || faults == ["malformed"], "{version}: {faults:?}");
+        assert!(matches!(speaker.alert(), Some(10 | 50)), "{version}: {:?}", speaker.heard);
+        assert!(speaker.data.is_empty(), "{version}");
+    });
+}
+
+#[test]
+fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
+    let hello = || Say::record(HANDSHAKE, &[1, 0, 0, 0]);
+    each_version(&[Version::Tls12], |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::data(b"a"), hello(), Say::data(b"b")]);
+        speaker.expect(b"ab");
+        assert_eq!(speaker.alert(), Some(100), "{version}");
+        speaker.say(&[Say::data(b"c")]);
+        speaker.expect(b"abc");
+        speaker.say(&[hello()]);
+        speaker.read_to_the_end();
+        assert_eq!(lab.faulted(&before, 1), ["renegotiation"], "{version}");
+    });
+}
+
+#[test]
+fn floods_end_the_connection() {
+    each_version(&[Version::Tls13], |lab, speaker, version| {
+        let before = lab.metrics();
+        let ready = lab.ready.contains("rx: kernel");
+        speaker.say(&vec![Say::KeyUpdate { requested: true }; 2000]);
+        speaker.read_to_the_end();
+        // A kernel that cannot follow the first has met no flood.
+        let fault = if ready { "rekey_refused" } else { "key_update_flood" };
+        assert_eq!(lab.faulted(&before, 1), [fault], "{version}");
+    });
+    each_version(&[Version::Tls13], |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&vec![Say::record(ALERT, &[1, 90]); 2000]);
+        speaker.read_to_the_end();
+        assert_eq!(lab.faulted(&before, 1), ["unexpected_record"], "{version}");
+    });
+}
+
+#[test]
+fn bytes_that_are_no_record_are_named() {
+    // The kernel looks at a header only when the explicit nonce behind it is there too.
+    let header = |header: [u8; 5]| [header.as_slice(), &[9; 64]].concat();
+    for (bytes, fault) in [
+        (header([23, 3, 3, 0x41, 0x01]), ["record_too_long"]),
+        (header([23, 2, 0, 0, 64]), ["malformed"]),
+        (header([23, 3, 3, 0, 64]), ["bad_record"]),
+    ] {
+        each_version(&BOTH, |lab, speaker, version| {
+            let before = lab.metrics();
+            speaker.say(&[Say::Raw(bytes.clone())]);
+            speaker.read_to_the_end();
+            assert_eq!(lab.faulted(&before, 1), fault, "{version}");
+        });
+    }
+}

@@ -1,0 +1,312 @@
+//! One running `offramp`: started on a free port with fresh certificates, watched, and stopped with SIGTERM.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::tools::{PATIENCE, eventually, patiently, pause, raise_descriptor_limit, scratch, signal};
+
+/// A running server. Dropped while it runs, it is killed; dropped in a panic, it says all that it knows.
+pub(crate) struct Lab {
+    process: Process,
+    /// Where it listens for TLS.
+    pub(crate) addr: SocketAddr,
+    admin: SocketAddr,
+    /// The line that it printed when ready.
+    pub(crate) ready: String,
+    _files: tempfile::TempDir,
+}
+
+/// What to start.
+pub(crate) struct Setup {
+    backend: String,
+    identities: Vec<&'static Identity>,
+    extra: Vec<String>,
+    says_offload: bool,
+}
+
+/// How a server that did not become ready ended.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+}
+
+impl Setup {
+    /// One worker, both an ECDSA and an RSA identity.
+    pub(crate) fn new(backend: impl ToString) -> Self {
+        let identities = vec![Identity::ecdsa(), Identity::rsa()];
+        Self { backend: backend.to_string(), identities, extra: Vec::new(), says_offload: true }
+    }
+
+    pub(crate) fn identities(mut self, identities: &[&'static Identity]) -> Self {
+        self.identities = identities.to_vec();
+        self
+    }
+
+    /// More of the command line, as one string of words.
+    pub(crate) fn flags(mut self, words: &str) -> Self {
+        self.extra.extend(words.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// No `--offload`: the configuration file decides.
+    pub(crate) fn without_offload(mut self) -> Self {
+        self.says_offload = false;
+        self
+    }
+
+    pub(crate) fn start(self) -> Lab {
+        raise_descriptor_limit();
+        let files = scratch();
+        let mut arguments = vec!["--backend".to_owned(), self.backend];
+        for identity in &self.identities {
+            arguments.extend(identity_flags(identity, files.path()));
+        }
+        let has = |flag: &str| self.extra.iter().any(|word| word == flag);
+        let defaults = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--workers", "1")];
+        for (flag, value) in defaults.into_iter().filter(|(flag, _)| !has(flag)) {
+            arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+        if self.says_offload && !has("--offload") {
+            let offload = std::env::var("OFFRAMP_TEST_OFFLOAD").unwrap_or_else(|_| "auto".to_owned());
+            arguments.extend(["--offload".to_owned(), offload]);
+        }
+        arguments.extend(self.extra);
+        let mut process = Process::spawn(&arguments);
+        let ready = process.await_ready();
+        let addr = address_after(&ready, "listening on ").expect("the ready line names the listener");
+        let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
+        assert!(addr.port() != 0 && admin.port() != 0, "the ready line names the real ports: {ready}");
+        Lab { process, addr, admin, ready, _files: files }
+    }
+}
+
+/// `--cert … --key …` for an identity written into `directory`.
+pub(crate) fn identity_flags(identity: &Identity, directory: &Path) -> [String; 4] {
+    let (certificate, key) = identity.write(directory);
+    let path = |path: std::path::PathBuf| path.to_str().expect("scratch paths are UTF-8").to_owned();
+    ["--cert".to_owned(), path(certificate), "--key".to_owned(), path(key)]
+}
+
+/// Starts a server that must not become ready, and gives how it ended.
+pub(crate) fn refused(arguments: &[String]) -> Refusal {
+    let mut process = Process::spawn(arguments);
+    let status = process.await_exit(PATIENCE);
+    let stderr = process.stderr.text();
+    let status = status.unwrap_or_else(|| panic!("still running with {arguments:?}; it said: {stderr}"));
+    let stdout = process.stdout.text();
+    assert!(!stdout.contains("ready"), "it said it was ready with {arguments:?}: {stdout}");
+    Refusal { status, stderr }
+}
+
+impl Lab {
+    pub(crate) fn start(backend: impl ToString) -> Self {
+        Setup::new(backend).start()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::scrape(self.admin).unwrap_or_else(|error| panic!("/metrics: {error}"))
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What it has written to stderr so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.process.stderr.text()
+    }
+
+    /// SIGHUP, and what it then says.
+    pub(crate) fn reload(&self, expected: &str) {
+        let before = self.stderr().len();
+        signal(self.pid(), "HUP");
+        eventually(expected, || self.stderr()[before..].contains(expected));
+    }
+
+    /// Open descriptors of the server.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// Waits until no connection is open any more.
+    pub(crate) fn settled(&self) -> Metrics {
+        let none_open = || Some(self.metrics()).filter(|metrics| metrics.open() == 0);
+        patiently(none_open).unwrap_or_else(|| panic!("connections stay open: {}", self.metrics().raw))
+    }
+
+    /// Waits until the faults since `before` number at least `count`, and gives their labels.
+    pub(crate) fn faulted(&self, before: &Metrics, count: u64) -> Vec<String> {
+        let (was, mut labels) = (before.faults(), Vec::new());
+        eventually(&format!("{count} fault(s) counted; before: {was:?}"), || {
+            let now = self.metrics().faults();
+            let grown = now.iter().map(|(label, n)| (label, n - was.get(label).unwrap_or(&0)));
+            let grown: Vec<_> = grown.filter(|(_, more)| *more > 0).collect();
+            labels = grown.iter().map(|(label, _)| (*label).clone()).collect();
+            grown.iter().map(|(_, more)| more).sum::<u64>() >= count
+        });
+        labels
+    }
+
+    pub(crate) fn terminate(&self) {
+        signal(self.pid(), "TERM");
+    }
+
+    pub(crate) fn await_exit(&mut self) -> ExitStatus {
+        let status = self.process.await_exit(PATIENCE);
+        status.unwrap_or_else(|| panic!("still running: {}", self.process.report()))
+    }
+
+    /// The end of every scenario: SIGTERM, a drain with nothing left to drain, exit 0.
+    pub(crate) fn stop(mut self) {
+        self.terminate();
+        let status = self.await_exit();
+        assert!(status.success(), "after SIGTERM: {status}; {}", self.process.report());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.process.is_running() {
+            let metrics = Metrics::scrape(self.admin).map_or_else(|e| format!("none: {e}"), |m| m.raw);
+            eprintln!("--- metrics of the server\n{metrics}");
+        }
+    }
+}
+
+/// The child and what it wrote.
+struct Process {
+    child: Child,
+    stdout: Log,
+    stderr: Log,
+}
+
+impl Process {
+    fn spawn(arguments: &[String]) -> Self {
+        let binary =
+            std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned());
+        let mut command = Command::new(binary);
+        command
+            .arg("serve")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server can be started");
+        let stdout = Log::follow(child.stdout.take().expect("piped"));
+        let stderr = Log::follow(child.stderr.take().expect("piped"));
+        Self { child, stdout, stderr }
+    }
+
+    fn await_ready(&mut self) -> String {
+        let line = patiently(|| {
+            let ready = |line: &str| line.starts_with("offramp ready:").then(|| line.to_owned());
+            let found = self.stdout.text().lines().find_map(ready);
+            // A server that ended will not become ready: waiting longer is no use.
+            if found.is_none() && !self.is_running() { Some(None) } else { found.map(Some) }
+        });
+        line.flatten().unwrap_or_else(|| panic!("the server did not become ready: {}", self.report()))
+    }
+
+    fn await_exit(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                self.stdout.finish();
+                self.stderr.finish();
+                return Some(status);
+            }
+            pause();
+        }
+        None
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    fn report(&mut self) -> String {
+        let state = match self.child.try_wait() {
+            Ok(Some(status)) => format!("ended: {status}"),
+            Ok(None) => "running".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let (out, err) = (self.stdout.text(), self.stderr.text());
+        format!(
+            "server {}, {state}\n--- stdout of the server\n{out}\n--- stderr of the server\n{err}",
+            self.child.id()
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let report = std::thread::panicking().then(|| self.report());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.stdout.finish();
+        self.stderr.finish();
+        if let Some(report) = report {
+            eprintln!("{report}");
+        }
+    }
+}
+
+/// What a child writes to one pipe, collected by a thread.
+struct Log {
+    text: Arc<Mutex<String>>,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Log {
+    fn follow(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let into = Arc::clone(&text);
+        let reader = std::thread::spawn(move || {
+            let mut lines = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                into.lock().expect("no holder panics").push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().expect("no holder panics").clone()
+    }
+
+    /// The child is gone: what it wrote is read in a moment, unless it left a child of its own that holds the
+    /// pipe.
+    fn finish(&self) {
+        let end = Instant::now() + Duration::from_secs(5);
+        while !self.reader.is_finished() && Instant::now() < end {
+            pause();
+        }
+    }
+}
+
+fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(mark)?;
+    rest.split([',', ';', ']', ' ']).next()?.trim().parse().ok()
+}
+
+#[test]
+fn addresses_are_found_in_the_ready_line() {
+    let line = "offramp ready: listening on 127.0.0.1:40123, backend 127.0.0.1:80, 2 workers; records tx: \
+                kernel (TLS 1.2), rx: userspace (no module); admin on 127.0.0.1:9100";
+    assert_eq!(address_after(line, "listening on "), Some("127.0.0.1:40123".parse().expect("an address")));
+    assert_eq!(address_after(line, "admin on "), Some("127.0.0.1:9100".parse().expect("an address")));
+    assert_eq!(address_after("offramp ready: listening on nowhere", "listening on "), None);
+}

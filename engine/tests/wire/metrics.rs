@@ -1,0 +1,129 @@
+//! One scrape of `/metrics`, whatever the order of its labels.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::tools::PATIENCE;
+
+/// Every sample of a scrape.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    samples: Vec<Sample>,
+    /// As received, for the report of a failure.
+    pub(crate) raw: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+impl Metrics {
+    pub(crate) fn scrape(admin: SocketAddr) -> std::io::Result<Self> {
+        let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: offramp\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        if answer.split(' ').nth(1) != Some("200") {
+            return Err(std::io::Error::other(format!("/metrics answered: {answer}")));
+        }
+        Ok(Self::parse(&answer))
+    }
+
+    fn parse(raw: &str) -> Self {
+        Self { samples: raw.lines().filter_map(parse_line).collect(), raw: raw.to_owned() }
+    }
+
+    /// The sum of all samples of this name that carry these labels; 0 if there is none (a counter not yet
+    /// touched).
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let fits = |sample: &&Sample| {
+            sample.name == name
+                && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|has| has == value))
+        };
+        let sum: f64 = self.samples.iter().filter(fits).map(|sample| sample.value).sum();
+        assert!(sum >= 0.0 && sum.fract() == 0.0, "{name}{labels:?} is {sum}");
+        format!("{}", sum.abs()).parse().expect("a whole number that is not negative")
+    }
+
+    /// As `sum`, for a name that must be there: a renamed metric must not read as zero.
+    pub(crate) fn required(&self, name: &str) -> u64 {
+        assert!(self.samples.iter().any(|s| s.name == name), "no metric {name} in:\n{}", self.raw);
+        self.sum(name, &[])
+    }
+
+    pub(crate) fn open(&self) -> u64 {
+        self.required("offramp_connections_open")
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.required("offramp_connections_accepted_total")
+    }
+
+    pub(crate) fn buffers_lent(&self) -> u64 {
+        self.required("offramp_buffers_lent")
+    }
+
+    pub(crate) fn operations(&self) -> u64 {
+        self.required("offramp_operations_in_flight")
+    }
+
+    pub(crate) fn handshakes(&self, kind: &str) -> u64 {
+        self.sum("offramp_handshakes_total", &[("kind", kind)])
+    }
+
+    pub(crate) fn offload(&self, direction: &str, carrier: &str) -> u64 {
+        self.sum("offramp_offload_total", &[("direction", direction), ("carrier", carrier)])
+    }
+
+    /// Counted faults by label, without those that are zero.
+    pub(crate) fn faults(&self) -> BTreeMap<String, u64> {
+        let mut faults = BTreeMap::new();
+        for sample in self.samples.iter().filter(|s| s.name == "offramp_faults_total" && s.value > 0.0) {
+            let label = sample.labels.get("fault").cloned().unwrap_or_default();
+            faults.insert(label.clone(), self.sum("offramp_faults_total", &[("fault", &label)]));
+        }
+        faults
+    }
+}
+
+/// `name{label="value",…} number`, or `name number`. Comments and what is not a sample give nothing.
+fn parse_line(line: &str) -> Option<Sample> {
+    if !line.starts_with("offramp_") {
+        return None;
+    }
+    let (head, value) = line.trim_end().rsplit_once(' ')?;
+    let (name, labels) = match head.split_once('{') {
+        Some((name, rest)) => (name, rest.strip_suffix('}')?),
+        None => (head, ""),
+    };
+    let labels = labels
+        .split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            pair.split_once('=').map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+        })
+        .collect::<Option<_>>()?;
+    Some(Sample { name: name.to_owned(), labels, value: value.parse().ok()? })
+}
+
+#[test]
+fn samples_are_read_whatever_the_label_order_and_comments_are_not() {
+    let metrics = Metrics::parse(
+        "HTTP/1.1 200 OK\r\n\r\n# TYPE offramp_offload counter\n\
+         offramp_offload_total{carrier=\"kernel\",direction=\"tx\"} 3\n\
+         offramp_offload_total{direction=\"tx\",carrier=\"userspace\"} 4\n\
+         offramp_faults_total{fault=\"not_tls\"} 2\nofframp_faults_total{fault=\"quiet\"} 0\n\
+         offramp_connections_open 5\n# EOF\n",
+    );
+    assert_eq!(metrics.offload("tx", "kernel"), 3);
+    assert_eq!(metrics.offload("rx", "kernel"), 0);
+    assert_eq!(metrics.sum("offramp_offload_total", &[]), 7);
+    assert_eq!(metrics.open(), 5);
+    assert_eq!(metrics.faults(), BTreeMap::from([("not_tls".to_owned(), 2)]));
+    assert!(std::panic::catch_unwind(|| metrics.buffers_lent()).is_err(), "an absent metric is not zero");
+}

@@ -1,0 +1,230 @@
+//! The client's role: plain in, TLS out. A pair of servers, one in each role; and `openssl s_server`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::backend::{Backend, Manner};
+use crate::capture::{Capture, distinct_nonces, records};
+use crate::dice::{Noise, sha256_of};
+use crate::identity::{Identity, NAME};
+use crate::lab::{Lab, Setup};
+use crate::peer::{End, dial, drain};
+use crate::tools::{have, in_guest, scratch, skip};
+
+fn bulk_bytes() -> u64 {
+    std::env::var("OFFRAMP_BULK_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(1 << 30)
+}
+
+/// A server in the client's role, towards `server`, that trusts what `trust` says.
+fn originating(server: SocketAddr, trust: &str) -> (Lab, tempfile::TempDir) {
+    let files = scratch();
+    for identity in Identity::all() {
+        identity.write(files.path());
+    }
+    let path = files.path().join("offramp.toml");
+    std::fs::write(&path, format!("mode = \"originate\"\n{trust}\n")).expect("the file can be written");
+    let lab = Setup::new(server).identities(&[]).flags(&format!("--config {}", path.display())).start();
+    (lab, files)
+}
+
+fn by_name() -> String {
+    format!("server_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"")
+}
+
+fn fingerprint(identity: &Identity) -> String {
+    let digest = sha256_of(&identity.der[..]).0;
+    let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
+    format!("fingerprints = [\"sha-256 {}\"]", bytes.join(":"))
+}
+
+/// A plain connection through, so many bytes there and back, and an orderly end of both directions.
+fn exchange(lab: &Lab, bytes: u64) {
+    let mut tcp = dial(lab.addr);
+    let (sent, _) = sha256_of(Noise::new(11, bytes));
+    let mut writing = tcp.try_clone().expect("a second handle");
+    let writer = std::thread::spawn(move || {
+        std::io::copy(&mut Noise::new(11, bytes), &mut writing).expect("all can be sent");
+        writing.shutdown(Shutdown::Write).expect("connected");
+    });
+    let (received, count) = sha256_of(&mut tcp);
+    writer.join().expect("the writer ends");
+    assert!((count, &received) == (bytes, &sent), "{count} of {bytes} bytes, or not those");
+}
+
+#[test]
+fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
+    let backend = Backend::start(Manner::Echo);
+    let terminating = Lab::start(backend.addr);
+    let (originating, _files) = originating(terminating.addr, &by_name());
+    exchange(&originating, bulk_bytes());
+    for _ in 0..3 {
+        exchange(&originating, 100_000);
+    }
+    let (ours, theirs) = (originating.settled(), terminating.settled());
+    for metrics in [&ours, &theirs] {
+        let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
+        assert_eq!(counts, (1, 3), "{}", metrics.raw);
+        assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
+        if in_guest() {
+            let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
+            assert_eq!(kernel, (4, 4), "{}", metrics.raw);
+        }
+    }
+    let tickets = ours.sum("offramp_control_records_total", &[("type", "new_session_ticket")]);
+    assert!(tickets >= 1, "tickets come behind the handshake: {}", ours.raw);
+    originating.stop();
+    terminating.stop();
+}
+
+#[test]
+fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
+    let backend = Backend::start(Manner::Echo);
+    let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
+    for trust in [
+        "server_name = \"other.test\"\nserver_ca = \"ecdsa.crt\"".to_owned(),
+        format!("server_name = \"{NAME}\"\nserver_ca = \"one.crt\""),
+        format!("server_name = \"{NAME}\"\n{}", fingerprint(Identity::two())),
+    ] {
+        let (originating, _files) = originating(terminating.addr, &trust);
+        let before = originating.metrics();
+        let mut tcp = dial(originating.addr);
+        // It may be reset before it has said anything.
+        let _ = tcp.write_all(b"to whom?");
+        assert_eq!(drain(&tcp), (Vec::new(), End::Reset), "{trust}");
+        assert_eq!(originating.faulted(&before, 1), ["peer_certificate_refused"], "{trust}");
+        originating.stop();
+    }
+    assert_eq!(terminating.settled().sum("offramp_bytes_total", &[("leg", "plain")]), 0);
+    terminating.stop();
+}
+
+#[test]
+fn a_fingerprint_is_enough_and_a_certificate_of_ours_is_shown() {
+    let backend = Backend::start(Manner::Echo);
+    let files = scratch();
+    let path = files.path().join("offramp.toml");
+    let asks = format!("client_auth = \"require\"\n{}\n", fingerprint(Identity::one()));
+    std::fs::write(&path, asks).expect("the file can be written");
+    let terminating = Setup::new(backend.addr)
+        .identities(&[Identity::ecdsa()])
+        .flags(&format!("--config {}", path.display()))
+        .start();
+    let trust = format!("server_name = \"any.example\"\n{}", fingerprint(Identity::ecdsa()));
+    let with_identity = format!("{trust}\n[[identity]]\ncertificate = \"one.crt\"\nkey = \"one.key\"");
+    let (originating_with, _files) = originating(terminating.addr, &with_identity);
+    exchange(&originating_with, 1000);
+    exchange(&originating_with, 1000);
+    assert_eq!(originating_with.settled().handshakes("resumed"), 1);
+    let (originating_without, _files) = originating(terminating.addr, &trust);
+    let before = terminating.metrics();
+    let mut tcp = dial(originating_without.addr);
+    let _ = tcp.write_all(b"who am I?");
+    assert!(matches!(drain(&tcp).1, End::Reset), "not told a clean end");
+    assert_eq!(terminating.faulted(&before, 1), ["peer_certificate_missing"]);
+    originating_with.stop();
+    originating_without.stop();
+    terminating.stop();
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let (lab, _files) = originating(nobody.expect("a port"), &by_name());
+    let before = lab.metrics();
+    let tcp = dial(lab.addr);
+    assert_eq!(drain(&tcp), (Vec::new(), End::Reset));
+    assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
+    lab.stop();
+}
+
+/// `openssl s_server` that sends each line back reversed; killed when dropped.
+struct OpensslServer {
+    child: Child,
+    addr: SocketAddr,
+    _files: tempfile::TempDir,
+}
+
+impl OpensslServer {
+    fn start(words: &str) -> Self {
+        let files = scratch();
+        let (certificate, key) = Identity::ecdsa().write(files.path());
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-cert"])
+            .arg(certificate)
+            .arg("-key")
+            .arg(key)
+            .args(words.split(' '))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let accepting = |line: String| line.strip_prefix("ACCEPT ").and_then(|addr| addr.parse().ok());
+        let addr = lines.map_while(Result::ok).find_map(accepting).expect("it says where it accepts");
+        Self { child, addr, _files: files }
+    }
+}
+
+impl Drop for OpensslServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn reversed(lab: &Lab, line: &str) -> TcpStream {
+    let tcp = dial(lab.addr);
+    writeln!(&tcp, "{line}").expect("it can be sent");
+    let mut back = vec![0; line.len() + 1];
+    (&tcp).read_exact(&mut back).expect("it comes back");
+    let expected: String = line.chars().rev().chain(['\n']).collect();
+    assert_eq!(String::from_utf8_lossy(&back), expected);
+    tcp
+}
+
+#[test]
+fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
+    if !have("openssl") {
+        return;
+    }
+    for (words, is_gcm_12) in [
+        ("-tls1_3", false),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", true),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384", true),
+        ("-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305", false),
+    ] {
+        let server = OpensslServer::start(words);
+        let (lab, _files) = originating(server.addr, &by_name());
+        let capture = if is_gcm_12 { Some(Capture::start(server.addr.port())) } else { None };
+        let capture = match capture.transpose() {
+            Ok(capture) => capture,
+            Err(why) => return skip(&why),
+        };
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let tcp = reversed(&lab, "there and back again");
+            (0..20).for_each(|nth| {
+                writeln!(&tcp, "line {nth}").expect("it can be sent");
+                let mut back = vec![0; format!("line {nth}\n").len()];
+                (&tcp).read_exact(&mut back).expect("it comes back");
+            });
+            tcp.shutdown(Shutdown::Write).expect("connected");
+            assert_eq!(drain(&tcp).0, b"");
+            let metrics = lab.settled();
+            kinds.push((metrics.handshakes("full"), metrics.handshakes("resumed")));
+        }
+        assert_eq!(kinds, [(1, 0), (1, 1)], "{words}");
+        if let Some(capture) = capture {
+            let streams = capture.finish();
+            assert!(streams.len() >= 4, "two connections, both ways");
+            for ((from, to), stream) in streams {
+                let stream = stream.unwrap_or_else(|why| panic!("{from} to {to}: {why}"));
+                let checked = distinct_nonces(&records(&stream), 22);
+                checked.unwrap_or_else(|why| panic!("{words}, {from} to {to}: {why}"));
+            }
+        }
+        lab.stop();
+    }
+}

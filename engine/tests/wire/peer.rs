@@ -1,0 +1,326 @@
+//! The client side: a rustls client whose every byte on the wire is the scenario's choice, and `openssl
+//! s_client`.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore};
+use socket2::SockRef;
+
+use crate::dice::Dice;
+use crate::identity::{Identity, NAME};
+use crate::tools::PATIENCE;
+
+/// The two versions that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Tls12,
+    Tls13,
+}
+
+pub(crate) const BOTH: [Version; 2] = [Version::Tls12, Version::Tls13];
+
+/// A client configuration that offers exactly one version, and only this suite or group where one is given.
+/// Connections made with the same one resume each other.
+pub(crate) fn config(
+    version: Version,
+    suite: Option<CipherSuite>,
+    group: Option<NamedGroup>,
+) -> Arc<ClientConfig> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = aws_lc_rs::ALL_CIPHER_SUITES.to_vec();
+    provider.cipher_suites.retain(|offered| suite.is_none_or(|only| offered.suite() == only));
+    provider.kx_groups = aws_lc_rs::ALL_KX_GROUPS.to_vec();
+    provider.kx_groups.retain(|offered| group.is_none_or(|only| offered.name() == only));
+    let version = match version {
+        Version::Tls12 => &rustls::version::TLS12,
+        Version::Tls13 => &rustls::version::TLS13,
+    };
+    let mut roots = RootCertStore::empty();
+    for identity in Identity::all() {
+        roots.add(identity.der.clone()).expect("the certificate can be a trust anchor");
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
+    Arc::new(config.expect("the suite fits the version").with_root_certificates(roots).with_no_client_auth())
+}
+
+pub(crate) fn plain(version: Version) -> Arc<ClientConfig> {
+    config(version, None, None)
+}
+
+/// A connected socket that sends each write as it is and never hangs for ever.
+pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+    let tcp = TcpStream::connect_timeout(&addr, PATIENCE).expect("the server accepts");
+    tcp.set_nodelay(true).expect("a TCP option");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    tcp.set_write_timeout(Some(PATIENCE)).expect("a socket option");
+    tcp
+}
+
+/// How the server's side of a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// close_notify.
+    Clean,
+    /// FIN without close_notify.
+    Truncated,
+    Reset,
+    /// A fatal alert or a protocol error, in rustls' words.
+    Alert(String),
+}
+
+/// A client connection.
+pub(crate) struct Peer {
+    pub(crate) tls: ClientConnection,
+    pub(crate) tcp: TcpStream,
+}
+
+impl Peer {
+    /// Connected, nothing sent.
+    pub(crate) fn dial(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
+        let name = name.to_owned().try_into().expect("a server name");
+        let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+        tls.set_buffer_limit(None);
+        Self { tls, tcp: dial(addr) }
+    }
+
+    /// Connected and handshaken.
+    pub(crate) fn open(addr: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        let mut peer = Self::dial(addr, config, NAME);
+        peer.handshake().unwrap_or_else(|error| panic!("the handshake failed: {error}"));
+        peer
+    }
+
+    /// Up to the client's last flight, which is sent.
+    pub(crate) fn handshake(&mut self) -> io::Result<()> {
+        self.handshake_but_for_the_last_flight()?;
+        self.flush()
+    }
+
+    /// The client's last flight stays in hand, to be sent together with what follows.
+    pub(crate) fn handshake_but_for_the_last_flight(&mut self) -> io::Result<()> {
+        while self.tls.is_handshaking() {
+            self.flush()?;
+            self.take_in()?;
+        }
+        Ok(())
+    }
+
+    /// One read of a handshake whose sending the scenario does itself.
+    pub(crate) fn handshake_step(&mut self) -> io::Result<()> {
+        if self.tls.is_handshaking() { self.take_in() } else { Ok(()) }
+    }
+
+    pub(crate) fn kind(&self) -> HandshakeKind {
+        self.tls.handshake_kind().expect("the handshake is complete")
+    }
+
+    /// All that TLS wants to send, as bytes.
+    pub(crate) fn outgoing(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).expect("a vector takes all");
+        }
+        bytes
+    }
+
+    pub(crate) fn seal(&mut self, data: &[u8]) {
+        self.tls.writer().write_all(data).expect("the buffer has no limit");
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let bytes = self.outgoing();
+        self.tcp.write_all(&bytes)
+    }
+
+    pub(crate) fn send(&mut self, data: &[u8]) {
+        self.seal(data);
+        self.flush().unwrap_or_else(|error| panic!("sending {} bytes: {error}", data.len()));
+    }
+
+    /// Ends this side properly; the other direction stays open.
+    pub(crate) fn close_notify(&mut self) {
+        self.tls.send_close_notify();
+        self.flush().expect("close_notify can be sent");
+    }
+
+    /// Ends this side as a crashed client would: FIN and nothing said.
+    pub(crate) fn truncate(&mut self) {
+        self.tcp.shutdown(Shutdown::Write).expect("the socket is connected");
+    }
+
+    /// Gone at once: RST.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO)).expect("a socket option");
+    }
+
+    /// Exactly this much data.
+    pub(crate) fn receive(&mut self, count: usize) -> Vec<u8> {
+        let mut data = vec![0; count];
+        let mut have = 0;
+        while have < count {
+            match self.read(&mut data[have..]) {
+                Ok(0) => panic!("clean end after {have} of {count} bytes"),
+                Ok(more) => have += more,
+                Err(error) => panic!("after {have} of {count} bytes: {error}"),
+            }
+        }
+        data
+    }
+
+    /// Exactly this much data, unless the connection ends before.
+    pub(crate) fn tls_read_exact(&mut self, data: &mut [u8]) -> bool {
+        let mut have = 0;
+        while have < data.len() {
+            match self.read(&mut data[have..]) {
+                Ok(0) | Err(_) => return false,
+                Ok(more) => have += more,
+            }
+        }
+        true
+    }
+
+    /// Everything up to the end, and how it ended.
+    pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
+        let (mut data, mut block) = (Vec::new(), vec![0; 1 << 14]);
+        loop {
+            match self.read(&mut block) {
+                Ok(0) => return (data, End::Clean),
+                Ok(count) => data.extend_from_slice(&block[..count]),
+                Err(error) => return (data, end_of(&error)),
+            }
+        }
+    }
+
+    /// There and back; the healthy sign of an echo.
+    pub(crate) fn ping(&mut self, data: &[u8]) {
+        self.send(data);
+        assert!(self.receive(data.len()) == data, "the echo differs");
+    }
+
+    /// Everything through an echo and back, both directions at once, each segment cut by dice.
+    pub(crate) fn exchange(&mut self, data: &[u8], dice: &mut Dice) -> Vec<u8> {
+        self.tcp.set_nonblocking(true).expect("a socket option");
+        let (mut rest, mut pending, mut back) = (data, Vec::new(), Vec::with_capacity(data.len()));
+        let end = std::time::Instant::now() + 4 * PATIENCE;
+        while back.len() < data.len() {
+            if pending.is_empty() && !rest.is_empty() {
+                let (now, later) = rest.split_at(dice.between(1, 20_000).min(rest.len()));
+                self.seal(now);
+                (rest, pending) = (later, self.outgoing());
+            }
+            let wrote = self.write_some(&mut pending, dice.cut());
+            let read = self.read_some(&mut back);
+            assert!(std::time::Instant::now() < end, "hung after {} of {} bytes", back.len(), data.len());
+            if !wrote && !read {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        self.tcp.set_nonblocking(false).expect("a socket option");
+        back
+    }
+
+    fn write_some(&mut self, pending: &mut Vec<u8>, cut: usize) -> bool {
+        let cut = cut.min(pending.len());
+        if cut == 0 {
+            return false;
+        }
+        match self.tcp.write(&pending[..cut]) {
+            Ok(count) => drop(pending.drain(..count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("sending: {error}"),
+        }
+        true
+    }
+
+    fn read_some(&mut self, back: &mut Vec<u8>) -> bool {
+        let mut block = [0; 1 << 14];
+        match self.read(&mut block) {
+            Ok(0) => panic!("clean end after {} bytes", back.len()),
+            Ok(count) => back.extend_from_slice(&block[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("receiving: {error}"),
+        }
+        true
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.tls.reader().read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.take_in()?,
+                done => return done,
+            }
+        }
+    }
+
+    /// One read from the socket into TLS.
+    fn take_in(&mut self) -> io::Result<()> {
+        let count = self.tls.read_tls(&mut self.tcp)?;
+        let state = self.tls.process_new_packets().map_err(|e| io::Error::new(ErrorKind::InvalidData, e));
+        if state.is_err() {
+            // rustls has an alert to say; where the server is gone already, nobody needs it.
+            let _ = self.flush();
+        }
+        state?;
+        if count == 0 && self.tls.is_handshaking() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
+fn end_of(error: &io::Error) -> End {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => End::Truncated,
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => End::Reset,
+        ErrorKind::InvalidData => End::Alert(error.to_string()),
+        _ => panic!("hung or broken while waiting for the end: {error}"),
+    }
+}
+
+/// Reads a socket without TLS to its end: what came, and whether it ended with RST.
+pub(crate) fn drain(mut tcp: &TcpStream) -> (Vec<u8>, End) {
+    let mut data = Vec::new();
+    match tcp.read_to_end(&mut data) {
+        Ok(_) => (data, End::Truncated),
+        Err(error) => (data, end_of(&error)),
+    }
+}
+
+/// All certificates in one file, for clients that want to be told whom to trust.
+pub(crate) fn trust_file(directory: &Path) -> String {
+    let path = directory.join("trust.pem");
+    let all: String = Identity::all().iter().map(|identity| identity.certificate.as_str()).collect();
+    std::fs::write(&path, all).expect("the trust file can be written");
+    path.to_str().expect("scratch paths are UTF-8").to_owned()
+}
+
+/// `openssl s_client` with these words: sends the line, waits for its echo, ends. All output, both streams.
+pub(crate) fn s_client(addr: SocketAddr, trust: &str, words: &str, line: Option<&str>) -> (Output, bool) {
+    let limit = PATIENCE.as_secs().to_string();
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", &limit, "openssl", "s_client", "-connect", &addr.to_string(), "-CAfile", trust]);
+    command.arg("-verify_return_error").args(words.split_whitespace());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("openssl runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let (mut seen, mut echoed) = (Vec::new(), false);
+    if let Some(line) = line {
+        // A refused client is gone before it reads this; its output says so.
+        let _ = writeln!(stdin, "{line}");
+        while !echoed && stdout.read_until(b'\n', &mut seen).expect("its output can be read") > 0 {
+            echoed = seen.strip_suffix(b"\n").is_some_and(|seen| seen.ends_with(line.as_bytes()));
+        }
+    }
+    drop(stdin);
+    stdout.read_to_end(&mut seen).expect("its output can be read");
+    let mut output = child.wait_with_output().expect("openssl ends");
+    output.stdout = seen;
+    (output, echoed)
+}

@@ -1,0 +1,234 @@
+//! Who may connect: by authority, by fingerprint, in both versions, full and resumed.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, HandshakeKind};
+
+use crate::backend::{Backend, Manner};
+use crate::identity::NAME;
+use crate::lab::{Lab, Setup};
+use crate::peer::{BOTH, End, Peer, Version, plain, s_client, trust_file};
+use crate::tools::{have, scratch, text};
+
+/// A client's certificate and key.
+struct Client {
+    chain: Vec<CertificateDer<'static>>,
+    key: Vec<u8>,
+}
+
+impl Client {
+    fn self_signed() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["phone.example".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("signs");
+        Self { chain: vec![certificate.der().clone()], key: key.serialize_der() }
+    }
+
+    fn issued_by(issuer: &Issuer<'_, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec!["phone.example".to_owned()]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let certificate = params.signed_by(&key, issuer).expect("signs");
+        Self { chain: vec![certificate.der().clone()], key: key.serialize_der() }
+    }
+
+    /// With whom handshakes resume each other, as with any configuration.
+    fn config(&self, version: Version) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&plain(version));
+        let key = PrivateKeyDer::try_from(self.key.clone()).expect("PKCS #8");
+        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("an EC key");
+        let certified = rustls::sign::CertifiedKey::new(self.chain.clone(), signing);
+        config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
+        Arc::new(config)
+    }
+
+    fn fingerprint(&self) -> String {
+        let digest = crate::dice::sha256_of(&self.chain[0][..]).0;
+        let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
+        format!("sha-256 {}", bytes.join(":"))
+    }
+}
+
+/// An authority, and its certificate in a file.
+fn authority(directory: &std::path::Path) -> (Issuer<'static, KeyPair>, PathBuf) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "authority of phones");
+    let certificate = params.self_signed(&key).expect("signs");
+    let file = directory.join("ca.pem");
+    std::fs::write(&file, certificate.pem()).expect("the file can be written");
+    (Issuer::new(params, key), file)
+}
+
+/// A server with these lines in its configuration file.
+fn lab(backend: &Backend, lines: &str) -> (Lab, tempfile::TempDir) {
+    let files = scratch();
+    let path = files.path().join("offramp.toml");
+    std::fs::write(&path, lines).expect("the file can be written");
+    (Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start(), files)
+}
+
+fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+    let mut peer = Peer::open(lab.addr, config);
+    assert_eq!(peer.kind(), kind);
+    peer.ping(b"may connect");
+    peer.close_notify();
+    assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+}
+
+/// The client is told so, whenever it notices; nothing of it reaches the backend.
+fn refused(lab: &Lab, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
+    let before = lab.metrics();
+    let mut peer = Peer::dial(lab.addr, config, NAME);
+    let told = match peer.handshake() {
+        Err(error) => error.to_string(),
+        Ok(()) => match peer.rest().1 {
+            End::Alert(alert) => alert,
+            end => panic!("no alert, but {end:?}"),
+        },
+    };
+    assert!(told.contains(alert), "{told}");
+    // The server waits until its last words are read.
+    drop(peer);
+    assert_eq!(lab.faulted(&before, 1), [fault]);
+    assert_eq!(lab.metrics().sum("offramp_bytes_total", &[]), before.sum("offramp_bytes_total", &[]));
+}
+
+#[test]
+fn a_fingerprint_that_was_told_is_let_in_and_no_other() {
+    let backend = Backend::start(Manner::Echo);
+    let (first, second, stranger) = (Client::self_signed(), Client::self_signed(), Client::self_signed());
+    let lines = format!(
+        "client_auth = \"require\"\nfingerprints = [\"{}\", \"{}\"]\n",
+        first.fingerprint(),
+        second.fingerprint()
+    );
+    let (lab, _files) = lab(&backend, &lines);
+    for version in BOTH {
+        for client in [&first, &second] {
+            let config = client.config(version);
+            goes_on(&lab, &config, HandshakeKind::Full);
+            goes_on(&lab, &config, HandshakeKind::Resumed);
+        }
+        refused(&lab, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
+        refused(&lab, &plain(version), "BadCertificate", "peer_certificate_missing");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+/// A certificate as `openssl x509 -req` makes it: version 1, without extensions.
+#[test]
+fn a_certificate_of_version_1_is_let_in_by_its_fingerprint() {
+    if !have("openssl") {
+        return;
+    }
+    let files = scratch();
+    let openssl = |words: &str| {
+        let output = Command::new("openssl").args(words.split(' ')).current_dir(files.path()).output();
+        let output = output.expect("openssl runs");
+        assert!(output.status.success(), "{words}: {}", text(&output));
+        text(&output)
+    };
+    openssl("ecparam -name prime256v1 -genkey -noout -out k.pem");
+    openssl("req -new -key k.pem -subj /CN=v1 -out r.csr");
+    openssl("x509 -req -in r.csr -signkey k.pem -days 30 -out c.pem");
+    assert!(openssl("x509 -in c.pem -noout -text").contains("Version: 1"));
+    let printed = openssl("x509 -in c.pem -noout -fingerprint -sha512");
+    let bytes = printed.lines().find_map(|line| line.split_once("ingerprint=")).expect("a fingerprint").1;
+    let backend = Backend::start(Manner::Echo);
+    let lines = format!("client_auth = \"require\"\nfingerprints = [\"sha-512 {bytes}\"]\n");
+    let (lab, _files) = lab(&backend, &lines);
+    let trust = trust_file(files.path());
+    let path = |name: &str| files.path().join(name).display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let words = format!("{version} -servername {NAME} -cert {} -key {}", path("c.pem"), path("k.pem"));
+        let (output, echoed) = s_client(lab.addr, &trust, &words, Some("an old certificate"));
+        assert!(echoed, "{version}: {}", text(&output));
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_request_lets_those_without_a_certificate_in() {
+    let backend = Backend::start(Manner::Echo);
+    let (known, stranger) = (Client::self_signed(), Client::self_signed());
+    let lines = format!("client_auth = \"request\"\nfingerprints = [\"{}\"]\n", known.fingerprint());
+    let (lab, _files) = lab(&backend, &lines);
+    for version in BOTH {
+        goes_on(&lab, &plain(version), HandshakeKind::Full);
+        goes_on(&lab, &known.config(version), HandshakeKind::Full);
+        refused(&lab, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
+    let backend = Backend::start(Manner::Echo);
+    let files = scratch();
+    let (issuer, file) = authority(files.path());
+    let lines = format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display());
+    let (lab, _files) = lab(&backend, &lines);
+    let good = Client::issued_by(&issuer, |_| {});
+    let expired = Client::issued_by(&issuer, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let server = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let for_servers = Client::issued_by(&issuer, |params| params.extended_key_usages = server);
+    for version in BOTH {
+        let config = good.config(version);
+        goes_on(&lab, &config, HandshakeKind::Full);
+        goes_on(&lab, &config, HandshakeKind::Resumed);
+        refused(&lab, &expired.config(version), "CertificateExpired", "peer_certificate_refused");
+        refused(&lab, &for_servers.config(version), "Certificate", "peer_certificate_refused");
+        refused(&lab, &Client::self_signed().config(version), "UnknownCA", "peer_certificate_refused");
+        refused(&lab, &plain(version), "BadCertificate", "peer_certificate_missing");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+/// Two listeners with one key ring: a ticket of the one that asks nobody opens nothing at the one that does,
+/// and a fingerprint that is taken off the list ends the sessions made under it.
+#[test]
+fn a_session_does_not_outlive_what_let_it_in() {
+    let backend = Backend::start(Manner::Echo);
+    let (known, other) = (Client::self_signed(), Client::self_signed());
+    let told = |client: &Client| format!("fingerprints = [\"{}\"]\n", client.fingerprint());
+    let listener = |fingerprints: &str| {
+        format!(
+            "[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n\
+             client_auth = \"require\"\n{fingerprints}",
+            backend.addr
+        )
+    };
+    let (mut lab, files) = lab(&backend, &listener(&told(&known)));
+    let (_, media) = lab.ready.rsplit_once("listening on ").expect("the ready line names both");
+    let media = media.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
+    let access = lab.addr;
+    for version in BOTH {
+        // The one configuration would present the ticket of the access listener at the media listener.
+        let config = plain(version);
+        goes_on(&lab, &config, HandshakeKind::Full);
+        lab.addr = media;
+        refused(&lab, &config, "BadCertificate", "peer_certificate_missing");
+        let config = known.config(version);
+        goes_on(&lab, &config, HandshakeKind::Full);
+        goes_on(&lab, &config, HandshakeKind::Resumed);
+        std::fs::write(files.path().join("offramp.toml"), listener(&told(&other))).expect("written");
+        lab.reload("certificates, peers, tickets and offload in force");
+        refused(&lab, &config, "BadCertificate", "peer_certificate_refused");
+        std::fs::write(files.path().join("offramp.toml"), listener(&told(&known))).expect("written");
+        lab.reload("certificates, peers, tickets and offload in force");
+        lab.addr = access;
+    }
+    lab.settled();
+    lab.stop();
+}

@@ -1,0 +1,296 @@
+//! When the kernel carries the records, and what becomes of keys: each policy, on whatever kernel there is.
+
+use std::io::{Read, Write};
+
+use rustls::{CipherSuite, NamedGroup};
+
+use crate::backend::{Backend, Manner};
+use crate::dice::{Dice, Noise};
+use crate::identity::{Identity, NAME};
+use crate::lab::{Lab, Setup, identity_flags};
+use crate::metrics::Metrics;
+use crate::peer::{BOTH, End, Peer, Version, config, plain};
+use crate::tools::{in_guest, scratch};
+
+const DIRECTIONS: [&str; 2] = ["tx", "rx"];
+
+/// Where there is no kernel TLS, userspace carries what the kernel otherwise would.
+fn kernels() -> &'static str {
+    if in_guest() { "kernel" } else { "userspace" }
+}
+
+fn exchange(lab: &Lab, version: Version, bytes: usize) {
+    let mut peer = Peer::open(lab.addr, &plain(version));
+    let data = Noise::bytes(7, bytes);
+    assert!(peer.exchange(&data, &mut Dice::new(7)) == data, "{version:?}: the echo differs");
+    peer.close_notify();
+    assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{version:?}");
+}
+
+#[test]
+fn after_bytes_hands_over_in_the_middle_and_spares_the_short_ones() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--offload after-bytes(20000)").start();
+    for version in BOTH {
+        exchange(&lab, version, 5_000);
+    }
+    let short = lab.settled();
+    for direction in DIRECTIONS {
+        assert_eq!(short.offload(direction, "userspace"), 2, "{}", short.raw);
+    }
+    for version in BOTH {
+        exchange(&lab, version, 400_000);
+    }
+    let long = lab.settled();
+    for direction in DIRECTIONS {
+        let grown = long.offload(direction, kernels()) - short.offload(direction, kernels());
+        assert_eq!(grown, 2, "{}", long.raw);
+    }
+    assert_eq!(long.faults().len(), 0, "{}", long.raw);
+    lab.stop();
+}
+
+#[test]
+fn directions_can_be_kept_from_the_kernel_one_by_one() {
+    let backend = Backend::start(Manner::Echo);
+    for (only, other) in [("tx", "rx"), ("rx", "tx")] {
+        let flags = format!("--offload-directions {only}");
+        let lab = Setup::new(backend.addr).flags(&flags).start();
+        for version in BOTH {
+            exchange(&lab, version, 100_000);
+        }
+        let metrics = lab.settled();
+        assert_eq!(metrics.offload(only, kernels()), 2, "{}", metrics.raw);
+        assert_eq!(metrics.offload(other, "userspace"), 2, "{}", metrics.raw);
+        lab.stop();
+    }
+}
+
+/// Updates its keys between two pings, and again.
+fn update_keys(peer: &mut Peer) {
+    for _ in 0..2 {
+        peer.tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
+        peer.ping(b"under the next key");
+    }
+}
+
+#[test]
+fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expects_them() {
+    let backend = Backend::start(Manner::Echo);
+    for flags in ["--offload never", "--keyupdate userspace"] {
+        let lab = Setup::new(backend.addr).flags(flags).start();
+        for suite in [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        ] {
+            let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
+            update_keys(&mut peer);
+            peer.close_notify();
+            assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+        }
+        exchange(&lab, Version::Tls12, 1000);
+        let metrics = lab.settled();
+        assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
+        assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "key_update")]), 6);
+        for direction in DIRECTIONS {
+            assert!(metrics.offload(direction, "userspace") >= 3, "{}", metrics.raw);
+            let kernel_carries_12 = in_guest() && flags.contains("keyupdate");
+            assert_eq!(metrics.offload(direction, "kernel"), u64::from(kernel_carries_12), "{}", metrics.raw);
+        }
+        lab.stop();
+    }
+}
+
+/// Kernels before 6.14 cannot: both guests, and this says what becomes of it.
+#[test]
+fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    peer.ping(b"under the first key");
+    let before = lab.metrics();
+    peer.tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
+    peer.send(b"under the next key");
+    if before.offload("rx", "kernel") == 1 && lab.ready_to_rekey() == Some(false) {
+        let (_, end) = peer.rest();
+        assert!(matches!(&end, End::Alert(alert) if alert.contains("InternalError")), "{end:?}");
+        assert_eq!(lab.faulted(&before, 1), ["rekey_refused"]);
+    } else {
+        assert!(peer.receive(18) == b"under the next key");
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_spent_key_is_followed_by_the_next_or_ends_the_connection_in_order() {
+    const LIMIT: u32 = 1024;
+    let backend = Backend::start(Manner::Echo);
+    for offload in ["--offload never", ""] {
+        let lab = Setup::new(backend.addr).flags(&format!("{offload} --record-limit 1024")).start();
+        for version in BOTH {
+            let before = lab.metrics();
+            let mut peer = Peer::open(lab.addr, &config(version, None, Some(NamedGroup::X25519)));
+            let mut pings = 0;
+            while pings < 3 * LIMIT && peer.try_ping(&pings.to_be_bytes()) {
+                pings += 1;
+            }
+            let has_next_key = version == Version::Tls13 && before_is_userspace(&lab);
+            if has_next_key {
+                assert_eq!(pings, 3 * LIMIT, "{offload} {version:?}");
+                peer.close_notify();
+                assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+                let sent = lab.settled().sum("offramp_key_updates_sent_total", &[]);
+                assert!(sent >= 3, "{offload} {version:?}: {sent} KeyUpdates");
+            } else {
+                assert!((LIMIT / 2..LIMIT).contains(&pings), "{offload} {version:?}: {pings} pings");
+                assert_eq!(peer.rest().1, End::Clean, "{offload} {version:?}");
+                assert_eq!(lab.faulted(&before, 1), ["record_limit"], "{offload} {version:?}");
+            }
+        }
+        lab.stop();
+    }
+}
+
+fn before_is_userspace(lab: &Lab) -> bool {
+    !lab.ready.contains("kernel (") || lab.ready_to_rekey() == Some(true)
+}
+
+#[test]
+fn the_kill_switch_holds_from_the_next_connection_on() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let carried_by = |lab: &Lab, carrier: &str| {
+        let before = lab.settled();
+        exchange(lab, Version::Tls13, 1000);
+        let after = lab.settled();
+        let grown = DIRECTIONS.map(|one| after.offload(one, carrier) - before.offload(one, carrier));
+        assert_eq!(grown, [1, 1], "{carrier}: {}", after.raw);
+        after.required("offramp_offload_allowed")
+    };
+    assert_eq!(carried_by(&lab, kernels()), 1);
+    let mut held = Peer::open(lab.addr, &plain(Version::Tls12));
+    held.ping(b"before");
+    assert!(lab.ask_admin("POST /offload/off").ends_with("off\n"));
+    held.ping(b"what is carried stays carried");
+    held.close_notify();
+    assert_eq!(held.rest(), (Vec::new(), End::Clean));
+    assert_eq!(carried_by(&lab, "userspace"), 0);
+    assert!(lab.ask_admin("POST /offload/on").ends_with("on\n"));
+    assert_eq!(carried_by(&lab, kernels()), 1);
+    lab.stop();
+}
+
+#[test]
+fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
+    let backend = Backend::start(Manner::Echo);
+    let files = scratch();
+    let path = files.path().join("offramp.toml");
+    let write = |text: &str| std::fs::write(&path, text).expect("the file can be written");
+    write("offload = \"never\"\n");
+    let lab =
+        Setup::new(backend.addr).flags(&format!("--config {}", path.display())).without_offload().start();
+    assert!(lab.ready.contains("tx: userspace (offload = never)"), "{}", lab.ready);
+    write("offload = \"sometimes\"\n");
+    lab.reload("offramp.toml:1: offload = \"sometimes\" is refused");
+    assert!(lab.stderr().contains("the configuration in force stays"));
+    exchange(&lab, Version::Tls13, 1000);
+    assert_eq!(lab.settled().offload("tx", "userspace"), 1);
+    write("offload = \"after-bytes(1)\"\nmax_connections = 77\n");
+    lab.reload("needs a restart");
+    let before = lab.settled();
+    exchange(&lab, Version::Tls12, 100_000);
+    let after = lab.settled();
+    assert_eq!(after.offload("tx", kernels()) - before.offload("tx", kernels()), 1, "{}", after.raw);
+    lab.stop();
+}
+
+#[test]
+fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--offload auto").start();
+    for (bytes, tx) in [(5_000, "userspace"), (400_000, kernels())] {
+        for version in BOTH {
+            let before = lab.settled();
+            exchange(&lab, version, bytes);
+            let after = lab.settled();
+            assert_eq!(after.offload("tx", tx) - before.offload("tx", tx), 1, "{}", after.raw);
+            let grown = after.offload("rx", "userspace") - before.offload("rx", "userspace");
+            assert_eq!(grown, 1, "{}", after.raw);
+        }
+    }
+    lab.stop();
+}
+
+#[test]
+fn listeners_have_backends_and_certificates_of_their_own() {
+    let (first, second) = (Backend::start(Manner::Echo), Backend::start(Manner::Echo));
+    let files = scratch();
+    let flags = identity_flags(Identity::rsa(), files.path());
+    let path = files.path().join("offramp.toml");
+    let text = format!(
+        "[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\noffload = \"never\"\n\
+         [[listener.identity]]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        second.addr, flags[1], flags[3]
+    );
+    std::fs::write(&path, text).expect("the file can be written");
+    let lab = Setup::new(first.addr)
+        .identities(&[Identity::ecdsa()])
+        .flags(&format!("--config {} --workers 2", path.display()))
+        .start();
+    let (_, other) = lab.ready.rsplit_once("listening on ").expect("the ready line names both");
+    let other = other.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
+    let ecdsa = config(Version::Tls12, Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), None);
+    let rsa = config(Version::Tls12, Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256), None);
+    for (at, good, bad, backend) in [(lab.addr, &ecdsa, &rsa, &first), (other, &rsa, &ecdsa, &second)] {
+        let mut peer = Peer::open(at, good);
+        peer.ping(b"here");
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+        assert_eq!(backend.seen().bytes, 4, "its own backend got it");
+        let refused = Peer::dial(at, bad, NAME).handshake_outcome();
+        assert!(refused.is_err(), "{at} has no such certificate");
+    }
+    let metrics: Metrics = lab.settled();
+    assert_eq!(metrics.handshakes("full"), 2, "{}", metrics.raw);
+    lab.stop();
+}
+
+impl Peer {
+    /// Whether the echo came; the server may have ended the connection in between.
+    fn try_ping(&mut self, data: &[u8]) -> bool {
+        self.seal(data);
+        if self.flush().is_err() {
+            return false;
+        }
+        let mut back = vec![0; data.len()];
+        self.tls_read_exact(&mut back) && back == data
+    }
+
+    fn handshake_outcome(mut self) -> std::io::Result<()> {
+        self.handshake()
+    }
+}
+
+impl Lab {
+    /// What the probe says of this kernel: whether it replaces keys; `None` if it was not tried.
+    fn ready_to_rekey(&self) -> Option<bool> {
+        let binary =
+            std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned());
+        let output = std::process::Command::new(binary).arg("probe").output().expect("the probe runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.contains("rekey TLS 1.3")).expect("it tells of rekeying");
+        if line.contains("untried") { None } else { Some(line.contains(" ok ")) }
+    }
+
+    fn ask_admin(&self, request: &str) -> String {
+        let mut socket = std::net::TcpStream::connect(self.admin()).expect("the admin address accepts");
+        write!(socket, "{request} HTTP/1.1\r\nHost: offramp\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+}

@@ -1,0 +1,285 @@
+//! Stage 4: every byte once, in order, unchanged; each direction ends by itself; what the backend does wrong
+//! is counted.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::backend::{Backend, EARLY_ANSWER, LATE_ANSWER, Manner};
+use crate::dice::{Dice, Noise, sha256_of};
+use crate::lab::{Lab, Setup};
+use crate::metrics::Metrics;
+use crate::peer::{BOTH, End, Peer, Version, plain};
+use crate::tools::{PATIENCE, eventually, pause};
+
+const MILLION_AND_ONE: usize = 1_000_001;
+
+#[test]
+fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
+    let backend = Backend::start(Manner::EchoCut(1));
+    let lab = Lab::start(backend.addr);
+    for (version, seed) in BOTH.into_iter().zip(1..) {
+        for bytes in [1, MILLION_AND_ONE] {
+            let data = Noise::bytes(seed, bytes);
+            let mut peer = Peer::open(lab.addr, &plain(version));
+            let back = peer.exchange(&data, &mut Dice::new(seed));
+            assert!(back == data, "{version:?}, seed {seed}, {bytes} bytes: not what was sent");
+            peer.close_notify();
+            assert_eq!(peer.rest(), (Vec::new(), End::Clean), "nothing comes twice");
+            let seen = backend.seen();
+            assert_eq!((seen.bytes, seen.end), (bytes as u64, Ok(())));
+        }
+    }
+    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
+    lab.stop();
+}
+
+#[test]
+fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
+    let backend = Backend::start(Manner::Sink);
+    let lab = Lab::start(backend.addr);
+    for (version, seed) in BOTH.into_iter().zip(10..) {
+        for bytes in [1, MILLION_AND_ONE] {
+            let data = Noise::bytes(seed, bytes);
+            let mut peer = Peer::open(lab.addr, &plain(version));
+            peer.seal(&data);
+            let (sealed, mut dice) = (peer.outgoing(), Dice::new(seed));
+            let mut rest = sealed.as_slice();
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(dice.cut().min(rest.len()));
+                peer.tcp.write_all(now).expect("the server reads");
+                rest = later;
+            }
+            peer.close_notify();
+            let expected = sha256_of(data.as_slice());
+            let (answer, end) = peer.rest();
+            assert_eq!((String::from_utf8_lossy(&answer), end), (expected.0.as_str().into(), End::Clean));
+            let seen = backend.seen();
+            assert_eq!((seen.sha256, seen.bytes, seen.end), (expected.0, expected.1, Ok(())), "seed {seed}");
+        }
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
+    for (version, seed) in BOTH.into_iter().zip(20..) {
+        for bytes in [1, MILLION_AND_ONE] {
+            let backend = Backend::start(Manner::Source { seed, bytes });
+            let lab = Lab::start(backend.addr);
+            let mut peer = Peer::open(lab.addr, &plain(version));
+            let (data, end) = peer.rest();
+            assert_eq!(end, End::Clean, "{version:?}, seed {seed}");
+            assert!(
+                data == Noise::bytes(seed, bytes),
+                "{version:?}, seed {seed}: {} of {bytes} bytes",
+                data.len()
+            );
+            peer.close_notify();
+            assert_eq!(backend.seen().end, Ok(()));
+            lab.settled();
+            lab.stop();
+        }
+    }
+}
+
+#[test]
+fn a_client_that_ends_first_still_gets_its_answer() {
+    let backend = Backend::start(Manner::AnswerAfterEnd);
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        for fin_too in [false, true] {
+            let mut peer = Peer::open(lab.addr, &plain(version));
+            peer.send(b"a question");
+            peer.close_notify();
+            if fin_too {
+                peer.truncate();
+            }
+            let answer = peer.rest();
+            assert_eq!(answer, (LATE_ANSWER.to_vec(), End::Clean), "{version:?}, FIN: {fin_too}");
+            let seen = backend.seen();
+            assert_eq!((seen.bytes, seen.end), (10, Ok(())), "{version:?}, FIN: {fin_too}");
+        }
+    }
+    let metrics = lab.settled();
+    assert_eq!(metrics.faults().len(), 0, "a proper end is no fault: {:?}", metrics.faults());
+    lab.stop();
+}
+
+#[test]
+fn a_backend_that_ends_first_can_still_be_sent_to() {
+    let backend = Backend::start(Manner::EndFirst);
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        assert_eq!(peer.rest(), (EARLY_ANSWER.to_vec(), End::Clean), "{version:?}");
+        let late = Noise::bytes(3, 100_000);
+        peer.send(&late);
+        peer.close_notify();
+        let seen = backend.seen();
+        assert_eq!((seen.sha256, seen.end), (sha256_of(late.as_slice()).0, Ok(())), "{version:?}");
+    }
+    let metrics = lab.settled();
+    assert_eq!(metrics.faults().len(), 0, "a proper end is no fault: {:?}", metrics.faults());
+    lab.stop();
+}
+
+#[test]
+fn truncation_resets_the_backend_and_is_a_counted_fault() {
+    let backend = Backend::start(Manner::Sink);
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(b"half a messa");
+        let to_plain = |metrics: &Metrics| metrics.sum("offramp_bytes_total", &[("leg", "plain")]);
+        eventually("the data is on its way", || to_plain(&lab.metrics()) > to_plain(&before));
+        peer.truncate();
+        let (answer, end) = peer.rest();
+        assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
+        let seen = backend.seen();
+        assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset), "{version:?}: {} bytes", seen.bytes);
+        lab.faulted(&before, 1);
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
+    let mut backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let client = plain(Version::Tls13);
+    let mut healthy = Peer::open(lab.addr, &client);
+    healthy.ping(b"before");
+    let before = lab.metrics();
+    backend.refuse();
+    let mut peer = Peer::open(lab.addr, &client);
+    let (answer, end) = peer.rest();
+    assert!(answer.is_empty(), "{end:?} after {answer:?}");
+    lab.faulted(&before, 1);
+    healthy.ping(b"during");
+    backend.resume();
+    Peer::open(lab.addr, &client).ping(b"after");
+    drop((peer, healthy));
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
+    let backend = Backend::start(Manner::Obedient);
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let mut healthy = Peer::open(lab.addr, &plain(version));
+        healthy.ping(b"echo");
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(b"r");
+        let (answer, end) = peer.rest();
+        assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
+        lab.faulted(&before, 1);
+        healthy.ping(b"during");
+        Peer::open(lab.addr, &plain(version)).ping(b"echo after");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_slow_backend_holds_up_nobody_else() {
+    let backend = Backend::start(Manner::Obedient);
+    let lab = Lab::start(backend.addr);
+    let client = plain(Version::Tls12);
+    let mut silent: Vec<Peer> = (0..20).map(|_| Peer::open(lab.addr, &client)).collect();
+    silent.iter_mut().for_each(|peer| peer.send(b"silence, please"));
+    Peer::open(lab.addr, &client).ping(b"echo while others wait");
+    for mut peer in silent {
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn a_backend_that_does_not_answer_the_connect_is_a_counted_fault() {
+    let (listener, addr) = listener_with_no_backlog();
+    let lab = Setup::new(addr).flags("--connect-timeout 2s").start();
+    let client = plain(Version::Tls13);
+    let mut healthy = Peer::open(lab.addr, &client);
+    let (mut behind, _) = listener.accept().expect("the healthy connection");
+    converse(&mut healthy, &mut behind);
+    let queue = fill(addr);
+
+    let before = lab.metrics();
+    let mut peer = Peer::open(lab.addr, &client);
+    let (answer, end) = peer.rest();
+    assert!(answer.is_empty(), "{end:?} after {answer:?}");
+    lab.faulted(&before, 1);
+    converse(&mut healthy, &mut behind);
+
+    // Emptying the queue heals it.
+    queue.iter().for_each(|_| drop(listener.accept().expect("what filled the queue")));
+    let mut later = Peer::open(lab.addr, &client);
+    let (mut behind, _) = listener.accept().expect("the connection after");
+    converse(&mut later, &mut behind);
+    drop((later, healthy, behind, queue));
+    lab.stop();
+}
+
+fn listener_with_no_backlog() -> (TcpListener, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    socket.listen(0).expect("a bound socket can listen");
+    let listener = TcpListener::from(socket);
+    let addr = listener.local_addr().expect("a bound listener has an address");
+    (listener, addr)
+}
+
+/// Connects until the kernel no longer answers: from there on a connect hangs.
+fn fill(addr: SocketAddr) -> Vec<TcpStream> {
+    let mut queue = Vec::new();
+    while let Ok(socket) = TcpStream::connect_timeout(&addr, Duration::from_millis(500)) {
+        queue.push(socket);
+        assert!(queue.len() < 64, "the queue of {addr} has no end");
+    }
+    queue
+}
+
+fn converse(peer: &mut Peer, behind: &mut TcpStream) {
+    behind.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    peer.send(b"ping");
+    let mut heard = [0; 4];
+    behind.read_exact(&mut heard).expect("the ping arrives");
+    behind.write_all(b"pong").expect("the pong can be sent");
+    assert_eq!((&heard, peer.receive(4).as_slice()), (b"ping", b"pong".as_slice()));
+}
+
+#[test]
+fn a_connection_that_is_idle_too_long_is_ended_and_a_busy_one_is_not() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--idle-timeout 3s").start();
+    let client = plain(Version::Tls13);
+    let mut busy = Peer::open(lab.addr, &client);
+    busy.ping(b"before");
+    let before = lab.metrics();
+    let mut idle = Peer::open(lab.addr, &client);
+    idle.ping(b"the last for a long time");
+    eventually("the idle connection was ended", || {
+        busy.ping(b"busy");
+        pause();
+        lab.metrics().open() <= 1
+    });
+    let (answer, end) = idle.rest();
+    assert!(answer.is_empty(), "{end:?} after {answer:?}");
+    lab.faulted(&before, 1);
+    busy.ping(b"during");
+    Peer::open(lab.addr, &client).ping(b"after");
+    drop(busy);
+    lab.settled();
+    lab.stop();
+}

@@ -1,0 +1,76 @@
+//! Stage 5 for the whole process: SIGTERM drains and exits 0, a second one ends at once.
+
+use std::net::TcpStream;
+
+use crate::backend::{Backend, Manner};
+use crate::dice::{Dice, Noise};
+use crate::lab::{Lab, Setup};
+use crate::peer::{BOTH, End, Peer, Version, plain};
+use crate::tools::eventually;
+
+/// The drain has begun when nobody is listening any more.
+fn draining(lab: &Lab) {
+    eventually("new connections are refused", || TcpStream::connect(lab.addr).is_err());
+}
+
+#[test]
+fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
+    let backend = Backend::start(Manner::EchoCut(5));
+    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
+    let mut peers: Vec<Peer> = BOTH.iter().map(|&version| Peer::open(lab.addr, &plain(version))).collect();
+    peers.iter_mut().for_each(|peer| peer.ping(b"the first part"));
+    lab.terminate();
+    draining(&lab);
+    for (peer, seed) in peers.iter_mut().zip(50..) {
+        let data = Noise::bytes(seed, 500_000);
+        assert!(
+            peer.exchange(&data, &mut Dice::new(seed)) == data,
+            "seed {seed}: the transfer was disturbed"
+        );
+    }
+    for mut peer in peers {
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    let status = lab.await_exit();
+    assert_eq!(status.code(), Some(0), "after the drain: {status}");
+}
+
+#[test]
+fn sigint_drains_as_well() {
+    let backend = Backend::start(Manner::Echo);
+    let mut lab = Lab::start(backend.addr);
+    Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"served");
+    lab.settled();
+    crate::tools::signal(lab.pid(), "INT");
+    let status = lab.await_exit();
+    assert_eq!(status.code(), Some(0), "after the drain: {status}");
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let backend = Backend::start(Manner::Echo);
+    // Longer than this test's patience: only the second signal can end it in time.
+    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    peer.ping(b"held");
+    lab.terminate();
+    draining(&lab);
+    peer.ping(b"held through the drain");
+    lab.terminate();
+    lab.await_exit();
+    let (answer, end) = peer.rest();
+    assert!(answer.is_empty(), "{end:?} after {answer:?}");
+}
+
+#[test]
+fn a_drain_that_takes_too_long_is_cut_short() {
+    let backend = Backend::start(Manner::Echo);
+    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 1s").start();
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    peer.ping(b"held");
+    lab.terminate();
+    lab.await_exit();
+    let (answer, end) = peer.rest();
+    assert!(answer.is_empty(), "{end:?} after {answer:?}");
+}

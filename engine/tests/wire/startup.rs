@@ -1,0 +1,131 @@
+//! What must not start, and that it says why: each message names the thing that is wrong.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use crate::backend::{Backend, Manner};
+use crate::identity::Identity;
+use crate::lab::{Lab, Refusal, identity_flags, refused};
+use crate::peer::{BOTH, Peer, plain};
+use crate::tools::{have, scratch, text};
+
+const SOMEWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9"];
+
+#[test]
+fn a_certificate_without_a_key_is_refused() {
+    let files = scratch();
+    let (certificate, _) = Identity::ecdsa().write(files.path());
+    let refusal = refuse_identity(&certificate, &certificate);
+    says(&refusal, &["key", "ecdsa.crt"]);
+}
+
+#[test]
+fn the_key_of_another_certificate_is_refused() {
+    let files = scratch();
+    let (certificate, _) = Identity::one().write(files.path());
+    let (_, key) = Identity::two().write(files.path());
+    says(&refuse_identity(&certificate, &key), &["key", "two.key"]);
+}
+
+#[test]
+fn an_rsa_key_of_1024_bits_is_refused() {
+    if !have("openssl") {
+        return;
+    }
+    let files = scratch();
+    let (certificate, key) = (files.path().join("short.crt"), files.path().join("short.key"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:1024",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=offramp.test",
+    ]);
+    let output =
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().expect("openssl runs");
+    assert!(output.status.success(), "{}", text(&output));
+    let refusal = refuse_identity(&certificate, &key);
+    says(&refusal, &["RSA"]);
+    assert!(refusal.stderr.contains("1024") || refusal.stderr.contains("2048"), "no size in {refusal:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let files = scratch();
+    let (certificate, key) = Identity::ecdsa().write(files.path());
+    let missing = files.path().join("missing.pem");
+    says(&refuse_identity(&missing, &key), &["missing.pem"]);
+    says(&refuse_identity(&certificate, &missing), &["missing.pem"]);
+    // A directory: unreadable even for root.
+    says(&refuse_identity(&certificate, files.path()), &[files.path().to_str().expect("UTF-8")]);
+    let config = files.path().join("missing.toml");
+    says(&refused(&words(&["--config", config.to_str().expect("UTF-8")])), &["missing.toml"]);
+}
+
+#[test]
+fn an_unknown_configuration_key_is_refused() {
+    let files = scratch();
+    let config = files.path().join("offramp.toml");
+    std::fs::write(&config, "lisen = \"127.0.0.1:0\"\n").expect("the file can be written");
+    let mut arguments = words(&SOMEWHERE);
+    arguments.extend(identity_flags(Identity::ecdsa(), files.path()));
+    arguments.extend(words(&["--config", config.to_str().expect("UTF-8")]));
+    says(&refused(&arguments), &["lisen", "offramp.toml"]);
+}
+
+#[test]
+fn an_unknown_flag_is_refused() {
+    let mut arguments = words(&SOMEWHERE);
+    arguments.extend(words(&["--lisen", "127.0.0.1:0"]));
+    says(&refused(&arguments), &["--lisen"]);
+}
+
+#[test]
+fn a_port_in_use_is_refused_and_its_owner_undisturbed() {
+    let owner = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = owner.local_addr().expect("a bound listener has an address").to_string();
+    let files = scratch();
+    let mut arguments = words(&["--listen", &taken, "--backend", "127.0.0.1:9"]);
+    arguments.extend(identity_flags(Identity::ecdsa(), files.path()));
+    says(&refused(&arguments), &[&taken, "in use"]);
+}
+
+#[test]
+fn the_ready_line_is_true() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    for part in [&format!("backend {}", backend.addr), "1 worker", "records tx:", "rx:"] {
+        assert!(lab.ready.contains(part), "no {part:?} in {:?}", lab.ready);
+    }
+    for version in BOTH {
+        Peer::open(lab.addr, &plain(version)).ping(b"at once");
+    }
+    lab.stop();
+}
+
+fn refuse_identity(certificate: &Path, key: &Path) -> Refusal {
+    let mut arguments = words(&SOMEWHERE);
+    let path = |path: &Path| path.to_str().expect("scratch paths are UTF-8").to_owned();
+    arguments.extend(["--cert".to_owned(), path(certificate), "--key".to_owned(), path(key)]);
+    refused(&arguments)
+}
+
+/// A failure's exit code, and a message that a human can act on: it names these, and it is no crash.
+fn says(refusal: &Refusal, parts: &[&str]) {
+    assert!(refusal.status.code().is_some_and(|code| code != 0), "{refusal:?}");
+    let lower = refusal.stderr.to_lowercase();
+    for part in parts {
+        assert!(lower.contains(&part.to_lowercase()), "the message does not name {part:?}: {refusal:?}");
+    }
+    assert!(!lower.contains("panicked"), "{refusal:?}");
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
