@@ -1,0 +1,412 @@
+//! From the command line to plans, and from outcomes to reports.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustls::pki_types::ServerName;
+
+use crate::arguments::{Common, Direction, Handshake, Latency, Message, Output, Transfer, TrustArguments};
+use crate::demo::Terminator;
+use crate::latency::Experiment;
+use crate::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
+use crate::report::table::time;
+use crate::report::verdict::{Allowed, exit};
+use crate::report::{Environment, FORMAT, Report, Run, SearchStep};
+use crate::runner::{Clients, Outcome, Second};
+use crate::schedule::{Rate, Spacing};
+use crate::search::Search;
+use crate::terms::{self, ClientIdentity, Terms};
+use crate::trust::Trust;
+
+/// Connections at once in a closed loop, for each thread, unless told otherwise.
+const CONNECTIONS_PER_THREAD: usize = 8;
+/// Connections at once in an open loop unless told otherwise.
+const OPEN_CONNECTIONS_MAX: usize = 4096;
+/// The rate that a search begins with unless told otherwise.
+const SEARCH_FROM: f64 = 100.0;
+/// A rate is sustained if at least this share of it was done.
+const ACHIEVED_MIN: f64 = 0.95;
+
+/// What a search keeps to.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    p99: Duration,
+}
+
+/// Runs `loadgen handshake`; says the exit code.
+///
+/// # Errors
+/// The plan contradicts itself or cannot be carried out.
+pub fn handshake(arguments: &Handshake) -> Result<u8> {
+    let common = &arguments.common;
+    let mut plan = plan(common, Work::Handshake(arguments.request.clone()))?;
+    plan.resume = arguments.resume;
+    plan.until = arguments.samples.map_or(plan.until, Until::Counted);
+    if let Some(rate) = arguments.rate.filter(|_| !arguments.find_max) {
+        plan.load = open(common, rate, arguments.spacing);
+    }
+    ensure!(
+        !(common.rst && arguments.resume > 0.0 && arguments.request == Request::None)
+            || common.tls == [Version::Tls12],
+        "TLS 1.3 tickets come after the handshake, and --rst does not wait for them: add --request echo or \
+         http, or leave --rst out"
+    );
+    let allowed = Allowed { failures: common.allow_failures, full: arguments.allow_full };
+    let mut session = Session::new(common, plan)?;
+    if let Some(p99) = arguments.p99.filter(|_| arguments.find_max) {
+        let from = arguments.rate.map_or(SEARCH_FROM, |rate| rate.from);
+        return session.search(Limit { p99 }, from, arguments.spacing, allowed);
+    }
+    let targets = std::iter::once(&common.target).chain(&arguments.then_target);
+    session.run_all(targets, allowed)
+}
+
+/// Runs `loadgen transfer`; says the exit code.
+///
+/// # Errors
+/// The plan cannot be carried out.
+pub fn transfer(arguments: &Transfer) -> Result<u8> {
+    let work = match arguments.direction {
+        Direction::Up => Work::FromClient,
+        Direction::Down => Work::ToClient,
+        Direction::Both => Work::BothWays,
+    };
+    lasting(&arguments.common, work)
+}
+
+/// Runs `loadgen message`; says the exit code.
+///
+/// # Errors
+/// The plan cannot be carried out.
+pub fn message(arguments: &Message) -> Result<u8> {
+    let pace = arguments.every.map_or(Pace::AtOnce, Pace::Every);
+    let (request, answer) = (arguments.request_size, arguments.answer_size);
+    let work = if arguments.msrp { Work::Msrp { pace } } else { Work::Message { request, answer, pace } };
+    lasting(&arguments.common, work)
+}
+
+fn lasting(common: &Common, work: Work) -> Result<u8> {
+    let plan = plan(common, work)?;
+    let allowed = Allowed { failures: common.allow_failures, full: false };
+    Session::new(common, plan)?.run_all(std::iter::once(&common.target), allowed)
+}
+
+/// Runs `loadgen latency`; says the exit code.
+///
+/// # Errors
+/// The experiment cannot be made.
+pub fn latency(arguments: &Latency) -> Result<u8> {
+    ensure!(arguments.request != Request::None, "the first byte at the server needs a --request");
+    ensure!(!arguments.one_way.is_zero(), "--one-way must be more than nothing");
+    let inside = match arguments.target {
+        Some(_) => None,
+        None => Some(Terminator::start()?),
+    };
+    let (target, trust) = match (&inside, &arguments.target) {
+        (None, Some(target)) => (target.clone(), trust(&arguments.trust)?),
+        (Some(inside), _) => (inside.target(), Trust::Authorities(vec![inside.identity.certificate.clone()])),
+        (None, None) => bail!("--target is missing"),
+    };
+    let sni: Vec<_> = arguments.sni.iter().cloned().collect();
+    let experiment = Experiment {
+        names: names(&sni, &target)?,
+        target,
+        trust,
+        one_way: arguments.one_way,
+        samples: arguments.samples,
+        request: arguments.request.clone(),
+    };
+    let report = experiment.run(|row| eprintln!("{row} …"))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    if let Some(inside) = inside {
+        inside.end()?;
+    }
+    complain(&report.warnings, &report.problems);
+    Ok(if report.problems.is_empty() { exit::AS_ASKED } else { exit::NOT_AS_ASKED })
+}
+
+/// Runs `loadgen report`.
+///
+/// # Errors
+/// A file is no report.
+pub fn compare(a: &Path, b: &Path) -> Result<String> {
+    let read = |path: &Path| {
+        let name = path.display().to_string();
+        let json = fs::read_to_string(path).with_context(|| name.clone())?;
+        crate::report::compare::read(&name, &json).map(|report| (name, report))
+    };
+    let ((name_a, a), (name_b, b)) = (read(a)?, read(b)?);
+    Ok(crate::report::compare::table((&name_a, &a), (&name_b, &b)))
+}
+
+/// Runs `loadgen backend`, until a failure ends it.
+///
+/// # Errors
+/// The address is not to be had, or the host has no io_uring.
+pub fn backend(listen: SocketAddr, threads: usize) -> Result<()> {
+    let backend = crate::backend::Backend::listen(listen, threads)
+        .with_context(|| format!("{listen}: the backend cannot listen there"))?;
+    println!("backend ready: listening on {}", backend.address());
+    backend.wait().context("the backend")
+}
+
+/// The trust that arguments ask for.
+///
+/// # Errors
+/// They ask for none, or a file cannot be read.
+pub fn trust(arguments: &TrustArguments) -> Result<Trust> {
+    match (&arguments.ca, arguments.fingerprint.as_slice(), arguments.insecure) {
+        (Some(path), ..) => Ok(Trust::Authorities(terms::read_certificates(path)?)),
+        (None, [_, ..], _) => Ok(Trust::Fingerprints(arguments.fingerprint.clone())),
+        (None, [], true) => Ok(Trust::Anybody),
+        (None, [], false) => bail!("say whom to trust: --ca FILE, --fingerprint HEX or --insecure"),
+    }
+}
+
+fn plan(common: &Common, work: Work) -> Result<Plan> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let asked = common.connections.map(usize::try_from).transpose()?;
+    let most = asked.unwrap_or(usize::MAX);
+    let threads = common.threads.map_or(Ok(cores.min(most)), usize::try_from)?;
+    let connections = asked.unwrap_or(threads * CONNECTIONS_PER_THREAD);
+    ensure!(connections >= threads, "{threads} threads need at least as many --connections");
+    ensure!(!common.duration.is_zero(), "--duration must be more than nothing");
+    ensure!(!common.timeout.is_zero(), "--timeout must be more than nothing");
+    Ok(Plan {
+        work,
+        load: Load::Closed { connections },
+        resume: 0.0,
+        ending: if common.rst { Ending::Reset } else { Ending::Orderly },
+        sources: common.source.clone(),
+        threads,
+        warm_up: common.warm_up,
+        until: Until::Elapsed(common.duration),
+        patience: common.timeout,
+        give_up_after: common.give_up,
+        seed: common.seed,
+    })
+}
+
+fn open(common: &Common, rate: Rate, spacing: Spacing) -> Load {
+    let most = common.connections.and_then(|most| usize::try_from(most).ok());
+    Load::Open { rate, spacing, connections_max: most.unwrap_or(OPEN_CONNECTIONS_MAX) }
+}
+
+fn terms(common: &Common) -> Result<Terms> {
+    let certificates = common.client_cert.len();
+    ensure!(
+        certificates == common.client_key.len(),
+        "each --client-cert has its --client-key, in the same order"
+    );
+    let mut clients: Vec<_> = common
+        .client_cert
+        .iter()
+        .zip(&common.client_key)
+        .map(|(certificate, key)| ClientIdentity::read(certificate, key))
+        .collect::<Result<_>>()?;
+    for index in 0..common.client_certs {
+        clients.push(ClientIdentity::generate(&format!("client-{index}.invalid"))?);
+    }
+    let suites: Result<Vec<_>> = common.suites.iter().map(|name| terms::suite(name)).collect();
+    let groups: Result<Vec<_>> = common.groups.iter().map(|name| terms::group(name)).collect();
+    let (suites, groups) = (suites?, groups?);
+    Ok(Terms {
+        versions: common.tls.clone(),
+        suites: if suites.is_empty() { terms::default_suites() } else { suites },
+        groups: if groups.is_empty() { terms::default_groups() } else { groups },
+        names: names(&common.sni, &common.target)?,
+        trust: trust(&common.trust)?,
+        clients,
+    })
+}
+
+/// The names to ask for.
+///
+/// # Errors
+/// One is none.
+pub fn names(names: &[String], target: &Target) -> Result<Vec<ServerName<'static>>> {
+    let own = [target.host.clone()];
+    let names = if names.is_empty() { &own[..] } else { names };
+    let parse =
+        |name: &String| ServerName::try_from(name.clone()).with_context(|| format!("{name}: no server name"));
+    names.iter().map(parse).collect()
+}
+
+/// An invocation with its clients, whose tickets outlive a run.
+struct Session<'a> {
+    common: &'a Common,
+    plan: Plan,
+    clients: Clients,
+    report: Report,
+}
+
+impl<'a> Session<'a> {
+    fn new(common: &'a Common, plan: Plan) -> Result<Self> {
+        let clients = Clients::new(&plan, &terms(common)?)?;
+        let report = Report {
+            format: FORMAT,
+            command: command_line(),
+            environment: Environment::this(),
+            runs: Vec::new(),
+            search: None,
+            warnings: Vec::new(),
+            problems: Vec::new(),
+        };
+        Ok(Self { common, plan, clients, report })
+    }
+
+    fn run(&mut self, target: &Target) -> Result<(Run, Outcome)> {
+        let quiet = self.common.output.quiet;
+        let threads = self.plan.threads;
+        let progress = |second: Second<'_>| {
+            if !quiet {
+                eprintln!("{}", line(&second, threads));
+            }
+        };
+        let outcome = self.clients.run(&self.plan, target, progress)?;
+        let name = format!("{} ({})", target.host, target.address);
+        Ok((Run::new(name, &self.plan, &self.common.tls, &outcome), outcome))
+    }
+
+    fn run_all<'t>(mut self, targets: impl Iterator<Item = &'t Target>, allowed: Allowed) -> Result<u8> {
+        for target in targets {
+            let (run, _) = self.run(target)?;
+            self.report.runs.push(run);
+        }
+        let code = self.report.judge(allowed);
+        publish(&self.report, &self.common.output)?;
+        Ok(code)
+    }
+
+    fn search(&mut self, limit: Limit, from: f64, spacing: Spacing, allowed: Allowed) -> Result<u8> {
+        let mut search = Search::new(from);
+        let mut steps = Vec::new();
+        let mut best = None;
+        while let Some(rate) = search.next() {
+            self.plan.load = open(self.common, Rate::steady(rate), spacing);
+            let (run, _) = self.run(&self.common.target)?;
+            let refused = refused(&run, rate, limit, allowed);
+            let p99_us = run.subject().map_or(0, |latency| latency.p99);
+            eprintln!(
+                "{rate:.0}/s: {:.0}/s done, p99 {}: {}",
+                run.handshakes.per_second,
+                time(p99_us),
+                refused.as_deref().unwrap_or("sustained")
+            );
+            search.tell(refused.is_none());
+            steps.push(SearchStep {
+                rate,
+                achieved: run.handshakes.per_second,
+                p99_us,
+                refused: refused.clone(),
+            });
+            if refused.is_none() {
+                best = Some(run);
+            }
+        }
+        self.report.search = Some(steps);
+        self.report.runs.extend(best);
+        let mut code = self.report.judge(allowed);
+        match search.answer() {
+            Some(rate) => eprintln!("highest sustained rate: {rate:.0} connections a second"),
+            None => {
+                let text = format!("{}: no rate keeps p99 within {:?}", self.common.target.host, limit.p99);
+                self.report.problems.push(text);
+                code = exit::NO_RATE;
+            }
+        }
+        publish(&self.report, &self.common.output)?;
+        Ok(code)
+    }
+}
+
+/// Why a rate is more than can be sustained.
+fn refused(run: &Run, rate: f64, limit: Limit, allowed: Allowed) -> Option<String> {
+    let (problems, _) = crate::report::verdict::problems(run, allowed);
+    if let Some(problem) = problems.first() {
+        return Some(problem.clone());
+    }
+    let p99 = run.subject().map_or(Duration::MAX, |latency| Duration::from_micros(latency.p99));
+    if p99 > limit.p99 {
+        return Some(format!("p99 is above {:?}", limit.p99));
+    }
+    if crate::report::verdict::is_saturated(run) {
+        return Some("the load generator has no CPU time left: the target may sustain more".to_owned());
+    }
+    // Planned starts are left to chance: a few are more or less than the rate says.
+    let chance = 3.0 * (rate * run.seconds).sqrt() / run.seconds.max(1e-9);
+    (run.handshakes.per_second < ACHIEVED_MIN * rate - chance).then(|| "fewer were done".to_owned())
+}
+
+/// A second of progress.
+fn line(second: &Second<'_>, threads: usize) -> String {
+    let interval = second.interval;
+    let latency = |quantile| match interval.latency.len() {
+        0 => "–".to_owned(),
+        _ => time(interval.latency.value_at_quantile(quantile)),
+    };
+    let bytes = interval.up + interval.down;
+    let data = match (interval.messages, bytes) {
+        (0, 0) => String::new(),
+        (0, bytes) => format!("  {:.1} MB", bytes as f64 / 1e6),
+        (messages, _) => format!("  {messages} messages"),
+    };
+    format!(
+        "{:>4} s{}  started {}  done {}  failed {}  open {}  {}/s{data}  p50 {}  p99 {}  own CPU {:.0} %",
+        second.index + 1,
+        if second.warm_up { " warm-up" } else { "" },
+        interval.started,
+        interval.done,
+        interval.failed,
+        interval.open,
+        interval.handshakes,
+        latency(0.5),
+        latency(0.99),
+        interval.cpu_ns as f64 / 1e7 / threads as f64,
+    )
+}
+
+/// Writes a report where it was asked for, and what is wrong to standard error.
+fn publish(report: &Report, output: &Output) -> Result<()> {
+    let write = |path: &Path, content: String| {
+        fs::write(path, content).with_context(|| format!("{}: cannot be written", path.display()))
+    };
+    match &output.json {
+        Some(path) if path.as_os_str() == "-" => println!("{}", report.json()?),
+        path => {
+            print!("{}", report.table());
+            path.as_ref().map_or(Ok(()), |path| write(path, report.json()?))?;
+        }
+    }
+    if let Some(path) = &output.csv {
+        write(path, report.csv())?;
+    }
+    if let Some(path) = &output.html {
+        write(path, report.html()?)?;
+    }
+    complain(&report.warnings, &report.problems);
+    Ok(())
+}
+
+fn complain(warnings: &[String], problems: &[String]) {
+    for warning in warnings {
+        eprintln!("loadgen: warning: {warning}");
+    }
+    for problem in problems {
+        eprintln!("loadgen: {problem}");
+    }
+}
+
+/// As it was typed, the program's own path shortened to its name.
+fn command_line() -> String {
+    let words = std::env::args().skip(1);
+    std::iter::once("loadgen".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,321 @@
+//! What a completion means for its connection, and what follows from it.
+
+use std::cmp::Reverse;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use offramp::buf::{BUF_BYTES, Buf};
+use offramp::sys::ring::{Completion, Outcome};
+use offramp::sys::socket;
+
+use super::connection::{Connection, Stage};
+use super::now;
+use super::worker::{NO_BUFFER, RECEIVE, SEND, Worker, token};
+use crate::failure::{Failure, Moment};
+use crate::plan::{Ending, Version};
+use crate::task::{Next, Progress};
+
+/// A flight or a message fits in it, mostly; thousands of connections may send one at the same time.
+const SMALL_BYTES: usize = 4 * 1024;
+/// Free ones that are kept.
+const SMALL_KEPT: usize = 1024;
+
+impl Worker<'_> {
+    pub(super) fn complete(&mut self, completion: Completion) -> Result<()> {
+        let index = usize::try_from(completion.token >> 1)?;
+        let operation = completion.token & 1;
+        let moment = now();
+        let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
+        if operation == RECEIVE {
+            connection.receiving = false;
+        } else {
+            connection.sending = false;
+        }
+        let result = match completion.outcome {
+            Outcome::Connected => {
+                if connection.stage == Stage::Connecting {
+                    connection.stage = Stage::Handshaking;
+                    connection.times.connected = Some(moment);
+                    connection.times.since = moment;
+                }
+                Ok(())
+            }
+            Outcome::Received { buf, .. } => {
+                let result = self.received(index, &buf, moment);
+                self.bufs.give(buf);
+                result
+            }
+            Outcome::Sent { buf, .. } => {
+                if connection.stage == Stage::Talking {
+                    connection.times.since = moment;
+                }
+                self.send(index, buf);
+                Ok(())
+            }
+            Outcome::Failed { errno: NO_BUFFER, buf: None } if operation == RECEIVE => Ok(()),
+            Outcome::Failed { errno, buf } => {
+                let at = connection.moment();
+                if let Some(buf) = buf {
+                    self.give(buf);
+                }
+                Err(Failure::system(at, errno))
+            }
+            other => bail!("the ring completed what was never started: {other:?}"),
+        };
+        if let Err(failure) = result {
+            self.fail(index, &failure);
+        }
+        self.advance(index, moment)
+    }
+
+    fn received(&mut self, index: usize, buf: &Buf, now: Instant) -> Result<(), Failure> {
+        let place = &mut self.places[index];
+        let Some(connection) = &mut place.connection else { return Ok(()) };
+        match connection.stage {
+            Stage::Ended => return Ok(()),
+            Stage::Closing { .. } => {
+                if buf.is_empty() {
+                    self.closed(index, now);
+                } else {
+                    // Tickets may still come; what else comes is of no interest any more.
+                    self.plaintext.clear();
+                    let _ = connection.session.receive(buf.filled(), &mut self.plaintext);
+                }
+                return Ok(());
+            }
+            _ if buf.is_empty() => return Err(Failure::Closed(connection.moment())),
+            _ => {}
+        }
+        self.plaintext.clear();
+        connection.session.receive(buf.filled(), &mut self.plaintext)?;
+        if connection.stage == Stage::Handshaking
+            && let Some(established) = connection.session.established()
+        {
+            connection.stage = Stage::Talking;
+            connection.times.ready = Some(now);
+            connection.times.since = now;
+            place.primed = true;
+            if !place.active {
+                place.active = true;
+                self.opening -= 1;
+                self.shared.gate.activate();
+            }
+            self.meter.established(connection, established, now);
+        }
+        if connection.stage == Stage::Talking {
+            self.heard(index, now)?;
+        }
+        Ok(())
+    }
+
+    /// What the connection does with the plaintext that came.
+    fn heard(&mut self, index: usize, now: Instant) -> Result<(), Failure> {
+        let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
+        connection.task.take(&self.plaintext, now)?;
+        if !self.plaintext.is_empty() {
+            connection.times.since = now;
+            if connection.times.first_byte.is_none() {
+                connection.times.first_byte = Some(now);
+                self.meter.first_byte(connection, now);
+            }
+        }
+        let progress = connection.task.progress();
+        if progress != Progress::default() {
+            self.failures_in_a_row = 0;
+            self.meter.progress(&progress, now);
+        }
+        if connection.task.rests() && !connection.sleeps {
+            self.go_on(index, now);
+        } else if connection.session.peer_has_closed() {
+            return Err(Failure::Closed(connection.moment()));
+        }
+        Ok(())
+    }
+
+    /// Goes on with a conversation that rests, or ends it.
+    pub(super) fn go_on(&mut self, index: usize, now: Instant) {
+        let Some(connection) = &mut self.places[index].connection else { return };
+        if self.meter.is_over(now) && self.plan.work.lasts() {
+            return self.close(index, now);
+        }
+        match connection.task.go_on(now) {
+            Next::Goes => connection.times.since = now,
+            Next::Waits(until) => {
+                connection.sleeps = true;
+                self.timers.push(Reverse((until, index)));
+            }
+            Next::Ends => self.close(index, now),
+        }
+    }
+
+    /// Ends a connection that has done its work, as the plan has it.
+    pub(super) fn close(&mut self, index: usize, now: Instant) {
+        let Some(connection) = &mut self.places[index].connection else { return };
+        self.failures_in_a_row = 0;
+        if self.plan.ending == Ending::Orderly {
+            connection.session.close();
+        }
+        connection.stage = Stage::Closing { said: false };
+        connection.times.closing = Some(now);
+        connection.times.since = now;
+    }
+
+    /// The peer's end came after ours.
+    fn closed(&mut self, index: usize, now: Instant) {
+        let Some(connection) = &mut self.places[index].connection else { return };
+        connection.stage = Stage::Ended;
+        let close = connection.times.closing.map(|since| now.saturating_duration_since(since));
+        self.meter.done(&connection.times, close, now);
+    }
+
+    /// Keeps what is due in flight, or gives the place of a connection that has ended to the next one.
+    pub(super) fn advance(&mut self, index: usize, now: Instant) -> Result<()> {
+        let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
+        match connection.stage {
+            Stage::Ended => return self.leave(index),
+            Stage::Connecting => return Ok(()),
+            _ => {}
+        }
+        let resets = self.plan.ending == Ending::Reset && matches!(connection.stage, Stage::Closing { .. });
+        if !connection.receiving && !resets {
+            connection.receiving = true;
+            self.ring.receive(connection.socket.as_fd(), BUF_BYTES, true, token(index, RECEIVE));
+        }
+        if connection.sending {
+            return Ok(());
+        }
+        if connection.stage == Stage::Talking {
+            connection.task.fill(&mut connection.session);
+        }
+        if connection.session.wants_to_send() {
+            let mut buf = if self.plan.work.is_bulk() {
+                self.bufs.take()
+            } else {
+                self.small.pop().unwrap_or_else(|| Buf::with_capacity(SMALL_BYTES))
+            };
+            connection.session.records(&mut buf)?;
+            self.send(index, buf);
+        } else if resets {
+            connection.stage = Stage::Ended;
+            self.meter.done(&connection.times, None, now);
+            return self.leave(index);
+        } else if connection.stage == (Stage::Closing { said: false }) {
+            connection.stage = Stage::Closing { said: true };
+            if socket::shutdown_write(connection.socket.as_fd()).is_err() {
+                // The peer was faster, with a reset.
+                self.closed(index, now);
+                return self.leave(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the place of a connection that has ended, as soon as nothing of it is in flight.
+    fn leave(&mut self, index: usize) -> Result<()> {
+        let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
+        if connection.sending || connection.receiving {
+            if connection.receiving {
+                self.ring.cancel(connection.socket.as_fd());
+            }
+            return Ok(());
+        }
+        if let Some(Connection { socket, .. }) = self.places[index].connection.take() {
+            self.ring.close(socket);
+        }
+        self.open -= 1;
+        if self.arrivals.is_some() || self.failures_in_a_row == 0 {
+            self.free.push(index);
+        } else {
+            self.rest(index, now());
+        }
+        Ok(())
+    }
+
+    /// Sends what is left of a buffer, or takes it back.
+    fn send(&mut self, index: usize, buf: Buf) {
+        match &mut self.places[index].connection {
+            Some(connection) if !buf.is_empty() && connection.stage != Stage::Ended => {
+                connection.sending = true;
+                self.ring.send(connection.socket.as_fd(), buf, token(index, SEND));
+            }
+            _ => self.give(buf),
+        }
+    }
+
+    /// Takes a buffer back.
+    fn give(&mut self, mut buf: Buf) {
+        if buf.capacity() != SMALL_BYTES {
+            self.bufs.give(buf);
+        } else if self.small.len() < SMALL_KEPT {
+            buf.clear();
+            self.small.push(buf);
+        }
+    }
+
+    pub(super) fn fail(&mut self, index: usize, failure: &Failure) {
+        let place = &mut self.places[index];
+        let Some(connection) = &mut place.connection else { return };
+        match connection.stage {
+            // It was over, or has failed already: what cancelling it brings is no news.
+            Stage::Ended => return,
+            // A reset is one way to answer our end.
+            Stage::Closing { .. } if matches!(failure, Failure::Reset(Moment::Close)) => {
+                connection.stage = Stage::Ended;
+                self.meter.done(&connection.times, None, now());
+                return;
+            }
+            _ => {}
+        }
+        // What we do not accept is told to the peer by an alert.
+        let tells = matches!(failure, Failure::Certificate(_) | Failure::Tls(_))
+            && !connection.sending
+            && !connection.receiving
+            && connection.session.wants_to_send();
+        if !place.active {
+            self.opening -= 1;
+        }
+        // Its ticket may be lost: a TLS 1.3 ticket serves once.
+        place.primed &= connection.wish.version == Version::Tls12;
+        self.meter.failed(failure);
+        self.count_failure(failure);
+        if tells {
+            self.tell(index);
+        } else {
+            self.abort(index);
+        }
+    }
+
+    /// Sends what waits to be sent, as the last thing.
+    fn tell(&mut self, index: usize) {
+        let mut buf = Buf::with_capacity(SMALL_BYTES);
+        let Some(connection) = &mut self.places[index].connection else { return };
+        if connection.session.records(&mut buf).is_ok() {
+            self.send(index, buf);
+        }
+        if let Some(connection) = &mut self.places[index].connection {
+            connection.stage = Stage::Ended;
+        }
+    }
+
+    /// Cancels what is in flight; the rest follows from that.
+    pub(super) fn abort(&mut self, index: usize) {
+        let Some(connection) = &mut self.places[index].connection else { return };
+        connection.stage = Stage::Ended;
+        if connection.sending || connection.receiving {
+            self.ring.cancel(connection.socket.as_fd());
+        }
+    }
+
+    /// Breaks the run off, for all threads, after so many failures in a row.
+    pub(super) fn count_failure(&mut self, failure: &Failure) {
+        self.failures_in_a_row += 1;
+        if self.failures_in_a_row >= self.plan.give_up_after && self.broken_off.is_none() {
+            let count = self.failures_in_a_row;
+            self.broken_off =
+                Some(format!("too many connections fail: {count} in a row, the last one: {failure}"));
+            self.shared.stop.store(true, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! One connection: where it is, since when, and what is in flight on it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::failure::Moment;
+use crate::plan::Version;
+use crate::session::Session;
+use crate::task::Task;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Connecting,
+    Handshaking,
+    Talking,
+    /// close_notify is on its way, or, if `said`, also FIN; the peer's end is waited for.
+    Closing {
+        said: bool,
+    },
+    /// What is in flight is waited for; then the next connection takes the place.
+    Ended,
+}
+
+/// What a connection was to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub(super) version: Version,
+    pub(super) resume: bool,
+    /// Whether it offered a ticket, and whether that came from an earlier target.
+    pub(super) offered: bool,
+    pub(super) foreign: bool,
+    /// It only fetches a ticket, and is no sample.
+    pub(super) fetches: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    pub(super) session: Session,
+    pub(super) task: Task,
+    pub(super) wish: Wish,
+    pub(super) stage: Stage,
+    pub(super) times: Times,
+    /// A send, or the connect, is in flight.
+    pub(super) sending: bool,
+    pub(super) receiving: bool,
+    /// The conversation rests until a timer.
+    pub(super) sleeps: bool,
+}
+
+/// When what happened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) planned: Instant,
+    pub(super) started: Instant,
+    pub(super) connected: Option<Instant>,
+    pub(super) ready: Option<Instant>,
+    pub(super) first_byte: Option<Instant>,
+    pub(super) closing: Option<Instant>,
+    /// Since when the present part takes.
+    pub(super) since: Instant,
+}
+
+impl Times {
+    pub(super) fn new(planned: Instant, started: Instant) -> Self {
+        Self {
+            planned,
+            started,
+            connected: None,
+            ready: None,
+            first_byte: None,
+            closing: None,
+            since: started,
+        }
+    }
+}
+
+impl Connection {
+    /// What it is at.
+    pub(super) fn moment(&self) -> Moment {
+        match self.stage {
+            Stage::Connecting => Moment::Connect,
+            Stage::Handshaking => Moment::Handshake,
+            Stage::Talking if self.times.first_byte.is_none() => Moment::FirstByte,
+            Stage::Talking => Moment::Data,
+            Stage::Closing { .. } | Stage::Ended => Moment::Close,
+        }
+    }
+
+    /// Whether the present part takes longer than it may.
+    pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
+        !self.sleeps && self.stage != Stage::Ended && now >= self.times.since + patience
+    }
+}

@@ -1,0 +1,264 @@
+//! Messages and their answers, every byte of both checked.
+
+use std::time::Instant;
+
+use super::{Next, Progress};
+use crate::backend::{MESSAGE, RIGHT};
+use crate::failure::Failure;
+use crate::msrp::{self, CHUNK_BYTES_MAX, Chunk};
+use crate::pattern;
+use crate::plan::Pace;
+use crate::session::Session;
+
+/// The sizes of MSRP-like messages: of 100, so many have this many bytes. Short texts mostly, some long ones,
+/// a few pictures; an assumption, for no public figures exist.
+const MSRP_MIX: [(u8, std::ops::RangeInclusive<usize>); 3] =
+    [(70, 20..=300), (25, 301..=2048), (5, 2049..=16_384)];
+
+/// The conversation of a connection with a [`backend`](crate::backend).
+#[derive(Debug)]
+pub struct Messages {
+    sizes: Sizes,
+    pace: Pace,
+    dice: fastrand::Rng,
+    /// What is to be said, and how much of it was.
+    unsaid: Vec<u8>,
+    said: usize,
+    /// What is to be heard, and how much of it was. The bytes of the pattern follow.
+    expected: Vec<u8>,
+    heard: usize,
+    /// Bytes of the pattern that are still to be heard.
+    pattern_due: u64,
+    /// Where in the pattern each direction is.
+    sent: u64,
+    received: u64,
+    /// Messages and chunks so far.
+    messages: u64,
+    chunks: u64,
+    /// When the message under way was due; none if none is.
+    due: Option<Instant>,
+    /// When the next one is.
+    next_due: Option<Instant>,
+    /// Bytes of the message under way.
+    len: u64,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Sizes {
+    Plain { request: u32, answer: u32 },
+    Msrp,
+}
+
+impl Messages {
+    pub(super) fn plain(request: u32, answer: u32, pace: Pace, dice: fastrand::Rng) -> Self {
+        let mut messages = Self::msrp(pace, dice);
+        messages.sizes = Sizes::Plain { request, answer };
+        messages.unsaid.push(MESSAGE);
+        messages.expected.push(MESSAGE);
+        messages
+    }
+
+    pub(super) fn msrp(pace: Pace, dice: fastrand::Rng) -> Self {
+        Self {
+            sizes: Sizes::Msrp,
+            pace,
+            dice,
+            unsaid: Vec::new(),
+            said: 0,
+            expected: Vec::new(),
+            heard: 0,
+            pattern_due: 0,
+            sent: 0,
+            received: 0,
+            messages: 0,
+            chunks: 0,
+            due: None,
+            next_due: None,
+            len: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    pub(super) fn fill(&mut self, session: &mut Session) {
+        while self.said < self.unsaid.len() {
+            let count = session.send(&self.unsaid[self.said..]);
+            self.said += count;
+            if count == 0 {
+                return;
+            }
+        }
+        self.unsaid.clear();
+        self.said = 0;
+    }
+
+    pub(super) fn take(&mut self, plaintext: &[u8], now: Instant) -> Result<(), Failure> {
+        let (head, rest) = plaintext.split_at(plaintext.len().min(self.expected.len() - self.heard));
+        if head != &self.expected[self.heard..self.heard + head.len()] {
+            return Err(Failure::Changed("an answer that does not belong to what was sent"));
+        }
+        self.heard += head.len();
+        if rest.len() as u64 > self.pattern_due {
+            return Err(Failure::Changed("more came than was asked for"));
+        }
+        if !pattern::matches(self.received, rest) {
+            return Err(Failure::Changed("a byte to the client was lost or changed"));
+        }
+        self.received += rest.len() as u64;
+        self.pattern_due -= rest.len() as u64;
+        self.progress.down += rest.len() as u64;
+        if self.rests() {
+            self.expected.clear();
+            self.heard = 0;
+            if let Some(due) = self.due.take() {
+                self.progress.messages.push(now.saturating_duration_since(due));
+                self.progress.up += self.len;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.heard == self.expected.len() && self.pattern_due == 0
+    }
+
+    pub(super) fn go_on(&mut self, now: Instant) -> Next {
+        let due = match self.pace {
+            Pace::AtOnce => now,
+            Pace::Every(gap) => {
+                // The first one is due at any moment of a gap: connections do not speak in chorus.
+                let first = || now + gap.mul_f64(self.dice.f64());
+                let due = self.next_due.unwrap_or_else(first);
+                self.next_due = Some(due);
+                if due > now {
+                    return Next::Waits(due);
+                }
+                self.next_due = Some(due + gap);
+                due
+            }
+        };
+        self.due = Some(due);
+        self.messages += 1;
+        match self.sizes {
+            Sizes::Plain { request, answer } => {
+                self.unsaid.extend(request.to_be_bytes());
+                self.unsaid.extend(answer.to_be_bytes());
+                self.say_pattern(request as usize);
+                self.expected.push(RIGHT);
+                self.pattern_due = answer.into();
+                self.len = request.into();
+            }
+            Sizes::Msrp => self.say_chunks(),
+        }
+        Next::Goes
+    }
+
+    pub(super) fn progress(&mut self) -> Progress {
+        std::mem::take(&mut self.progress)
+    }
+
+    fn say_pattern(&mut self, mut len: usize) {
+        while len > 0 {
+            let bytes = pattern::at(self.sent, len);
+            self.unsaid.extend_from_slice(bytes);
+            self.sent += bytes.len() as u64;
+            len -= bytes.len();
+        }
+    }
+
+    fn say_chunks(&mut self) {
+        let total = self.msrp_size();
+        self.len = total as u64;
+        for start in (0..total).step_by(CHUNK_BYTES_MAX) {
+            let len = (total - start).min(CHUNK_BYTES_MAX);
+            self.chunks += 1;
+            let chunk = Chunk { id: self.chunks, message: self.messages, start, len, total };
+            chunk.write(&mut self.unsaid, pattern::at(self.sent, len));
+            self.sent += len as u64;
+            msrp::write_ok(&mut self.expected, chunk.id);
+        }
+    }
+
+    fn msrp_size(&mut self) -> usize {
+        let mut dice = self.dice.u8(0..100);
+        for (share, sizes) in MSRP_MIX {
+            if dice < share {
+                return self.dice.usize(sizes);
+            }
+            dice -= share;
+        }
+        *MSRP_MIX[0].1.start()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runner::now;
+
+    fn greeted(pace: Pace) -> (Messages, Instant) {
+        let now = now();
+        let mut messages = Messages::plain(3, 5, pace, fastrand::Rng::with_seed(1));
+        assert!(!messages.rests(), "the mode is not echoed yet");
+        messages.take(&[MESSAGE], now).unwrap();
+        assert!(messages.rests());
+        messages.unsaid.clear();
+        (messages, now)
+    }
+
+    #[test]
+    fn an_answer_is_checked_byte_by_byte_and_timed() {
+        let (mut messages, now) = greeted(Pace::AtOnce);
+        assert_eq!(messages.go_on(now), Next::Goes);
+        assert_eq!(&messages.unsaid[..8], [0, 0, 0, 3, 0, 0, 0, 5]);
+        assert_eq!(&messages.unsaid[8..], pattern::at(0, 3));
+        messages.take(&[RIGHT], now).unwrap();
+        assert!(!messages.rests());
+        messages.take(pattern::at(0, 5), now + Duration::from_millis(7)).unwrap();
+        let expected = Progress { down: 5, up: 3, messages: vec![Duration::from_millis(7)] };
+        assert_eq!(messages.progress(), expected);
+        assert!(messages.take(b"x", now).is_err(), "nothing more is due");
+        messages.go_on(now);
+        assert!(messages.take(b"!", now).is_err(), "the backend found a changed byte");
+    }
+
+    #[test]
+    fn a_message_counts_from_when_it_was_due_and_none_is_left_out() {
+        let gap = Duration::from_secs(1);
+        let (mut messages, now) = greeted(Pace::Every(gap));
+        let Next::Waits(first) = messages.go_on(now) else { panic!("the first one is due later") };
+        assert!(first < now + gap);
+        assert_eq!(messages.go_on(first), Next::Goes);
+        // Answered 2.5 gaps later: the next two were due meanwhile.
+        let late = first + gap.mul_f64(2.5);
+        let answer = [&[RIGHT], pattern::at(0, 5)].concat();
+        messages.take(&answer, late).unwrap();
+        assert_eq!(messages.go_on(late), Next::Goes);
+        messages.take(&[&[RIGHT], pattern::at(5, 5)].concat(), late).unwrap();
+        assert_eq!(messages.progress().messages, [gap.mul_f64(2.5), gap.mul_f64(1.5)]);
+        assert_eq!(messages.go_on(late), Next::Goes, "due half a gap ago");
+    }
+
+    #[test]
+    fn msrp_messages_come_in_chunks_and_every_one_is_to_be_acknowledged() {
+        let now = now();
+        let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
+        assert!(messages.rests(), "the client speaks first");
+        let mut long = 0;
+        for _ in 0..200 {
+            messages.go_on(now);
+            long += usize::from(messages.len > CHUNK_BYTES_MAX as u64);
+            let answers = std::mem::take(&mut messages.expected);
+            messages.expected.clone_from(&answers);
+            let (last, before) = answers.split_last().unwrap();
+            messages.take(before, now).unwrap();
+            assert!(!messages.rests());
+            messages.take(&[*last], now).unwrap();
+            assert!(messages.rests());
+        }
+        assert_eq!(messages.progress().messages.len(), 200);
+        assert!((2..30).contains(&long), "about one in twenty is longer than a chunk: {long}");
+    }
+}

@@ -1,0 +1,341 @@
+//! The commands as one starts them, against OpenSSL, nginx and an engine.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what must not fail")]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use assert_cmd::Command;
+use offramp_loadgen::backend::Backend;
+use offramp_loadgen::identity::{Identity, SERVER_NAME};
+use offramp_loadgen::trust;
+use serde_json::Value;
+
+mod engine;
+mod peers;
+mod ring;
+
+/// What a command said.
+struct Said {
+    code: i32,
+    report: Value,
+    errors: String,
+}
+
+/// Runs a command for half a second on `target`, trusting `identity`, with its report as JSON.
+fn run(command: &str, target: SocketAddr, identity: &Identity, arguments: &[&str]) -> Said {
+    let ca = identity.certificate_file();
+    let output = Command::cargo_bin("loadgen")
+        .unwrap()
+        .args([command, "--target", &target.to_string(), "--sni", SERVER_NAME, "--ca", ca.to_str().unwrap()])
+        .args(["-d", "500ms", "-c", "4", "-t", "1", "--json"])
+        .args(if arguments.contains(&"--warm-up") { &[][..] } else { &["--warm-up", "200ms"] })
+        .args(arguments)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    Said { code: output.status.code().unwrap(), report, errors }
+}
+
+fn count(run: &Value, what: &str) -> u64 {
+    run["handshakes"][what].as_u64().unwrap()
+}
+
+#[test]
+fn openssl_full_resumed_and_hello_retry_are_told_apart() {
+    let identity = Identity::generate().unwrap();
+    if !ring::is_there() {
+        return;
+    }
+    let Some(peer) = peers::openssl(&identity, &[]) else { return };
+    for version in ["1.2", "1.3"] {
+        for (share, kind) in [("0", "full"), ("1", "resumed")] {
+            let arguments = ["--tls", version, "--resume", share, "--request", "http"];
+            let said = run("handshake", peer.address, &identity, &arguments);
+            let run = &said.report["runs"][0];
+            assert_eq!(said.code, 0, "{}", said.errors);
+            assert!(count(run, "count") > 0);
+            assert_eq!(
+                (count(run, kind), count(run, "as_asked")),
+                (count(run, "count"), count(run, "count"))
+            );
+        }
+    }
+    drop(peer);
+    let Some(peer) = peers::openssl(&identity, &["-groups", "P-384"]) else { return };
+    let said = run("handshake", peer.address, &identity, &["--request", "http"]);
+    let run = &said.report["runs"][0];
+    assert_eq!((said.code, count(run, "hello_retry")), (0, count(run, "count")), "{}", said.errors);
+}
+
+#[test]
+fn a_mix_on_nginx_is_as_asked_and_every_part_is_timed() {
+    let identity = Identity::generate().unwrap();
+    if !ring::is_there() {
+        return;
+    }
+    let Some(peer) = peers::nginx(&identity, None) else { return };
+    // An open loop does not wait for the first tickets, so they need time on a slow machine.
+    let mix = ["--tls", "1.2,1.3", "--resume", "0.5", "--request", "http", "--rate", "50..200"];
+    let said = run("handshake", peer.address, &identity, &[&mix[..], &["--warm-up", "2s"]].concat());
+    assert_eq!(said.code, 0, "{}", said.errors);
+    let run = &said.report["runs"][0];
+    for what in ["full", "resumed", "tls12", "tls13"] {
+        assert!(count(run, what) > 0, "{what}: {run}");
+    }
+    for part in ["connect", "handshake", "first_byte", "ready", "total", "late_start"] {
+        let latency = &run["latency_us"][part];
+        assert!(latency["count"].as_u64().unwrap() > 0, "{part}");
+        assert!(latency["p50"].as_u64() <= latency["p99_99"].as_u64(), "{part}");
+    }
+    // A peer that is waited for, in contrast to one that answers our end with a reset.
+    let said = self::run("handshake", peer.address, &identity, &[]);
+    assert!(said.report["runs"][0]["latency_us"]["close"]["count"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn tickets_serve_on_another_host_only_if_it_shares_the_key() {
+    let identity = Identity::generate().unwrap();
+    if !ring::is_there() || !peers::has("nginx") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let keys = [1, 1, 2].map(|value| peers::ticket_key(directory.path(), value));
+    let [first, same, other] = keys.map(|key| peers::nginx(&identity, Some(&key)).unwrap());
+    for version in ["1.2", "1.3"] {
+        for (then, code) in [(&same, 0), (&other, 4)] {
+            let then = then.address.to_string();
+            let arguments = ["--tls", version, "--resume", "1", "--request", "http", "--then-target", &then];
+            let said = run("handshake", first.address, &identity, &arguments);
+            let run = &said.report["runs"][1];
+            assert_eq!(said.code, code, "{version}: {}", said.errors);
+            let offered = count(run, "foreign_tickets_offered");
+            assert!(offered > 0, "{version}: {run}");
+            let expected = if code == 0 { offered } else { 0 };
+            assert_eq!(count(run, "foreign_tickets_resumed"), expected, "{version}");
+        }
+    }
+}
+
+#[test]
+fn certificates_are_asked_for_shown_and_checked() {
+    let identity = Identity::generate().unwrap();
+    if !ring::is_there() {
+        return;
+    }
+    let Some(peer) = peers::openssl(&identity, &["-Verify", "1"]) else { return };
+    for version in ["1.2", "1.3"] {
+        let none = run("handshake", peer.address, &identity, &["--tls", version, "--request", "http"]);
+        assert_eq!(none.code, 3, "{}", none.errors);
+        assert!(none.errors.contains("× alert ") || none.errors.contains("× closed"), "{}", none.errors);
+        let arguments = ["--tls", version, "--request", "http", "--client-certs", "3"];
+        let said = run("handshake", peer.address, &identity, &arguments);
+        assert_eq!(said.code, 0, "{}", said.errors);
+    }
+    drop(peer);
+    let Some(peer) = peers::openssl(&identity, &[]) else { return };
+    let right = trust::fingerprint(&identity.certificate).map(|byte| format!("{byte:02x}")).concat();
+    let wrong = "ab".repeat(32);
+    for (fingerprint, code, said) in [(&right, 0, ""), (&wrong, 3, "certificate: its fingerprint is")] {
+        let target = peer.address.to_string();
+        let output = Command::cargo_bin("loadgen")
+            .unwrap()
+            .args(["handshake", "--target", &target, "--fingerprint", fingerprint, "-d", "300ms"])
+            .args(["--warm-up", "0", "-c", "2", "-t", "1"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    }
+}
+
+#[test]
+fn the_long_line_has_as_many_messages_as_predicted_and_is_never_faster() {
+    if !ring::is_there() {
+        return;
+    }
+    let arguments = ["latency", "--one-way", "5ms", "--samples", "5", "--json"];
+    let output = Command::cargo_bin("loadgen").unwrap().args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 8);
+    for row in rows {
+        let (predicted, measured) = (&row["predicted"], &row["measured"]);
+        assert_eq!(predicted["messages"], measured["messages"], "{row}");
+        for what in ["ready_ms", "first_byte_ms"] {
+            // The clock's resolution, and that of the histogram.
+            assert!(measured[what].as_f64().unwrap() > predicted[what].as_f64().unwrap() * 0.995, "{row}");
+        }
+    }
+    assert_eq!(report["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_server_that_does_not_resume_is_told_loudly_unless_allowed() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, false) else { return };
+    let arguments = ["--resume", "1", "--request", "echo", "--tls", "1.2,1.3", "--allow-full"];
+    let said = run("handshake", engine.local_addr(), &identity, &arguments[..6]);
+    assert_eq!(said.code, 4, "{}", said.errors);
+    assert!(said.errors.contains("NOT AS ASKED"), "{}", said.errors);
+    assert_eq!(run("handshake", engine.local_addr(), &identity, &arguments).code, 0);
+}
+
+#[test]
+fn transfers_and_messages_are_verified_through_an_engine() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
+    let kinds: [(&str, &[&str]); 6] = [
+        ("transfer", &["--direction", "up"]),
+        ("transfer", &["--direction", "down"]),
+        ("transfer", &["--direction", "both", "--tls", "1.2"]),
+        ("message", &["--request-size", "10", "--answer-size", "100k"]),
+        ("message", &["--every", "50ms", "--rst"]),
+        ("message", &["--msrp"]),
+    ];
+    for (command, arguments) in kinds {
+        let said = run(command, engine.local_addr(), &identity, arguments);
+        assert_eq!(said.code, 0, "{arguments:?}: {}", said.errors);
+        let run = &said.report["runs"][0];
+        let data = &run["data"];
+        assert!(data["up_bytes"].as_u64().unwrap() + data["down_bytes"].as_u64().unwrap() > 0, "{data}");
+        if command == "message" {
+            assert_eq!(data["messages"], run["latency_us"]["message"]["count"], "{arguments:?}");
+            assert!(data["messages"].as_u64().unwrap() > 0, "{arguments:?}");
+        }
+    }
+    let wrong = run("transfer", engine.local_addr(), &identity, &["--direction", "both", "--give-up", "0"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.errors);
+}
+
+#[test]
+fn bytes_that_are_not_the_right_ones_have_an_exit_code_of_their_own() {
+    let identity = Identity::generate().unwrap();
+    // An echo is no sink, and its answer to a message is not the pattern.
+    let echo = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = echo.local_addr().unwrap();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for socket in echo.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut &socket, &mut &socket));
+        }
+    });
+    let Some(engine) = engine::start(address, &identity, true) else { return };
+    for (command, code) in [("message", 5), ("transfer", 5)] {
+        let said = run(command, engine.local_addr(), &identity, &["--give-up", "3"]);
+        assert_eq!(said.code, code, "{}", said.errors);
+        assert!(said.errors.contains("LOST OR CHANGED BYTES"), "{}", said.errors);
+    }
+    // Where an echo is what is asked for, any will do.
+    let said = run("transfer", engine.local_addr(), &identity, &["--direction", "both"]);
+    assert_eq!(said.code, 0, "{}", said.errors);
+}
+
+#[test]
+fn every_line_of_the_csv_has_its_time_and_the_page_is_self_contained() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (csv, html, json) = (path("a.csv"), path("a.html"), path("a.json"));
+    let arguments = ["--request", "echo", "--csv", &csv, "--html", &html, "--json", &json, "-d", "1500ms"];
+    let said = run_for_files(engine.local_addr(), &identity, &arguments);
+    assert_eq!(said, 0);
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap();
+    let (csv, html) = (read(&csv), read(&html));
+    let cells: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert!(cells.len() >= 2 && cells.iter().all(|line| line.len() == cells[0].len()), "{csv}");
+    assert!(cells[1..].windows(2).all(|pair| pair[0][1] < pair[1][1]), "time goes on: {csv}");
+    assert!(cells[1][0].ends_with('Z'), "{csv}");
+    assert!(html.matches("<svg").count() >= 3, "plots of distribution, tail and rate");
+    let outside = html.replace("http://www.w3.org/2000/svg", "");
+    assert!(!outside.contains("http://") && !outside.contains("https://") && !outside.contains("src="));
+    let output = Command::cargo_bin("loadgen").unwrap().args(["report", &json, &json]).output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && table.contains("handshakes/s") && table.contains("1.00"), "{table}");
+}
+
+/// As [`run`], but with what the arguments say about JSON.
+fn run_for_files(target: SocketAddr, identity: &Identity, arguments: &[&str]) -> i32 {
+    let ca = identity.certificate_file();
+    let output = Command::cargo_bin("loadgen")
+        .unwrap()
+        .args(["handshake", "--target", &target.to_string(), "--sni", SERVER_NAME])
+        .args(["--ca", ca.to_str().unwrap(), "--warm-up", "0"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("own CPU"), "a line a second: {errors}");
+    output.status.code().unwrap()
+}
+
+#[test]
+fn a_search_ends_with_a_rate_or_says_that_there_is_none() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
+    let search = |p99: &str| {
+        let arguments =
+            ["--find-max", "--p99", p99, "--rate", "20", "--request", "echo", "--allow-failures", "1"];
+        run("handshake", engine.local_addr(), &identity, &arguments)
+    };
+    let none = search("1us");
+    assert_eq!(none.code, 6, "{}", none.errors);
+    assert!(none.errors.contains("no rate keeps p99 within"), "{}", none.errors);
+    let steps = none.report["search"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["refused"].is_string()), "{steps:?}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_what_to_do() {
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["handshake", "--target", "localhost"], 2, "HOST:PORT"),
+        (&["handshake", "--target", &nobody], 1, "--insecure"),
+        (&["handshake", "--target", &nobody, "--insecure", "--rate", "fast"], 2, "100..20000"),
+        (&["handshake", "--target", &nobody, "--insecure", "--find-max"], 2, "--p99"),
+        (&["handshake", "--target", &nobody, "--insecure", "--suites", "RC4"], 1, "TLS_AES_128_GCM_SHA256"),
+        (&["handshake", "--target", &nobody, "--insecure", "--rst", "--resume", "1"], 1, "--request echo"),
+        (&["handshake", "--target", &nobody, "--insecure", "--source", "192.0.2.1"], 1, "ip address"),
+        (&["report", "/nonexistent", "/nonexistent"], 1, "/nonexistent"),
+    ];
+    for (arguments, code, hint) in cases {
+        let output = Command::cargo_bin("loadgen").unwrap().args(arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(hint), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_connection_that_fails_has_its_reason_named() {
+    if !ring::is_there() {
+        return;
+    }
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    // The kernel completes connections that nobody accepts.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let closing = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let closes = closing.local_addr().unwrap();
+    // Ends with the test's process.
+    std::thread::spawn(move || closing.incoming().flatten().for_each(drop));
+    let named = [
+        (nobody, "× refused"),
+        (silent.local_addr().unwrap(), "× timeout (handshake)"),
+        (closes, "(handshake)"),
+    ];
+    for (target, name) in named {
+        let output = Command::cargo_bin("loadgen")
+            .unwrap()
+            .args(["handshake", "--target", &target.to_string(), "--insecure", "--give-up", "3"])
+            .args(["--timeout", "200ms", "-t", "1", "-c", "2"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{errors}");
+        assert!(errors.contains(name) && errors.contains("broken off"), "{name}: {errors}");
+    }
+}
