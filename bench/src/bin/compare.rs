@@ -1,0 +1,260 @@
+//! `compare`: what offramp and other TLS terminators need of their own CPU for the same work.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use offramp::sys::{affinity, socket};
+use offramp_bench::report::{Report, RowReport, Versioned};
+use offramp_bench::terminator::{TERMINATOR_CPU, TERMINATORS, Terminator, by_name};
+use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, Row};
+use offramp_loadgen::backend::Backend;
+use offramp_loadgen::identity::Identity;
+use offramp_loadgen::machine::{self, Machine};
+
+/// The CPU that the clients and the backend share.
+const CLIENT_CPU: usize = 1;
+/// Descriptors that we, and what we start, may have open: two for each connection that is held.
+const DESCRIPTORS: u64 = 8192;
+const METHOD: &str = "CPU: the terminator's own, user and system, all of its processes, from schedstat. \
+                      Memory: growth of its resident memory, without what the kernel holds for sockets.";
+/// Load average above which something else shares the CPUs.
+const LOAD_MAX: f64 = 0.5;
+
+/// Measure what TLS terminators need of their own CPU for the same work.
+///
+/// One worker each, alone on CPU 0; clients and backend on CPU 1. ECDSA P-256, X25519, AES-128-GCM, tickets,
+/// no session cache. Rounds are interleaved and each sample has a fresh process, so that drift hits all
+/// alike.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Samples per terminator and row.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: u16,
+    /// Fewer units per sample: rough figures.
+    #[arg(long)]
+    quick: bool,
+    /// Only these terminators, in this order; the same twice shows how far equal things differ.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only rows whose name contains this text.
+    #[arg(long, value_name = "TEXT")]
+    rows: Option<String>,
+    /// The offramp binary [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    offramp: Option<PathBuf>,
+    /// The nginx binary.
+    #[arg(long, value_name = "PATH", default_value = "nginx")]
+    nginx: PathBuf,
+    /// Write every sample to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the table to this file.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+/// A terminator that takes part.
+struct Entrant {
+    /// Its column's heading.
+    label: String,
+    terminator: &'static Terminator,
+    program: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match compare(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(arguments: Arguments) -> Result<()> {
+    let entrants = entrants(&arguments)?;
+    let wanted = arguments.rows.as_deref().unwrap_or_default();
+    let rows: Vec<_> = Row::all().into_iter().filter(|row| row.label().contains(wanted)).collect();
+    ensure!(!rows.is_empty(), "no row has {wanted:?} in its name");
+
+    // Before we are pinned: this one counts the CPUs that we may use.
+    let machine = Machine::this();
+    ensure!(machine.cores > 1, "one CPU for the terminator and one for the rest: two are needed");
+    if machine.load > LOAD_MAX {
+        eprintln!("This machine is busy (load average {}): the figures are not to be trusted.", machine.load);
+    }
+    confine()?;
+
+    let mut report = Report {
+        date: machine::date(),
+        command: command(env::args().skip(1)),
+        commit: machine::commit(),
+        method: METHOD.to_owned(),
+        profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+        machine,
+        versions: versions(&entrants),
+        rounds: usize::from(arguments.rounds),
+        rows: Vec::new(),
+    };
+    let backend = Backend::start(BACKEND_THREADS)?;
+    let identity = Identity::generate()?;
+    let amount = if arguments.quick { Amount::QUICK } else { Amount::FULL };
+    for row in rows {
+        let samples = sample_row(row, amount, report.rounds, &entrants, &backend, &identity)?;
+        report.rows.push(RowReport::new(row.label(), row.unit(), row.count(amount), samples));
+    }
+    println!("{}", report.table());
+    if let Some(path) = arguments.json {
+        write(&path, &(report.json()? + "\n"))?;
+    }
+    if let Some(path) = arguments.markdown {
+        write(&path, &report.markdown())?;
+    }
+    Ok(())
+}
+
+/// Every entrant's samples for one row: A B A B.
+fn sample_row(
+    row: Row,
+    amount: Amount,
+    rounds: usize,
+    entrants: &[Entrant],
+    backend: &Backend,
+    identity: &Identity,
+) -> Result<Vec<(String, Vec<f64>)>> {
+    let mut samples: Vec<_> = entrants.iter().map(|entrant| (entrant.label.clone(), Vec::new())).collect();
+    for round in 1..=rounds {
+        for (entrant, (label, samples)) in entrants.iter().zip(&mut samples) {
+            let terminator = entrant.terminator.start(&entrant.program, backend.address(), identity)?;
+            let bench = Bench { terminator: &terminator, backend, trusted: &identity.certificate };
+            let sample = bench.sample(row, amount).with_context(|| label.clone())?;
+            eprintln!("{}, round {round} of {rounds}, {label}: {sample:.1} {}", row.label(), row.unit());
+            samples.push(sample);
+        }
+    }
+    Ok(samples)
+}
+
+fn entrants(arguments: &Arguments) -> Result<Vec<Entrant>> {
+    let all = TERMINATORS.iter().filter(|terminator| is_there(terminator, arguments));
+    let all = all.map(|terminator| terminator.name.to_owned()).collect();
+    let names = if arguments.only.is_empty() { &all } else { &arguments.only };
+    let mut seen = HashMap::new();
+    let mut entrants = Vec::new();
+    for name in names {
+        let terminator = by_name(name).with_context(|| format!("no terminator is called {name:?}"))?;
+        let program = match terminator.name {
+            "offramp" => offramp(arguments.offramp.as_deref())?,
+            "nginx" => arguments.nginx.clone(),
+            name => PathBuf::from(name),
+        };
+        let times = seen.entry(terminator.name).and_modify(|times| *times += 1).or_insert(1);
+        let label = if *times == 1 { name.clone() } else { format!("{name} ({times})") };
+        entrants.push(Entrant { label, terminator, program });
+    }
+    Ok(entrants)
+}
+
+/// Says so of one that is not; whoever is asked for by name and is not there is an error when it starts.
+fn is_there(terminator: &Terminator, arguments: &Arguments) -> bool {
+    let program = match terminator.name {
+        "offramp" => return true,
+        "nginx" => arguments.nginx.clone(),
+        name => PathBuf::from(name),
+    };
+    let found = Command::new(&program).args(terminator.version_arguments).output();
+    if let Err(error) = &found {
+        let (name, program) = (terminator.name, program.display());
+        eprintln!("{name} is left out: {program}: {error}; Debian has it: apt-get install {name}");
+    }
+    found.is_ok()
+}
+
+fn offramp(given: Option<&Path>) -> Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => env::current_exe()?.with_file_name("offramp"),
+    };
+    ensure!(path.exists(), "{} does not exist: run `cargo build --release` first", path.display());
+    Ok(path)
+}
+
+fn versions(entrants: &[Entrant]) -> Vec<Versioned> {
+    let mut versions: Vec<Versioned> = Vec::new();
+    for Entrant { terminator, program, .. } in entrants {
+        if versions.iter().all(|known| known.name != terminator.name) {
+            let version = machine::says(program, terminator.version_arguments);
+            versions.push(Versioned { name: terminator.name.to_owned(), version });
+        }
+    }
+    versions.push(Versioned { name: "compiler".to_owned(), version: machine::rustc() });
+    versions
+}
+
+/// Pins this thread, and so all that it starts, to the clients' CPU, and lets us have enough descriptors.
+fn confine() -> Result<()> {
+    let limit = socket::raise_nofile_limit().context("the limit on open descriptors")?;
+    ensure!(limit >= DESCRIPTORS, "{limit} descriptors may be open and {DESCRIPTORS} are needed: ulimit -Hn");
+    let allowed = affinity::allowed()?;
+    for cpu in [TERMINATOR_CPU, CLIENT_CPU] {
+        ensure!(allowed.contains(&cpu), "CPU {cpu} is needed, and this process may use only {allowed:?}");
+    }
+    affinity::pin(CLIENT_CPU).with_context(|| format!("pinning to CPU {CLIENT_CPU}"))
+}
+
+/// What to type to have the same again.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    let mut command = format!("cargo run{profile} -p offramp-bench --bin compare");
+    for (index, argument) in arguments.enumerate() {
+        command.push_str(if index == 0 { " -- " } else { " " });
+        if argument.contains(char::is_whitespace) {
+            command.push_str(&format!("'{argument}'"));
+        } else {
+            command.push_str(&argument);
+        }
+    }
+    command
+}
+
+fn write(path: &Path, content: &str) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_terminator_twice_gets_two_labels_and_an_unknown_one_is_refused() {
+        let arguments = Arguments::parse_from(["compare", "--only", "nginx,nginx"]);
+        let labels: Vec<_> = entrants(&arguments).unwrap().into_iter().map(|entrant| entrant.label).collect();
+        assert_eq!(labels, ["nginx", "nginx (2)"]);
+        let arguments = Arguments::parse_from(["compare", "--only", "apache"]);
+        assert!(entrants(&arguments).is_err());
+    }
+
+    #[test]
+    fn a_missing_offramp_says_what_to_do() {
+        let error = offramp(Some(Path::new("/nonexistent/offramp"))).unwrap_err();
+        assert!(error.to_string().contains("cargo build --release"));
+    }
+
+    #[test]
+    fn arguments_out_of_range_are_refused() {
+        assert!(Arguments::try_parse_from(["compare", "--rounds", "0"]).is_err());
+        assert!(Arguments::try_parse_from(["compare", "--rounds", "101"]).is_err());
+    }
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        let typed = ["--rows", "TLS 1.2"].map(str::to_owned).into_iter();
+        assert!(command(typed).ends_with("-p offramp-bench --bin compare -- --rows 'TLS 1.2'"));
+        assert!(command(std::iter::empty()).ends_with("--bin compare"));
+    }
+}

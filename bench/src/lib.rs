@@ -1,0 +1,16 @@
+//! Offramp beside other TLS terminators: what one unit of work costs the terminator's own CPU.
+//!
+//! A slow client hides nothing here, because only the terminator's CPU time is counted. The path of one
+//! figure: [`terminator`] starts a fresh one on its own CPU, [`client`] and
+//! [backend](offramp_loadgen::backend) keep it busy from the other CPU, [`workload`] takes the sample between
+//! two readings of [`process`], and [`report`] makes the table, with what [machine](offramp_loadgen::machine)
+//! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
+//! guest.
+
+pub mod client;
+pub mod counted;
+pub mod message;
+pub mod process;
+pub mod report;
+pub mod terminator;
+pub mod workload;

@@ -1,0 +1,325 @@
+//! The terminators that are compared, and how a fresh one is started on its own CPU and ended.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use offramp_loadgen::identity::Identity;
+use tempfile::TempDir;
+
+use crate::process;
+
+/// The CPU that a terminator has for itself.
+pub const TERMINATOR_CPU: usize = 0;
+
+/// Where Debian has nginx's stream module.
+pub const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+const POLL: Duration = Duration::from_millis(20);
+/// How many times [`POLL`] a terminator may take until it accepts connections: 10 s.
+const START_POLLS: usize = 500;
+/// The same, until it has ended when asked to: 5 s.
+const END_POLLS: usize = 250;
+/// How often a port is chosen anew when somebody else took it in the meantime.
+const START_TRIES: usize = 3;
+
+/// One row of [`TERMINATORS`]: all that there is to know about a product.
+#[derive(Debug)]
+pub struct Terminator {
+    /// As in the table and on the command line.
+    pub name: &'static str,
+    /// What makes it print its version as one line.
+    pub version_arguments: &'static [&'static str],
+    /// Its configuration file with `@NAMES@` to be filled in; empty if it has none.
+    template: &'static str,
+    /// What stands for `@MORE@` in the template.
+    more: &'static str,
+    /// Its command line; `@NAMES@` as in the template.
+    arguments: &'static [&'static str],
+    /// More of its command line: who carries the records.
+    carrier: &'static [&'static str],
+    ready: Ready,
+}
+
+/// How a terminator shows that it accepts connections.
+#[derive(Debug)]
+enum Ready {
+    /// It prints this and then its address, up to a comma or the end of the line.
+    Prints(&'static str),
+    /// A connection to the port that it was given succeeds.
+    Accepts,
+}
+
+const fn offramp(name: &'static str, carrier: &'static [&'static str]) -> Terminator {
+    Terminator {
+        name,
+        version_arguments: &["--version"],
+        template: "",
+        more: "",
+        #[rustfmt::skip]
+        arguments: &[
+            "serve", "--listen", "127.0.0.1:0", "--backend", "@BACKEND@", "--cert", "@CERTIFICATE@",
+            "--key", "@KEY@", "--workers", "1",
+        ],
+        carrier,
+        ready: Ready::Prints("offramp ready: listening on "),
+    }
+}
+
+const fn nginx(name: &'static str, more: &'static str) -> Terminator {
+    Terminator {
+        name,
+        version_arguments: &["-v"],
+        template: include_str!("../peers/nginx.conf"),
+        more,
+        arguments: &["-p", "@DIRECTORY@", "-c", "@CONFIG@"],
+        carrier: &[],
+        ready: Ready::Accepts,
+    }
+}
+
+const fn peer(
+    name: &'static str,
+    version_arguments: &'static [&'static str],
+    template: &'static str,
+    arguments: &'static [&'static str],
+) -> Terminator {
+    Terminator { name, version_arguments, template, more: "", arguments, carrier: &[], ready: Ready::Accepts }
+}
+
+/// Every terminator that can be compared; the first is the one that the others are compared with. One worker
+/// each, the same certificate, suite, group and tickets.
+pub static TERMINATORS: [Terminator; 5] = [
+    offramp("offramp", &["--offload", "never"]),
+    nginx("nginx", ""),
+    peer("haproxy", &["-v"], include_str!("../peers/haproxy.cfg"), &["-db", "-f", "@CONFIG@"]),
+    peer("hitch", &["--version"], include_str!("../peers/hitch.conf"), &["--config=@CONFIG@"]),
+    peer("stunnel4", &["-version"], include_str!("../peers/stunnel.conf"), &["@CONFIG@"]),
+];
+
+/// The same two, beside what they are where the kernel has TLS. The first is the one that the others are
+/// compared with.
+pub static CARRIERS: [Terminator; 5] = [
+    offramp("offramp kernel", &["--offload", "always"]),
+    offramp("offramp kernel tx", &["--offload", "always", "--offload-directions", "tx"]),
+    offramp("offramp userspace", &["--offload", "never"]),
+    nginx("nginx kernel", "ssl_conf_command Options KTLS;"),
+    nginx("nginx userspace", ""),
+];
+
+/// The terminator of this name, if there is one.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static Terminator> {
+    TERMINATORS.iter().find(|terminator| terminator.name == name)
+}
+
+/// A terminator that runs; dropping it ends all of its processes.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// Where it accepts connections.
+    pub address: SocketAddr,
+    /// Its configuration and what it prints; last, so that it is gone only after the processes.
+    directory: TempDir,
+}
+
+impl Terminator {
+    /// Its program: offramp beside this one, or by its name.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        match self.name.split(' ').next() {
+            Some("offramp") => env::current_exe().unwrap_or_default().with_file_name("offramp"),
+            name => name.unwrap_or_default().into(),
+        }
+    }
+
+    /// Starts a fresh one from `program` on [`TERMINATOR_CPU`] and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// It did not start; the text has the end of what it printed.
+    pub fn start(&self, program: &Path, backend: SocketAddr, identity: &Identity) -> Result<Running> {
+        let mut last = anyhow!("{} was never tried", self.name);
+        for _ in 0..START_TRIES {
+            match self.start_once(program, backend, identity) {
+                Ok(running) => return Ok(running),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn start_once(&self, program: &Path, backend: SocketAddr, identity: &Identity) -> Result<Running> {
+        let directory = tempfile::tempdir()?;
+        let (config, pem) = (directory.path().join("config"), directory.path().join("pem"));
+        // Free at this moment; if somebody is faster, the terminator says so and another one is tried.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let names = [
+            ("@PORT@", address.port().to_string()),
+            ("@BACKEND@", backend.to_string()),
+            ("@BACKEND_HOST@", backend.ip().to_string()),
+            ("@BACKEND_PORT@", backend.port().to_string()),
+            ("@PEM@", text(&pem)?),
+            ("@CERTIFICATE@", text(&identity.certificate_file())?),
+            ("@KEY@", text(&identity.key_file())?),
+            ("@CONFIG@", text(&config)?),
+            ("@DIRECTORY@", text(directory.path())?),
+            ("@MORE@", self.more.to_owned()),
+            ("@LOAD_STREAM@", load_stream(Path::new(STREAM_MODULE))),
+        ];
+        // Some want both in one file, and that file to be nobody else's.
+        let both = fs::read(identity.certificate_file())
+            .and_then(|certificate| Ok([certificate, fs::read(identity.key_file())?].concat()))?;
+        fs::write(&pem, both)?;
+        fs::set_permissions(&pem, fs::Permissions::from_mode(0o600))?;
+        fs::write(&config, fill_in(self.template, &names))?;
+        let log = File::create(directory.path().join("log"))?;
+        // taskset and setpriv become the terminator itself, so the process that we know is the one that we
+        // measure; setpriv ends it should we be killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "taskset", "-c", &TERMINATOR_CPU.to_string()])
+            .arg(program)
+            .args(self.arguments.iter().chain(self.carrier).map(|argument| fill_in(argument, &names)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("setpriv (util-linux) could not be started")?;
+        let mut running = Running { child, address, directory };
+        running.wait_until_ready(&self.ready).with_context(|| format!("{} did not start", self.name))?;
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Process whose descendants, together with itself, are the terminator.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what it has printed.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let printed = self.printed();
+        let lines: Vec<_> = printed.lines().rev().take(10).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn printed(&self) -> String {
+        let bytes = fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn wait_until_ready(&mut self, ready: &Ready) -> Result<()> {
+        for _ in 0..START_POLLS {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}:\n{}", self.last_words());
+            }
+            match ready {
+                Ready::Prints(prefix) => {
+                    if let Some(address) = announced(&self.printed(), prefix) {
+                        self.address = address;
+                        return Ok(());
+                    }
+                }
+                Ready::Accepts if TcpStream::connect(self.address).is_ok() => return Ok(()),
+                Ready::Accepts => {}
+            }
+            thread::park_timeout(POLL);
+        }
+        bail!("it does not accept connections:\n{}", self.last_words())
+    }
+
+    fn wait_for_end(&mut self) -> io::Result<Option<ExitStatus>> {
+        for _ in 0..END_POLLS {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            thread::park_timeout(POLL);
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let all = process::tree(self.pid()).unwrap_or_default();
+        process::signal(self.pid(), "TERM");
+        if !matches!(self.wait_for_end(), Ok(Some(_))) {
+            for pid in all {
+                process::signal(pid, "KILL");
+            }
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn fill_in(template: &str, names: &[(&str, String)]) -> String {
+    names.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
+/// Debian has nginx's stream module in a file of its own; elsewhere it may be built in.
+fn load_stream(module: &Path) -> String {
+    if module.exists() { format!("load_module {};", module.display()) } else { String::new() }
+}
+
+fn announced(printed: &str, prefix: &str) -> Option<SocketAddr> {
+    let (_, rest) = printed.split_once(prefix)?;
+    // A line that is not complete yet may still lack digits.
+    let (line, _) = rest.split_once('\n')?;
+    line.split(',').next()?.trim().parse().ok()
+}
+
+fn text(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_ready_line_gives_the_address_once_it_is_complete() {
+        let prefix = "ready: listening on ";
+        let printed = "x\nofframp ready: listening on 127.0.0.1:4433, backend 127.0.0.1:1\n";
+        assert_eq!(announced(printed, prefix), "127.0.0.1:4433".parse().ok());
+        assert_eq!(announced("ready: listening on 127.0.0.1:44", prefix), None);
+        assert_eq!(announced("ready: listening on nowhere\n", prefix), None);
+        assert_eq!(announced("", prefix), None);
+    }
+
+    #[test]
+    fn every_name_in_a_template_is_filled_in() {
+        let names = [("@PORT@", "1".to_owned()), ("@KEY@", "k".to_owned())];
+        assert_eq!(fill_in("listen @PORT@; key @KEY@ @PORT@;", &names), "listen 1; key k 1;");
+        assert_eq!(load_stream(Path::new("/nonexistent/module.so")), "");
+    }
+
+    #[test]
+    fn the_names_of_terminators_are_distinct() {
+        for terminator in &TERMINATORS {
+            assert!(std::ptr::eq(terminator, by_name(terminator.name).unwrap()));
+        }
+        let names: HashSet<_> = CARRIERS.iter().map(|terminator| terminator.name).collect();
+        assert_eq!(names.len(), CARRIERS.len());
+        assert!(by_name("apache").is_none());
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_reported_with_its_last_words() {
+        let identity = Identity::generate().unwrap();
+        let backend = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let error = TERMINATORS[0].start_once(Path::new("echo"), backend, &identity).unwrap_err();
+        assert!(format!("{error:#}").contains("127.0.0.1:1"), "{error:#}");
+    }
+}

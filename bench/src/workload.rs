@@ -1,0 +1,337 @@
+//! What is asked of a terminator, and what one unit of it costs.
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustls::HandshakeKind;
+use rustls::pki_types::CertificateDer;
+
+use offramp_loadgen::backend::{self, Backend};
+use offramp_loadgen::pattern;
+use offramp_loadgen::plan::Version;
+
+use crate::client::{Client, Connection};
+use crate::process::{self, CpuTime};
+use crate::terminator::Running;
+
+/// Clients at work at once, each a thread with its own session store.
+const CLIENTS: u32 = 8;
+/// Connections that each client makes before a reading is taken; the first gives the ticket for the others.
+const WARM_UP: u32 = 10;
+/// Bytes of a request and of its answer.
+const EXCHANGE_BYTES: usize = 1024;
+/// Connections that carry bulk data at once: one, since what is shared with others would only blur the
+/// figure.
+const BULK_CLIENTS: u32 = 1;
+const MIB: u64 = 1024 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Threads of the backend: every client at work, and connections that are being closed.
+pub const BACKEND_THREADS: usize = 32;
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What is asked.
+    pub work: Work,
+    /// On which version of TLS.
+    pub version: Version,
+}
+
+/// A unit of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// TCP connect, handshake, one byte to the backend and its echo back, reset.
+    Connection {
+        /// Whether the handshake shall be abbreviated.
+        resumed: bool,
+    },
+    /// A MiB from the backend to the client.
+    ToClient,
+    /// A MiB from the client to the backend.
+    FromClient,
+    /// 1 KiB to the backend and 1 KiB back.
+    Exchange,
+    /// A connection that was used once and is held.
+    Idle,
+}
+
+/// How many units make one sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    connections: u32,
+    mib: u32,
+    exchanges: u32,
+    idle: u32,
+}
+
+impl Amount {
+    /// For a result: each sample is at least 0.3 s of the terminator's CPU.
+    pub const FULL: Self = Self { connections: 4000, mib: 512, exchanges: 24_000, idle: 2000 };
+    /// For a look: figures are rough.
+    pub const QUICK: Self = Self { connections: 800, mib: 128, exchanges: 4000, idle: 400 };
+    /// Where instructions are counted: that needs few.
+    pub const COUNTED: Self = Self { connections: 80, mib: 8, exchanges: 400, idle: 80 };
+}
+
+impl Row {
+    /// All rows in the order of the table.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let connections = [Version::Tls12, Version::Tls13].into_iter().flat_map(|version| {
+            [false, true].map(|resumed| Self { work: Work::Connection { resumed }, version })
+        });
+        let others = [Work::ToClient, Work::FromClient, Work::Exchange, Work::Idle]
+            .into_iter()
+            .flat_map(|work| [Version::Tls12, Version::Tls13].map(|version| Self { work, version }));
+        connections.chain(others).collect()
+    }
+
+    /// As in the table.
+    #[must_use]
+    pub fn label(self) -> String {
+        let work = match self.work {
+            Work::Connection { resumed: false } => "full connection",
+            Work::Connection { resumed: true } => "resumed connection",
+            Work::ToClient => "MiB to the client",
+            Work::FromClient => "MiB from the client",
+            Work::Exchange => "1 KiB request + 1 KiB answer",
+            Work::Idle => "idle connection",
+        };
+        format!("{} {work}", self.version.label())
+    }
+
+    /// The unit of a sample.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        if self.work == Work::Idle { "KiB of memory" } else { "µs of CPU" }
+    }
+
+    /// How many units one sample is made of.
+    #[must_use]
+    pub fn count(self, amount: Amount) -> u32 {
+        match self.work {
+            Work::Connection { .. } => amount.connections,
+            Work::ToClient | Work::FromClient => amount.mib,
+            Work::Exchange => amount.exchanges,
+            Work::Idle => amount.idle,
+        }
+    }
+}
+
+/// A terminator at work: all that a sample is taken with.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// What is measured. Fresh, so that no earlier sample has left it memory to use again.
+    pub terminator: &'a Running,
+    /// What it forwards to.
+    pub backend: &'a Backend,
+    /// Its certificate.
+    pub trusted: &'a CertificateDer<'static>,
+}
+
+impl Bench<'_> {
+    /// The cost of one unit in [`Row::unit`]s.
+    ///
+    /// # Errors
+    /// Any connection failed or was not what the row asks for; the text has the end of what the terminator
+    /// printed.
+    pub fn sample(&self, row: Row, amount: Amount) -> Result<f64> {
+        let count = row.count(amount);
+        let total = match row.work {
+            Work::Connection { resumed } => self.connections(row.version, resumed, count),
+            Work::ToClient => self.streams(row.version, backend::SOURCE, BULK_CLIENTS, cold, |connection| {
+                to_client(connection, share(count, BULK_CLIENTS))
+            }),
+            Work::FromClient => self.streams(row.version, backend::SINK, BULK_CLIENTS, cold, |connection| {
+                from_client(connection, share(count, BULK_CLIENTS))
+            }),
+            Work::Exchange => self.streams(row.version, backend::ECHO, CLIENTS, cold, |connection| {
+                exchange(connection, share(count, CLIENTS))
+            }),
+            Work::Idle => self.idle(row.version, count),
+        };
+        let total = total.with_context(|| self.terminator.last_words()).context(row.label())?;
+        Ok(total / f64::from(count))
+    }
+
+    fn connections(&self, version: Version, resumed: bool, count: u32) -> Result<f64> {
+        let wanted = if resumed { HandshakeKind::Resumed } else { HandshakeKind::Full };
+        let connect = |client: &Client, count| -> Result<()> {
+            (0..count).try_for_each(|_| client.open(backend::ECHO, wanted).map(drop))
+        };
+        let clients = at_once(self.clients(version, resumed, CLIENTS)?, |client| {
+            client.open(backend::ECHO, HandshakeKind::Full)?;
+            connect(&client, WARM_UP)?;
+            Ok(client)
+        })?;
+        self.cpu_us(|| {
+            at_once(clients, |client| connect(&client, share(count, CLIENTS)))?;
+            Ok(())
+        })
+    }
+
+    /// Connections that are open before and after: only what `work` does on them is measured.
+    pub(crate) fn streams(
+        &self,
+        version: Version,
+        mode: u8,
+        clients: u32,
+        warm_up: impl Fn(&mut Connection) -> Result<()> + Sync,
+        work: impl Fn(&mut Connection) -> Result<()> + Sync,
+    ) -> Result<f64> {
+        let warm = at_once(self.clients(version, false, clients)?, |client| {
+            let mut connection = client.open(mode, HandshakeKind::Full)?;
+            warm_up(&mut connection)?;
+            Ok(connection)
+        })?;
+        let mut open = Vec::new();
+        let total = self.cpu_us(|| {
+            open = at_once(warm, |mut connection| {
+                work(&mut connection)?;
+                Ok(connection)
+            })?;
+            Ok(())
+        });
+        drop(open);
+        total
+    }
+
+    fn idle(&self, version: Version, count: u32) -> Result<f64> {
+        let clients = self.clients(version, false, CLIENTS)?;
+        let hold = |count| {
+            at_once(clients.clone(), |client| {
+                (0..count)
+                    .map(|_| client.open(backend::HOLD, HandshakeKind::Full))
+                    .collect::<Result<Vec<_>>>()
+            })
+        };
+        let warm = hold(1)?;
+        let before_kib = process::resident_kib(self.terminator.pid())?;
+        let held = hold(share(count, CLIENTS))?;
+        let after_kib = process::resident_kib(self.terminator.pid())?;
+        let held_count = self.backend.held();
+        drop((warm, held));
+        self.backend.release();
+        let expected = usize::try_from(count + CLIENTS)?;
+        ensure!(held_count == expected, "the backend holds {held_count} connections and not {expected}");
+        Ok(after_kib.saturating_sub(before_kib) as f64)
+    }
+
+    fn clients(&self, version: Version, resume: bool, count: u32) -> Result<Vec<Client>> {
+        (0..count).map(|_| Client::new(self.terminator.address, self.trusted, version, resume)).collect()
+    }
+
+    /// The terminator's CPU time for `work`, in µs, including what it does about connections that the work
+    /// closed.
+    fn cpu_us(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.settle();
+        let before = CpuTime::read(self.terminator.pid())?;
+        work()?;
+        self.settle();
+        let after = CpuTime::read(self.terminator.pid())?;
+        Ok(after.since(before).as_secs_f64() * 1e6)
+    }
+
+    /// Waits until what was reset is gone from the backend too, at least 50 ms and at most 1 s.
+    fn settle(&self) {
+        let mut active = self.backend.active();
+        for _ in 0..20 {
+            thread::park_timeout(Duration::from_millis(50));
+            let now = self.backend.active();
+            if now == active {
+                return;
+            }
+            active = now;
+        }
+    }
+}
+
+/// No warm-up: so much is asked that the beginning does not count.
+fn cold(_: &mut Connection) -> Result<()> {
+    Ok(())
+}
+
+fn to_client(connection: &mut Connection, mib: u32) -> Result<()> {
+    let len = u64::from(mib) * MIB;
+    connection.write_all(&len.to_be_bytes())?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut offset = 0;
+    while offset < len {
+        let count = connection.read(&mut chunk)?;
+        ensure!(count > 0, "the data ended after {offset} of {len} bytes");
+        ensure!(pattern::matches(offset, &chunk[..count]), "data came changed");
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+fn from_client(connection: &mut Connection, mib: u32) -> Result<()> {
+    let len = u64::from(mib) * MIB;
+    connection.write_all(&len.to_be_bytes())?;
+    let mut offset = 0;
+    while offset < len {
+        let most = CHUNK_BYTES.min(usize::try_from(len - offset).unwrap_or(CHUNK_BYTES));
+        let chunk = pattern::at(offset, most);
+        connection.write_all(chunk)?;
+        offset += chunk.len() as u64;
+    }
+    let mut arrived = [0; 8];
+    connection.read_exact(&mut arrived)?;
+    ensure!(u64::from_be_bytes(arrived) == len, "not all data arrived unchanged");
+    Ok(())
+}
+
+fn exchange(connection: &mut Connection, count: u32) -> Result<()> {
+    let request = [0x5a; EXCHANGE_BYTES];
+    let mut answer = [0; EXCHANGE_BYTES];
+    for _ in 0..count {
+        connection.write_all(&request)?;
+        connection.read_exact(&mut answer)?;
+        ensure!(answer == request, "an answer is not the echo of its request");
+    }
+    Ok(())
+}
+
+/// Each client's share; what [`Amount`] says is a multiple of all numbers of clients.
+fn share(count: u32, clients: u32) -> u32 {
+    debug_assert!(count.is_multiple_of(clients), "an amount is a multiple of the number of clients");
+    count / clients
+}
+
+/// Runs `work` on every input at once, a thread each, and collects the results; the first error wins.
+fn at_once<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = inputs.into_iter().map(|input| scope.spawn(move || work(input))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a client thread panicked"))))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_distinct_and_amounts_divide_among_the_clients() {
+        let rows = Row::all();
+        assert_eq!(rows.len(), 12);
+        for (index, row) in rows.iter().enumerate() {
+            assert!(rows[index + 1..].iter().all(|other| other.label() != row.label()));
+            for amount in [Amount::FULL, Amount::QUICK, Amount::COUNTED] {
+                assert_eq!(row.count(amount) % CLIENTS.max(BULK_CLIENTS), 0, "{}", row.label());
+            }
+        }
+    }
+
+    #[test]
+    fn one_failure_among_many_threads_is_reported() {
+        assert_eq!(at_once(vec![1, 2, 3], |n| Ok(n * 2)).unwrap(), [2, 4, 6]);
+        let error = at_once(vec![1, 2, 3], |n| if n == 2 { Err(anyhow!("two")) } else { Ok(n) }).unwrap_err();
+        assert_eq!(error.to_string(), "two");
+    }
+}
