@@ -9,7 +9,7 @@ use crate::capture::{Capture, distinct_nonces, records};
 use crate::dice::{Noise, sha256_of};
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
-use crate::peer::{End, dial, drain};
+use crate::peer::{End, dial, drain, end_of_dial};
 use crate::tools::{have, in_guest, scratch, skip};
 
 fn bulk_bytes() -> u64 {
@@ -88,10 +88,7 @@ fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
     ] {
         let (originating, _files) = originating(terminating.addr, &trust);
         let before = originating.metrics();
-        let mut tcp = dial(originating.addr);
-        // It may be reset before it has said anything.
-        let _ = tcp.write_all(b"to whom?");
-        assert_eq!(drain(&tcp), (Vec::new(), End::Reset), "{trust}");
+        assert_eq!(end_of_dial(originating.addr, b"to whom?"), (Vec::new(), End::Reset), "{trust}");
         assert_eq!(originating.faulted(&before, 1), ["peer_certificate_refused"], "{trust}");
         originating.stop();
     }
@@ -118,9 +115,7 @@ fn a_fingerprint_is_enough_and_a_certificate_of_ours_is_shown() {
     assert_eq!(originating_with.settled().handshakes("resumed"), 1);
     let (originating_without, _files) = originating(terminating.addr, &trust);
     let before = terminating.metrics();
-    let mut tcp = dial(originating_without.addr);
-    let _ = tcp.write_all(b"who am I?");
-    assert!(matches!(drain(&tcp).1, End::Reset), "not told a clean end");
+    assert_eq!(end_of_dial(originating_without.addr, b"who am I?").1, End::Reset, "not told a clean end");
     assert_eq!(terminating.faulted(&before, 1), ["peer_certificate_missing"]);
     originating_with.stop();
     originating_without.stop();
@@ -132,8 +127,7 @@ fn a_server_that_is_not_there_is_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let (lab, _files) = originating(nobody.expect("a port"), &by_name());
     let before = lab.metrics();
-    let tcp = dial(lab.addr);
-    assert_eq!(drain(&tcp), (Vec::new(), End::Reset));
+    assert_eq!(end_of_dial(lab.addr, b""), (Vec::new(), End::Reset));
     assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
     lab.stop();
 }

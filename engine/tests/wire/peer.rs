@@ -62,6 +62,20 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
     tcp
 }
 
+/// Connects, says `words` and reads to the end; all of it against a server that may reset the connection at any
+/// moment: before the system call that makes it has returned, too.
+pub(crate) fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
+    match TcpStream::connect_timeout(&addr, PATIENCE) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => (Vec::new(), End::Reset),
+        Err(error) => panic!("the server accepts: {error}"),
+        Ok(mut tcp) => {
+            tcp.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+            let _ = tcp.write_all(words);
+            drain(&tcp)
+        }
+    }
+}
+
 /// How the server's side of a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
