@@ -5,12 +5,14 @@
 //! [backend](offramp_loadgen::backend) keep it busy from the other CPU, [`workload`] takes the sample between
 //! two readings of [`process`], and [`report`] makes the table, with what [machine](offramp_loadgen::machine)
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
-//! guest.
+//! guest. What the engine's core needs for one [`scenario`], without a socket, is in [`instructions`].
 
 pub mod client;
 pub mod counted;
+pub mod instructions;
 pub mod message;
 pub mod process;
 pub mod report;
+pub mod scenario;
 pub mod terminator;
 pub mod workload;

@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -172,6 +172,7 @@ impl Terminator {
             ("@DIRECTORY@", text(directory.path())?),
             ("@MORE@", self.more.to_owned()),
             ("@LOAD_STREAM@", load_stream(Path::new(STREAM_MODULE))),
+            ("@AS_NOBODY@", if is_root()? { "user = \"nobody\"".to_owned() } else { String::new() }),
         ];
         // Some want both in one file, and that file to be nobody else's.
         let both = fs::read(identity.certificate_file())
@@ -268,6 +269,11 @@ fn fill_in(template: &str, names: &[(&str, String)]) -> String {
 /// Debian has nginx's stream module in a file of its own; elsewhere it may be built in.
 fn load_stream(module: &Path) -> String {
     if module.exists() { format!("load_module {};", module.display()) } else { String::new() }
+}
+
+/// hitch refuses to work as root, and can change to another user only if it is.
+fn is_root() -> io::Result<bool> {
+    Ok(fs::metadata("/proc/self")?.uid() == 0)
 }
 
 fn announced(printed: &str, prefix: &str) -> Option<SocketAddr> {

@@ -47,6 +47,9 @@ struct Arguments {
     /// The offramp binary [default: beside this one].
     #[arg(long, value_name = "PATH")]
     offramp: Option<PathBuf>,
+    /// Another build of offramp, as a column of its own: what a change has changed.
+    #[arg(long, value_name = "PATH")]
+    before: Option<PathBuf>,
     /// The nginx binary.
     #[arg(long, value_name = "PATH", default_value = "nginx")]
     nginx: PathBuf,
@@ -156,6 +159,11 @@ fn entrants(arguments: &Arguments) -> Result<Vec<Entrant>> {
         let times = seen.entry(terminator.name).and_modify(|times| *times += 1).or_insert(1);
         let label = if *times == 1 { name.clone() } else { format!("{name} ({times})") };
         entrants.push(Entrant { label, terminator, program });
+    }
+    if let Some(before) = &arguments.before {
+        let terminator = by_name("offramp").context("offramp is one of the terminators")?;
+        let program = offramp(Some(before))?;
+        entrants.push(Entrant { label: "before".to_owned(), terminator, program });
     }
     Ok(entrants)
 }

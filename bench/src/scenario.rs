@@ -1,0 +1,326 @@
+//! Connections through the engine's core without a socket: what is counted in instructions.
+//!
+//! A [`Core`] is one connection, its client and a backend that echoes, driven in one fixed order, so that the
+//! same work is done each time. Only [`counted_step`] is counted: what the client and the backend do is not in it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use offramp::buf::Buf;
+use offramp::config::limits::Timeouts;
+use offramp::config::{Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
+use offramp::conn::action::{Action, Outbox};
+use offramp::conn::carrier::{Offer, Suites};
+use offramp::conn::event::{Event, Leg};
+use offramp::conn::{Conn, Rules};
+use offramp::tls::{Terms, Tickets};
+use offramp_loadgen::identity::{Identity, SERVER_NAME};
+use offramp_loadgen::plan::Version;
+use offramp_loadgen::session::{self, Session};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
+
+/// How long a ticket may be used: longer than any run.
+const SESSION_SECONDS: u64 = 24 * 3600;
+/// Free buffers kept, as a worker does.
+const FREE_BUFFERS: usize = 64;
+/// More rounds than any exchange takes: past it the connection is stuck.
+const MAX_ROUNDS: usize = 1_000_000;
+
+/// One kind of work of the engine's core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// On which version of TLS; AES-128-GCM and X25519 in both.
+    pub version: Version,
+    /// What is done.
+    pub part: Part,
+}
+
+/// A part of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// From the first byte to one byte to the backend and back.
+    Connection {
+        /// Whether the handshake is abbreviated.
+        resumed: bool,
+    },
+    /// So many bytes to the backend and back, each time after the ones before have come back.
+    Echo {
+        /// Bytes each way.
+        bytes: usize,
+    },
+}
+
+impl Scenario {
+    /// All of them, in the order of the table.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let parts = [
+            Part::Connection { resumed: false },
+            Part::Connection { resumed: true },
+            Part::Echo { bytes: 1 << 10 },
+            Part::Echo { bytes: 64 << 10 },
+        ];
+        let of_version = |version| parts.map(|part| Self { version, part });
+        [Version::Tls12, Version::Tls13].into_iter().flat_map(of_version).collect()
+    }
+
+    /// As in the table, and on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        let version = match self.version {
+            Version::Tls12 => "1.2",
+            Version::Tls13 => "1.3",
+        };
+        match self.part {
+            Part::Connection { resumed: false } => format!("{version}-full"),
+            Part::Connection { resumed: true } => format!("{version}-resumed"),
+            Part::Echo { bytes } => format!("{version}-echo-{}k", bytes >> 10),
+        }
+    }
+
+    /// Does it `units` times; with `units` = 0 only what comes before the first.
+    ///
+    /// # Errors
+    /// A connection did not do what was asked.
+    pub fn run(self, units: u32) -> Result<()> {
+        let lab = Lab::new(self.version)?;
+        // Buffers are used again, as in a worker: that they are made is no part of the work.
+        let mut out = Outbox::new(FREE_BUFFERS);
+        match self.part {
+            Part::Connection { resumed } => {
+                let client = lab.client(resumed)?;
+                if resumed {
+                    lab.connection(&client, HandshakeKind::Full, &mut out)?.end();
+                }
+                let wanted = if resumed { HandshakeKind::Resumed } else { HandshakeKind::Full };
+                for _ in 0..units {
+                    lab.connection(&client, wanted, &mut out)?.end();
+                }
+            }
+            Part::Echo { bytes } => {
+                let mut core = lab.connection(&lab.client(false)?, HandshakeKind::Full, &mut out)?;
+                let sent: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+                for _ in 0..units {
+                    core.echo(&sent)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the connections of a scenario share.
+struct Lab {
+    identity: Identity,
+    version: Version,
+    rules: Rules,
+}
+
+impl Lab {
+    fn new(version: Version) -> Result<Self> {
+        let identity = Identity::generate()?;
+        let offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
+        let terms = Arc::new(terms(&identity)?);
+        let rules = Rules { terms, timeouts: Timeouts::default(), offer, record_limit: u64::MAX };
+        Ok(Self { identity, version, rules })
+    }
+
+    fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
+        let tickets = if resume { session::Tickets::Use } else { session::Tickets::Forget };
+        Ok(session::client_config(&self.identity.certificate, self.version, tickets)?)
+    }
+
+    /// A connection that has carried one byte each way.
+    fn connection<'a>(
+        &self,
+        client: &Arc<ClientConfig>,
+        wanted: HandshakeKind,
+        out: &'a mut Outbox,
+    ) -> Result<Core<'a>> {
+        let mut core = Core::open(self.rules.clone(), client, out)?;
+        core.echo(&[1])?;
+        let kind = core.client.established().map(|it| it.kind);
+        ensure!(kind == Some(wanted), "the handshake was {kind:?} and not {wanted:?}");
+        Ok(core)
+    }
+}
+
+/// A listener that has this identity and asks clients for none: what the benches are about.
+///
+/// # Errors
+/// The identity cannot be loaded.
+pub fn terms(identity: &Identity) -> Result<Terms> {
+    let listener = Listener {
+        listen: ([127, 0, 0, 1], 0).into(),
+        backend: Backend::Tcp(([127, 0, 0, 1], 1).into()),
+        mode: Mode::Terminate,
+        identities: vec![IdentityFiles {
+            certificate: identity.certificate_file(),
+            key: identity.key_file(),
+            ocsp: None,
+        }],
+        unknown_name: UnknownName::First,
+        offload: OffloadRules::default(),
+        alpn: Vec::new(),
+        tickets: true,
+        peers: PeerRules::default(),
+    };
+    let tickets = Arc::new(Tickets::generate(SESSION_SECONDS, 0)?);
+    Ok(Terms::load(&listener, Some(&tickets))?)
+}
+
+/// One connection between a client and a backend that echoes.
+struct Core<'a> {
+    conn: Conn,
+    rules: Rules,
+    out: &'a mut Outbox,
+    now: Instant,
+    client: Session,
+    /// Bytes on the way, by where they go.
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    to_conn_from_backend: Vec<u8>,
+    /// What the connection waits for.
+    receives: Receives,
+    received: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Receives {
+    tls: Option<(Buf, usize)>,
+    plain: Option<usize>,
+}
+
+/// The engine's part of the work, and nothing else: what is counted.
+#[inline(never)]
+pub fn counted_step(conn: &mut Conn, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
+    conn.step(event, now, rules, out);
+}
+
+impl<'a> Core<'a> {
+    fn open(rules: Rules, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
+        let now = Instant::now();
+        let mut core = Self {
+            conn: Conn::new(),
+            rules,
+            out,
+            now,
+            client: Session::new(client, ServerName::try_from(SERVER_NAME)?)?,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            to_conn_from_backend: Vec::new(),
+            receives: Receives::default(),
+            received: Vec::new(),
+        };
+        core.take(Event::Opened)?;
+        Ok(core)
+    }
+
+    /// Sends the bytes and waits for their echo.
+    fn echo(&mut self, bytes: &[u8]) -> Result<()> {
+        self.received.clear();
+        let mut sent = 0;
+        for _ in 0..MAX_ROUNDS {
+            if self.client.established().is_some() && sent < bytes.len() {
+                sent += self.client.send(&bytes[sent..]);
+            }
+            self.pump()?;
+            if self.received.len() == bytes.len() {
+                ensure!(self.received == bytes, "the echo is not what was sent");
+                return Ok(());
+            }
+        }
+        bail!("the connection is stuck after {} of {} bytes", self.received.len(), bytes.len())
+    }
+
+    /// Gives the buffer of the receive under way back.
+    fn end(self) {
+        if let Some((buf, _)) = self.receives.tls {
+            self.out.bufs.give(buf);
+        }
+    }
+
+    /// What waits on either side is delivered once.
+    fn pump(&mut self) -> Result<()> {
+        let mut records = Buf::with_capacity(1 << 17);
+        self.client.records(&mut records)?;
+        self.to_server.extend_from_slice(records.filled());
+        if !self.to_server.is_empty()
+            && let Some((mut buf, max)) = self.receives.tls.take()
+        {
+            let count = buf.extend(&self.to_server[..self.to_server.len().min(max)]);
+            self.to_server.drain(..count);
+            self.take(Event::Received { leg: Leg::Tls, buf, count })?;
+        }
+        if !self.to_conn_from_backend.is_empty()
+            && let Some(max) = self.receives.plain.take()
+        {
+            let mut buf = self.out.bufs.take();
+            let most = self.to_conn_from_backend.len().min(max);
+            let count = buf.extend(&self.to_conn_from_backend[..most]);
+            self.to_conn_from_backend.drain(..count);
+            self.take(Event::Received { leg: Leg::Plain, buf, count })?;
+        }
+        let bytes = std::mem::take(&mut self.to_client);
+        if let Err(failure) = self.client.receive(&bytes, &mut self.received) {
+            bail!("the client: {failure:?}");
+        }
+        Ok(())
+    }
+
+    /// One event in, and all that follows from it at once.
+    fn take(&mut self, event: Event) -> Result<()> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            counted_step(&mut self.conn, event, self.now, &self.rules, self.out);
+            let actions: Vec<Action> = self.out.drain().collect();
+            for action in actions {
+                match action {
+                    Action::Connect { .. } => events.push_back(Event::Connected),
+                    Action::Receive { leg: Leg::Tls, max } => {
+                        self.receives.tls = Some((self.out.bufs.take(), max));
+                    }
+                    Action::ReceiveInto { buf, max, .. } => self.receives.tls = Some((buf, max)),
+                    Action::Receive { leg: Leg::Plain, max } => self.receives.plain = Some(max),
+                    Action::Send { leg, mut buf } => {
+                        let wire = if leg == Leg::Tls {
+                            &mut self.to_client
+                        } else {
+                            &mut self.to_conn_from_backend
+                        };
+                        wire.extend_from_slice(buf.filled());
+                        buf.clear();
+                        events.push_back(Event::Sent { leg, buf });
+                    }
+                    Action::Note(_) => {}
+                    other => bail!("nothing that is counted asks for {other:?}"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_scenario_does_what_it_says() {
+        for scenario in Scenario::all() {
+            scenario.run(2).unwrap_or_else(|error| panic!("{}: {error:#}", scenario.name()));
+        }
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let names: HashSet<_> = Scenario::all().into_iter().map(Scenario::name).collect();
+        assert_eq!(names.len(), Scenario::all().len());
+    }
+}
