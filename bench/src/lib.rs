@@ -7,10 +7,13 @@
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
 //! guest. What the engine's core needs for one [`scenario`], without a socket, is in [`instructions`].
 
+pub mod chart;
 pub mod client;
 pub mod counted;
 pub mod instructions;
+pub mod latency;
 pub mod message;
+pub mod plain;
 pub mod process;
 pub mod report;
 pub mod scenario;

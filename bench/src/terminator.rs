@@ -18,6 +18,9 @@ use crate::process;
 
 /// The CPU that a terminator has for itself.
 pub const TERMINATOR_CPU: usize = 0;
+/// The same, as taskset(1) takes it; and both, where two workers are measured.
+const ONE_CPU: &str = "0";
+const TWO_CPUS: &str = "0,1";
 
 /// Where Debian has nginx's stream module.
 pub const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -45,6 +48,8 @@ pub struct Terminator {
     arguments: &'static [&'static str],
     /// More of its command line: who carries the records.
     carrier: &'static [&'static str],
+    /// Where it may run.
+    cpus: &'static str,
     ready: Ready,
 }
 
@@ -66,9 +71,10 @@ const fn offramp(name: &'static str, carrier: &'static [&'static str]) -> Termin
         #[rustfmt::skip]
         arguments: &[
             "serve", "--listen", "127.0.0.1:0", "--backend", "@BACKEND@", "--cert", "@CERTIFICATE@",
-            "--key", "@KEY@", "--workers", "1",
+            "--key", "@KEY@", "--workers", "@WORKERS@",
         ],
         carrier,
+        cpus: ONE_CPU,
         ready: Ready::Prints("offramp ready: listening on "),
     }
 }
@@ -81,6 +87,7 @@ const fn nginx(name: &'static str, more: &'static str) -> Terminator {
         more,
         arguments: &["-p", "@DIRECTORY@", "-c", "@CONFIG@"],
         carrier: &[],
+        cpus: ONE_CPU,
         ready: Ready::Accepts,
     }
 }
@@ -91,7 +98,8 @@ const fn peer(
     template: &'static str,
     arguments: &'static [&'static str],
 ) -> Terminator {
-    Terminator { name, version_arguments, template, more: "", arguments, carrier: &[], ready: Ready::Accepts }
+    let (more, carrier, cpus, ready): (_, &[_], _, _) = ("", &[], ONE_CPU, Ready::Accepts);
+    Terminator { name, version_arguments, template, more, arguments, carrier, cpus, ready }
 }
 
 /// Every terminator that can be compared; the first is the one that the others are compared with. One worker
@@ -114,10 +122,38 @@ pub static CARRIERS: [Terminator; 5] = [
     nginx("nginx userspace", ""),
 ];
 
+/// One worker and two, on both CPUs: what is shared between workers shows as a rise.
+pub static WORKERS: [Terminator; 2] = [
+    Terminator { cpus: TWO_CPUS, ..offramp("offramp 2 workers", &["--offload", "never"]) },
+    Terminator { cpus: TWO_CPUS, ..offramp("offramp 1 worker", &["--offload", "never"]) },
+];
+
+/// Plain TCP in and out: the engine's ring without TLS, and others without theirs.
+pub static PLAIN: [Terminator; 3] = [
+    Terminator {
+        name: "plain relay",
+        version_arguments: &["--help"],
+        template: "",
+        more: "",
+        arguments: &["@BACKEND@"],
+        carrier: &[],
+        cpus: ONE_CPU,
+        ready: Ready::Prints("plain relay ready: listening on "),
+    },
+    peer(
+        "nginx plain",
+        &["-v"],
+        include_str!("../peers/nginx-plain.conf"),
+        &["-p", "@DIRECTORY@", "-c", "@CONFIG@"],
+    ),
+    peer("haproxy plain", &["-v"], include_str!("../peers/haproxy-plain.cfg"), &["-db", "-f", "@CONFIG@"]),
+];
+
 /// The terminator of this name, if there is one.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Terminator> {
-    TERMINATORS.iter().find(|terminator| terminator.name == name)
+    let all = TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN);
+    all.into_iter().find(|terminator| terminator.name == name)
 }
 
 /// A terminator that runs; dropping it ends all of its processes.
@@ -131,11 +167,13 @@ pub struct Running {
 }
 
 impl Terminator {
-    /// Its program: offramp beside this one, or by its name.
+    /// Its program: ours are beside this one, others are found by their names.
     #[must_use]
     pub fn program(&self) -> PathBuf {
+        let beside = |name| env::current_exe().unwrap_or_default().with_file_name(name);
         match self.name.split(' ').next() {
-            Some("offramp") => env::current_exe().unwrap_or_default().with_file_name("offramp"),
+            Some("offramp") => beside("offramp"),
+            Some("plain") => beside("plain_relay"),
             name => name.unwrap_or_default().into(),
         }
     }
@@ -172,6 +210,7 @@ impl Terminator {
             ("@DIRECTORY@", text(directory.path())?),
             ("@MORE@", self.more.to_owned()),
             ("@LOAD_STREAM@", load_stream(Path::new(STREAM_MODULE))),
+            ("@WORKERS@", if self.name == "offramp 2 workers" { "2" } else { "1" }.to_owned()),
             ("@AS_NOBODY@", if is_root()? { "user = \"nobody\"".to_owned() } else { String::new() }),
         ];
         // Some want both in one file, and that file to be nobody else's.
@@ -184,7 +223,7 @@ impl Terminator {
         // taskset and setpriv become the terminator itself, so the process that we know is the one that we
         // measure; setpriv ends it should we be killed.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "taskset", "-c", &TERMINATOR_CPU.to_string()])
+            .args(["--pdeathsig", "TERM", "taskset", "-c", self.cpus])
             .arg(program)
             .args(self.arguments.iter().chain(self.carrier).map(|argument| fill_in(argument, &names)))
             .stdin(Stdio::null())
@@ -313,11 +352,12 @@ mod tests {
 
     #[test]
     fn the_names_of_terminators_are_distinct() {
-        for terminator in &TERMINATORS {
+        let all = || TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN);
+        for terminator in all() {
             assert!(std::ptr::eq(terminator, by_name(terminator.name).unwrap()));
         }
-        let names: HashSet<_> = CARRIERS.iter().map(|terminator| terminator.name).collect();
-        assert_eq!(names.len(), CARRIERS.len());
+        let names: HashSet<_> = all().map(|terminator| terminator.name).collect();
+        assert_eq!(names.len(), all().count());
         assert!(by_name("apache").is_none());
     }
 

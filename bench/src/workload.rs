@@ -1,6 +1,8 @@
 //! What is asked of a terminator, and what one unit of it costs.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -8,11 +10,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 
+use offramp::sys::socket;
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::pattern;
 use offramp_loadgen::plan::Version;
 
-use crate::client::{Client, Connection};
+use crate::client::{Client, Connection, PATIENCE};
 use crate::process::{self, CpuTime};
 use crate::terminator::Running;
 
@@ -55,6 +58,8 @@ pub enum Work {
     Exchange,
     /// A connection that was used once and is held.
     Idle,
+    /// The first of these without TLS: TCP connect, one byte to the backend and its echo back, reset.
+    Plain,
 }
 
 /// How many units make one sample.
@@ -85,7 +90,8 @@ impl Row {
         let others = [Work::ToClient, Work::FromClient, Work::Exchange, Work::Idle]
             .into_iter()
             .flat_map(|work| [Version::Tls12, Version::Tls13].map(|version| Self { work, version }));
-        connections.chain(others).collect()
+        let plain = Self { work: Work::Plain, version: Version::Tls12 };
+        connections.chain(others).chain([plain]).collect()
     }
 
     /// As in the table.
@@ -98,6 +104,7 @@ impl Row {
             Work::FromClient => "MiB from the client",
             Work::Exchange => "1 KiB request + 1 KiB answer",
             Work::Idle => "idle connection",
+            Work::Plain => return "plain TCP connection".to_owned(),
         };
         format!("{} {work}", self.version.label())
     }
@@ -112,7 +119,7 @@ impl Row {
     #[must_use]
     pub fn count(self, amount: Amount) -> u32 {
         match self.work {
-            Work::Connection { .. } => amount.connections,
+            Work::Connection { .. } | Work::Plain => amount.connections,
             Work::ToClient | Work::FromClient => amount.mib,
             Work::Exchange => amount.exchanges,
             Work::Idle => amount.idle,
@@ -151,6 +158,7 @@ impl Bench<'_> {
                 exchange(connection, share(count, CLIENTS))
             }),
             Work::Idle => self.idle(row.version, count),
+            Work::Plain => self.plain(count),
         };
         let total = total.with_context(|| self.terminator.last_words()).context(row.label())?;
         Ok(total / f64::from(count))
@@ -170,6 +178,15 @@ impl Bench<'_> {
             at_once(clients, |client| connect(&client, share(count, CLIENTS)))?;
             Ok(())
         })
+    }
+
+    fn plain(&self, count: u32) -> Result<f64> {
+        let address = self.terminator.address;
+        let connect = |count: u32| {
+            at_once((0..CLIENTS).collect(), |_| (0..share(count, CLIENTS)).try_for_each(|_| plain(address)))
+        };
+        connect(WARM_UP * CLIENTS)?;
+        self.cpu_us(|| connect(count).map(drop))
     }
 
     /// Connections that are open before and after: only what `work` does on them is measured.
@@ -248,12 +265,26 @@ impl Bench<'_> {
     }
 }
 
+/// One connection without TLS.
+fn plain(address: SocketAddr) -> Result<()> {
+    let mut tcp = TcpStream::connect(address).context("connecting to the relay")?;
+    tcp.set_nodelay(true)?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    // Closing then resets, as the other rows do.
+    socket::abort_on_close(tcp.as_fd())?;
+    tcp.write_all(&[backend::ECHO])?;
+    let mut echo = [0];
+    tcp.read_exact(&mut echo).context("waiting for the echo of one byte")?;
+    ensure!(echo == [backend::ECHO], "one byte came back changed");
+    Ok(())
+}
+
 /// No warm-up: so much is asked that the beginning does not count.
 fn cold(_: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-fn to_client(connection: &mut Connection, mib: u32) -> Result<()> {
+pub(crate) fn to_client(connection: &mut Connection, mib: u32) -> Result<()> {
     let len = u64::from(mib) * MIB;
     connection.write_all(&len.to_be_bytes())?;
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -319,7 +350,7 @@ mod tests {
     #[test]
     fn rows_are_distinct_and_amounts_divide_among_the_clients() {
         let rows = Row::all();
-        assert_eq!(rows.len(), 12);
+        assert_eq!(rows.len(), 13);
         for (index, row) in rows.iter().enumerate() {
             assert!(rows[index + 1..].iter().all(|other| other.label() != row.label()));
             for amount in [Amount::FULL, Amount::QUICK, Amount::COUNTED] {

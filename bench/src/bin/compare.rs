@@ -3,15 +3,20 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use offramp::sys::{affinity, socket};
+use offramp_bench::chart;
+use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{Report, RowReport, Versioned};
-use offramp_bench::terminator::{TERMINATOR_CPU, TERMINATORS, Terminator, by_name};
-use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, Row};
+use offramp_bench::terminator::{
+    CARRIERS, PLAIN, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS, by_name,
+};
+use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, Row, Work};
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::machine::{self, Machine};
@@ -21,7 +26,12 @@ const CLIENT_CPU: usize = 1;
 /// Descriptors that we, and what we start, may have open: two for each connection that is held.
 const DESCRIPTORS: u64 = 8192;
 const METHOD: &str = "CPU: the terminator's own, user and system, all of its processes, from schedstat. \
-                      Memory: growth of its resident memory, without what the kernel holds for sockets.";
+                      Memory: growth of its resident memory, without what the kernel holds for sockets. \
+                      Latency: p99 of an open loop, counted from when a connection or message is due. Peers on \
+                      OpenSSL give two TLS 1.3 tickets after a full handshake, which is their default; offramp \
+                      gives one.";
+/// Which terminators the kernel carries the records of, where it can.
+const ON_KERNEL_RECORDS: [&str; 2] = ["offramp kernel", "nginx kernel"];
 /// Load average above which something else shares the CPUs.
 const LOAD_MAX: f64 = 0.5;
 
@@ -32,6 +42,9 @@ const LOAD_MAX: f64 = 0.5;
 /// alike.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// Who takes part, and in what.
+    #[arg(long, value_enum, default_value_t = Set::Peers)]
+    set: Set,
     /// Samples per terminator and row.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
@@ -59,6 +72,38 @@ struct Arguments {
     /// Write the table to this file.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Draw the table into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Who takes part, and in what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Set {
+    /// Every terminator that is installed, in every row.
+    Peers,
+    /// offramp with two workers and with one, on both CPUs, in the rows of connections and of bulk.
+    Workers,
+    /// Plain TCP on the engine's ring, and through others: what a connection costs before any TLS.
+    Plain,
+}
+
+impl Set {
+    fn terminators(self) -> &'static [Terminator] {
+        match self {
+            Self::Peers => &TERMINATORS,
+            Self::Workers => &WORKERS,
+            Self::Plain => &PLAIN,
+        }
+    }
+
+    fn has(self, row: Row) -> bool {
+        match self {
+            Self::Peers => row.work != Work::Plain,
+            Self::Workers => matches!(row.work, Work::Connection { .. } | Work::ToClient | Work::FromClient),
+            Self::Plain => row.work == Work::Plain,
+        }
+    }
 }
 
 /// A terminator that takes part.
@@ -80,10 +125,20 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: Arguments) -> Result<()> {
+    let results = [&arguments.json, &arguments.markdown, &arguments.svg];
+    for path in results.into_iter().flatten() {
+        ensure!(!path.exists(), "{} exists: a result is never overwritten", path.display());
+    }
     let entrants = entrants(&arguments)?;
     let wanted = arguments.rows.as_deref().unwrap_or_default();
-    let rows: Vec<_> = Row::all().into_iter().filter(|row| row.label().contains(wanted)).collect();
-    ensure!(!rows.is_empty(), "no row has {wanted:?} in its name");
+    let is_wanted = |label: &str| label.contains(wanted);
+    let rows: Vec<_> =
+        Row::all().into_iter().filter(|&row| arguments.set.has(row) && is_wanted(&row.label())).collect();
+    let latencies: Vec<_> = Latency::all()
+        .into_iter()
+        .filter(|it| arguments.set == Set::Peers && is_wanted(&it.label()))
+        .collect();
+    ensure!(!rows.is_empty() || !latencies.is_empty(), "no row has {wanted:?} in its name");
 
     // Before we are pinned: this one counts the CPUs that we may use.
     let machine = Machine::this();
@@ -104,12 +159,15 @@ fn compare(arguments: Arguments) -> Result<()> {
         rounds: usize::from(arguments.rounds),
         rows: Vec::new(),
     };
-    let backend = Backend::start(BACKEND_THREADS)?;
-    let identity = Identity::generate()?;
+    let (backend, identity) = (Backend::start(BACKEND_THREADS)?, Identity::generate()?);
+    let field = Field { entrants: &entrants, backend: &backend, identity: &identity, rounds: report.rounds };
     let amount = if arguments.quick { Amount::QUICK } else { Amount::FULL };
     for row in rows {
-        let samples = sample_row(row, amount, report.rounds, &entrants, &backend, &identity)?;
+        let samples = field.rounds(&row.label(), row.unit(), |bench| bench.sample(row, amount))?;
         report.rows.push(RowReport::new(row.label(), row.unit(), row.count(amount), samples));
+    }
+    for latency in latencies {
+        report.rows.push(field.latency(latency, if arguments.quick { Span::QUICK } else { Span::FULL })?);
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {
@@ -118,44 +176,78 @@ fn compare(arguments: Arguments) -> Result<()> {
     if let Some(path) = arguments.markdown {
         write(&path, &report.markdown())?;
     }
+    if let Some(path) = arguments.svg {
+        write(&path, &chart::svg(&report)?)?;
+    }
     Ok(())
 }
 
-/// Every entrant's samples for one row: A B A B.
-fn sample_row(
-    row: Row,
-    amount: Amount,
+/// Who takes part, and what they all have in common.
+struct Field<'a> {
+    entrants: &'a [Entrant],
+    backend: &'a Backend,
+    identity: &'a Identity,
     rounds: usize,
-    entrants: &[Entrant],
-    backend: &Backend,
-    identity: &Identity,
-) -> Result<Vec<(String, Vec<f64>)>> {
-    let mut samples: Vec<_> = entrants.iter().map(|entrant| (entrant.label.clone(), Vec::new())).collect();
-    for round in 1..=rounds {
-        for (entrant, (label, samples)) in entrants.iter().zip(&mut samples) {
-            let terminator = entrant.terminator.start(&entrant.program, backend.address(), identity)?;
-            let bench = Bench { terminator: &terminator, backend, trusted: &identity.certificate };
-            let sample = bench.sample(row, amount).with_context(|| label.clone())?;
-            eprintln!("{}, round {round} of {rounds}, {label}: {sample:.1} {}", row.label(), row.unit());
-            samples.push(sample);
+}
+
+impl Field<'_> {
+    /// Every entrant's samples for one row: A B A B, each from a fresh process.
+    fn rounds(
+        &self,
+        label: &str,
+        unit: &str,
+        sample: impl Fn(&Bench<'_>) -> Result<f64>,
+    ) -> Result<Vec<(String, Vec<f64>)>> {
+        let mut samples: Vec<_> =
+            self.entrants.iter().map(|entrant| (entrant.label.clone(), Vec::new())).collect();
+        for round in 1..=self.rounds {
+            for (entrant, (name, samples)) in self.entrants.iter().zip(&mut samples) {
+                let figure = self.with(entrant, &sample)?;
+                eprintln!("{label}, round {round} of {}, {name}: {figure:.1} {unit}", self.rounds);
+                samples.push(figure);
+            }
         }
+        Ok(samples)
     }
-    Ok(samples)
+
+    /// A row of latencies, all at the same rate: one that the slowest can sustain.
+    fn latency(&self, latency: Latency, span: Span) -> Result<RowReport> {
+        let mut rate: Option<f64> = None;
+        for entrant in self.entrants {
+            if let Some(highest) = self.with(entrant, |bench| latency.highest_rate(bench, span))? {
+                eprintln!("{}, {}: at most {highest:.0} a second", latency.label(), entrant.label);
+                rate = Some(rate.map_or(highest, |slowest| slowest.min(highest)));
+            }
+        }
+        let rate = rate.map(|slowest| slowest * LOAD_SHARE);
+        let label = match rate {
+            Some(rate) => format!("{}, {rate:.0} a second", latency.label()),
+            None => latency.label(),
+        };
+        let samples = self.rounds(&label, "µs", |bench| latency.sample(bench, rate, span))?;
+        Ok(RowReport::new(label, "µs of time", span.sample_s, samples))
+    }
+
+    fn with<T>(&self, entrant: &Entrant, sample: impl Fn(&Bench<'_>) -> Result<T>) -> Result<T> {
+        let terminator = entrant.terminator.start(&entrant.program, self.backend.address(), self.identity)?;
+        let trusted = &self.identity.certificate;
+        let bench = Bench { terminator: &terminator, backend: self.backend, trusted };
+        sample(&bench).with_context(|| entrant.label.clone())
+    }
 }
 
 fn entrants(arguments: &Arguments) -> Result<Vec<Entrant>> {
-    let all = TERMINATORS.iter().filter(|terminator| is_there(terminator, arguments));
+    let kernel = CARRIERS.iter().filter(|it| ON_KERNEL_RECORDS.contains(&it.name));
+    let kernel = kernel.filter(|_| arguments.set == Set::Peers && has_kernel_tls());
+    let all = arguments.set.terminators().iter().chain(kernel);
+    let all = all.filter(|terminator| is_there(terminator, arguments));
     let all = all.map(|terminator| terminator.name.to_owned()).collect();
     let names = if arguments.only.is_empty() { &all } else { &arguments.only };
     let mut seen = HashMap::new();
     let mut entrants = Vec::new();
     for name in names {
         let terminator = by_name(name).with_context(|| format!("no terminator is called {name:?}"))?;
-        let program = match terminator.name {
-            "offramp" => offramp(arguments.offramp.as_deref())?,
-            "nginx" => arguments.nginx.clone(),
-            name => PathBuf::from(name),
-        };
+        let program = program(terminator, arguments)?;
         let times = seen.entry(terminator.name).and_modify(|times| *times += 1).or_insert(1);
         let label = if *times == 1 { name.clone() } else { format!("{name} ({times})") };
         entrants.push(Entrant { label, terminator, program });
@@ -170,17 +262,36 @@ fn entrants(arguments: &Arguments) -> Result<Vec<Entrant>> {
 
 /// Says so of one that is not; whoever is asked for by name and is not there is an error when it starts.
 fn is_there(terminator: &Terminator, arguments: &Arguments) -> bool {
-    let program = match terminator.name {
-        "offramp" => return true,
-        "nginx" => arguments.nginx.clone(),
-        name => PathBuf::from(name),
-    };
+    let Ok(program) = program(terminator, arguments) else { return true };
     let found = Command::new(&program).args(terminator.version_arguments).output();
     if let Err(error) = &found {
         let (name, program) = (terminator.name, program.display());
-        eprintln!("{name} is left out: {program}: {error}; Debian has it: apt-get install {name}");
+        let package = name.split(' ').next().unwrap_or(name);
+        eprintln!("{name} is left out: {program}: {error}; Debian has it: apt-get install {package}");
+    }
+    let has_stream = !terminator.name.starts_with("nginx") || Path::new(STREAM_MODULE).exists();
+    if found.is_ok() && !has_stream {
+        eprintln!("nginx may lack its stream module; Debian has it: apt-get install libnginx-mod-stream");
     }
     found.is_ok()
+}
+
+/// Whether this host's kernel has TLS, as far as it says without being asked to load the module.
+fn has_kernel_tls() -> bool {
+    let protocols = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    let has = protocols.split_whitespace().any(|name| name == "tls");
+    if !has {
+        eprintln!("Kernel records are left out: this kernel has no TLS, or `modprobe tls` was not run.");
+    }
+    has
+}
+
+fn program(terminator: &Terminator, arguments: &Arguments) -> Result<PathBuf> {
+    match terminator.name.split(' ').next() {
+        Some("offramp") => offramp(arguments.offramp.as_deref()),
+        Some("nginx") => Ok(arguments.nginx.clone()),
+        _ => Ok(terminator.program()),
+    }
 }
 
 fn offramp(given: Option<&Path>) -> Result<PathBuf> {
@@ -230,8 +341,11 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
     command
 }
 
+/// Dated results are never edited: what exists stays.
 fn write(path: &Path, content: &str) -> Result<()> {
-    fs::write(path, content).with_context(|| format!("writing {}", path.display()))
+    let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(content.as_bytes()))
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]
