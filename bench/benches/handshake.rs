@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use offramp::buf::{BUF_BYTES, Buf};
-use offramp::config::{Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
+use offramp::tls::Terms;
 use offramp::tls::session::{Progress, Session};
-use offramp::tls::{Terms, Tickets};
+use offramp_bench::scenario;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
@@ -24,7 +24,6 @@ use rustls::{
 
 const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
     [("1.2", &rustls::version::TLS12), ("1.3", &rustls::version::TLS13)];
-const DAY_SECONDS: u64 = 24 * 3600;
 
 /// AES-128-GCM and X25519 on both sides, as `compare` has it.
 fn provider() -> Arc<CryptoProvider> {
@@ -38,26 +37,6 @@ fn client(identity: &Identity, version: &'static SupportedProtocolVersion) -> Ar
     roots.add(identity.certificate.clone()).expect("a certificate that can be trusted");
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]);
     Arc::new(config.expect("a version of the suites").with_root_certificates(roots).with_no_client_auth())
-}
-
-fn terms(identity: &Identity) -> Terms {
-    let listener = Listener {
-        listen: ([127, 0, 0, 1], 0).into(),
-        backend: Backend::Tcp(([127, 0, 0, 1], 1).into()),
-        mode: Mode::Terminate,
-        identities: vec![IdentityFiles {
-            certificate: identity.certificate_file(),
-            key: identity.key_file(),
-            ocsp: None,
-        }],
-        unknown_name: UnknownName::First,
-        offload: OffloadRules::default(),
-        alpn: Vec::new(),
-        tickets: true,
-        peers: PeerRules::default(),
-    };
-    let tickets = Arc::new(Tickets::generate(DAY_SECONDS, 0).expect("randomness"));
-    Terms::load(&listener, Some(&tickets)).expect("an identity of the profile")
 }
 
 fn floor(identity: &Identity) -> Arc<ServerConfig> {
@@ -147,7 +126,7 @@ fn floors(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>, wanted: Handsh
 
 fn group(criterion: &mut Criterion, name: &str, wanted: HandshakeKind) {
     let identity = Identity::generate().expect("a certificate can be made");
-    let (terms, server) = (terms(&identity), floor(&identity));
+    let (terms, server) = (scenario::terms(&identity).expect("an identity of the profile"), floor(&identity));
     let mut group = criterion.benchmark_group(name);
     for (version, supported) in VERSIONS {
         let measure = |handshake: &dyn Fn(&Arc<ClientConfig>, HandshakeKind) -> Duration, count: u64| {

@@ -173,7 +173,13 @@ fn loadgen(bench: &Bench<'_>, arguments: &[String]) -> Result<Value> {
     let program = program()?;
     let output = Command::new(&program)
         .args(arguments)
-        .args(["--target", &bench.terminator.address.to_string(), "--insecure", "--groups", "X25519,secp256r1"])
+        .args([
+            "--target",
+            &bench.terminator.address.to_string(),
+            "--insecure",
+            "--groups",
+            "X25519,secp256r1",
+        ])
         .args(["--threads", "1", "--quiet", "--json"])
         .output()
         .with_context(|| program.display().to_string())?;

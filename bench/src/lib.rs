@@ -10,6 +10,7 @@
 pub mod chart;
 pub mod client;
 pub mod counted;
+pub mod handover;
 pub mod instructions;
 pub mod latency;
 pub mod message;

@@ -25,7 +25,7 @@ use rustls::{ClientConfig, HandshakeKind};
 /// How long a ticket may be used: longer than any run.
 const SESSION_SECONDS: u64 = 24 * 3600;
 /// Free buffers kept, as a worker does.
-const FREE_BUFFERS: usize = 64;
+pub(crate) const FREE_BUFFERS: usize = 64;
 /// More rounds than any exchange takes: past it the connection is stuck.
 const MAX_ROUNDS: usize = 1_000_000;
 
@@ -113,14 +113,14 @@ impl Scenario {
 }
 
 /// What the connections of a scenario share.
-struct Lab {
+pub(crate) struct Lab {
     identity: Identity,
     version: Version,
     rules: Rules,
 }
 
 impl Lab {
-    fn new(version: Version) -> Result<Self> {
+    pub(crate) fn new(version: Version) -> Result<Self> {
         let identity = Identity::generate()?;
         let offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
         let terms = Arc::new(terms(&identity)?);
@@ -128,19 +128,29 @@ impl Lab {
         Ok(Self { identity, version, rules })
     }
 
-    fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
+    /// With this offer to the kernel.
+    pub(crate) fn offering(mut self, offer: Offer) -> Self {
+        self.rules.offer = offer;
+        self
+    }
+
+    pub(crate) fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
         let tickets = if resume { session::Tickets::Use } else { session::Tickets::Forget };
         Ok(session::client_config(&self.identity.certificate, self.version, tickets)?)
     }
 
+    pub(crate) fn open<'a>(&self, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Core<'a>> {
+        Core::open(self.rules.clone(), client, out)
+    }
+
     /// A connection that has carried one byte each way.
-    fn connection<'a>(
+    pub(crate) fn connection<'a>(
         &self,
         client: &Arc<ClientConfig>,
         wanted: HandshakeKind,
         out: &'a mut Outbox,
     ) -> Result<Core<'a>> {
-        let mut core = Core::open(self.rules.clone(), client, out)?;
+        let mut core = self.open(client, out)?;
         core.echo(&[1])?;
         let kind = core.client.established().map(|it| it.kind);
         ensure!(kind == Some(wanted), "the handshake was {kind:?} and not {wanted:?}");
@@ -173,24 +183,26 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
 }
 
 /// One connection between a client and a backend that echoes.
-struct Core<'a> {
+pub(crate) struct Core<'a> {
     conn: Conn,
     rules: Rules,
     out: &'a mut Outbox,
     now: Instant,
-    client: Session,
+    pub(crate) client: Session,
     /// Bytes on the way, by where they go.
     to_server: Vec<u8>,
     to_client: Vec<u8>,
     to_conn_from_backend: Vec<u8>,
     /// What the connection waits for.
-    receives: Receives,
+    pub(crate) receives: Receives,
     received: Vec<u8>,
+    /// Directions that the kernel was given the keys of.
+    pub(crate) keyed: usize,
 }
 
 #[derive(Default)]
-struct Receives {
-    tls: Option<(Buf, usize)>,
+pub(crate) struct Receives {
+    pub(crate) tls: Option<(Buf, usize)>,
     plain: Option<usize>,
 }
 
@@ -215,6 +227,7 @@ impl<'a> Core<'a> {
             to_conn_from_backend: Vec::new(),
             receives: Receives::default(),
             received: Vec::new(),
+            keyed: 0,
         };
         core.take(Event::Opened)?;
         Ok(core)
@@ -237,15 +250,23 @@ impl<'a> Core<'a> {
         bail!("the connection is stuck after {} of {} bytes", self.received.len(), bytes.len())
     }
 
+    /// The records in which the client says this, with whatever it had to say before.
+    pub(crate) fn client_says(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
+        ensure!(self.client.send(bytes) == bytes.len(), "the client takes what fits into a record");
+        let mut records = Buf::with_capacity(1 << 15);
+        self.client.records(&mut records)?;
+        Ok(records.filled().to_vec())
+    }
+
     /// Gives the buffer of the receive under way back.
-    fn end(self) {
+    pub(crate) fn end(self) {
         if let Some((buf, _)) = self.receives.tls {
             self.out.bufs.give(buf);
         }
     }
 
     /// What waits on either side is delivered once.
-    fn pump(&mut self) -> Result<()> {
+    pub(crate) fn pump(&mut self) -> Result<()> {
         let mut records = Buf::with_capacity(1 << 17);
         self.client.records(&mut records)?;
         self.to_server.extend_from_slice(records.filled());
@@ -265,6 +286,10 @@ impl<'a> Core<'a> {
             self.to_conn_from_backend.drain(..count);
             self.take(Event::Received { leg: Leg::Plain, buf, count })?;
         }
+        self.client_reads()
+    }
+
+    pub(crate) fn client_reads(&mut self) -> Result<()> {
         let bytes = std::mem::take(&mut self.to_client);
         if let Err(failure) = self.client.receive(&bytes, &mut self.received) {
             bail!("the client: {failure:?}");
@@ -273,7 +298,7 @@ impl<'a> Core<'a> {
     }
 
     /// One event in, and all that follows from it at once.
-    fn take(&mut self, event: Event) -> Result<()> {
+    pub(crate) fn take(&mut self, event: Event) -> Result<()> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             counted_step(&mut self.conn, event, self.now, &self.rules, self.out);
@@ -295,6 +320,10 @@ impl<'a> Core<'a> {
                         wire.extend_from_slice(buf.filled());
                         buf.clear();
                         events.push_back(Event::Sent { leg, buf });
+                    }
+                    Action::InstallKeys { direction, .. } => {
+                        self.keyed += 1;
+                        events.push_back(Event::Keyed { direction });
                     }
                     Action::Note(_) => {}
                     other => bail!("nothing that is counted asks for {other:?}"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::config::{Listener, Mode};
 
@@ -111,6 +111,15 @@ impl Terms {
             server.send_tls13_tickets = TLS13_TICKETS;
         }
         Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })
+    }
+
+    /// What seals and opens this listener's session tickets (RFC 5077); `None` in the client's role.
+    #[must_use]
+    pub fn ticketer(&self) -> Option<Arc<dyn ProducesTickets>> {
+        match &self.role {
+            Role::Terminate { server, .. } => Some(Arc::clone(&server.ticketer)),
+            Role::Originate(_) => None,
+        }
     }
 
     /// Whether connections are accepted in clear and connected with TLS.
