@@ -19,6 +19,7 @@ pub mod backend;
 pub mod command;
 pub mod demo;
 pub mod failure;
+pub mod hello;
 pub mod identity;
 pub mod latency;
 pub mod machine;

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore};
 
 use crate::failure::Failure;
+use crate::hello::offers_session;
 use crate::plan::Version;
 use crate::tickets::Forgetful;
 
@@ -50,6 +51,9 @@ pub fn client_config(
 #[derive(Debug)]
 pub struct Session {
     tls: ClientConnection,
+    /// The ClientHello, as far as it was not sent.
+    hello: Vec<u8>,
+    offers_ticket: bool,
     peer_has_closed: bool,
 }
 
@@ -70,7 +74,19 @@ impl Session {
     /// # Errors
     /// The configuration cannot be used.
     pub fn new(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, rustls::Error> {
-        Ok(Self { tls: ClientConnection::new(Arc::clone(config), name)?, peer_has_closed: false })
+        let mut tls = ClientConnection::new(Arc::clone(config), name)?;
+        let mut hello = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut hello).map_err(|e| rustls::Error::General(e.to_string()))?;
+        }
+        let offers_ticket = offers_session(&hello);
+        Ok(Self { tls, hello, offers_ticket, peer_has_closed: false })
+    }
+
+    /// Whether the ClientHello offers to resume: a ticket that has expired is not sent.
+    #[must_use]
+    pub fn offers_ticket(&self) -> bool {
+        self.offers_ticket
     }
 
     /// Takes bytes from the network; what was in their records is appended to `plaintext`. Answers may then
@@ -108,6 +124,8 @@ impl Session {
     /// # Errors
     /// None that a buffer has.
     pub fn records(&mut self, records: &mut Buf) -> io::Result<()> {
+        let count = records.extend(&self.hello);
+        self.hello.drain(..count);
         while self.tls.wants_write() && records.spare_len() > 0 {
             self.tls.write_tls(&mut Appended(records))?;
         }
@@ -117,7 +135,7 @@ impl Session {
     /// Whether anything waits to be sent.
     #[must_use]
     pub fn wants_to_send(&self) -> bool {
-        self.tls.wants_write()
+        !self.hello.is_empty() || self.tls.wants_write()
     }
 
     /// Whether the peer sent close_notify.
