@@ -87,6 +87,20 @@ pub enum Pace {
     AtOnce,
     /// One is due every so often, answered or not; its latency counts from when it was due.
     Every(Duration),
+    /// The same, with gaps left to chance that are this long on average (exponentially distributed): as people
+    /// write.
+    Around(Duration),
+}
+
+impl Pace {
+    /// The gap between two messages, on average, where messages have a schedule.
+    #[must_use]
+    pub fn gap(self) -> Option<Duration> {
+        match self {
+            Self::AtOnce => None,
+            Self::Every(gap) | Self::Around(gap) => Some(gap),
+        }
+    }
 }
 
 impl Work {
@@ -107,6 +121,15 @@ impl Work {
     #[must_use]
     pub fn is_bulk(&self) -> bool {
         matches!(self, Self::ToClient | Self::FromClient | Self::BothWays)
+    }
+
+    /// The gap between two messages of a connection, on average, where they have a schedule.
+    #[must_use]
+    pub fn gap(&self) -> Option<Duration> {
+        match self {
+            Self::Message { pace, .. } | Self::Msrp { pace } => pace.gap(),
+            _ => None,
+        }
     }
 
     /// Whether one connection serves for the whole run.

@@ -1,7 +1,7 @@
 //! When connections begin, and which moments count. No clock: times are given, or counted from a start.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,12 @@ impl Window {
     pub fn start(&self) -> Instant {
         self.counts_from
     }
+
+    /// When it is over.
+    #[must_use]
+    pub fn end(&self) -> Instant {
+        self.end
+    }
 }
 
 /// Opens the window of a closed loop: when the warm-up is over **and** every place has an established
@@ -150,6 +156,8 @@ impl Window {
 pub struct Gate {
     places: usize,
     active: AtomicUsize,
+    /// When the last place became active, in nanoseconds after `warm_until`; 0 before.
+    activated_ns: AtomicU64,
     warm_until: Instant,
     measured: Duration,
     window: OnceLock<Window>,
@@ -159,18 +167,41 @@ impl Gate {
     /// For so many places on all threads together.
     #[must_use]
     pub fn new(places: usize, warm_until: Instant, measured: Duration) -> Self {
-        Self { places, active: AtomicUsize::new(0), warm_until, measured, window: OnceLock::new() }
+        Self {
+            places,
+            active: AtomicUsize::new(0),
+            activated_ns: AtomicU64::new(0),
+            warm_until,
+            measured,
+            window: OnceLock::new(),
+        }
     }
 
     /// A place has had its first established connection.
-    pub fn activate(&self) {
+    pub fn activate(&self, now: Instant) {
         self.active.fetch_add(1, Ordering::AcqRel);
+        let since = now.saturating_duration_since(self.warm_until).as_nanos();
+        self.activated_ns.fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::AcqRel);
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places
     }
 
     /// How many places have.
     #[must_use]
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    /// Whether it will not open: the warm-up is over, places are missing, and for twice the `patience` that a
+    /// part of a connection has, no further one became active.
+    #[must_use]
+    pub fn is_stuck(&self, now: Instant, patience: Duration) -> bool {
+        let last = Duration::from_nanos(self.activated_ns.load(Ordering::Acquire));
+        self.active() < self.places && now >= self.warm_until + last + 2 * patience
     }
 
     /// The window, once it is open: the first to ask at or after that moment opens it for all.
@@ -264,9 +295,9 @@ mod tests {
     fn the_gate_opens_when_all_are_active_and_warm() {
         let start = Instant::now();
         let gate = Gate::new(2, start + SECOND, 8 * SECOND);
-        gate.activate();
+        gate.activate(start);
         assert!(gate.window(start + 5 * SECOND).is_none(), "one place has no connection yet");
-        gate.activate();
+        gate.activate(start);
         assert!(gate.window(start).is_none(), "still warming up");
         let window = gate.window(start + 6 * SECOND).unwrap();
         assert_eq!(gate.window(start + 7 * SECOND).unwrap().start(), window.start(), "opened once for all");
@@ -274,5 +305,19 @@ mod tests {
         assert_eq!([5, 6, 13, 14].map(|s| window.counts(after(s))), [false, true, true, false]);
         assert_eq!([13, 14].map(|s| window.is_over(after(s))), [false, true]);
         assert!(!window.is_exceeded(after(18), 5 * SECOND) && window.is_exceeded(after(19), 5 * SECOND));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any moment will do as a start")]
+    fn the_gate_is_stuck_when_places_stay_away_and_nothing_moves() {
+        let start = Instant::now();
+        let gate = Gate::new(3, start + SECOND, SECOND);
+        let stuck = |seconds| gate.is_stuck(start + seconds * SECOND, 5 * SECOND);
+        gate.activate(start);
+        assert!(!stuck(10) && stuck(11), "twice the patience after the warm-up");
+        gate.activate(start + 8 * SECOND);
+        assert!(!stuck(17) && stuck(18), "twice the patience after the last one");
+        gate.activate(start + 9 * SECOND);
+        assert!(!stuck(100), "all are there");
     }
 }

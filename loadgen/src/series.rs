@@ -12,6 +12,8 @@ pub struct Interval {
     pub started: u64,
     /// Handshakes that were done.
     pub handshakes: u64,
+    /// Of these, were to be resumed, and were not.
+    pub not_resumed: u64,
     /// Connections that ended as they should.
     pub done: u64,
     /// Connections that failed.
@@ -35,6 +37,7 @@ impl Default for Interval {
         Self {
             started: 0,
             handshakes: 0,
+            not_resumed: 0,
             done: 0,
             failed: 0,
             messages: 0,
@@ -51,6 +54,7 @@ impl Interval {
     fn add(&mut self, other: &Self) {
         self.started += other.started;
         self.handshakes += other.handshakes;
+        self.not_resumed += other.not_resumed;
         self.done += other.done;
         self.failed += other.failed;
         self.messages += other.messages;

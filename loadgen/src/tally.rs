@@ -155,8 +155,16 @@ pub struct Tally {
     pub up: u64,
     /// Connections that began while it counted.
     pub started: u64,
+    /// Handshakes that were done while it counted, whenever they began: what throughput is made of.
+    pub completed: u64,
     /// Connections that ended as they should.
     pub done: u64,
+    /// The same with those of the warm-up: what `failed` compares with.
+    pub ended: u64,
+    /// Messages that were answered while it counted, whenever they were due.
+    pub answered: u64,
+    /// Messages that were due while it counted and were never answered.
+    pub unanswered: u64,
     /// Starts that waited because the plan's most connections were open already.
     pub capped: u64,
     /// In the warm-up too: a failure is a failure.
@@ -176,7 +184,11 @@ impl Default for Tally {
             down: 0,
             up: 0,
             started: 0,
+            completed: 0,
             done: 0,
+            ended: 0,
+            answered: 0,
+            unanswered: 0,
             capped: 0,
             failures: BTreeMap::new(),
             changed: 0,
@@ -269,7 +281,11 @@ impl Tally {
         self.down += other.down;
         self.up += other.up;
         self.started += other.started;
+        self.completed += other.completed;
         self.done += other.done;
+        self.ended += other.ended;
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
         self.capped += other.capped;
         self.changed += other.changed;
         add_up(&mut self.failures, &other.failures);

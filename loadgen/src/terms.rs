@@ -175,8 +175,10 @@ struct Profile {
 /// What the next connection speaks.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// With the tickets that it may offer.
-    pub config: Arc<ClientConfig>,
+    /// Offers a ticket if there is one.
+    resuming: Arc<ClientConfig>,
+    /// Offers none, and keeps what comes if any connection resumes.
+    full: Arc<ClientConfig>,
     /// Whom to ask for.
     pub name: ServerName<'static>,
     /// The only version that it offers.
@@ -221,12 +223,19 @@ impl Profiles {
         let resume = resume >= 1.0 || (resume > 0.0 && self.dice.f64() < resume);
         let profile = &self.profiles[at];
         Choice {
-            config: Arc::clone(if resume { &profile.resuming } else { &profile.full }),
+            resuming: Arc::clone(&profile.resuming),
+            full: Arc::clone(&profile.full),
             name: self.names[name].clone(),
             version: profile.version,
             resume,
             tickets: Arc::clone(&profile.tickets),
         }
+    }
+
+    /// How many kinds of connections take turns: none of their tickets serves another kind.
+    #[must_use]
+    pub fn kinds(&self) -> usize {
+        self.profiles.len() * self.names.len()
     }
 
     /// From now on, tickets come from this target.
@@ -238,12 +247,10 @@ impl Profiles {
 }
 
 impl Choice {
-    /// The same, but not offering a ticket: for a connection that shall only fetch one.
+    /// What it speaks with; one that `fetches` shall bring a ticket and offers none.
     #[must_use]
-    pub fn fetching(self, profiles: &Profiles) -> Self {
-        let same = |profile: &&Profile| Arc::ptr_eq(&profile.tickets, &self.tickets);
-        let full = profiles.profiles.iter().find(same).map(|profile| Arc::clone(&profile.full));
-        Self { config: full.unwrap_or(self.config), ..self }
+    pub fn config(&self, fetches: bool) -> &Arc<ClientConfig> {
+        if self.resume && !fetches { &self.resuming } else { &self.full }
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a completion means for its connection, and what follows from it.
 
-use std::cmp::Reverse;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,7 +13,7 @@ use super::connection::{Connection, Stage};
 use super::now;
 use super::worker::{NO_BUFFER, RECEIVE, SEND, Worker, token};
 use crate::failure::{Failure, Moment};
-use crate::plan::{Ending, Version};
+use crate::plan::Ending;
 use crate::task::{Next, Progress};
 
 /// A flight or a message fits in it, mostly; thousands of connections may send one at the same time.
@@ -43,7 +42,7 @@ impl Worker<'_> {
                 Ok(())
             }
             Outcome::Received { buf, .. } => {
-                let result = self.received(index, &buf, moment);
+                let result = self.received(index, &buf);
                 self.bufs.give(buf);
                 result
             }
@@ -57,32 +56,28 @@ impl Worker<'_> {
             Outcome::Failed { errno: NO_BUFFER, buf: None } if operation == RECEIVE => Ok(()),
             Outcome::Failed { errno, buf } => {
                 let at = connection.moment();
+                // What the peer said before it broke the connection is still to be received.
+                let listens = operation == SEND && at == Moment::Close && connection.receiving;
                 if let Some(buf) = buf {
                     self.give(buf);
                 }
-                Err(Failure::system(at, errno))
+                if listens { Ok(()) } else { Err(Failure::system(at, errno)) }
             }
             other => bail!("the ring completed what was never started: {other:?}"),
         };
         if let Err(failure) = result {
             self.fail(index, &failure);
         }
-        self.advance(index, moment)
+        self.advance(index)
     }
 
-    fn received(&mut self, index: usize, buf: &Buf, now: Instant) -> Result<(), Failure> {
+    fn received(&mut self, index: usize, buf: &Buf) -> Result<(), Failure> {
         let place = &mut self.places[index];
         let Some(connection) = &mut place.connection else { return Ok(()) };
         match connection.stage {
             Stage::Ended => return Ok(()),
-            Stage::Closing { .. } => {
-                if buf.is_empty() {
-                    self.closed(index, now);
-                } else {
-                    // Tickets may still come; what else comes is of no interest any more.
-                    self.plaintext.clear();
-                    let _ = connection.session.receive(buf.filled(), &mut self.plaintext);
-                }
+            Stage::Closing { .. } if buf.is_empty() => {
+                self.closed(index, now());
                 return Ok(());
             }
             _ if buf.is_empty() => return Err(Failure::Closed(connection.moment())),
@@ -90,24 +85,30 @@ impl Worker<'_> {
         }
         self.plaintext.clear();
         connection.session.receive(buf.filled(), &mut self.plaintext)?;
-        if connection.stage == Stage::Handshaking
-            && let Some(established) = connection.session.established()
-        {
-            connection.stage = Stage::Talking;
-            connection.times.ready = Some(now);
-            connection.times.since = now;
-            place.primed = true;
-            if !place.active {
-                place.active = true;
-                self.opening -= 1;
-                self.shared.gate.activate();
+        // Behind the client's own work: in TLS 1.3 the last of it is just what led here.
+        let now = now();
+        match connection.stage {
+            // Tickets may still come, and the server's verdict on the client; data is of no interest any more.
+            Stage::Closing { .. } => {
+                connection.heard = true;
+                return Ok(());
             }
-            self.meter.established(connection, established, now);
+            Stage::Handshaking => {
+                let Some(established) = connection.session.established() else { return Ok(()) };
+                connection.stage = Stage::Talking;
+                connection.times.ready = Some(now);
+                connection.times.since = now;
+                if !place.active {
+                    place.active = true;
+                    self.opening -= 1;
+                    self.shared.gate.activate(now);
+                }
+                connection.wish.judge_ticket(established.kind);
+                self.meter.established(connection, established, now);
+            }
+            _ => connection.heard = true,
         }
-        if connection.stage == Stage::Talking {
-            self.heard(index, now)?;
-        }
-        Ok(())
+        self.heard(index, now)
     }
 
     /// What the connection does with the plaintext that came.
@@ -137,14 +138,19 @@ impl Worker<'_> {
     /// Goes on with a conversation that rests, or ends it.
     pub(super) fn go_on(&mut self, index: usize, now: Instant) {
         let Some(connection) = &mut self.places[index].connection else { return };
-        if self.meter.is_over(now) && self.plan.work.lasts() {
-            return self.close(index, now);
+        if self.plan.work.lasts() && self.meter.is_over(now) {
+            // What was due before the end and had to wait is still said: it would be missing otherwise, just
+            // where it was slow.
+            let end = self.meter.window().map_or(now, |window| window.end());
+            if !connection.task.is_behind(end) {
+                return self.close(index, now);
+            }
         }
         match connection.task.go_on(now) {
             Next::Goes => connection.times.since = now,
             Next::Waits(until) => {
                 connection.sleeps = true;
-                self.timers.push(Reverse((until, index)));
+                self.timers.set(index, until);
             }
             Next::Ends => self.close(index, now),
         }
@@ -167,11 +173,11 @@ impl Worker<'_> {
         let Some(connection) = &mut self.places[index].connection else { return };
         connection.stage = Stage::Ended;
         let close = connection.times.closing.map(|since| now.saturating_duration_since(since));
-        self.meter.done(&connection.times, close, now);
+        self.meter.done(connection, close);
     }
 
     /// Keeps what is due in flight, or gives the place of a connection that has ended to the next one.
-    pub(super) fn advance(&mut self, index: usize, now: Instant) -> Result<()> {
+    pub(super) fn advance(&mut self, index: usize) -> Result<()> {
         let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
         match connection.stage {
             Stage::Ended => return self.leave(index),
@@ -199,15 +205,12 @@ impl Worker<'_> {
             self.send(index, buf);
         } else if resets {
             connection.stage = Stage::Ended;
-            self.meter.done(&connection.times, None, now);
+            self.meter.done(connection, None);
             return self.leave(index);
         } else if connection.stage == (Stage::Closing { said: false }) {
             connection.stage = Stage::Closing { said: true };
-            if socket::shutdown_write(connection.socket.as_fd()).is_err() {
-                // The peer was faster, with a reset.
-                self.closed(index, now);
-                return self.leave(index);
-            }
+            // If the peer was faster, with a reset, the receive says so.
+            let _ = socket::shutdown_write(connection.socket.as_fd());
         }
         Ok(())
     }
@@ -221,12 +224,18 @@ impl Worker<'_> {
             }
             return Ok(());
         }
-        if let Some(Connection { socket, .. }) = self.places[index].connection.take() {
+        self.timers.clear(index);
+        let place = &mut self.places[index];
+        if let Some(Connection { socket, mut task, .. }) = place.connection.take() {
             self.ring.close(socket);
+            place.next_due = task.next_due();
+            if let Some(due) = task.take_unanswered() {
+                self.meter.unanswered(due);
+            }
         }
         self.open -= 1;
-        if self.arrivals.is_some() || self.failures_in_a_row == 0 {
-            self.free.push(index);
+        if self.failures_in_a_row == 0 {
+            self.free.give(index, now());
         } else {
             self.rest(index, now());
         }
@@ -260,10 +269,12 @@ impl Worker<'_> {
         match connection.stage {
             // It was over, or has failed already: what cancelling it brings is no news.
             Stage::Ended => return,
-            // A reset is one way to answer our end.
-            Stage::Closing { .. } if matches!(failure, Failure::Reset(Moment::Close)) => {
+            // A reset is one way to answer our end, or, before it has said anything, to refuse us.
+            Stage::Closing { .. }
+                if matches!(failure, Failure::Reset(Moment::Close)) && connection.is_accepted() =>
+            {
                 connection.stage = Stage::Ended;
-                self.meter.done(&connection.times, None, now());
+                self.meter.done(connection, None);
                 return;
             }
             _ => {}
@@ -276,8 +287,7 @@ impl Worker<'_> {
         if !place.active {
             self.opening -= 1;
         }
-        // Its ticket may be lost: a TLS 1.3 ticket serves once.
-        place.primed &= connection.wish.version == Version::Tls12;
+        connection.wish.lose_ticket();
         self.meter.failed(failure);
         self.count_failure(failure);
         if tells {

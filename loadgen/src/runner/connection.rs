@@ -3,10 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustls::HandshakeKind;
+
 use crate::failure::Moment;
 use crate::plan::Version;
 use crate::session::Session;
 use crate::task::Task;
+use crate::terms::Choice;
+use crate::tickets::Offered;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +27,18 @@ pub(super) enum Stage {
 }
 
 /// What a connection was to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wish {
-    pub(super) version: Version,
-    pub(super) resume: bool,
-    /// Whether it offered a ticket, and whether that came from an earlier target.
-    pub(super) offered: bool,
+    /// What it speaks.
+    pub(super) choice: Choice,
+    /// The ticket that it offered.
+    pub(super) offered: Option<Offered>,
+    /// Whether that came from an earlier target.
     pub(super) foreign: bool,
     /// It only fetches a ticket, and is no sample.
     pub(super) fetches: bool,
+    /// It is a sample, with all its parts: it begins while it counts.
+    pub(super) counts: bool,
 }
 
 #[derive(Debug)]
@@ -47,6 +54,8 @@ pub(super) struct Connection {
     pub(super) receiving: bool,
     /// The conversation rests until a timer.
     pub(super) sleeps: bool,
+    /// Something came after the handshake was done.
+    pub(super) heard: bool,
 }
 
 /// When what happened.
@@ -60,6 +69,28 @@ pub(super) struct Times {
     pub(super) closing: Option<Instant>,
     /// Since when the present part takes.
     pub(super) since: Instant,
+}
+
+impl Wish {
+    /// What became of the ticket that was offered.
+    pub(super) fn judge_ticket(&self, kind: HandshakeKind) {
+        let Choice { tickets, name, .. } = &self.choice;
+        if let Some(ticket) = self.offered.filter(|_| kind != HandshakeKind::Resumed) {
+            tickets.refused(name, ticket);
+        }
+    }
+
+    /// The connection failed, and its ticket may be lost: a TLS 1.3 ticket serves once, and one of TLS 1.2 may
+    /// be why.
+    pub(super) fn lose_ticket(&self) {
+        let Choice { tickets, name, .. } = &self.choice;
+        if let Some(ticket) = self.offered {
+            tickets.refused(name, ticket);
+        }
+        if self.fetches || self.offered.is_some() {
+            tickets.fetch_lost(name);
+        }
+    }
 }
 
 impl Times {
@@ -86,6 +117,12 @@ impl Connection {
             Stage::Talking => Moment::Data,
             Stage::Closing { .. } | Stage::Ended => Moment::Close,
         }
+    }
+
+    /// Whether the server is known to have accepted the client: in TLS 1.2 it speaks last, in TLS 1.3 it judges
+    /// the client's certificate when the client is done already.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.heard || self.wish.choice.version == Version::Tls12
     }
 
     /// Whether the present part takes longer than it may.

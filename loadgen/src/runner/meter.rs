@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use offramp::sys::clock;
 use rustls::HandshakeKind;
 
-use super::connection::{Connection, Times};
+use super::connection::Connection;
 use crate::failure::Failure;
 use crate::plan::{Load, Plan, Until, Work};
 use crate::schedule::{Gate, Window};
@@ -88,7 +88,8 @@ impl<'a> Meter<'a> {
         if begin.is_none() && self.window.is_some_and(|window| now >= window.start()) {
             *begin = Some(cpu_ns());
         }
-        if end.is_none() && self.is_over(now) {
+        // A run by count counts until its last connection is done.
+        if end.is_none() && matches!(self.plan.until, Until::Elapsed(_)) && self.is_over(now) {
             self.counted_cpu_ns[1] = Some(cpu_ns());
         }
         let second = now.saturating_duration_since(self.shared.start).as_secs();
@@ -133,84 +134,103 @@ impl<'a> Meter<'a> {
         self.window.is_some_and(|window| now >= window.start())
     }
 
-    /// Whether a connection counts: in an open loop it is its planned start that decides, so that none is
-    /// left out because it was slow. One that serves for the whole run counts in any case: it begins in the
-    /// warm-up.
-    fn counts(&self, times: &Times, now: Instant) -> bool {
-        if self.plan.work.lasts() {
-            return true;
-        }
-        let moment = match self.plan.load {
-            Load::Open { .. } => times.planned,
-            Load::Closed { .. } => now,
-        };
-        self.window.is_some_and(|window| window.counts(moment))
+    /// When it counts, once that is known.
+    pub(super) fn window(&self) -> Option<Window> {
+        self.window
     }
 
-    pub(super) fn started(&mut self, times: &Times, capped: bool) {
-        self.interval.started += 1;
-        if self.counts(times, times.started) {
-            self.tally.started += 1;
-            self.tally.capped += u64::from(capped);
-            if !capped && matches!(self.plan.load, Load::Open { .. }) {
-                self.tally.part(Part::Late, times.started.saturating_duration_since(times.planned));
+    /// Whether a connection is a sample: it is its (planned) start that decides, and for all that becomes of
+    /// it, so that none is left out because it was slow. To be asked once for each.
+    pub(super) fn admit(&mut self, planned: Instant) -> bool {
+        let within = self.window.is_some_and(|window| window.counts(planned));
+        within
+            && match self.plan.until {
+                Until::Elapsed(_) => true,
+                Until::Counted(n) => self.shared.counted.fetch_add(1, Ordering::AcqRel) < n,
             }
+    }
+
+    /// Whether a connection is one of those that carry what counts: one that lasts began in the warm-up, and
+    /// is no sample of a handshake.
+    fn carries(&self, connection: &Connection) -> bool {
+        connection.wish.counts || self.plan.work.lasts()
+    }
+
+    pub(super) fn started(&mut self, connection: &Connection, held_back: bool) {
+        self.interval.started += 1;
+        let (times, counts) = (&connection.times, connection.wish.counts);
+        self.tally.started += u64::from(self.carries(connection));
+        self.tally.capped += u64::from(counts && held_back);
+        if counts && !held_back && matches!(self.plan.load, Load::Open { .. }) {
+            self.tally.part(Part::Late, times.started.saturating_duration_since(times.planned));
         }
     }
 
     /// The handshake is done.
     pub(super) fn established(&mut self, connection: &Connection, established: Established, now: Instant) {
+        let (times, wish) = (&connection.times, &connection.wish);
+        let ready = now.saturating_duration_since(times.planned);
+        let resumed = established.kind == HandshakeKind::Resumed;
         self.interval.handshakes += 1;
-        let (times, wish) = (&connection.times, connection.wish);
-        let ready = now - times.planned;
+        self.interval.not_resumed += u64::from(wish.choice.resume && !wish.fetches && !resumed);
         if self.subject == Part::Ready {
             record_coarse(&mut self.interval.latency, ready);
         }
         if wish.foreign {
-            self.tally.foreign_ticket(established.kind == HandshakeKind::Resumed);
+            self.tally.foreign_ticket(resumed);
         }
-        if wish.fetches || !self.counts(times, now) {
-            return;
+        let within = self.window.is_some_and(|window| window.counts(now));
+        self.tally.completed += u64::from(within && !wish.fetches);
+        if self.carries(connection) {
+            self.tally.handshake(&Sample {
+                established,
+                version: wish.choice.version,
+                resume: wish.choice.resume,
+                offered: wish.offered.is_some(),
+            });
         }
-        if let Until::Counted(n) = self.plan.until
-            && self.shared.counted.fetch_add(1, Ordering::AcqRel) >= n
-        {
-            return;
+        if wish.counts {
+            let connected = times.connected.unwrap_or(now);
+            self.tally.part(Part::Connect, connected.saturating_duration_since(times.started));
+            self.tally.part(Part::Handshake, now.saturating_duration_since(connected));
+            self.tally.part(Part::Ready, ready);
         }
-        let connected = times.connected.unwrap_or(now);
-        self.tally.part(Part::Connect, connected.saturating_duration_since(times.started));
-        self.tally.part(Part::Handshake, now.saturating_duration_since(connected));
-        self.tally.part(Part::Ready, ready);
-        self.tally.handshake(&Sample {
-            established,
-            version: wish.version,
-            resume: wish.resume,
-            offered: wish.offered,
-        });
     }
 
     /// The first byte of application data came.
     pub(super) fn first_byte(&mut self, connection: &Connection, now: Instant) {
         let times = &connection.times;
-        let total = now - times.planned;
+        let total = now.saturating_duration_since(times.planned);
         if self.subject == Part::Total {
             record_coarse(&mut self.interval.latency, total);
         }
-        if !connection.wish.fetches && self.counts(times, now) {
-            self.tally.part(Part::FirstByte, now - times.ready.unwrap_or(now));
+        if connection.wish.counts {
+            let ready = times.ready.unwrap_or(now);
+            self.tally.part(Part::FirstByte, now.saturating_duration_since(ready));
             self.tally.part(Part::Total, total);
         }
     }
 
     /// The connection ended as it should; `close` took that long where it was orderly.
-    pub(super) fn done(&mut self, times: &Times, close: Option<Duration>, now: Instant) {
+    pub(super) fn done(&mut self, connection: &Connection, close: Option<Duration>) {
         self.interval.done += 1;
-        if self.counts(times, now) {
-            self.tally.done += 1;
-            if let Some(close) = close {
-                self.tally.part(Part::Close, close);
-            }
+        self.tally.ended += 1;
+        self.tally.done += u64::from(self.carries(connection));
+        if let Some(close) = close.filter(|_| connection.wish.counts) {
+            self.tally.part(Part::Close, close);
         }
+    }
+
+    /// A message was due then, and is never answered.
+    pub(super) fn unanswered(&mut self, due: Instant) {
+        self.tally.unanswered += u64::from(self.window.is_some_and(|window| window.counts(due)));
+    }
+
+    /// From `due` to the end, a message was due every so often, and none was sent.
+    pub(super) fn never_sent(&mut self, due: Instant, gap: Duration) {
+        let Some(window) = self.window else { return };
+        let missing = window.end().saturating_duration_since(due.max(window.start()));
+        self.tally.unanswered += missing.div_duration_f64(gap).ceil() as u64;
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) {
@@ -226,6 +246,7 @@ impl<'a> Meter<'a> {
         if counts {
             self.tally.down += progress.down;
             self.tally.up += progress.up;
+            self.tally.answered += progress.messages.len() as u64;
         }
         for latency in &progress.messages {
             record_coarse(&mut self.interval.latency, *latency);

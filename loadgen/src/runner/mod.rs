@@ -4,9 +4,12 @@
 //! [`task`](crate::task). A connection has at most one receive and one send in flight, and its place is used
 //! again only after both are complete.
 
+mod begin;
 mod complete;
 mod connection;
+mod free;
 mod meter;
+mod timers;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -82,8 +85,8 @@ impl Clients {
     /// Puts the load of a plan on a target. `progress` hears every second when it is over.
     ///
     /// # Errors
-    /// The load cannot be put on at all: no ring, too few descriptors, or places that never had a connection.
-    /// What merely went wrong is in the [`Outcome`].
+    /// The load cannot be put on at all: no ring, or too few descriptors. What merely went wrong is in the
+    /// [`Outcome`], also if places never had a connection and counting did not begin.
     pub fn run(
         &mut self,
         plan: &Plan,

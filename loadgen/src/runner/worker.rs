@@ -1,9 +1,6 @@
 //! One thread's part of a run: its ring, its places, and what is due on each.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::iter::Peekable;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,18 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use offramp::buf::{Buf, Bufs};
 use offramp::sys::ring::{Ring, Token};
-use offramp::sys::socket::{self, Address};
+use offramp::sys::socket::Address;
 
-use super::connection::{Connection, Stage, Times, Wish};
+use super::begin::{OPENING_MAX, stock};
+use super::connection::{Connection, Stage};
+use super::free::Free;
 use super::meter::{Meter, Shared};
 use super::now;
-use crate::failure::{Failure, Moment};
-use crate::plan::{Ending, Load, Plan, Target, Version};
+use super::timers::Timers;
+use crate::failure::Failure;
+use crate::plan::{Load, Plan, Target, Until};
 use crate::schedule::{Arrivals, Window};
-use crate::session::Session;
 use crate::tally::Tally;
-use crate::task::Task;
-use crate::terms::{Choice, Profiles};
+use crate::terms::Profiles;
 use crate::tickets::Origin;
 
 /// How long the ring waits at most before the time is looked at.
@@ -32,13 +30,8 @@ const BUFFERS_KEPT: usize = 64;
 /// Completions that are taken before what they led to is submitted: a full handshake is 0.1 ms of work, and
 /// what is due meanwhile waits.
 const TURN: usize = 16;
-/// Connections of a closed loop that are on their way for the first time at once.
-const OPENING_MAX: usize = 64;
 /// How long a place of a closed loop rests after a failure.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
-/// TLS 1.3 tickets of a name that the warm-up of an open loop collects: each serves one connection, and a
-/// busy moment takes many at once.
-const TICKETS_IN_HAND: usize = 64;
 /// Connections that are ended in one turn when a run is over: thousands at once would want as many buffers.
 const ENDED_AT_ONCE: usize = 256;
 /// The errno for which a receive is simply started again (ENOBUFS): the ring has no buffer to give at this
@@ -52,10 +45,12 @@ pub(super) const SEND: Token = 1;
 
 pub(super) struct Worker<'a> {
     pub(super) plan: &'a Plan,
-    address: Address,
-    profiles: &'a mut Profiles,
+    pub(super) address: Address,
+    pub(super) profiles: &'a mut Profiles,
     /// Where new tickets come from.
-    origin: Origin,
+    pub(super) origin: Origin,
+    /// TLS 1.3 tickets that the warm-up of an open loop collects, of each kind.
+    pub(super) stock: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) ring: Ring,
     /// For what is received and for bulk data.
@@ -64,13 +59,11 @@ pub(super) struct Worker<'a> {
     pub(super) small: Vec<Buf>,
     pub(super) places: Vec<Place>,
     /// Places without a connection.
-    pub(super) free: Vec<usize>,
+    pub(super) free: Free,
     /// Planned starts; none in a closed loop.
     pub(super) arrivals: Option<Peekable<Arrivals>>,
-    /// When a start was last due and there was no place for it.
-    starved_at: Option<Instant>,
     /// When what rests goes on.
-    pub(super) timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    pub(super) timers: Timers,
     overdue_seen: Instant,
     pub(super) meter: Meter<'a>,
     pub(super) open: usize,
@@ -81,8 +74,9 @@ pub(super) struct Worker<'a> {
     pub(super) over_at: Option<Instant>,
     /// Places that were looked at since then.
     ended_up_to: usize,
-    dice: fastrand::Rng,
-    connections: usize,
+    pub(super) dice: fastrand::Rng,
+    /// Begun so far.
+    pub(super) connections: usize,
     pub(super) plaintext: Vec<u8>,
 }
 
@@ -92,8 +86,9 @@ pub(super) struct Place {
     pub(super) connection: Option<Connection>,
     /// Whether it had an established connection, ever.
     pub(super) active: bool,
-    /// Whether an earlier connection has left a ticket that was not lost.
-    pub(super) primed: bool,
+    /// When the next message is due, where messages have a schedule: it is the place's, and outlives a
+    /// connection that fails.
+    pub(super) next_due: Option<Instant>,
 }
 
 /// What came of one thread.
@@ -114,6 +109,7 @@ impl<'a> Worker<'a> {
         shared: &Arc<Shared>,
     ) -> Result<Self> {
         let places = plan.places(index);
+        let stock = stock(plan, places, profiles.kinds());
         let arrivals = match plan.load {
             Load::Closed { .. } => None,
             Load::Open { rate, spacing, .. } => {
@@ -126,15 +122,15 @@ impl<'a> Worker<'a> {
             address: Address::Tcp(target.address),
             profiles,
             origin,
+            stock,
             shared: Arc::clone(shared),
             ring: Ring::new().context("the load generator has no io_uring (see `offramp probe`)")?,
             bufs: Bufs::new(BUFFERS_KEPT),
             small: Vec::new(),
             places: std::iter::repeat_with(Place::default).take(places).collect(),
-            free: (0..places).rev().collect(),
+            free: Free::all(places),
             arrivals,
-            starved_at: None,
-            timers: BinaryHeap::new(),
+            timers: Timers::new(places),
             overdue_seen: shared.start,
             meter: Meter::new(plan, Arc::clone(shared)),
             open: 0,
@@ -153,6 +149,7 @@ impl<'a> Worker<'a> {
         loop {
             let now = now();
             self.meter.tick(now, self.open);
+            self.break_off_if_stuck(now);
             if self.over_at.is_some() || self.meter.is_over(now) {
                 self.over_at.get_or_insert(now);
                 self.end_what_rests(now)?;
@@ -171,27 +168,52 @@ impl<'a> Worker<'a> {
                 self.complete(completion)?;
             }
         }
-        let over_at = self.over_at.unwrap_or_else(now);
-        if !self.shared.stop.load(Ordering::Acquire) {
-            for _ in self.arrivals.take().into_iter().flatten() {
-                self.meter.failed(&Failure::NeverStarted);
-            }
-        }
+        self.count_what_is_missing();
+        // A run by count counts until its last connection is done.
+        let over_at = self.over_at.filter(|_| matches!(self.plan.until, Until::Elapsed(_)));
+        let over_at = over_at.unwrap_or_else(now);
         let (tally, window, cpu) = self.meter.finish();
         Ok(End { tally, window, over_at, cpu, broken_off: self.broken_off })
     }
 
+    /// Breaks the run off, for all threads, if counting will never begin.
+    fn break_off_if_stuck(&mut self, now: Instant) {
+        let gate = &self.shared.gate;
+        if gate.is_stuck(now, self.plan.patience) && !self.shared.stop.swap(true, Ordering::AcqRel) {
+            self.broken_off = Some(format!(
+                "counting never began: only {} of {} connections became active; fewer --connections, or a \
+                 target that takes more",
+                gate.active(),
+                gate.places()
+            ));
+        }
+    }
+
+    /// What the plan asks for and never began.
+    fn count_what_is_missing(&mut self) {
+        if self.shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        for _ in self.arrivals.take().into_iter().flatten() {
+            self.meter.failed(&Failure::NeverStarted);
+        }
+        if let Some(gap) = self.plan.work.gap() {
+            for due in self.places.iter().filter_map(|place| place.next_due) {
+                self.meter.never_sent(due, gap);
+            }
+        }
+    }
+
     /// How long nothing of its own is due.
     fn patience(&mut self, now: Instant) -> Duration {
-        if self.over_at.is_some() && self.ended_up_to < self.places.len() {
+        if self.over_at.is_some() && self.ended_up_to < self.places.len() || self.may_begin() {
             return Duration::ZERO;
         }
         let start = self.shared.start;
         let arrival = self.arrivals.as_mut().and_then(Peekable::peek).map(|planned| start + *planned);
         // What waits for a free place is woken by the completion that makes one.
         let arrival = arrival.filter(|_| !self.free.is_empty());
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let due = [arrival, timer].into_iter().flatten().min();
+        let due = [arrival, self.timers.next()].into_iter().flatten().min();
         due.map_or(LOOK_AT_TIME, |due| due.saturating_duration_since(now).min(LOOK_AT_TIME))
     }
 
@@ -200,134 +222,34 @@ impl<'a> Worker<'a> {
             || self.arrivals.as_mut().is_none_or(|arrivals| arrivals.peek().is_none())
     }
 
-    fn begin_what_is_due(&mut self, now: Instant) -> Result<()> {
-        if self.shared.stop.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if self.arrivals.is_none() {
-            while self.over_at.is_none() && self.opening < OPENING_MAX {
-                let Some(place) = self.free.pop() else { break };
-                self.begin(place, now, now, false)?;
-            }
-            return Ok(());
-        }
-        let start = self.shared.start;
-        while let Some(planned) = self.arrivals.as_mut().and_then(Peekable::peek) {
-            let planned = start + *planned;
-            if planned > now || self.meter.is_exceeded(now) {
-                break;
-            }
-            let Some(place) = self.free.pop() else {
-                self.starved_at = Some(now);
-                break;
-            };
-            if let Some(arrivals) = &mut self.arrivals {
-                arrivals.next();
-            }
-            // Late because there was no place, not because of us.
-            let capped = self.starved_at.is_some_and(|at| planned <= at);
-            self.begin(place, planned, super::now(), capped)?;
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, index: usize, planned: Instant, now: Instant, capped: bool) -> Result<()> {
-        let choice = self.profiles.next(self.plan.resume);
-        let fetches = choice.resume && self.fetches(index, &choice, planned);
-        let choice = if fetches { choice.fetching(self.profiles) } else { choice };
-        let session = Session::new(&choice.config, choice.name.clone())?;
-        let offered = choice.tickets.take_offered();
-        let wish = Wish {
-            version: choice.version,
-            resume: choice.resume,
-            offered: offered.is_some(),
-            foreign: offered.is_some_and(|origin| origin != self.origin),
-            fetches,
-        };
-        let times = Times::new(planned, now);
-        self.meter.started(&times, capped);
-        self.connections += 1;
-        self.opening += usize::from(!self.places[index].active);
-        let socket = match self.socket() {
-            Ok(socket) => socket,
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or_default();
-                self.opening -= usize::from(!self.places[index].active);
-                self.meter.failed(&Failure::system(Moment::Connect, errno));
-                self.count_failure(&Failure::system(Moment::Connect, errno));
-                self.rest(index, now);
-                return Ok(());
-            }
-        };
-        self.ring.connect(socket.as_fd(), self.address.to_sockaddr()?, token(index, SEND));
-        let task = Task::new(&self.plan.work, &choice.name.to_str(), self.dice.fork());
-        self.open += 1;
-        self.places[index].connection = Some(Connection {
-            socket,
-            session,
-            task,
-            wish,
-            stage: Stage::Connecting,
-            times,
-            // The connect is in flight, in place of a send.
-            sending: true,
-            receiving: false,
-            sleeps: false,
-        });
-        Ok(())
-    }
-
-    /// Whether a connection that shall be resumed only fetches a ticket, because there is none yet or too
-    /// few: in the warm-up, and as the first one of a place of a closed loop.
-    fn fetches(&self, index: usize, choice: &Choice, planned: Instant) -> bool {
-        let tickets = choice.tickets.count(&choice.name);
-        let warm_up = !self.meter.counts_already(planned);
-        let open = self.arrivals.is_some();
-        // Tickets of an earlier target are there to be offered.
-        let collects = open && warm_up && self.origin == 0 && choice.version == Version::Tls13;
-        let first = !open && !self.places[index].primed;
-        (tickets == 0 && (warm_up || first)) || (collects && tickets < TICKETS_IN_HAND)
-    }
-
-    fn socket(&self) -> std::io::Result<std::os::fd::OwnedFd> {
-        let source = match self.plan.sources.as_slice() {
-            [] => None,
-            sources => Some(sources[self.connections % sources.len()]),
-        };
-        let socket = match source {
-            None => socket::outgoing(&self.address)?,
-            Some(source) => socket::outgoing_from(&self.address, source)?,
-        };
-        if self.plan.ending == Ending::Reset {
-            socket::abort_on_close(socket.as_fd())?;
-        }
-        Ok(socket)
-    }
-
     /// The place may be used again, in a closed loop a little later.
     pub(super) fn rest(&mut self, index: usize, now: Instant) {
         if self.arrivals.is_some() {
-            self.free.push(index);
+            self.free.give(index, now);
         } else {
-            self.timers.push(Reverse((now + AFTER_FAILURE, index)));
+            self.timers.set(index, now + AFTER_FAILURE);
         }
     }
 
+    /// Whether a closed loop has a place whose next connection may begin.
+    pub(super) fn may_begin(&self) -> bool {
+        self.arrivals.is_none()
+            && self.over_at.is_none()
+            && self.opening < OPENING_MAX
+            && !self.free.is_empty()
+    }
+
     fn wake_what_is_due(&mut self, now: Instant) -> Result<()> {
-        while let Some(Reverse((at, index))) = self.timers.peek().copied() {
-            if at > now {
-                break;
-            }
-            self.timers.pop();
+        while let Some(index) = self.timers.due(now) {
             match &mut self.places[index].connection {
-                None => self.free.push(index),
+                None => self.free.give(index, now),
                 Some(connection) if connection.sleeps => {
                     connection.sleeps = false;
                     connection.times.since = now;
                     self.go_on(index, now);
-                    self.advance(index, now)?;
+                    self.advance(index)?;
                 }
-                // It went on by itself, or is another one.
+                // It went on by itself.
                 Some(_) => {}
             }
         }
@@ -347,9 +269,9 @@ impl<'a> Worker<'a> {
                 if stopped {
                     self.abort(index);
                 } else {
-                    self.close(index, now);
+                    self.go_on(index, now);
                 }
-                self.advance(index, now)?;
+                self.advance(index)?;
             }
         }
         Ok(())
@@ -367,11 +289,12 @@ impl<'a> Worker<'a> {
             if connection.is_overdue(now, patience) {
                 let moment = connection.moment();
                 self.fail(index, &Failure::TimedOut(moment));
-                self.advance(index, now)?;
+                self.advance(index)?;
             } else if hangs && self.plan.work.lasts() && connection.stage == Stage::Talking {
-                // Bulk data on a slow line: it moves, but its round would take too long.
+                // Bulk data on a slow line, which moves, but whose round would take too long; or messages
+                // that were due before the end, and count as unanswered.
                 self.abort(index);
-                self.advance(index, now)?;
+                self.advance(index)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Messages and their answers, every byte of both checked.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Next, Progress};
 use crate::backend::{MESSAGE, RIGHT};
@@ -125,15 +125,13 @@ impl Messages {
     pub(super) fn go_on(&mut self, now: Instant) -> Next {
         let due = match self.pace {
             Pace::AtOnce => now,
-            Pace::Every(gap) => {
-                // The first one is due at any moment of a gap: connections do not speak in chorus.
-                let first = || now + gap.mul_f64(self.dice.f64());
-                let due = self.next_due.unwrap_or_else(first);
+            Pace::Every(_) | Pace::Around(_) => {
+                let due = self.next_due.unwrap_or_else(|| now + self.first_gap());
                 self.next_due = Some(due);
                 if due > now {
                     return Next::Waits(due);
                 }
-                self.next_due = Some(due + gap);
+                self.next_due = Some(due + self.gap());
                 due
             }
         };
@@ -155,6 +153,37 @@ impl Messages {
 
     pub(super) fn progress(&mut self) -> Progress {
         std::mem::take(&mut self.progress)
+    }
+
+    /// Goes on with the schedule of an earlier conversation.
+    pub(super) fn carry_on(&mut self, next_due: Option<Instant>) {
+        self.next_due = next_due;
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.next_due
+    }
+
+    /// When the message was due that is under way and will not be answered any more.
+    pub(super) fn take_unanswered(&mut self) -> Option<Instant> {
+        self.due.take()
+    }
+
+    /// From one message to the next.
+    fn gap(&mut self) -> Duration {
+        match self.pace {
+            Pace::AtOnce => Duration::ZERO,
+            Pace::Every(gap) => gap,
+            Pace::Around(gap) => gap.mul_f64(-(1.0 - self.dice.f64()).ln()),
+        }
+    }
+
+    /// The first one is due at any moment of a gap: connections do not speak in chorus.
+    fn first_gap(&mut self) -> Duration {
+        match self.pace {
+            Pace::Every(gap) => gap.mul_f64(self.dice.f64()),
+            Pace::AtOnce | Pace::Around(_) => self.gap(),
+        }
     }
 
     fn say_pattern(&mut self, mut len: usize) {
@@ -193,8 +222,6 @@ impl Messages {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::runner::now;
 
@@ -260,5 +287,30 @@ mod tests {
         }
         assert_eq!(messages.progress().messages.len(), 200);
         assert!((2..30).contains(&long), "about one in twenty is longer than a chunk: {long}");
+    }
+
+    #[test]
+    fn a_schedule_outlives_its_conversation() {
+        let gap = Duration::from_secs(1);
+        let (mut messages, now) = greeted(Pace::Every(gap));
+        let Next::Waits(first) = messages.go_on(now) else { panic!("the first one is due later") };
+        messages.go_on(first);
+        assert_eq!(messages.take_unanswered(), Some(first), "the connection failed");
+        let mut next = Messages::msrp(Pace::Every(gap), fastrand::Rng::with_seed(2));
+        next.carry_on(messages.next_due());
+        assert_eq!(next.go_on(first), Next::Waits(first + gap));
+        assert_eq!(next.go_on(first + 5 * gap), Next::Goes);
+        assert_eq!((next.take_unanswered(), next.next_due()), (Some(first + gap), Some(first + 2 * gap)));
+    }
+
+    #[test]
+    fn gaps_that_are_left_to_chance_have_their_mean_and_its_spread() {
+        let mean = Duration::from_secs(5);
+        let mut messages = Messages::msrp(Pace::Around(mean), fastrand::Rng::with_seed(3));
+        let gaps: Vec<f64> = (0..20_000).map(|_| messages.gap().div_duration_f64(mean)).collect();
+        let average = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        assert!((average - 1.0).abs() < 0.05, "{average}");
+        let long = gaps.iter().filter(|gap| **gap > 2.0).count() as f64 / gaps.len() as f64;
+        assert!((long - (-2.0_f64).exp()).abs() < 0.02, "{long}");
     }
 }

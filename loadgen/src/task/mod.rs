@@ -110,4 +110,34 @@ impl Task {
             Self::Messages(messages) => messages.progress(),
         }
     }
+
+    /// Goes on with the schedule of an earlier conversation of the same place.
+    pub fn carry_on(&mut self, next_due: Option<Instant>) {
+        if let Self::Messages(messages) = self {
+            messages.carry_on(next_due);
+        }
+    }
+
+    /// When the next message is due, where messages have a schedule.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        match self {
+            Self::Messages(messages) => messages.next_due(),
+            Self::Exchange(_) | Self::Bulk(_) => None,
+        }
+    }
+
+    /// Whether something is due before `end` that was not begun.
+    #[must_use]
+    pub fn is_behind(&self, end: Instant) -> bool {
+        self.next_due().is_some_and(|due| due < end)
+    }
+
+    /// When the message was due that is under way: for a conversation that is over.
+    pub fn take_unanswered(&mut self) -> Option<Instant> {
+        match self {
+            Self::Messages(messages) => messages.take_unanswered(),
+            Self::Exchange(_) | Self::Bulk(_) => None,
+        }
+    }
 }
