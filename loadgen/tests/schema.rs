@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
+use offramp_loadgen::latency::{Kind, LatencyReport, Row, Saved, Saving};
 use offramp_loadgen::plan::{Ending, Load, Pace, Plan, Target, Until, Version, Work};
 use offramp_loadgen::report::{Environment, FORMAT, Report, Run, SearchStep};
 use offramp_loadgen::runner::{Clients, Outcome};
@@ -42,6 +43,24 @@ fn paths(value: &Value, path: &str, out: &mut BTreeSet<String>) {
         }
     };
     out.insert(format!("{path}: {kind}"));
+}
+
+/// What `loadgen latency` prints.
+fn long_line() -> LatencyReport {
+    let kind = Kind { version: Version::Tls12, tcp: true, resumed: true };
+    let predicted = kind.predicted(Duration::from_millis(50));
+    let saved = Saved { round_trips: 1.0, ready: 0.5, first_byte: 0.4 };
+    LatencyReport {
+        began: "2026-01-01T00:00:00Z".to_owned(),
+        environment: Environment::this(),
+        target: "a target".to_owned(),
+        one_way_ms: 50.0,
+        rows: vec![Row { kind, predicted, measured: predicted, samples: 1 }],
+        savings: vec![Saving { version: kind.version, tcp: kind.tcp, predicted: saved, measured: saved }],
+        warnings: vec!["x".to_owned()],
+        problems: vec!["x".to_owned()],
+        failed: true,
+    }
 }
 
 #[test]
@@ -88,6 +107,7 @@ fn the_shape_of_the_json_is_the_one_on_file() {
     let json = report.json().unwrap();
     let mut found = BTreeSet::new();
     paths(&serde_json::from_str(&json).unwrap(), "", &mut found);
+    paths(&serde_json::to_value(long_line()).unwrap(), "latency", &mut found);
     let on_file: BTreeSet<String> = include_str!("schema.txt").lines().map(str::to_owned).collect();
     let fresh: Vec<_> = found.difference(&on_file).collect();
     let gone: Vec<_> = on_file.difference(&found).collect();

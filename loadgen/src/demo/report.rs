@@ -56,9 +56,9 @@ pub struct PhaseReport {
 /// Handshakes, each one checked to be of the kind and version that was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Handshakes {
-    /// All in the time that counts.
+    /// All that began in the time that counts.
     pub count: u64,
-    /// Per second.
+    /// Those that were done in it, per second.
     pub per_second: f64,
     /// From the start of the TCP connect until the client's handshake was done, in µs: half were not slower.
     pub p50_us: u64,
@@ -107,7 +107,7 @@ impl PhaseReport {
         let handshakes = match phase.work {
             Work::Handshake(_) => Some(Handshakes {
                 count: tally.handshakes(),
-                per_second: tally.handshakes() as f64 / seconds,
+                per_second: tally.completed as f64 / seconds,
                 p50_us: tally.latency_us(Part::Ready, 0.5),
                 p90_us: tally.latency_us(Part::Ready, 0.9),
                 p99_us: tally.latency_us(Part::Ready, 0.99),

@@ -11,7 +11,7 @@ mod relay;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 
@@ -99,10 +99,60 @@ pub struct LatencyReport {
     pub one_way_ms: f64,
     /// One for each kind: a full one and, behind it, the resumed one.
     pub rows: Vec<Row>,
+    /// What resumption saves: one for each pair of rows.
+    pub savings: Vec<Saving>,
     /// What makes the figures doubtful.
     pub warnings: Vec<String>,
     /// What is not as it was asked.
     pub problems: Vec<String>,
+    /// Whether a connection failed.
+    pub failed: bool,
+}
+
+/// What a resumed handshake saves of the full one's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Saving {
+    /// Of TLS.
+    pub version: Version,
+    /// Whether TCP's own round trip counts.
+    pub tcp: bool,
+    /// By counting.
+    pub predicted: Saved,
+    /// Of the medians.
+    pub measured: Saved,
+}
+
+/// Shares, 0 to 1, but for the round trips.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Saved {
+    /// So many.
+    pub round_trips: f64,
+    /// Of the time until the client may speak.
+    pub ready: f64,
+    /// Of the time until its first byte is at the server.
+    pub first_byte: f64,
+}
+
+impl Saved {
+    fn of(full: &Figures, resumed: &Figures) -> Self {
+        Self {
+            round_trips: full.round_trips - resumed.round_trips,
+            ready: 1.0 - resumed.ready_ms / full.ready_ms,
+            first_byte: 1.0 - resumed.first_byte_ms / full.first_byte_ms,
+        }
+    }
+}
+
+impl Saving {
+    fn of(full: &Row, resumed: &Row) -> Self {
+        let Kind { version, tcp, .. } = full.kind;
+        Self {
+            version,
+            tcp,
+            predicted: Saved::of(&full.predicted, &resumed.predicted),
+            measured: Saved::of(&full.measured, &resumed.measured),
+        }
+    }
 }
 
 impl Kind {
@@ -160,11 +210,21 @@ impl Row {
     }
 }
 
+/// What came of one kind.
+struct Made {
+    /// None if too many connections failed.
+    row: Option<Row>,
+    /// What is not as it was asked.
+    problem: Option<String>,
+    /// Whether a connection failed.
+    failed: bool,
+}
+
 impl Experiment {
     /// Makes it; `progress` hears the name of each kind before it begins.
     ///
     /// # Errors
-    /// The line or the clients cannot be made, or connections fail.
+    /// The line or the clients cannot be made. What merely went wrong is in the report.
     pub fn run(&self, mut progress: impl FnMut(&str)) -> Result<LatencyReport> {
         let mut report = LatencyReport {
             began: machine::utc(time_of_day()),
@@ -172,20 +232,26 @@ impl Experiment {
             target: format!("{} ({})", self.target.host, self.target.address),
             one_way_ms: self.one_way.as_secs_f64() * 1e3,
             rows: Vec::new(),
+            savings: Vec::new(),
             warnings: Vec::new(),
             problems: Vec::new(),
+            failed: false,
         };
         for kind in Kind::all() {
             progress(&kind.label());
-            let (row, problem) = self.row(kind).with_context(|| kind.label())?;
+            let Made { row, problem, failed } = self.row(kind).with_context(|| kind.label())?;
+            report.problems.extend(problem);
+            report.failed |= failed;
+            // What fails here fails in the other rows, too.
+            let Some(row) = row else { break };
             report.warnings.extend(row.deviation());
             report.rows.push(row);
-            report.problems.extend(problem);
         }
+        report.savings = report.rows.chunks_exact(2).map(|pair| Saving::of(&pair[0], &pair[1])).collect();
         Ok(report)
     }
 
-    fn row(&self, kind: Kind) -> Result<(Row, Option<String>)> {
+    fn row(&self, kind: Kind) -> Result<Made> {
         let line = Line {
             one_way: self.one_way,
             tcp_round_trip: kind.tcp,
@@ -203,15 +269,19 @@ impl Experiment {
         let plan = self.plan(kind);
         let target = Target { host: self.target.host.clone(), address: relay.address() };
         let outcome = Clients::new(&plan, &terms)?.run(&plan, &target, |_| {})?;
-        ensure!(outcome.broken_off.is_none(), "{}", outcome.broken_off.unwrap_or_default());
+        if let Some(reason) = outcome.broken_off {
+            let problem = Some(format!("{}: {reason}", kind.label()));
+            return Ok(Made { row: None, problem, failed: true });
+        }
         let tally = outcome.tally;
         let not = tally.handshakes() - tally.as_asked();
         let problem = (not > 0 || tally.failed() > 0).then(|| {
             format!("{}: {not} handshakes NOT AS ASKED, failures: {:?}", kind.label(), tally.failures())
         });
         let measured = self.measured(&tally, &relay.passed(), plan.places(0))?;
-        let samples = tally.handshakes();
-        Ok((Row { kind, predicted: kind.predicted(self.one_way), measured, samples }, problem))
+        let row =
+            Row { kind, predicted: kind.predicted(self.one_way), measured, samples: tally.handshakes() };
+        Ok(Made { row: Some(row), problem, failed: tally.failed() > 0 })
     }
 
     fn plan(&self, kind: Kind) -> Plan {
@@ -267,18 +337,14 @@ impl LatencyReport {
         let mut savings = vec![
             ["resumption saves", "client ready", "first byte at the server"].map(str::to_owned).to_vec(),
         ];
-        for pair in self.rows.chunks_exact(2) {
-            let saved = |figure: fn(&Figures) -> f64| {
-                let share = |full: f64, resumed: f64| 100.0 * (1.0 - resumed / full);
-                let predicted = share(figure(&pair[0].predicted), figure(&pair[1].predicted));
-                let measured = share(figure(&pair[0].measured), figure(&pair[1].measured));
-                format!("{predicted:.0} | {measured:.1} %")
+        for Saving { version, tcp, predicted, measured } in &self.savings {
+            let saved = |share: fn(&Saved) -> f64| {
+                format!("{:.0} | {:.1} %", 100.0 * share(predicted), 100.0 * share(measured))
             };
-            let Kind { version, tcp, .. } = pair[0].kind;
             savings.push(vec![
-                format!("{}, {} TCP", version.label(), if tcp { "with" } else { "without" }),
-                saved(|figures| figures.ready_ms),
-                saved(|figures| figures.first_byte_ms),
+                format!("{}, {} TCP", version.label(), if *tcp { "with" } else { "without" }),
+                saved(|saved| saved.ready),
+                saved(|saved| saved.first_byte),
             ]);
         }
         format!(

@@ -7,8 +7,8 @@ use super::Report;
 use crate::machine;
 
 /// The columns: no cell has a comma or a quote.
-const HEADING: &str = "time,unix_ms,target,counts,started,handshakes,done,failed,open,messages,up_bytes,\
-                       down_bytes,p50_us,p99_us,max_us,cpu_cores";
+const HEADING: &str = "time,unix_ms,target,counts,started,handshakes,not_resumed,done,failed,open,messages,\
+                       up_bytes,down_bytes,p50_us,p99_us,max_us,cpu_cores";
 
 impl Report {
     /// One line a second, with its absolute time.
@@ -23,11 +23,12 @@ impl Report {
                 // Writing to a string cannot fail.
                 let _ = writeln!(
                     out,
-                    "{time},{},{target},{},{},{},{},{},{},{},{},{},{},{},{},{:.3}",
+                    "{time},{},{target},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.3}",
                     second.unix_ms,
                     u8::from(second.counts),
                     second.started,
                     second.handshakes,
+                    second.not_resumed,
                     second.done,
                     second.failed,
                     second.open,

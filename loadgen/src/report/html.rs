@@ -153,7 +153,9 @@ fn rates(run: &Run) -> Result<String> {
 /// Without the last one, in which the run ended.
 fn whole_seconds(run: &Run) -> impl Iterator<Item = (f64, &super::Second)> {
     let whole = run.series.len().saturating_sub(1);
-    run.series.iter().take(whole).enumerate().map(|(at, second)| (at as f64 + 0.5, second))
+    // A second in which no thread looked at the time is missing: its place is the time, not the number.
+    let at = |second: &super::Second| second.unix_ms.saturating_sub(run.began_unix_ms) as f64 / 1e3 + 0.5;
+    run.series.iter().take(whole).map(move |second| (at(second), second))
 }
 
 fn latencies(run: &Run) -> Result<String> {
@@ -239,4 +241,23 @@ fn drawn(error: impl std::fmt::Display) -> anyhow::Error {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::super::verdict::tests::run_of;
+    use super::*;
+    use crate::series::Interval;
+    use crate::tally::Tally;
+
+    #[test]
+    fn a_second_stands_at_its_time_even_if_one_before_it_is_missing() {
+        let seconds: BTreeMap<_, _> = [0, 3, 4].map(|second| (second, Interval::default())).into();
+        let run = run_of(Tally::default(), Duration::ZERO, seconds);
+        let places: Vec<f64> = whole_seconds(&run).map(|(at, _)| at).collect();
+        assert_eq!(places, [0.5, 3.5]);
+    }
 }

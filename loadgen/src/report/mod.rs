@@ -20,7 +20,7 @@ use crate::schedule::{Rate, Spacing};
 use crate::tally::{Latency as Histogram, Part};
 
 /// The version of the JSON's shape.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A whole invocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,18 +132,20 @@ pub struct Connections {
     pub done: u64,
     /// Failed; the warm-up's too.
     pub failed: u64,
+    /// As `done`, with the warm-up's: what `failed` compares with.
+    pub ended: u64,
     /// Planned, but held back because the most that the plan allows were open.
     pub capped: u64,
 }
 
-/// Handshakes while it counted, each one checked.
+/// Handshakes of connections that began while it counted, or that carry what counts; each one checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Handshakes {
     /// All of them.
     pub count: u64,
-    /// Per second.
+    /// Those that were done while it counted, per second: the throughput. 0 where connections last.
     pub per_second: f64,
-    /// Per second of CPU time of the generator's threads.
+    /// The same per second of CPU time of the generator's threads.
     pub per_cpu_second: f64,
     /// Full ones.
     pub full: u64,
@@ -174,10 +176,12 @@ pub struct Handshakes {
 /// Application data while it counted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Data {
-    /// Messages that were answered.
+    /// Messages that were due and answered.
     pub messages: u64,
-    /// Per second.
+    /// Those that were answered while it counted, per second: the throughput.
     pub messages_per_second: f64,
+    /// Messages that were due and never answered.
+    pub messages_unanswered: u64,
     /// Bytes that arrived at the other side.
     pub up_bytes: u64,
     /// Bytes that arrived at the client.
@@ -233,6 +237,8 @@ pub struct Second {
     pub started: u64,
     /// Handshakes that were done.
     pub handshakes: u64,
+    /// Of these, were to be resumed, and were not.
+    pub not_resumed: u64,
     /// Connections that ended as they should.
     pub done: u64,
     /// Connections that failed.
@@ -337,12 +343,13 @@ impl Run {
                 started: tally.started,
                 done: tally.done,
                 failed: tally.failed(),
+                ended: tally.ended,
                 capped: tally.capped,
             },
             handshakes: Handshakes {
                 count: tally.handshakes(),
-                per_second: per(tally.handshakes(), seconds),
-                per_cpu_second: per(tally.handshakes(), cpu_seconds),
+                per_second: per(tally.completed, seconds),
+                per_cpu_second: per(tally.completed, cpu_seconds),
                 full: kinds.full,
                 resumed: kinds.resumed,
                 hello_retry: kinds.hello_retry,
@@ -358,7 +365,8 @@ impl Run {
             },
             data: Data {
                 messages,
-                messages_per_second: per(messages, seconds),
+                messages_per_second: per(tally.answered, seconds),
+                messages_unanswered: tally.unanswered,
                 up_bytes: tally.up,
                 down_bytes: tally.down,
                 megabytes_per_second: per(tally.up + tally.down, seconds) / 1e6,
@@ -401,6 +409,7 @@ fn series(outcome: &Outcome) -> Vec<Second> {
             counts: (*index + 1) as f64 > from && (*index as f64) < to,
             started: interval.started,
             handshakes: interval.handshakes,
+            not_resumed: interval.not_resumed,
             done: interval.done,
             failed: interval.failed,
             open: interval.open,

@@ -94,8 +94,12 @@ fn table(run: &Run) -> String {
             "data         {} bytes up, {} down, all verified: {:.1} MB/s",
             data.up_bytes, data.down_bytes, data.megabytes_per_second
         );
-        if data.messages > 0 {
-            let _ = writeln!(out, "messages     {}: {:.1}/s", data.messages, data.messages_per_second);
+        if data.messages + data.messages_unanswered > 0 {
+            let _ = writeln!(
+                out,
+                "messages     {}: {:.1}/s; {} were due and never answered",
+                data.messages, data.messages_per_second, data.messages_unanswered
+            );
         }
     }
     for (reason, count) in &run.failures {

@@ -1,6 +1,7 @@
 //! Whether a run is what was asked, and whether its figures are to be trusted.
 
 use super::{Report, Run, is_about_handshakes};
+use crate::tally::Part;
 
 /// The exit codes of the commands that put load on a target.
 pub mod exit {
@@ -46,12 +47,19 @@ pub fn problems(run: &Run, allowed: Allowed) -> (Vec<String>, u8) {
     if let Some(reason) = &run.broken_off {
         problem(format!("broken off: {reason}"), exit::FAILED);
     }
-    let (failed, connections) = (run.connections.failed, &run.connections);
-    let all = (connections.done + failed).max(run.asked.connections.min(failed as usize) as u64);
+    let failed = run.connections.failed;
+    // Both with the warm-up's.
+    let all = run.connections.ended + failed;
     if failed > 0 && failed as f64 > allowed.failures * all as f64 {
         let reasons: Vec<_> =
             run.failures.iter().map(|(reason, count)| format!("{count} × {reason}")).collect();
         problem(format!("{failed} connections failed: {}", reasons.join("; ")), exit::FAILED);
+    }
+    let (unanswered, answered) = (run.data.messages_unanswered, run.data.messages);
+    if unanswered as f64 > allowed.failures * (unanswered + answered) as f64 {
+        let text =
+            format!("{unanswered} of {} messages that were due were never answered", unanswered + answered);
+        problem(text, exit::FAILED);
     }
     let idle = if is_about_handshakes(run) {
         run.handshakes.count == 0
@@ -67,8 +75,8 @@ pub fn problems(run: &Run, allowed: Allowed) -> (Vec<String>, u8) {
         problem(
             format!(
                 "NOT AS ASKED: {not} of {} handshakes; {} were to be resumed, of which {} offered a ticket \
-                 that the server did not take and {} had none (a longer --warm-up fetches more); \
-                 --allow-full lets it pass",
+                 that the server did not take and {} had none (one of TLS 1.3 serves once: in an open loop a \
+                 longer --warm-up fetches more, up to --connections); --allow-full lets it pass",
                 handshakes.count,
                 handshakes.resume_asked,
                 handshakes.resume_refused,
@@ -94,6 +102,12 @@ pub fn problems(run: &Run, allowed: Allowed) -> (Vec<String>, u8) {
     (found, code)
 }
 
+/// By how much, in µs, one start in 100 was late for the generator's own reasons.
+#[must_use]
+pub fn late_us(run: &Run) -> u64 {
+    run.latency_us.get(Part::Late.label()).map_or(0, |late| late.p99)
+}
+
 /// Whether the generator's threads had no CPU time left: its figures are its own limit.
 #[must_use]
 pub fn is_saturated(run: &Run) -> bool {
@@ -112,14 +126,11 @@ pub fn warnings(run: &Run) -> Vec<String> {
             share * 100.0
         ));
     }
-    if let Some(late) = run.latency_us.get(crate::tally::Part::Late.label())
-        && run.asked.rate.is_some()
-        && late.p99 > LATE_START_US
-    {
+    let late = late_us(run);
+    if run.asked.rate.is_some() && late > LATE_START_US {
         found.push(format!(
-            "the load generator starts late: one start in 100 by {} µs or more; these delays are in the \
-             latencies",
-            late.p99
+            "the load generator starts late: one start in 100 by {late} µs or more; these delays are in the \
+             latencies"
         ));
     }
     if run.connections.capped > 0 {
@@ -156,7 +167,7 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
@@ -165,9 +176,14 @@ mod tests {
     use crate::plan::{Ending, Load, Plan, Request, Until, Work};
     use crate::runner::Outcome;
     use crate::schedule::{Rate, Spacing};
-    use crate::tally::{Part, Tally};
+    use crate::series::Interval;
+    use crate::tally::Tally;
 
     fn run(tally: Tally, cpu: Duration) -> Run {
+        run_of(tally, cpu, BTreeMap::new())
+    }
+
+    pub(crate) fn run_of(tally: Tally, cpu: Duration, seconds: BTreeMap<u64, Interval>) -> Run {
         let rate = Rate::steady(1.0);
         let plan = Plan {
             work: Work::Handshake(Request::Echo),
@@ -184,7 +200,7 @@ mod tests {
         };
         let outcome = Outcome {
             tally,
-            seconds: BTreeMap::new(),
+            seconds,
             began: Duration::ZERO,
             warm_up: Duration::ZERO,
             measured: Duration::from_secs(1),
@@ -198,7 +214,7 @@ mod tests {
     fn the_worst_problem_decides_the_exit_code() {
         let mut tally = Tally::default();
         tally.kinds.full = 100;
-        tally.done = 99;
+        tally.ended = 99;
         tally.failure(&Failure::Refused);
         let codes = |tally: &Tally, failures, full| {
             problems(&run(tally.clone(), Duration::ZERO), Allowed { failures, full }).1
@@ -209,6 +225,29 @@ mod tests {
         tally.failure(&Failure::Changed("x"));
         assert_eq!(codes(&tally, 1.0, true), exit::CHANGED);
         assert_eq!(codes(&Tally::default(), 1.0, true), exit::FAILED, "nothing was done");
+    }
+
+    #[test]
+    fn failures_of_the_warm_up_are_a_share_of_what_the_warm_up_did_too() {
+        let mut tally = Tally::default();
+        tally.kinds.resumed = 10;
+        (tally.done, tally.ended) = (10, 1000);
+        for _ in 0..5 {
+            tally.failure(&Failure::Refused);
+        }
+        let allowed = Allowed { failures: 0.01, full: true };
+        assert_eq!(problems(&run(tally, Duration::ZERO), allowed), (Vec::new(), exit::AS_ASKED));
+    }
+
+    #[test]
+    fn a_message_that_is_never_answered_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.kinds.resumed = 10;
+        tally.unanswered = 1;
+        tally.part(Part::Message, Duration::from_millis(1));
+        let code =
+            |failures| problems(&run(tally.clone(), Duration::ZERO), Allowed { failures, full: true }).1;
+        assert_eq!([0.4, 0.5].map(code), [exit::FAILED, exit::AS_ASKED]);
     }
 
     #[test]
