@@ -89,7 +89,7 @@ pub struct Handshake {
     #[arg(long, value_enum, default_value_t = Spacing::Poisson)]
     pub spacing: Spacing,
     /// Search for the highest rate whose 99th percentile stays within --p99, without failures.
-    #[arg(long, requires = "p99")]
+    #[arg(long, requires = "p99", conflicts_with = "then_target")]
     pub find_max: bool,
     /// The limit of --find-max.
     #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "find_max")]
@@ -129,13 +129,18 @@ pub struct Transfer {
     pub direction: Direction,
 }
 
+/// The mean gap between the messages of an MSRP-like conversation unless told otherwise; an assumption, for no
+/// public figures exist.
+pub const MSRP_GAP: Duration = Duration::from_secs(5);
+
 /// `loadgen message`.
 #[derive(Debug, Args)]
 pub struct Message {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its own documentation must not become help text")]
     pub common: Common,
-    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 OK.
+    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 OK, with idle
+    /// gaps between them that are left to chance: exponentially distributed, --every (5s) on average.
     #[arg(long, conflicts_with_all = ["request_size", "answer_size"])]
     pub msrp: bool,
     /// Bytes of a request.
@@ -145,7 +150,7 @@ pub struct Message {
     #[arg(long, value_name = "BYTES", default_value = "1k", value_parser = values::bytes)]
     pub answer_size: u32,
     /// On each connection, a message is due every so often, and its latency counts from then; without it, the
-    /// next one follows the answer to the last.
+    /// next one follows the answer to the last. With --msrp, so often on average.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub every: Option<Duration>,
 }
@@ -242,13 +247,15 @@ pub struct Common {
     /// How long to count.
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub duration: Duration,
-    /// Load before anything counts; counting begins when all connections are active.
+    /// Load before anything counts; counting begins when all connections are active. A run in which no further
+    /// one becomes active for twice --timeout is broken off.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     pub warm_up: Duration,
     /// How long each part of a connection may take.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub timeout: Duration,
-    /// End connections with a reset: no local port stays in TIME_WAIT.
+    /// End connections with a reset: no local port stays in TIME_WAIT. Without a --request, what a server says
+    /// after the handshake (that it refuses the client's certificate, in TLS 1.3) is not waited for.
     #[arg(long)]
     pub rst: bool,
     /// Local addresses to connect from, in turn: each has its own ports.

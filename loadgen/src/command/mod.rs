@@ -1,5 +1,7 @@
 //! From the command line to plans, and from outcomes to reports.
 
+mod find_max;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,18 +11,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::ServerName;
 
-use crate::arguments::{Common, Direction, Handshake, Latency, Message, Output, Transfer, TrustArguments};
+use crate::arguments::{
+    Common, Direction, Handshake, Latency, MSRP_GAP, Message, Output, Transfer, TrustArguments,
+};
 use crate::demo::Terminator;
 use crate::latency::Experiment;
 use crate::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
 use crate::report::table::time;
 use crate::report::verdict::{Allowed, exit};
-use crate::report::{Environment, FORMAT, Report, Run, SearchStep};
+use crate::report::{Environment, FORMAT, Report, Run};
 use crate::runner::{Clients, Outcome, Second};
 use crate::schedule::{Rate, Spacing};
-use crate::search::Search;
 use crate::terms::{self, ClientIdentity, Terms};
 use crate::trust::Trust;
+
+use find_max::Limit;
 
 /// Connections at once in a closed loop, for each thread, unless told otherwise.
 const CONNECTIONS_PER_THREAD: usize = 8;
@@ -28,14 +33,6 @@ const CONNECTIONS_PER_THREAD: usize = 8;
 const OPEN_CONNECTIONS_MAX: usize = 4096;
 /// The rate that a search begins with unless told otherwise.
 const SEARCH_FROM: f64 = 100.0;
-/// A rate is sustained if at least this share of it was done.
-const ACHIEVED_MIN: f64 = 0.95;
-
-/// What a search keeps to.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    p99: Duration,
-}
 
 /// Runs `loadgen handshake`; says the exit code.
 ///
@@ -58,8 +55,12 @@ pub fn handshake(arguments: &Handshake) -> Result<u8> {
     let allowed = Allowed { failures: common.allow_failures, full: arguments.allow_full };
     let mut session = Session::new(common, plan)?;
     if let Some(p99) = arguments.p99.filter(|_| arguments.find_max) {
-        let from = arguments.rate.map_or(SEARCH_FROM, |rate| rate.from);
-        return session.search(Limit { p99 }, from, arguments.spacing, allowed);
+        let rate = arguments.rate.unwrap_or(Rate::steady(SEARCH_FROM));
+        ensure!(
+            rate.from == rate.to,
+            "--find-max begins with one --rate and looks for another: no ramp A..B"
+        );
+        return find_max::search(&mut session, Limit { p99 }, rate.from, arguments.spacing, allowed);
     }
     let targets = std::iter::once(&common.target).chain(&arguments.then_target);
     session.run_all(targets, allowed)
@@ -83,8 +84,17 @@ pub fn transfer(arguments: &Transfer) -> Result<u8> {
 /// # Errors
 /// The plan cannot be carried out.
 pub fn message(arguments: &Message) -> Result<u8> {
-    let pace = arguments.every.map_or(Pace::AtOnce, Pace::Every);
+    let pace = match (arguments.msrp, arguments.every) {
+        (true, every) => Pace::Around(every.unwrap_or(MSRP_GAP)),
+        (false, Some(every)) => Pace::Every(every),
+        (false, None) => Pace::AtOnce,
+    };
+    ensure!(pace.gap() != Some(Duration::ZERO), "--every must be more than nothing");
     let (request, answer) = (arguments.request_size, arguments.answer_size);
+    ensure!(
+        request > 0 || answer > 0,
+        "a message has a byte to check: --request-size or --answer-size must be more than 0"
+    );
     let work = if arguments.msrp { Work::Msrp { pace } } else { Work::Message { request, answer, pace } };
     lasting(&arguments.common, work)
 }
@@ -130,7 +140,11 @@ pub fn latency(arguments: &Latency) -> Result<u8> {
         inside.end()?;
     }
     complain(&report.warnings, &report.problems);
-    Ok(if report.problems.is_empty() { exit::AS_ASKED } else { exit::NOT_AS_ASKED })
+    Ok(match (report.failed, report.problems.as_slice()) {
+        (true, _) => exit::FAILED,
+        (false, [_, ..]) => exit::NOT_AS_ASKED,
+        (false, []) => exit::AS_ASKED,
+    })
 }
 
 /// Runs `loadgen report`.
@@ -251,6 +265,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(common: &'a Common, plan: Plan) -> Result<Self> {
         let clients = Clients::new(&plan, &terms(common)?)?;
+        check(&common.output)?;
         let report = Report {
             format: FORMAT,
             command: command_line(),
@@ -285,65 +300,6 @@ impl<'a> Session<'a> {
         publish(&self.report, &self.common.output)?;
         Ok(code)
     }
-
-    fn search(&mut self, limit: Limit, from: f64, spacing: Spacing, allowed: Allowed) -> Result<u8> {
-        let mut search = Search::new(from);
-        let mut steps = Vec::new();
-        let mut best = None;
-        while let Some(rate) = search.next() {
-            self.plan.load = open(self.common, Rate::steady(rate), spacing);
-            let (run, _) = self.run(&self.common.target)?;
-            let refused = refused(&run, rate, limit, allowed);
-            let p99_us = run.subject().map_or(0, |latency| latency.p99);
-            eprintln!(
-                "{rate:.0}/s: {:.0}/s done, p99 {}: {}",
-                run.handshakes.per_second,
-                time(p99_us),
-                refused.as_deref().unwrap_or("sustained")
-            );
-            search.tell(refused.is_none());
-            steps.push(SearchStep {
-                rate,
-                achieved: run.handshakes.per_second,
-                p99_us,
-                refused: refused.clone(),
-            });
-            if refused.is_none() {
-                best = Some(run);
-            }
-        }
-        self.report.search = Some(steps);
-        self.report.runs.extend(best);
-        let mut code = self.report.judge(allowed);
-        match search.answer() {
-            Some(rate) => eprintln!("highest sustained rate: {rate:.0} connections a second"),
-            None => {
-                let text = format!("{}: no rate keeps p99 within {:?}", self.common.target.host, limit.p99);
-                self.report.problems.push(text);
-                code = exit::NO_RATE;
-            }
-        }
-        publish(&self.report, &self.common.output)?;
-        Ok(code)
-    }
-}
-
-/// Why a rate is more than can be sustained.
-fn refused(run: &Run, rate: f64, limit: Limit, allowed: Allowed) -> Option<String> {
-    let (problems, _) = crate::report::verdict::problems(run, allowed);
-    if let Some(problem) = problems.first() {
-        return Some(problem.clone());
-    }
-    let p99 = run.subject().map_or(Duration::MAX, |latency| Duration::from_micros(latency.p99));
-    if p99 > limit.p99 {
-        return Some(format!("p99 is above {:?}", limit.p99));
-    }
-    if crate::report::verdict::is_saturated(run) {
-        return Some("the load generator has no CPU time left: the target may sustain more".to_owned());
-    }
-    // Planned starts are left to chance: a few are more or less than the rate says.
-    let chance = 3.0 * (rate * run.seconds).sqrt() / run.seconds.max(1e-9);
-    (run.handshakes.per_second < ACHIEVED_MIN * rate - chance).then(|| "fewer were done".to_owned())
 }
 
 /// A second of progress.
@@ -359,8 +315,12 @@ fn line(second: &Second<'_>, threads: usize) -> String {
         (0, bytes) => format!("  {:.1} MB", bytes as f64 / 1e6),
         (messages, _) => format!("  {messages} messages"),
     };
+    let not_resumed = match interval.not_resumed {
+        0 => String::new(),
+        count => format!("  NOT RESUMED {count}"),
+    };
     format!(
-        "{:>4} s{}  started {}  done {}  failed {}  open {}  {}/s{data}  p50 {}  p99 {}  own CPU {:.0} %",
+        "{:>4} s{}  started {}  done {}  failed {}{not_resumed}  open {}  {}/s{data}  p50 {}  p99 {}  own CPU {:.0} %",
         second.index + 1,
         if second.warm_up { " warm-up" } else { "" },
         interval.started,
@@ -372,6 +332,17 @@ fn line(second: &Second<'_>, threads: usize) -> String {
         latency(0.99),
         interval.cpu_ns as f64 / 1e7 / threads as f64,
     )
+}
+
+/// Whether a report can be written where it was asked for: a run may take long, and what it found would be lost.
+fn check(output: &Output) -> Result<()> {
+    let json = output.json.iter().filter(|path| path.as_os_str() != "-");
+    for path in json.chain(&output.csv).chain(&output.html) {
+        // Not truncated: what is there is lost only to a report.
+        let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+        opened.with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Writes a report where it was asked for, and what is wrong to standard error.
