@@ -254,8 +254,8 @@ pub struct Common {
     /// How long each part of a connection may take.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub timeout: Duration,
-    /// End connections with a reset: no local port stays in TIME_WAIT. Without a --request, what a server says
-    /// after the handshake (that it refuses the client's certificate, in TLS 1.3) is not waited for.
+    /// End connections with a reset: no local port stays in TIME_WAIT. Without a --request, what a server
+    /// says after the handshake (that it refuses the client's certificate, in TLS 1.3) is not waited for.
     #[arg(long)]
     pub rst: bool,
     /// Local addresses to connect from, in turn: each has its own ports.

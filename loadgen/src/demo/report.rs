@@ -270,6 +270,7 @@ mod tests {
         for _ in 0..800 {
             handshake(&mut tally, 200, true);
         }
+        tally.completed = 800;
         tally.down = 8_000_000_000;
         let carried = Carried { tx: Carriers { kernel: 3, userspace: 1 }, rx: Carriers::default() };
         let phases: Vec<_> = phases.iter().map(|phase| PhaseReport::new(phase, &tally, carried)).collect();

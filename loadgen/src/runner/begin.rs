@@ -129,8 +129,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether a connection that shall be resumed only fetches a ticket, because there is none yet or too few:
-    /// in the warm-up, and in a closed loop also later, once for each place that may have one in flight.
+    /// Whether a connection that shall be resumed only fetches a ticket, because there is none yet or too
+    /// few: in the warm-up, and in a closed loop also later, once for each place that may have one in flight.
     fn fetches(&self, choice: &Choice, planned: Option<Instant>) -> bool {
         let Choice { tickets, name, version, .. } = choice;
         let count = tickets.count(name);

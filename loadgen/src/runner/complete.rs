@@ -88,7 +88,7 @@ impl Worker<'_> {
         // Behind the client's own work: in TLS 1.3 the last of it is just what led here.
         let now = now();
         match connection.stage {
-            // Tickets may still come, and the server's verdict on the client; data is of no interest any more.
+            // Tickets may still come, and the server's verdict on the client; data is of no interest.
             Stage::Closing { .. } => {
                 connection.heard = true;
                 return Ok(());

@@ -80,8 +80,8 @@ impl Wish {
         }
     }
 
-    /// The connection failed, and its ticket may be lost: a TLS 1.3 ticket serves once, and one of TLS 1.2 may
-    /// be why.
+    /// The connection failed, and its ticket may be lost: a TLS 1.3 ticket serves once, and one of TLS 1.2
+    /// may be why.
     pub(super) fn lose_ticket(&self) {
         let Choice { tickets, name, .. } = &self.choice;
         if let Some(ticket) = self.offered {
@@ -119,8 +119,8 @@ impl Connection {
         }
     }
 
-    /// Whether the server is known to have accepted the client: in TLS 1.2 it speaks last, in TLS 1.3 it judges
-    /// the client's certificate when the client is done already.
+    /// Whether the server is known to have accepted the client: in TLS 1.2 it speaks last, in TLS 1.3 it
+    /// judges the client's certificate when the client is done already.
     pub(super) fn is_accepted(&self) -> bool {
         self.heard || self.wish.choice.version == Version::Tls12
     }
