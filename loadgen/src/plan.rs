@@ -87,8 +87,8 @@ pub enum Pace {
     AtOnce,
     /// One is due every so often, answered or not; its latency counts from when it was due.
     Every(Duration),
-    /// The same, with gaps left to chance that are this long on average (exponentially distributed): as people
-    /// write.
+    /// The same, with gaps left to chance that are this long on average (exponentially distributed): as
+    /// people write.
     Around(Duration),
 }
 

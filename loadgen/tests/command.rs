@@ -23,8 +23,8 @@ struct Said {
     errors: String,
 }
 
-/// Runs a command for half a second on `target`, unless told otherwise, trusting `identity`, with its report as
-/// JSON.
+/// Runs a command for half a second on `target`, unless told otherwise, trusting `identity`, with its report
+/// as JSON.
 fn run(command: &str, target: SocketAddr, identity: &Identity, arguments: &[&str]) -> Said {
     let ca = identity.certificate_file();
     let usual = [("-d", "500ms"), ("-c", "4"), ("-t", "1"), ("--warm-up", "200ms"), ("--sni", SERVER_NAME)];

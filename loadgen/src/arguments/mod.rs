@@ -129,8 +129,8 @@ pub struct Transfer {
     pub direction: Direction,
 }
 
-/// The mean gap between the messages of an MSRP-like conversation unless told otherwise; an assumption, for no
-/// public figures exist.
+/// The mean gap between the messages of an MSRP-like conversation unless told otherwise; an assumption, for
+/// no public figures exist.
 pub const MSRP_GAP: Duration = Duration::from_secs(5);
 
 /// `loadgen message`.
@@ -139,8 +139,8 @@ pub struct Message {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its own documentation must not become help text")]
     pub common: Common,
-    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 OK, with idle
-    /// gaps between them that are left to chance: exponentially distributed, --every (5s) on average.
+    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 OK, with
+    /// idle gaps between them that are left to chance: exponentially distributed, --every (5s) on average.
     #[arg(long, conflicts_with_all = ["request_size", "answer_size"])]
     pub msrp: bool,
     /// Bytes of a request.
@@ -247,8 +247,8 @@ pub struct Common {
     /// How long to count.
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub duration: Duration,
-    /// Load before anything counts; counting begins when all connections are active. A run in which no further
-    /// one becomes active for twice --timeout is broken off.
+    /// Load before anything counts; counting begins when all connections are active. A run in which no
+    /// further one becomes active for twice --timeout is broken off.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     pub warm_up: Duration,
     /// How long each part of a connection may take.

@@ -320,7 +320,8 @@ fn line(second: &Second<'_>, threads: usize) -> String {
         count => format!("  NOT RESUMED {count}"),
     };
     format!(
-        "{:>4} s{}  started {}  done {}  failed {}{not_resumed}  open {}  {}/s{data}  p50 {}  p99 {}  own CPU {:.0} %",
+        "{:>4} s{}  started {}  done {}  failed {}{not_resumed}  open {}  {}/s{data}  \
+         p50 {}  p99 {}  own CPU {:.0} %",
         second.index + 1,
         if second.warm_up { " warm-up" } else { "" },
         interval.started,
@@ -334,7 +335,8 @@ fn line(second: &Second<'_>, threads: usize) -> String {
     )
 }
 
-/// Whether a report can be written where it was asked for: a run may take long, and what it found would be lost.
+/// Whether a report can be written where it was asked for: a run may take long, and what it found would be
+/// lost.
 fn check(output: &Output) -> Result<()> {
     let json = output.json.iter().filter(|path| path.as_os_str() != "-");
     for path in json.chain(&output.csv).chain(&output.html) {
