@@ -198,10 +198,10 @@ fn a_stall_does_not_use_up_the_tickets_of_an_open_loop() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let rate = Rate::steady(200.0);
     let load = Load::Open { rate, spacing: Spacing::Even, connections_max: 1000 };
-    let warm_up = Duration::from_secs(3);
+    let warm_up = Duration::from_secs(4);
     let plan = Plan { resume: 1.0, warm_up, ..plan(Work::Handshake(Request::Echo), load) };
     // A second and a half before the end.
-    let after = After::Connections(200 * 4 - 20);
+    let after = After::Connections(200 * 5 - 20);
     let tally = run(&plan, stalling(engine.local_addr(), after), &identity);
     assert!(slow(&tally, Part::Total) > 64, "more were open than any fixed stock has");
     assert_eq!((tally.resumption.without_ticket, tally.failed()), (0, 0), "{:?}", tally.resumption);

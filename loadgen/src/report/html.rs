@@ -138,6 +138,9 @@ fn rates(run: &Run) -> Result<String> {
         line("handshakes", |second| second.handshakes),
         line("failed", |second| second.failed),
     ];
+    if run.series.iter().any(|second| second.not_resumed > 0) {
+        lines.push(line("not resumed", |second| second.not_resumed));
+    }
     if run.data.messages > 0 {
         lines.push(line("messages", |second| second.messages));
     }
