@@ -159,43 +159,6 @@ fn certificates_are_asked_for_shown_and_checked() {
 }
 
 #[test]
-fn the_long_line_has_as_many_messages_as_predicted_and_resumption_saves_what_it_should() {
-    if !ring::is_there() {
-        return;
-    }
-    // Long enough that processing is a small part of it.
-    let arguments = ["latency", "--one-way", "50ms", "--samples", "5", "--json"];
-    let output = Command::cargo_bin("loadgen").unwrap().args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 8);
-    for row in rows {
-        let (predicted, measured) = (&row["predicted"], &row["measured"]);
-        assert_eq!(predicted["messages"], measured["messages"], "{row}");
-        for what in ["ready_ms", "first_byte_ms"] {
-            let (measured, predicted) = (measured[what].as_f64().unwrap(), predicted[what].as_f64().unwrap());
-            // Never faster, but for the clock's resolution and that of the histogram.
-            assert!(measured > predicted * 0.995 && measured < predicted * 1.4, "{what}: {row}");
-        }
-    }
-    let expected = [(1.0, 0.50, 0.40), (1.0, 0.33, 0.29), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)];
-    let savings = report["savings"].as_array().unwrap();
-    assert_eq!(savings.len(), expected.len());
-    for (saving, (round_trips, ready, first_byte)) in savings.iter().zip(expected) {
-        let near = |what: &str, expected: f64, by: f64| {
-            let of = |kind: &str| saving[kind][what].as_f64().unwrap();
-            assert!((of("predicted") - expected).abs() < 0.01, "{what}: {saving}");
-            assert!((of("measured") - expected).abs() < by, "{what}: {saving}");
-        };
-        near("round_trips", round_trips, 0.3);
-        near("ready", ready, 0.15);
-        near("first_byte", first_byte, 0.15);
-    }
-    assert_eq!(report["problems"], serde_json::json!([]));
-}
-
-#[test]
 fn a_server_that_does_not_resume_is_told_loudly_unless_allowed() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, false) else { return };
@@ -395,17 +358,4 @@ fn a_connection_that_fails_has_its_reason_named() {
         assert_eq!(output.status.code(), Some(3), "{errors}");
         assert!(errors.contains(name) && errors.contains("broken off"), "{name}: {errors}");
     }
-}
-
-#[test]
-fn a_latency_experiment_whose_connections_fail_says_so() {
-    if !ring::is_there() {
-        return;
-    }
-    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
-    let arguments = ["latency", "--target", &nobody, "--insecure", "--one-way", "1ms", "--json"];
-    let output = Command::cargo_bin("loadgen").unwrap().args(arguments).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{errors}");
-    assert!(errors.contains("too many connections fail"), "{errors}");
 }

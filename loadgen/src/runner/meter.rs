@@ -179,8 +179,12 @@ impl<'a> Meter<'a> {
         if wish.foreign {
             self.tally.foreign_ticket(resumed);
         }
-        let within = self.window.is_some_and(|window| window.counts(now));
-        self.tally.completed += u64::from(within && !wish.fetches);
+        let completed = match self.plan.until {
+            Until::Elapsed(_) => !wish.fetches && self.window.is_some_and(|window| window.counts(now)),
+            // It ends with its last sample: others that were still on their way when it began are none.
+            Until::Counted(_) => wish.counts,
+        };
+        self.tally.completed += u64::from(completed);
         if self.carries(connection) {
             self.tally.handshake(&Sample {
                 established,
