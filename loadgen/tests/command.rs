@@ -140,6 +140,10 @@ fn certificates_are_asked_for_shown_and_checked() {
     let none = run("handshake", peer.address, &identity, &["--tls", "1.3", "--request", "none"]);
     assert_eq!(none.code, 3, "{}", none.errors);
     assert!(none.errors.contains("× alert certificate_required"), "{}", none.errors);
+    // None of them was a success in between.
+    let arguments = ["--tls", "1.3", "--give-up", "20", "-d", "60s"];
+    let none = run("handshake", peer.address, &identity, &arguments);
+    assert!(none.errors.contains("broken off: too many connections fail: 20 in a row"), "{}", none.errors);
     drop(peer);
     let Some(peer) = peers::openssl(&identity, &[]) else { return };
     let right = trust::fingerprint(&identity.certificate).map(|byte| format!("{byte:02x}")).concat();

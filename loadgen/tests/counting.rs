@@ -46,6 +46,27 @@ fn run(plan: &Plan, versions: &[Version], target: SocketAddr, identity: &Identit
     Clients::new(plan, &terms).unwrap().run(plan, &target, |_| {}).unwrap()
 }
 
+/// A relay to `target` that breaks every connection off after a while.
+fn breaking(target: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().flatten().enumerate() {
+            let Ok(server) = TcpStream::connect(target) else { continue };
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else { continue };
+                thread::spawn(move || io::copy(&mut from, &mut to));
+            }
+            thread::spawn(move || {
+                thread::park_timeout(Duration::from_millis(40 + number as u64 % 7 * 10));
+                [client, server].map(|socket| socket.shutdown(Shutdown::Both).is_ok())
+            });
+        }
+    });
+    address
+}
+
 /// A relay to `target` that lets the connections of these numbers wait before anything passes.
 fn waiting(target: SocketAddr, slow: fn(usize) -> bool) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -165,4 +186,22 @@ fn every_version_has_its_own_fetch_however_few_the_places() {
         assert!(tally.kinds.tls12 > 0 && tally.kinds.tls13 > 0, "{:?}", tally.kinds);
         assert_eq!((tally.as_asked(), tally.failed()), (tally.handshakes(), 0), "{:?}", tally.resumption);
     }
+}
+
+#[test]
+fn connections_that_break_while_they_rest_leave_no_trace_in_their_places() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
+    let (gap, connections) = (Duration::from_millis(25), 20);
+    let work = Work::Message { request: 1, answer: 1, pace: Pace::Every(gap) };
+    let plan = Plan { give_up_after: u64::MAX, ..plan(work, connections) };
+    let target = breaking(engine.local_addr());
+    let (told, hears) = mpsc::channel();
+    thread::spawn(move || told.send(run(&plan, &[Version::Tls13], target, &identity)).is_ok());
+    let tally = hears.recv_timeout(Duration::from_secs(120)).expect("it ends, in order").tally;
+    assert!(tally.failed() >= connections as u64, "{:?}", tally.failures());
+    // Each place goes on with its messages: as many were due as without the failures.
+    let due = connections as u64 * 500 / 25;
+    let told = tally.latencies(Part::Message).len() + tally.unanswered;
+    assert!(told.abs_diff(due) <= 2 * connections as u64, "{told} of {due}");
 }

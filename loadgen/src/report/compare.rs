@@ -49,6 +49,8 @@ fn lines(a: &Run, b: &Run) -> Vec<Vec<String>> {
     lines.push(figure("handshakes/CPU s", a.handshakes.per_cpu_second, b.handshakes.per_cpu_second));
     if a.data.messages + b.data.messages > 0 {
         lines.push(figure("messages/s", a.data.messages_per_second, b.data.messages_per_second));
+        let unanswered = |run: &Run| run.data.messages_unanswered as f64;
+        lines.push(figure("unanswered", unanswered(a), unanswered(b)));
     }
     if a.data.megabytes_per_second + b.data.megabytes_per_second > 0.0 {
         lines.push(figure("MB/s", a.data.megabytes_per_second, b.data.megabytes_per_second));

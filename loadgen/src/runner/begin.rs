@@ -101,7 +101,7 @@ impl Worker<'_> {
             sending: true,
             receiving: false,
             sleeps: false,
-            heard: false,
+            confirmed: false,
         };
         self.meter.started(&connection, self.free.held_back(planned));
         self.open += 1;

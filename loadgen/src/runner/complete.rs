@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use offramp::buf::{BUF_BYTES, Buf};
@@ -55,13 +55,14 @@ impl Worker<'_> {
             }
             Outcome::Failed { errno: NO_BUFFER, buf: None } if operation == RECEIVE => Ok(()),
             Outcome::Failed { errno, buf } => {
-                let at = connection.moment();
-                // What the peer said before it broke the connection is still to be received.
-                let listens = operation == SEND && at == Moment::Close && connection.receiving;
+                let failure = Failure::system(connection.moment(), errno);
+                // What the peer said before it broke the connection, its reason, is still to be received.
+                let listens =
+                    operation == SEND && connection.receiving && matches!(failure, Failure::Reset(_));
                 if let Some(buf) = buf {
                     self.give(buf);
                 }
-                if listens { Ok(()) } else { Err(Failure::system(at, errno)) }
+                if listens { Ok(()) } else { Err(failure) }
             }
             other => bail!("the ring completed what was never started: {other:?}"),
         };
@@ -90,7 +91,7 @@ impl Worker<'_> {
         match connection.stage {
             // Tickets may still come, and the server's verdict on the client; data is of no interest.
             Stage::Closing { .. } => {
-                connection.heard = true;
+                connection.confirmed = true;
                 return Ok(());
             }
             Stage::Handshaking => {
@@ -106,7 +107,7 @@ impl Worker<'_> {
                 connection.wish.judge_ticket(established.kind);
                 self.meter.established(connection, established, now);
             }
-            _ => connection.heard = true,
+            _ => connection.confirmed = true,
         }
         self.heard(index, now)
     }
@@ -159,7 +160,6 @@ impl Worker<'_> {
     /// Ends a connection that has done its work, as the plan has it.
     pub(super) fn close(&mut self, index: usize, now: Instant) {
         let Some(connection) = &mut self.places[index].connection else { return };
-        self.failures_in_a_row = 0;
         if self.plan.ending == Ending::Orderly {
             connection.session.close();
         }
@@ -170,9 +170,16 @@ impl Worker<'_> {
 
     /// The peer's end came after ours.
     fn closed(&mut self, index: usize, now: Instant) {
+        let Some(connection) = &self.places[index].connection else { return };
+        let close = connection.times.closing.map(|since| now.saturating_duration_since(since));
+        self.done(index, close);
+    }
+
+    /// The connection has ended as it should.
+    fn done(&mut self, index: usize, close: Option<Duration>) {
         let Some(connection) = &mut self.places[index].connection else { return };
         connection.stage = Stage::Ended;
-        let close = connection.times.closing.map(|since| now.saturating_duration_since(since));
+        self.failures_in_a_row = 0;
         self.meter.done(connection, close);
     }
 
@@ -204,8 +211,7 @@ impl Worker<'_> {
             connection.session.records(&mut buf)?;
             self.send(index, buf);
         } else if resets {
-            connection.stage = Stage::Ended;
-            self.meter.done(connection, None);
+            self.done(index, None);
             return self.leave(index);
         } else if connection.stage == (Stage::Closing { said: false }) {
             connection.stage = Stage::Closing { said: true };
@@ -273,9 +279,7 @@ impl Worker<'_> {
             Stage::Closing { .. }
                 if matches!(failure, Failure::Reset(Moment::Close)) && connection.is_accepted() =>
             {
-                connection.stage = Stage::Ended;
-                self.meter.done(connection, None);
-                return;
+                return self.done(index, None);
             }
             _ => {}
         }

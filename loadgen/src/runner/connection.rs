@@ -55,7 +55,7 @@ pub(super) struct Connection {
     /// The conversation rests until a timer.
     pub(super) sleeps: bool,
     /// Something came after the handshake was done.
-    pub(super) heard: bool,
+    pub(super) confirmed: bool,
 }
 
 /// When what happened.
@@ -122,7 +122,7 @@ impl Connection {
     /// Whether the server is known to have accepted the client: in TLS 1.2 it speaks last, in TLS 1.3 it
     /// judges the client's certificate when the client is done already.
     pub(super) fn is_accepted(&self) -> bool {
-        self.heard || self.wish.choice.version == Version::Tls12
+        self.confirmed || self.wish.choice.version == Version::Tls12
     }
 
     /// Whether the present part takes longer than it may.
