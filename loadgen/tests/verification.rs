@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what must not fail")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -141,4 +141,37 @@ fn a_target_that_is_not_there_or_no_tls_is_a_failure() {
         let said = broken_off(run(&plan, Version::Tls12, target, &identity.certificate));
         assert!(said.contains(name), "{said}");
     }
+}
+
+/// A relay to `target` that passes one flight each way and breaks the connection when the client says more.
+fn breaking(target: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut server = TcpStream::connect(target)?;
+                let mut buffer = [0; 16 * 1024];
+                let count = client.read(&mut buffer)?;
+                server.write_all(&buffer[..count])?;
+                let count = server.read(&mut buffer)?;
+                client.write_all(&buffer[..count])?;
+                // What is not read when it is closed makes the kernel send a reset.
+                client.peek(&mut buffer[..1])
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_breaks_off_before_it_says_a_word_has_accepted_nobody() {
+    let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
+    let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
+    let target = breaking(engine.local_addr());
+    let plan = Plan { ending: Ending::Orderly, ..failing(Work::Handshake(Request::None)) };
+    let outcome = run(&plan, Version::Tls13, target, &identity.certificate);
+    assert_eq!(outcome.tally.done, 0);
+    assert!(broken_off(outcome).contains("reset (close)"));
 }
