@@ -31,8 +31,8 @@ pub enum Latency {
         /// Whether it is abbreviated.
         resumed: bool,
     },
-    /// From when a message of 1 KiB is due until its answer is there, while another connection moves bulk to
-    /// the client.
+    /// From when a message of 1 KiB is due until its answer is there, while another connection moves bulk
+    /// to the client.
     MessageBesideBulk {
         /// On which version of TLS.
         version: Version,
@@ -80,8 +80,8 @@ impl Latency {
         }
     }
 
-    /// Connections a second that this terminator makes when it is asked for as many as it can; `None` where no
-    /// rate is needed.
+    /// Connections a second that this terminator makes when it is asked for as many as it can; `None` where
+    /// no rate is needed.
     ///
     /// # Errors
     /// `loadgen` failed: the text has what it said.
@@ -168,7 +168,7 @@ fn p99(report: &Value, part: &str) -> Result<f64> {
     p99.with_context(|| format!("the report has no p99 of {part}"))
 }
 
-/// Runs `loadgen`, which is beside this program, against the terminator with one thread, and reads its report.
+/// Runs `loadgen`, which is beside this program, with one thread, and reads its report.
 fn loadgen(bench: &Bench<'_>, arguments: &[String]) -> Result<Value> {
     let program = program()?;
     let output = Command::new(&program)

@@ -1,7 +1,8 @@
 //! Connections through the engine's core without a socket: what is counted in instructions.
 //!
 //! A [`Core`] is one connection, its client and a backend that echoes, driven in one fixed order, so that the
-//! same work is done each time. Only [`counted_step`] is counted: what the client and the backend do is not in it.
+//! same work is done each time. Only [`counted_step`] is counted: what the client and the backend do is not
+//! in it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -27,9 +27,9 @@ const CLIENT_CPU: usize = 1;
 const DESCRIPTORS: u64 = 8192;
 const METHOD: &str = "CPU: the terminator's own, user and system, all of its processes, from schedstat. \
                       Memory: growth of its resident memory, without what the kernel holds for sockets. \
-                      Latency: p99 of an open loop, counted from when a connection or message is due. Peers on \
-                      OpenSSL give two TLS 1.3 tickets after a full handshake, which is their default; offramp \
-                      gives one.";
+                      Latency: p99 of an open loop, counted from when a connection or message is due. \
+                      Peers on OpenSSL give two TLS 1.3 tickets after a full handshake, which is their \
+                      default; offramp gives one.";
 /// Which terminators the kernel carries the records of, where it can.
 const ON_KERNEL_RECORDS: [&str; 2] = ["offramp kernel", "nginx kernel"];
 /// Load average above which something else shares the CPUs.

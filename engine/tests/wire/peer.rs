@@ -62,7 +62,7 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
     tcp
 }
 
-/// Connects, says `words` and reads to the end; all of it against a server that may reset the connection at any
+/// Connects, says `words` and reads to the end, against a server that may reset the connection at any
 /// moment: before the system call that makes it has returned, too.
 pub(crate) fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
     match TcpStream::connect_timeout(&addr, PATIENCE) {
