@@ -112,6 +112,12 @@ impl Conn {
         }
     }
 
+    /// Whether what it receives next is for the handshake: the costly part, most of all where the server signs.
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.stage, Stage::Accept(_) | Stage::Handshake(_))
+    }
+
     /// Whether it has asked to be closed; events after that are ignored.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Stage 2: every version, suite, group and certificate that is offered, none of the others, and two thousand
 //! at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustls::{CipherSuite, NamedGroup};
 
 use crate::backend::{Backend, Manner};
@@ -168,4 +170,40 @@ fn in_parallel<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> R + Sync) -
         let threads: Vec<_> = inputs.into_iter().map(|input| scope.spawn(move || work(input))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a thread's scenario holds")).collect()
     })
+}
+
+/// Signatures with RSA take a worker long: what is established goes on between them.
+#[test]
+fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
+    const BURST: usize = 200;
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
+    let mut talker = Peer::open(lab.addr, &plain(Version::Tls13));
+    talker.ping(b"before");
+    let mut burst: Vec<_> = (0..BURST).map(|_| Peer::dial(lab.addr, &plain(Version::Tls13), NAME)).collect();
+    let is_over = AtomicBool::new(false);
+    let round_trips = std::thread::scope(|scope| {
+        let talking = scope.spawn(|| {
+            let mut round_trips = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                talker.ping(b"meanwhile");
+                round_trips += 1;
+            }
+            round_trips
+        });
+        for peer in &mut burst {
+            peer.flush().expect("a hello fits into the socket");
+        }
+        for peer in &mut burst {
+            peer.handshake().expect("everybody is served");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        talking.join().expect("the talker was answered each time")
+    });
+    // On one CPU the talker waits for the clients of the burst as much as for the server.
+    if !in_guest() {
+        assert!(round_trips >= BURST / 10, "{round_trips} round trips beside {BURST} handshakes");
+    }
+    drop((burst, talker));
+    lab.stop();
 }
