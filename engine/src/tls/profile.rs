@@ -10,8 +10,9 @@
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms};
+use rustls::{SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
+use webpki::aws_lc_rs as verify;
 
 use super::secrets::{Aead, Version};
 
@@ -41,11 +42,49 @@ static CIPHER_SUITES: &[SupportedCipherSuite] = &[
 /// the profile does not list.
 static GROUPS: &[&dyn SupportedKxGroup] = &[kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
 
-/// The cryptography of the profile.
+/// What a peer may sign with, as supported_signature_algorithms of our CertificateRequest and ClientHello say
+/// it (RFC 8446 §4.2.3) (B3b, B4): ECDSA on P-256 and P-384, RSA with SHA-256 or better. SHA-512 stands with
+/// RSA because it is no weaker and the first choice of common libraries. No SHA-1 (B11c), no other curve
+/// (B11b), no Ed25519 and no ML-DSA, which the profile does not list.
+///
+/// `all` is what certificates of a chain may be signed with, `mapping` the offer; in TLS 1.3 the first
+/// algorithm of a scheme alone counts, in TLS 1.2 a scheme leaves the curve open.
+static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[
+        verify::ECDSA_P256_SHA256,
+        verify::ECDSA_P256_SHA384,
+        verify::ECDSA_P256_SHA512,
+        verify::ECDSA_P384_SHA256,
+        verify::ECDSA_P384_SHA384,
+        verify::ECDSA_P384_SHA512,
+        verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+        verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+        verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+        verify::RSA_PKCS1_2048_8192_SHA256,
+        verify::RSA_PKCS1_2048_8192_SHA384,
+        verify::RSA_PKCS1_2048_8192_SHA512,
+        verify::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
+        verify::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
+        verify::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
+    ],
+    mapping: &[
+        (SignatureScheme::ECDSA_NISTP256_SHA256, &[verify::ECDSA_P256_SHA256, verify::ECDSA_P384_SHA256]),
+        (SignatureScheme::ECDSA_NISTP384_SHA384, &[verify::ECDSA_P384_SHA384, verify::ECDSA_P256_SHA384]),
+        (SignatureScheme::RSA_PSS_SHA256, &[verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY]),
+        (SignatureScheme::RSA_PSS_SHA384, &[verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY]),
+        (SignatureScheme::RSA_PSS_SHA512, &[verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY]),
+        (SignatureScheme::RSA_PKCS1_SHA256, &[verify::RSA_PKCS1_2048_8192_SHA256]),
+        (SignatureScheme::RSA_PKCS1_SHA384, &[verify::RSA_PKCS1_2048_8192_SHA384]),
+        (SignatureScheme::RSA_PKCS1_SHA512, &[verify::RSA_PKCS1_2048_8192_SHA512]),
+    ],
+};
+
+/// The cryptography of the profile; of the library's default, randomness and the reading of keys are left.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: CIPHER_SUITES.to_vec(),
         kx_groups: GROUPS.to_vec(),
+        signature_verification_algorithms: SIGNATURES,
         ..default_provider()
     })
 }
@@ -80,5 +119,33 @@ mod tests {
             assert!(version_and_aead(*suite).is_some(), "{suite:?}");
         }
         assert_eq!(CIPHER_SUITES.len(), 9);
+    }
+
+    #[test]
+    fn what_is_offered_for_signatures_is_what_the_profile_lists() {
+        use SignatureScheme as S;
+        let offered = provider().signature_verification_algorithms.supported_schemes();
+        assert_eq!(
+            offered,
+            [
+                S::ECDSA_NISTP256_SHA256,
+                S::ECDSA_NISTP384_SHA384,
+                S::RSA_PSS_SHA256,
+                S::RSA_PSS_SHA384,
+                S::RSA_PSS_SHA512,
+                S::RSA_PKCS1_SHA256,
+                S::RSA_PKCS1_SHA384,
+                S::RSA_PKCS1_SHA512,
+            ]
+        );
+        for (scheme, algorithms) in SIGNATURES.mapping {
+            for algorithm in *algorithms {
+                let is_known = |one: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {
+                    one.signature_alg_id() == algorithm.signature_alg_id()
+                        && one.public_key_alg_id() == algorithm.public_key_alg_id()
+                };
+                assert!(SIGNATURES.all.iter().any(is_known), "{scheme:?}");
+            }
+        }
     }
 }
