@@ -15,7 +15,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -184,17 +184,18 @@ pub(super) struct AnyCertificate {
 }
 
 impl AnyCertificate {
-    /// By the bare public key, so that a certificate of any version will do.
-    pub(super) fn verify(
+    /// In TLS 1.2: the scheme names a hash and a kind of key, and the curve of the key may be any that is
+    /// offered (RFC 5246 §7.4.8, RFC 8422 §5.10).
+    ///
+    /// By the bare public key, here and in TLS 1.3, so that a certificate of any version will do (C5).
+    pub(super) fn verify_tls12(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let bad = |error| Error::InvalidCertificate(error);
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| bad(CertificateError::BadEncoding))?;
-        let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
+        let key = public_key(certificate)?;
         let entity =
             webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad(CertificateError::BadEncoding))?;
         let offered = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
@@ -208,6 +209,23 @@ impl AnyCertificate {
             Err(bad(CertificateError::BadSignature))
         }
     }
+
+    /// In TLS 1.3: the scheme fixes the curve as well, and RSASSA-PKCS1-v1_5 is for certificates alone (RFC
+    /// 8446 §4.2.3, §4.4.3).
+    pub(super) fn verify_tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(message, &public_key(certificate)?, signed, &self.algorithms)
+    }
+}
+
+fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    Ok(SubjectPublicKeyInfoDer::from(parsed.tbs_certificate.subject_pki.raw))
 }
 
 impl ClientCertVerifier for AnyCertificate {
@@ -234,7 +252,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, certificate, signed)
+        self.verify_tls12(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -243,7 +261,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, certificate, signed)
+        self.verify_tls13(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -257,7 +275,9 @@ mod tests {
 
     use super::*;
     use crate::tls::profile;
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{CertificateParams, KeyPair, SigningKey};
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::internal::msgs::codec::{Codec, Reader};
 
     fn made() -> rcgen::Certificate {
         let key = KeyPair::generate().expect("a key");
@@ -275,6 +295,47 @@ mod tests {
 
     fn peers(auth: ClientAuth, voucher: Voucher) -> Peers {
         Peers::load(&PeerRules { auth, voucher }, &profile::provider()).expect("nothing to read")
+    }
+
+    /// As CertificateVerify carries it (RFC 8446 §4.4.3).
+    fn signed(scheme: SignatureScheme, signature: &[u8]) -> DigitallySignedStruct {
+        let length = u16::try_from(signature.len()).expect("short").to_be_bytes();
+        let bytes = [&u16::from(scheme).to_be_bytes()[..], &length, signature].concat();
+        DigitallySignedStruct::read(&mut Reader::init(&bytes)).expect("well formed")
+    }
+
+    #[test]
+    fn in_tls_1_3_a_scheme_fixes_curve_and_padding_and_in_1_2_it_does_not() {
+        // With every curve that there is, so that the rule is seen and not the list.
+        let any = AnyCertificate { algorithms: default_provider().signature_verification_algorithms };
+        let message = b"as far as here";
+        let holds = |algorithm, scheme| {
+            let key = KeyPair::generate_for(algorithm).expect("a key");
+            let certificate = CertificateParams::default().self_signed(&key).expect("signs");
+            let signed = signed(scheme, &key.sign(message).expect("signs"));
+            let in_tls12 = any.verify_tls12(message, certificate.der(), &signed).is_ok();
+            let in_tls13 = any.verify_tls13(message, certificate.der(), &signed).is_ok();
+            assert!(any.verify_tls12(b"else", certificate.der(), &signed).is_err());
+            assert!(any.verify_tls13(b"else", certificate.der(), &signed).is_err());
+            (in_tls12, in_tls13)
+        };
+        use SignatureScheme as S;
+        assert_eq!(holds(&rcgen::PKCS_ECDSA_P256_SHA256, S::ECDSA_NISTP256_SHA256), (true, true));
+        assert_eq!(holds(&rcgen::PKCS_ECDSA_P521_SHA256, S::ECDSA_NISTP256_SHA256), (true, false));
+        assert_eq!(holds(&rcgen::PKCS_ECDSA_P521_SHA384, S::ECDSA_NISTP384_SHA384), (true, false));
+        assert_eq!(holds(&rcgen::PKCS_RSA_SHA256, S::RSA_PKCS1_SHA256), (true, false));
+    }
+
+    #[test]
+    fn clients_are_asked_for_what_the_profile_lists_whoever_vouches_for_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("ca.pem");
+        std::fs::write(&file, made().pem()).expect("writes");
+        let listed = profile::provider().signature_verification_algorithms.supported_schemes();
+        for voucher in [Voucher::Authorities(file), Voucher::Fingerprints(vec![told(&certificate())])] {
+            let verifier = peers(ClientAuth::Require, voucher).verifier().expect("one is asked");
+            assert_eq!(verifier.supported_verify_schemes(), listed);
+        }
     }
 
     #[test]
