@@ -13,15 +13,14 @@ use super::limits::{
     SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
 };
 use super::{
-    Backend, ClientAuth, Config, ConfigError, Fingerprint, Given, IdentityFiles, Key, KeyUpdatePolicy,
-    Listener, Mode, OffloadDirections, OffloadPolicy, OffloadRules, Origin, Originate, PeerRules,
-    UnknownName, Voucher,
+    Backend, Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, UnknownName, trust,
 };
 
 /// What was given, not yet checked.
 #[derive(Clone, Debug, Default)]
 pub struct Raw {
-    given: BTreeMap<Key, Given>,
+    pub(super) given: BTreeMap<Key, Given>,
     /// Certificate chains with their keys, in the order given.
     pub identities: Vec<IdentityFiles>,
     /// The listeners of the file beside the one that `listen` at its top makes.
@@ -71,7 +70,7 @@ impl Raw {
     /// What `flags` gives wins over what is here; its identities, if it has any, replace all of ours.
     #[must_use]
     pub fn overridden_by(mut self, flags: Self) -> Self {
-        self.given.extend(flags.given);
+        trust::override_with(&mut self.given, flags.given);
         if !flags.identities.is_empty() {
             self.identities = flags.identities;
         }
@@ -109,7 +108,7 @@ impl Raw {
         self.given.remove(&Key::Backend);
         for other in others {
             let mut raw = self.clone();
-            raw.given.extend(other.given);
+            trust::override_with(&mut raw.given, other.given);
             if !other.identities.is_empty() {
                 raw.identities = other.identities;
             }
@@ -136,7 +135,7 @@ impl Raw {
                 .parsed(Key::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
                 .unwrap_or_default(),
             tickets: self.tickets()?,
-            peers: if is_origin { PeerRules::default() } else { self.peers()? },
+            peers: self.peers(is_origin)?,
             identities: self.identities,
         };
         let (least, most) = if is_origin { (0, 1) } else { (*IDENTITIES.start(), *IDENTITIES.end()) };
@@ -145,31 +144,6 @@ impl Raw {
             return Err(ConfigError::Identities { count: listener.identities.len(), allowed });
         }
         Ok(listener)
-    }
-
-    fn mode(&mut self) -> Result<Mode, ConfigError> {
-        let originates = self.parsed(Key::Mode, "terminate or originate", |value| match value {
-            "terminate" => Some(false),
-            "originate" => Some(true),
-            _ => None,
-        })?;
-        // Whether it is a name is for TLS to say.
-        let allowed = "a DNS name or an IP address, and only with mode = \"originate\"";
-        let is_origin = originates == Some(true);
-        let server_name = self.parsed(Key::ServerName, allowed, |value| {
-            (is_origin && !value.is_empty()).then(|| value.to_owned())
-        })?;
-        if !is_origin {
-            return Ok(Mode::Terminate);
-        }
-        let server_name = server_name.ok_or(ConfigError::Missing { key: Key::ServerName })?;
-        let authorities = self.path(Key::ServerCa)?;
-        let trust = match (authorities, self.fingerprints()?) {
-            (Some(file), None) => Voucher::Authorities(file),
-            (None, Some(told)) => Voucher::Fingerprints(told),
-            _ => return Err(ConfigError::Missing { key: Key::ServerCa }),
-        };
-        Ok(Mode::Originate(Originate { server_name, trust }))
     }
 
     fn alpn(&mut self) -> Result<Vec<String>, ConfigError> {
@@ -183,12 +157,6 @@ impl Raw {
             names.iter().all(|name| ALPN_BYTES.contains(&name.len())).then_some(names)
         })?;
         Ok(names.unwrap_or_default())
-    }
-
-    fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
-        self.parsed(Key::Fingerprints, Fingerprint::ALLOWED, |value| {
-            value.split(',').map(Fingerprint::parse).collect()
-        })
     }
 
     fn address(&mut self, key: Key) -> Result<Option<SocketAddr>, ConfigError> {
@@ -237,31 +205,8 @@ impl Raw {
         Ok(tickets.unwrap_or(true))
     }
 
-    fn path(&mut self, key: Key) -> Result<Option<PathBuf>, ConfigError> {
+    pub(super) fn path(&mut self, key: Key) -> Result<Option<PathBuf>, ConfigError> {
         self.parsed(key, "the path of a file", |value| (!value.is_empty()).then(|| PathBuf::from(value)))
-    }
-
-    /// A certificate that is asked for needs somebody who vouches for it, and one alone.
-    fn peers(&mut self) -> Result<PeerRules, ConfigError> {
-        let asked = self.given.get(&Key::ClientAuth).cloned();
-        let listed = self.given.get(&Key::Fingerprints).cloned();
-        let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
-        let authorities = self.path(Key::ClientCa)?;
-        let fingerprints = self.fingerprints()?;
-        let voucher = match (authorities, fingerprints, listed) {
-            (Some(_), Some(_), Some(listed)) => {
-                return Err(listed.refused(Key::Fingerprints, "either client_ca or fingerprints, not both"));
-            }
-            (Some(file), ..) => Voucher::Authorities(file),
-            (None, Some(told), _) => Voucher::Fingerprints(told),
-            (None, ..) => Voucher::Nobody,
-        };
-        match asked {
-            Some(asked) if auth != ClientAuth::None && voucher == Voucher::Nobody => {
-                Err(asked.refused(Key::ClientAuth, "none, as long as there is no client_ca or fingerprints"))
-            }
-            _ => Ok(PeerRules { auth, voucher }),
-        }
     }
 
     fn timeouts(&mut self) -> Result<Timeouts, ConfigError> {
@@ -297,7 +242,7 @@ impl Raw {
         self.parsed(key, allowed, |value| duration(value).filter(|duration| span.contains(*duration)))
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         key: Key,
         allowed: impl fmt::Display,
@@ -332,10 +277,10 @@ fn default_workers() -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn minimal() -> Raw {
+    pub(in crate::config) fn minimal() -> Raw {
         let mut raw = Raw::default();
         raw.give_flag(Key::Listen, Some("127.0.0.1:0".into()));
         raw.give_flag(Key::Backend, Some("127.0.0.1:80".into()));
@@ -440,27 +385,5 @@ mod tests {
         {
             assert_eq!(duration(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn whoever_asks_for_certificates_says_who_vouches_for_them() {
-        let with = |keys: &[(Key, &str)]| {
-            let mut raw = minimal();
-            keys.iter().for_each(|(key, value)| raw.give_flag(*key, Some((*value).into())));
-            raw.check().map(|config| config.listeners[0].peers.clone()).map_err(|error| error.to_string())
-        };
-        let told = format!("sha-256 {}", ["AB"; 32].join(":"));
-        let two = format!("{told}, {}", told.replace("AB", "cd"));
-        let peers = with(&[(Key::ClientAuth, "require"), (Key::Fingerprints, &two)]).unwrap();
-        assert!(matches!(&peers.voucher, Voucher::Fingerprints(told) if told.len() == 2));
-        let peers = with(&[(Key::ClientAuth, "request"), (Key::ClientCa, "ca.pem")]).unwrap();
-        assert_eq!(peers.voucher, Voucher::Authorities("ca.pem".into()));
-        let error = with(&[(Key::ClientAuth, "require")]).unwrap_err();
-        assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
-        let both = [(Key::ClientAuth, "require"), (Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)];
-        let error = with(&both).unwrap_err();
-        assert!(error.contains("either client_ca or fingerprints"), "{error}");
-        let error = with(&[(Key::Fingerprints, "md5 AA:BB")]).unwrap_err();
-        assert!(error.contains("md5 and sha-1 are too weak"), "{error}");
     }
 }

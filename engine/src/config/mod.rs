@@ -14,6 +14,7 @@ mod key;
 pub mod limits;
 mod offload;
 mod peers;
+mod trust;
 
 pub use check::{Raw, RawListener};
 pub use key::{Given, Key, Origin};
@@ -151,6 +152,15 @@ pub enum ConfigError {
     Missing {
         /// Which one.
         key: Key,
+    },
+    /// In the client's role there is nobody to say who the server must be.
+    #[error(
+        "{origin}: mode = \"originate\": nobody vouches for the server; give server_ca (--server-ca) or \
+         fingerprints (--fingerprints), one of the two"
+    )]
+    NoServerTrust {
+        /// Where the mode was given.
+        origin: Origin,
     },
     /// Certificates and keys do not pair up.
     #[error(

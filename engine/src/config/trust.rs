@@ -1,0 +1,222 @@
+//! The check of who is trusted by a listener, in either role. What cannot mean what was meant is refused: a
+//! rule that is passed over lets everybody in.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ClientAuth, ConfigError, Fingerprint, Given, Key, Mode, Origin, Originate, PeerRules, Raw, Voucher,
+};
+
+const TERMINATE: &str = "terminate";
+
+/// What is more specific (a `[[listener]]`, the command line) wins over what it would inherit. With one of
+/// the keys of trust those go that it replaces or that belong to the other role: who vouches for clients says
+/// nothing of servers.
+pub(super) fn override_with(inherited: &mut BTreeMap<Key, Given>, own: BTreeMap<Key, Given>) {
+    let has = |key| own.contains_key(&key);
+    let mode = |given: &BTreeMap<Key, Given>| {
+        given.get(&Key::Mode).map_or_else(|| TERMINATE.to_owned(), |mode| mode.value.clone())
+    };
+    let changes_role = has(Key::Mode) && mode(inherited) != mode(&own);
+    let asks_nobody = own.get(&Key::ClientAuth).is_some_and(|auth| auth.value == "none");
+    let has_voucher = has(Key::ClientCa) || has(Key::ServerCa) || has(Key::Fingerprints);
+    inherited.retain(|key, _| match key {
+        Key::ClientAuth | Key::ServerName => !changes_role,
+        Key::ClientCa | Key::ServerCa | Key::Fingerprints => !changes_role && !asks_nobody && !has_voucher,
+        _ => true,
+    });
+    inherited.extend(own);
+}
+
+impl Raw {
+    pub(super) fn mode(&mut self) -> Result<Mode, ConfigError> {
+        let written = self.given.get(&Key::Mode).map(|mode| mode.origin.clone());
+        let originates = self.parsed(Key::Mode, "terminate or originate", |value| match value {
+            TERMINATE => Some(false),
+            "originate" => Some(true),
+            _ => None,
+        })?;
+        // Whether it is a name is for TLS to say.
+        let allowed = "a DNS name or an IP address, and only with mode = \"originate\"";
+        let is_origin = originates == Some(true);
+        let server_name = self.parsed(Key::ServerName, allowed, |value| {
+            (is_origin && !value.is_empty()).then(|| value.to_owned())
+        })?;
+        if !is_origin {
+            return match self.given.remove(&Key::ServerCa) {
+                None => Ok(Mode::Terminate),
+                Some(given) => Err(given.refused(
+                    Key::ServerCa,
+                    "a file of authorities, and only with mode = \"originate\"; for clients: client_ca",
+                )),
+            };
+        }
+        let server_name = server_name.ok_or(ConfigError::Missing { key: Key::ServerName })?;
+        let listed = self.given.get(&Key::Fingerprints).cloned();
+        let authorities = self.path(Key::ServerCa)?;
+        let trust = match (authorities, self.fingerprints()?, listed) {
+            (Some(_), Some(_), Some(listed)) => {
+                return Err(listed.refused(Key::Fingerprints, "either server_ca or fingerprints, not both"));
+            }
+            (Some(file), ..) => Voucher::Authorities(file),
+            (None, Some(told), _) => Voucher::Fingerprints(told),
+            (None, None, _) => {
+                return Err(ConfigError::NoServerTrust { origin: written.unwrap_or(Origin::Default) });
+            }
+        };
+        Ok(Mode::Originate(Originate { server_name, trust }))
+    }
+
+    fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
+        self.parsed(Key::Fingerprints, Fingerprint::ALLOWED, |value| {
+            value.split(',').map(Fingerprint::parse).collect()
+        })
+    }
+
+    /// A certificate that is asked for needs somebody who vouches for it, and one alone; and whoever vouches
+    /// needs a certificate that is asked for.
+    pub(super) fn peers(&mut self, is_origin: bool) -> Result<PeerRules, ConfigError> {
+        let given = |raw: &Self, key| raw.given.get(&key).cloned();
+        let (asked, listed) = (given(self, Key::ClientAuth), given(self, Key::Fingerprints));
+        let file = given(self, Key::ClientCa);
+        let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
+        let authorities = self.path(Key::ClientCa)?;
+        if is_origin {
+            let for_servers = "nothing with mode = \"originate\", where clients are not asked for anything; for \
+                               the server: server_ca or fingerprints";
+            return match (asked, file) {
+                (Some(asked), _) if auth != ClientAuth::None => {
+                    Err(asked.refused(Key::ClientAuth, for_servers))
+                }
+                (_, Some(file)) => Err(file.refused(Key::ClientCa, for_servers)),
+                _ => Ok(PeerRules::default()),
+            };
+        }
+        let fingerprints = self.fingerprints()?;
+        let unasked = "what is given beside client_auth = \"request\" or \"require\": without, no client is asked \
+                       for a certificate and everybody is let in";
+        match (file, listed) {
+            (Some(_), Some(listed)) => {
+                return Err(listed.refused(Key::Fingerprints, "either client_ca or fingerprints, not both"));
+            }
+            (Some(file), None) if auth == ClientAuth::None => {
+                return Err(file.refused(Key::ClientCa, unasked));
+            }
+            (None, Some(listed)) if auth == ClientAuth::None => {
+                return Err(listed.refused(Key::Fingerprints, unasked));
+            }
+            _ => {}
+        }
+        let voucher = match (authorities, fingerprints) {
+            (Some(file), _) => Voucher::Authorities(file),
+            (None, Some(told)) => Voucher::Fingerprints(told),
+            (None, None) => Voucher::Nobody,
+        };
+        match asked {
+            Some(asked) if auth != ClientAuth::None && voucher == Voucher::Nobody => {
+                Err(asked.refused(Key::ClientAuth, "none, as long as there is no client_ca or fingerprints"))
+            }
+            _ => Ok(PeerRules { auth, voucher }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::check::tests::minimal;
+    use crate::config::{Config, file};
+
+    fn told() -> String {
+        format!("sha-256 {}", ["AB"; 32].join(":"))
+    }
+
+    fn with(keys: &[(Key, &str)]) -> Result<Config, String> {
+        let mut raw = minimal();
+        keys.iter().for_each(|(key, value)| raw.give_flag(*key, Some((*value).into())));
+        raw.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn whoever_asks_for_certificates_says_who_vouches_for_them() {
+        let with = |keys: &[(Key, &str)]| with(keys).map(|config| config.listeners[0].peers.clone());
+        let told = told();
+        let two = format!("{told}, {}", told.replace("AB", "cd"));
+        let peers = with(&[(Key::ClientAuth, "require"), (Key::Fingerprints, &two)]).unwrap();
+        assert!(matches!(&peers.voucher, Voucher::Fingerprints(told) if told.len() == 2));
+        let peers = with(&[(Key::ClientAuth, "request"), (Key::ClientCa, "ca.pem")]).unwrap();
+        assert_eq!(peers.voucher, Voucher::Authorities("ca.pem".into()));
+        let error = with(&[(Key::ClientAuth, "require")]).unwrap_err();
+        assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
+        let both = [(Key::ClientAuth, "require"), (Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)];
+        let error = with(&both).unwrap_err();
+        assert!(error.contains("either client_ca or fingerprints"), "{error}");
+        let error = with(&[(Key::Fingerprints, "md5 AA:BB")]).unwrap_err();
+        assert!(error.contains("md5 and sha-1 are too weak"), "{error}");
+    }
+
+    #[test]
+    fn who_vouches_for_clients_that_nobody_asks_is_refused() {
+        let told = told();
+        for voucher in [(Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)] {
+            for keys in [&[voucher][..], &[voucher, (Key::ClientAuth, "none")]] {
+                let error = with(keys).unwrap_err();
+                let named = format!("{}: {} = ", voucher.0.flag(), voucher.0);
+                assert!(error.starts_with(&named) && error.contains("everybody is let in"), "{error}");
+            }
+            assert!(with(&[voucher, (Key::ClientAuth, "request")]).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_other_role_is_refused_by_name() {
+        let told = told();
+        let error = with(&[(Key::ServerCa, "ca.pem")]).unwrap_err();
+        assert!(error.starts_with("--server-ca: server_ca = ") && error.contains("client_ca"), "{error}");
+        let origin = [(Key::Mode, "originate"), (Key::ServerName, "a.example"), (Key::ServerCa, "ca.pem")];
+        assert!(with(&origin).is_ok());
+        assert!(with(&[&origin[..], &[(Key::ClientAuth, "none")]].concat()).is_ok());
+        for (more, start) in [
+            ((Key::ClientAuth, "require"), "--client-auth: client_auth = "),
+            ((Key::ClientCa, "c.pem"), "--client-ca: client_ca = "),
+            ((Key::Fingerprints, &*told), "--fingerprints: fingerprints = "),
+        ] {
+            let error = with(&[&origin[..], &[more]].concat()).unwrap_err();
+            assert!(error.starts_with(start) && error.contains("server_ca"), "{error}");
+        }
+        let error = with(&origin[..2]).unwrap_err();
+        assert!(error.contains("server_ca") && error.contains("fingerprints"), "{error}");
+    }
+
+    #[test]
+    fn a_listener_inherits_trust_for_its_own_role_and_replaces_it_whole() {
+        let told = told();
+        let check = |top: &str, listener: &str| {
+            let text = format!(
+                "{top}\n[[identity]]\ncertificate = \"c\"\nkey = \"k\"\n[[listener]]\nlisten = \
+                 \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\n{listener}\n"
+            );
+            let config = file::parse(Path::new("o.toml"), &text).and_then(Raw::check);
+            config.map(|mut config| config.listeners.remove(0)).map_err(|error| error.to_string())
+        };
+        let asks = "client_auth = \"require\"\nclient_ca = \"/ca\"";
+        let peers = check(asks, "").unwrap().peers;
+        assert_eq!((peers.auth, peers.voucher), (ClientAuth::Require, Voucher::Authorities("/ca".into())));
+        let peers = check(asks, &format!("fingerprints = [\"{told}\"]")).unwrap().peers;
+        assert!(matches!(peers.voucher, Voucher::Fingerprints(_)));
+        assert_eq!(check(asks, "client_auth = \"none\"").unwrap().peers, PeerRules::default());
+        let error = check("client_auth = \"none\"", "client_ca = \"/ca\"").unwrap_err();
+        assert!(error.starts_with("o.toml:8: client_ca = "), "{error}");
+        let origin = "mode = \"originate\"\nserver_name = \"a.example\"";
+        let listed = format!("client_auth = \"require\"\nfingerprints = [\"{told}\"]");
+        let error = check(&listed, origin).unwrap_err();
+        assert!(
+            error.starts_with("o.toml:9: mode = \"originate\": nobody vouches"),
+            "the clients' fingerprints are not the server's: {error}"
+        );
+        let listener = check(&listed, &format!("{origin}\nserver_ca = \"/ca\"")).unwrap();
+        assert_eq!(listener.peers, PeerRules::default());
+    }
+}
