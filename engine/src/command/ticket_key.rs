@@ -46,9 +46,11 @@ impl TicketKeyTask {
                 let mut ring = KeyRing::read(&file)?;
                 ring.add(now, now.saturating_add(start_in.as_secs()))?;
                 ring.write(&file, true)?;
-                Ok(format!("{}: a key added\n{}", file.display(), ids(&file, now)?))
+                Ok(format!("{}: a key added\n{}{}", file.display(), ids(&file, now)?, warning(&ring, now)))
             }
-            Self::ShowIds { file } => ids(&file, now),
+            Self::ShowIds { file } => {
+                Ok(format!("{}{}", ids(&file, now)?, warning(&KeyRing::read(&file)?, now)))
+            }
         }
     }
 }
@@ -68,7 +70,43 @@ fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
     Ok(ring.uses(now).map(line).collect())
 }
 
+/// Of a time in which no key seals.
+fn warning(ring: &KeyRing, now: UnixSeconds) -> String {
+    if let Some((begin, end)) = ring.gap(now) {
+        return format!(
+            "warning: no key seals from {begin} until {end}, and every handshake will be a full one; add one \
+             with an earlier --start-in\n"
+        );
+    }
+    if ring.uses(now).any(|(_, purpose)| purpose == Use::Seals) {
+        return String::new();
+    }
+    "warning: no key seals, and every handshake is a full one; add one with: rotate --start-in 0s\n"
+        .to_owned()
+}
+
 #[expect(clippy::disallowed_methods, reason = "a command of its own, and the wall clock is what keys go by")]
 fn now() -> UnixSeconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotating_past_the_end_of_the_last_key_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ticket.keys");
+        let made = TicketKeyTask::New { file: file.clone() }.run().unwrap();
+        assert!(made.contains("seals") && !made.contains("warning"), "{made}");
+        let rotate = |hours: u64| {
+            let start_in = Duration::from_secs(hours * 3600);
+            TicketKeyTask::Rotate { file: file.clone(), start_in }.run().unwrap()
+        };
+        let rotated = rotate(48);
+        assert!(rotated.contains("warning: no key seals from"), "{rotated}");
+        let closed = rotate(23);
+        assert!(!closed.contains("warning"), "{closed}");
+    }
 }

@@ -17,6 +17,7 @@ mod profile;
 pub mod record;
 pub mod secrets;
 pub mod session;
+mod ticket_file;
 pub mod ticket_keys;
 mod tickets;
 

@@ -1,5 +1,5 @@
 //! Session tickets (RFC 5077, RFC 8446 §4.6.1) without a session on the server: one key ring for all workers
-//! and all listeners.
+//! and all listeners, and for all hosts that share its file (A3c).
 //!
 //! A ticket is sealed as RFC 5077 §4 recommends: key name (16 bytes), iv (16), AES-128-CBC ciphertext,
 //! HMAC-SHA-256 (32) over all that goes before. CBC with a random iv has no counter to share and, unlike GCM
@@ -9,15 +9,19 @@
 //! Inside, before the session that rustls wraps, stand the class of authentication that the session was made
 //! under and the time of its first full handshake. A ticket of another class does not resume; neither does a
 //! session that is older than it may be, however often it was wrapped anew. What is wrong with a ticket is
-//! told to nobody: the handshake is a full one then.
+//! told to nobody: the handshake is a full one then, and offers a fresh ticket (A4b).
+//!
+//! The session is bound to the peer's certificate too, without a hash of it beside the class: rustls writes
+//! the client's whole chain into the session, which the ticket's tag covers like all the rest, and a session
+//! that resumes shows that chain as its peer's, to be judged like one that was just sent (E1, E2).
 
 use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::cipher::{
     AES_128, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
 };
@@ -26,7 +30,7 @@ use aws_lc_rs::{hmac, rand};
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
-use super::ticket_keys::{KeyFileError, KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds};
+use super::ticket_keys::{KeyFileError, KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
 
 /// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
 /// some KiB).
@@ -73,7 +77,12 @@ pub struct Tickets {
     /// The control plane's clock: whole seconds are enough, and reading it takes no system call.
     now: AtomicU64,
     session_lifetime_seconds: u64,
+    /// Two that read the file at once must not leave the older of what they read.
+    rereading: Mutex<()>,
 }
+
+/// RFC 8446 §4.6.1 allows no more for a ticket.
+const WEEK_SECONDS: u64 = 7 * 24 * 3600;
 
 impl Tickets {
     /// Keys of this process alone, which [`Tickets::tick`] changes.
@@ -99,7 +108,8 @@ impl Tickets {
     }
 
     fn new(ring: KeyRing, file: Option<PathBuf>, session_lifetime_seconds: u64, now: UnixSeconds) -> Self {
-        Self { ring: ArcSwap::from_pointee(ring), file, now: now.into(), session_lifetime_seconds }
+        let (ring, rereading) = (ArcSwap::from_pointee(ring), Mutex::new(()));
+        Self { ring, file, now: now.into(), session_lifetime_seconds, rereading }
     }
 
     /// The file that the keys come from.
@@ -115,14 +125,13 @@ impl Tickets {
     /// [`NoRandomness`]; the keys in force stay.
     pub fn tick(&self, now: UnixSeconds) -> Result<(), NoRandomness> {
         self.now.store(now, Ordering::Relaxed);
-        let ring = self.ring.load();
-        if self.file.is_none() && ring.is_due(now) {
-            let mut next = KeyRing::clone(&ring);
-            next.add(now, now)?;
-            self.ring.store(next.into());
-        } else if let Some(rest) = ring.without_expired(now) {
-            self.ring.store(rest.into());
-        }
+        let is_due = self.file.is_none() && self.ring.load().is_due(now);
+        let fresh = is_due.then(|| TicketKey::fresh(now)).transpose()?;
+        self.change(|ring| match &fresh {
+            // Keys of a process alone are never so many that one would be refused.
+            Some(key) => ring.with(key.clone(), now).ok(),
+            None => ring.without_expired(now),
+        });
         Ok(())
     }
 
@@ -132,9 +141,35 @@ impl Tickets {
     /// [`KeyFileError`]; the keys in force stay.
     pub fn reread(&self) -> Result<(), KeyFileError> {
         if let Some(file) = &self.file {
+            let _alone = self.rereading.lock().unwrap_or_else(PoisonError::into_inner);
             self.ring.store(KeyRing::read(file)?.into());
         }
         Ok(())
+    }
+
+    /// Puts in force what `next` makes of the keys in force. If another thread has put in others meanwhile,
+    /// `next` is asked again, of those: they are not lost.
+    fn change(&self, mut next: impl FnMut(&KeyRing) -> Option<KeyRing>) {
+        let mut seen = self.ring.load_full();
+        while let Some(ring) = next(&seen) {
+            let before = Guard::into_inner(self.ring.compare_and_swap(&seen, Arc::new(ring)));
+            if Arc::ptr_eq(&before, &seen) {
+                return;
+            }
+            seen = before;
+        }
+    }
+
+    /// The name of every key and what it is for now.
+    #[must_use]
+    pub fn uses(&self) -> Vec<(String, Use)> {
+        self.ring.load().uses(self.now()).map(|(key, purpose)| (key.id(), purpose)).collect()
+    }
+
+    /// The next time in which no key seals until another does, if there is one.
+    #[must_use]
+    pub fn gap(&self) -> Option<(String, String)> {
+        self.ring.load().gap(self.now())
     }
 
     fn now(&self) -> UnixSeconds {
@@ -165,9 +200,17 @@ impl ProducesTickets for ListenerTickets {
         true
     }
 
-    /// RFC 8446 §4.6.1 allows no more than a week.
+    /// Of the ticket that was just sealed, in the same call into rustls: until its session is too old or its
+    /// key expires, whichever is sooner, for longer it does not open (RFC 5077 §5.6, RFC 8446 §4.6.1).
     fn lifetime(&self) -> u32 {
-        u32::try_from(self.tickets.session_lifetime_seconds.min(7 * 24 * 3600)).unwrap_or(u32::MAX)
+        let (tickets, now) = (&self.tickets, self.tickets.now());
+        let lifetime = tickets.session_lifetime_seconds;
+        let origin = ORIGIN.get().0.unwrap_or(now);
+        let session = origin.saturating_add(lifetime).saturating_sub(now);
+        let key = tickets.ring.load().sealing(now).map_or(0, |key| key.until.saturating_sub(now));
+        // To a client of TLS 1.2 zero says nothing, and not that it is over.
+        let seconds = session.min(key).min(lifetime).clamp(1, WEEK_SECONDS);
+        u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
@@ -181,8 +224,8 @@ impl ProducesTickets for ListenerTickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let name = ticket.first_chunk::<NAME_BYTES>()?;
         let ring = self.tickets.ring.load();
-        let mut plain = ring.opening(name, self.tickets.now())?.open(ticket)?;
-        let (head, _) = plain.split_at_checked(HEAD_BYTES)?;
+        let plain = ring.opening(name, self.tickets.now())?.open(ticket)?;
+        let (head, session) = plain.split_at_checked(HEAD_BYTES)?;
         let (form, rest) = head.split_first()?;
         let (class, origin) = rest.split_first_chunk::<CLASS_BYTES>()?;
         let origin = UnixSeconds::from_be_bytes(origin.try_into().ok()?);
@@ -190,7 +233,8 @@ impl ProducesTickets for ListenerTickets {
             return None;
         }
         ORIGIN.set(SessionOrigin(Some(origin)));
-        Some(plain.split_off(HEAD_BYTES))
+        // Of this copy rustls disposes; ours is wiped.
+        Some(session.to_vec())
     }
 }
 
@@ -203,12 +247,12 @@ impl TicketKey {
         }
         let mut iv = [0; IV_BYTES];
         rand::fill(&mut iv).ok()?;
-        let mut body = Vec::with_capacity(ticket_bytes);
+        let mut body = Zeroizing::new(Vec::with_capacity(ticket_bytes));
         head.iter().for_each(|part| body.extend_from_slice(part));
         body.extend_from_slice(session);
         let key = UnboundCipherKey::new(&AES_128, &self.encryption[..]).ok()?;
         let context = aws_lc_rs::cipher::EncryptionContext::Iv128(FixedLength::from(iv));
-        PaddedBlockEncryptingKey::cbc_pkcs7(key).ok()?.less_safe_encrypt(&mut body, context).ok()?;
+        PaddedBlockEncryptingKey::cbc_pkcs7(key).ok()?.less_safe_encrypt(&mut *body, context).ok()?;
         let mut ticket = Vec::with_capacity(ticket_bytes);
         ticket.extend_from_slice(&self.name);
         ticket.extend_from_slice(&iv);
@@ -219,7 +263,7 @@ impl TicketKey {
     }
 
     /// The tag is verified, in constant time, before anything is decrypted.
-    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+    fn open(&self, ticket: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         if ticket.len() > MAX_TICKET_BYTES {
             return None;
         }
@@ -229,8 +273,11 @@ impl TicketKey {
         let key = UnboundCipherKey::new(&AES_128, &self.encryption[..]).ok()?;
         let mut body = Zeroizing::new(ciphertext.to_vec());
         let context = DecryptionContext::Iv128(FixedLength::from(*iv));
-        let plain = PaddedBlockDecryptingKey::cbc_pkcs7(key).ok()?.decrypt(&mut body, context).ok()?;
-        Some(plain.to_vec())
+        let plain_bytes =
+            PaddedBlockDecryptingKey::cbc_pkcs7(key).ok()?.decrypt(&mut body, context).ok()?.len();
+        // In place: the plaintext stands in front.
+        body.truncate(plain_bytes);
+        Some(body)
     }
 
     fn authentication_key(&self) -> hmac::Key {
@@ -323,6 +370,36 @@ mod tests {
         for len in 0..own.len() {
             assert_eq!(ours.decrypt(&own[..len]), None, "cut to {len}");
         }
+    }
+
+    #[test]
+    fn a_ticket_says_for_how_long_it_opens() {
+        let tickets = Arc::new(Tickets::generate(10 * HOUR, NOW).expect("randomness"));
+        let ours = listener(&tickets, 0);
+        let says = |origin| with_origin(&mut SessionOrigin(origin), || u64::from(ours.lifetime()));
+        assert_eq!(says(None), 10 * HOUR);
+        assert_eq!(says(Some(NOW - 7 * HOUR)), 3 * HOUR, "its session is some hours old");
+        assert_eq!(says(Some(NOW + 9)), 10 * HOUR, "clocks differ");
+        assert_eq!(says(Some(NOW - 11 * HOUR)), 1, "zero would say that nothing is known");
+        let short = KeyRing { keys: vec![TicketKey::generate(NOW, NOW + HOUR).expect("randomness")] };
+        tickets.ring.store(short.into());
+        assert_eq!(says(None), HOUR, "its key dies sooner");
+    }
+
+    #[test]
+    fn keys_that_were_read_meanwhile_are_not_lost() {
+        let tickets = Tickets::generate(10 * HOUR, NOW).expect("randomness");
+        let read = Arc::new(KeyRing::generate(NOW).expect("randomness"));
+        let mut asked = 0;
+        tickets.change(|ring| {
+            asked += 1;
+            if asked == 1 {
+                tickets.ring.store(Arc::clone(&read));
+            }
+            // What has expired is left out; of what was read, nothing has.
+            (asked == 1).then(|| ring.clone())
+        });
+        assert!(asked == 2 && Arc::ptr_eq(&tickets.ring.load_full(), &read));
     }
 
     #[test]
