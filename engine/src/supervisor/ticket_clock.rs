@@ -2,13 +2,14 @@
 //! changed.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StartError;
 use crate::config::Config;
 use crate::tls::Tickets;
-use crate::tls::ticket_keys::UnixSeconds;
+use crate::tls::ticket_keys::{UnixSeconds, Use};
 
 /// The keys of the file that the configuration names, or keys of this process alone.
 pub(super) fn tickets(config: &Config) -> Result<Arc<Tickets>, StartError> {
@@ -30,19 +31,37 @@ fn now() -> UnixSeconds {
 pub(super) struct TicketClock {
     tickets: Arc<Tickets>,
     seen: Option<Stamp>,
+    sealing: Option<String>,
 }
 
-/// By what a change of the file is seen.
-type Stamp = (u64, i64, i64, u64);
+/// By what a change of the file is seen. A new mode or owner changes neither its content nor its mtime, and
+/// may be what it takes to read it.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+    mode: u32,
+    owner: u32,
+}
 
 impl TicketClock {
     pub(super) fn new(tickets: Arc<Tickets>) -> Self {
         let seen = stamp(&tickets);
-        Self { tickets, seen }
+        if let Some(file) = tickets.file() {
+            tell(&tickets, file);
+        }
+        let sealing = sealing(&tickets);
+        Self { tickets, seen, sealing }
     }
 
     pub(super) fn tick(&mut self) {
-        if let Err(error) = self.tickets.tick(now()) {
+        self.tick_at(now());
+    }
+
+    fn tick_at(&mut self, now: UnixSeconds) {
+        if let Err(error) = self.tickets.tick(now) {
             tracing::error!(%error, "the ticket keys were not changed");
         }
         let stamp = stamp(&self.tickets);
@@ -51,19 +70,85 @@ impl TicketClock {
             self.seen = stamp;
             reread(&self.tickets);
         }
+        let sealing = sealing(&self.tickets);
+        if sealing != self.sealing {
+            match &sealing {
+                Some(id) => tracing::info!("ticket key {id} seals from now on"),
+                None => tracing::warn!("{NONE_SEALS}"),
+            }
+            self.sealing = sealing;
+        }
     }
 }
+
+const NONE_SEALS: &str = "no ticket key seals: every handshake will be a full one; try: offramp ticket-key \
+                          rotate FILE --start-in 0s";
 
 /// Reads the keys again and says what came of it; with a mistake in the file, those in force stay.
 pub(super) fn reread(tickets: &Tickets) {
     let Some(file) = tickets.file() else { return };
     match tickets.reread() {
-        Ok(()) => tracing::info!("ticket keys read from {}", file.display()),
+        Ok(()) => tell(tickets, file),
         Err(error) => tracing::error!("ticket keys: {error}; the keys in force stay"),
     }
 }
 
+/// Names the keys and what each is for, and warns where none seals or none will for a time.
+fn tell(tickets: &Tickets, file: &Path) {
+    tracing::info!("ticket keys read from {}: {}", file.display(), names(tickets));
+    if sealing(tickets).is_none() {
+        tracing::warn!("{}: {NONE_SEALS}", file.display());
+    } else if let Some((begin, end)) = tickets.gap() {
+        tracing::warn!("{}: no ticket key seals from {begin} until {end}", file.display());
+    }
+}
+
+fn names(tickets: &Tickets) -> String {
+    let names: Vec<_> = tickets.uses().iter().map(|(id, purpose)| format!("{id} {purpose}")).collect();
+    names.join(", ")
+}
+
+fn sealing(tickets: &Tickets) -> Option<String> {
+    tickets.uses().into_iter().find_map(|(id, purpose)| (purpose == Use::Seals).then_some(id))
+}
+
 fn stamp(tickets: &Tickets) -> Option<Stamp> {
     let metadata = std::fs::metadata(tickets.file()?).ok()?;
-    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.size()))
+    Some(Stamp {
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+        bytes: metadata.size(),
+        mode: metadata.mode(),
+        owner: metadata.uid(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::tls::ticket_keys::KeyRing;
+
+    const NOW: UnixSeconds = 1_790_000_000;
+
+    #[test]
+    fn a_file_is_read_again_when_its_mode_alone_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ticket.keys");
+        let first = KeyRing::generate(NOW).unwrap();
+        first.write(&file, false).unwrap();
+        let tickets = Arc::new(Tickets::from_file(&file, 3600, NOW).unwrap());
+        let mut clock = TicketClock::new(Arc::clone(&tickets));
+        let before = tickets.uses();
+        KeyRing::generate(NOW).unwrap().write(&file, true).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        clock.tick_at(NOW);
+        assert_eq!(tickets.uses(), before, "the keys in force stay");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        clock.tick_at(NOW);
+        assert_ne!(tickets.uses(), before);
+        assert_eq!(names(&tickets), format!("{} seals", tickets.uses()[0].0));
+    }
 }
