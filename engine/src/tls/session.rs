@@ -412,6 +412,12 @@ impl Rekey {
         TrafficKeys::from_rustls(Version::Tls13, secrets).ok_or(Refusal::Internal)
     }
 
+    /// Whether the peer has tickets to give.
+    #[must_use]
+    pub fn takes_tickets(&self) -> bool {
+        matches!(self, Self::Client(_))
+    }
+
     /// Keeps a ticket of the server's for the next handshake with it; `message` is the body of a
     /// NewSessionTicket (RFC 8446 §4.6.1). A server does not take any.
     ///

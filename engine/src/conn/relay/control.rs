@@ -1,7 +1,9 @@
-//! Records that are not application data, whoever opened them: alerts, KeyUpdate, an attempt to renegotiate.
+//! Records that are not application data, whoever opened them: alerts, an attempt to renegotiate, and what we
+//! send of the kind. The messages of TLS 1.3 are in `messages`.
 
 use std::time::{Duration, Instant};
 
+use super::messages::KEY_UPDATE;
 use crate::conn::action::{Action, ControlKind, Milestone, Outbox};
 use crate::conn::fault::{Fault, alert};
 use crate::tls::record::RecordType;
@@ -10,8 +12,6 @@ use crate::tls::secrets::Version;
 /// HandshakeType numbers (RFC 8446 §4, RFC 5246 §7.4).
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
 /// A whole KeyUpdate message that asks for none in return (RFC 8446 §4.6.3).
 pub(super) const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 /// The same, asking for one in return.
@@ -27,19 +27,12 @@ pub(super) enum Control {
     Ignore,
     /// The peer sends no more (close_notify).
     CloseNotify,
-    /// The peer's next records are under its next key.
-    KeyUpdate {
-        /// We are asked to update ours.
-        requested: bool,
-    },
     /// The peer wants to renegotiate, which is refused, whoever carries the records (RFC 5746 §4.5; TS 33.328
     /// Annex M) (A6c).
     Renegotiation,
-    /// One ticket or several; only a server has any to give.
-    Tickets,
 }
 
-/// Reads a record.
+/// Reads a record, other than of handshake messages in TLS 1.3.
 ///
 /// # Errors
 /// The fault that ends the connection: a fatal alert, or what does not belong here.
@@ -51,31 +44,10 @@ pub(super) fn read(version: Version, record_type: RecordType, payload: &[u8]) ->
             Some(&(CLIENT_HELLO | HELLO_REQUEST)) => Ok(Control::Renegotiation),
             _ => Err(Fault::UnexpectedRecord),
         },
-        (RecordType::Handshake, _) if *payload == KEY_UPDATE_NOT_REQUESTED => {
-            Ok(Control::KeyUpdate { requested: false })
-        }
-        (RecordType::Handshake, _) if *payload == KEY_UPDATE_REQUESTED => {
-            Ok(Control::KeyUpdate { requested: true })
-        }
-        (RecordType::Handshake, [NEW_SESSION_TICKET, ..]) => Ok(Control::Tickets),
         (RecordType::Handshake | RecordType::ChangeCipherSpec | RecordType::ApplicationData, _) => {
             Err(Fault::UnexpectedRecord)
         }
     }
-}
-
-/// Takes each NewSessionTicket of a record (RFC 8446 §4.6.1) to its receiver, without its header.
-pub(super) fn tickets(
-    mut messages: &[u8],
-    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    while let Some((&[NEW_SESSION_TICKET, high, middle, low], rest)) = messages.split_first_chunk() {
-        let bytes = u32::from_be_bytes([0, high, middle, low]) as usize;
-        let (message, rest) = rest.split_at_checked(bytes).ok_or(Fault::Malformed)?;
-        take(message)?;
-        messages = rest;
-    }
-    if messages.is_empty() { Ok(()) } else { Err(Fault::UnexpectedRecord) }
 }
 
 /// In TLS 1.3 the level means nothing and all but two descriptions are fatal (RFC 8446 §6).
@@ -92,10 +64,8 @@ fn read_alert(version: Version, level: u8, description: u8) -> Result<Control, F
 pub(super) fn kind(record_type: RecordType, control: Result<Control, Fault>) -> ControlKind {
     match control {
         Ok(Control::CloseNotify) => ControlKind::CloseNotify,
-        Ok(Control::KeyUpdate { .. }) => ControlKind::KeyUpdate,
         Ok(Control::Renegotiation) => ControlKind::Renegotiation,
         Ok(Control::Ignore) => ControlKind::Alert,
-        Ok(Control::Tickets) => ControlKind::Tickets,
         Err(_) if record_type == RecordType::Alert => ControlKind::Alert,
         Err(_) => ControlKind::Unexpected,
     }
@@ -178,30 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn handshake_messages_are_read_by_version() {
-        let read = |version, payload: &[u8]| read(version, RecordType::Handshake, payload);
-        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 0]), Ok(Control::KeyUpdate { requested: false }));
-        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 1]), Ok(Control::KeyUpdate { requested: true }));
-        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1, 2]), Err(Fault::UnexpectedRecord));
-        assert_eq!(read(Version::Tls13, &[24, 0, 0, 1]), Err(Fault::UnexpectedRecord));
-        assert_eq!(read(Version::Tls12, &[1, 0, 1, 0]), Ok(Control::Renegotiation));
-        assert_eq!(read(Version::Tls12, &[24, 0, 0, 1, 0]), Err(Fault::UnexpectedRecord));
-        assert_eq!(read(Version::Tls12, &[]), Err(Fault::UnexpectedRecord));
-    }
-
-    #[test]
-    fn tickets_are_taken_one_by_one_and_nothing_else_with_them() {
-        let mut seen = Vec::new();
-        let mut take = |messages: &[u8]| {
-            tickets(messages, |ticket| {
-                seen.push(ticket.to_vec());
-                Ok(())
-            })
-        };
-        assert_eq!(take(&[4, 0, 0, 2, 7, 8, 4, 0, 0, 0]), Ok(()));
-        assert_eq!(take(&[4, 0, 0, 2, 7]), Err(Fault::Malformed));
-        assert_eq!(take(&[4, 0, 0, 1, 9, 24, 0, 0, 1, 0]), Err(Fault::UnexpectedRecord));
-        assert_eq!(seen, [vec![7, 8], vec![], vec![9]]);
+    fn a_handshake_message_of_tls_1_2_is_an_attempt_to_renegotiate_or_out_of_place() {
+        let read = |payload: &[u8]| read(Version::Tls12, RecordType::Handshake, payload);
+        assert_eq!(read(&[1, 0, 1, 0]), Ok(Control::Renegotiation));
+        assert_eq!(read(&[0, 0, 0, 0]), Ok(Control::Renegotiation));
+        assert_eq!(read(&[24, 0, 0, 1, 0]), Err(Fault::UnexpectedRecord));
+        assert_eq!(read(&[]), Err(Fault::UnexpectedRecord));
     }
 
     #[test]
@@ -210,6 +162,7 @@ mod tests {
         assert_eq!(alert_payload(alert::NO_RENEGOTIATION), [1, 100]);
         assert_eq!(alert_payload(alert::BAD_RECORD_MAC), [2, 20]);
     }
+
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_flood_of_key_updates_is_told_from_a_lively_peer() {

@@ -25,7 +25,7 @@ impl Relay {
             Some(RecordType::ApplicationData) => {
                 self.up.held = Some(buf);
                 self.control_records_in_a_row = 0;
-                Ok(())
+                self.no_message_is_cut()
             }
             Some(other) => {
                 let result = self.control(other, buf.filled(), out);

@@ -2,8 +2,8 @@
 //!
 //! `up` goes from the TLS leg to the plain leg, `down` the other way. Each ends for itself: close_notify
 //! becomes FIN on the plain leg, FIN from there becomes close_notify. FIN without close_notify is truncation
-//! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`; what differs
-//! between the carriers is in `kernel` and `userspace`. A direction changes its carrier in `handover`; how
+//! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`, and in TLS 1.3
+//! through `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes its carrier in `handover`; how
 //! many records its key may protect is in `limit`.
 
 mod control;
@@ -11,6 +11,7 @@ mod half;
 mod handover;
 mod kernel;
 mod limit;
+mod messages;
 mod userspace;
 
 use std::time::Instant;
@@ -27,6 +28,7 @@ use crate::tls::session::Rekey;
 use control::{Allowance, Control, Counts};
 use half::Half;
 use limit::Room;
+use messages::Messages;
 
 /// Records in a row that are not application data before the peer is thought to mean harm.
 const MAX_CONTROL_RECORDS_IN_A_ROW: u32 = 32;
@@ -67,6 +69,7 @@ pub(super) struct Relay {
     /// A key is spent: nothing more is received, what was is passed on.
     winding_up: bool,
     control_records_in_a_row: u32,
+    messages: Messages,
     seen: Counts,
     key_updates: Allowance,
     now: Instant,
@@ -127,6 +130,7 @@ impl Relay {
             rx_update_asked: false,
             winding_up: false,
             control_records_in_a_row: 0,
+            messages: Messages::default(),
             seen: Counts::default(),
             key_updates: Allowance::new(now),
             now,
@@ -244,7 +248,7 @@ impl Relay {
                 records.add(count as u64);
                 self.up.held = Some(buf);
                 self.control_records_in_a_row = 0;
-                Ok(())
+                self.no_message_is_cut()
             }
             Receiver::Userspace(_) => self.open(buf, out),
         }
@@ -306,27 +310,13 @@ impl Relay {
     fn control(&mut self, record_type: RecordType, payload: &[u8], out: &mut Outbox) -> Result<(), Fault> {
         self.control_records_in_a_row += 1;
         let is_flood = self.control_records_in_a_row > MAX_CONTROL_RECORDS_IN_A_ROW;
+        if record_type == RecordType::Handshake && self.version == Version::Tls13 {
+            return self.messages(payload, is_flood, out);
+        }
         let control = control::read(self.version, record_type, payload);
         self.seen.add(control::kind(record_type, control));
         match control? {
             Control::CloseNotify => self.up.eof = true,
-            Control::KeyUpdate { requested } => {
-                // Java asks with every record that it has on the way, until it sees our answer.
-                self.control_records_in_a_row -= 1;
-                if !self.key_updates.spend(self.now) {
-                    return Err(Fault::KeyUpdateFlood);
-                }
-                self.pending.key_update |= requested;
-                self.rx_update_asked = false;
-                self.follow_key_update(out)?;
-            }
-            Control::Tickets => {
-                let rekey = self.rekey.as_mut().ok_or(Fault::UnexpectedRecord)?;
-                control::tickets(payload, |ticket| rekey.take_ticket(ticket).map_err(Fault::from))?;
-                if is_flood {
-                    return Err(Fault::UnexpectedRecord);
-                }
-            }
             Control::Renegotiation if self.pending.renegotiation_refused => return Err(Fault::Renegotiation),
             Control::Renegotiation => {
                 self.pending.no_renegotiation = true;

@@ -42,6 +42,7 @@ impl Relay {
             let record_type = opener.open(header, record, opened)?;
             sealed.consume(header.record_bytes());
             if record_type == RecordType::ApplicationData {
+                self.no_message_is_cut()?;
                 Self::carried_in_userspace(&mut self.rx_left, opened.len() - before);
                 self.control_records_in_a_row =
                     if opened.len() > before { 0 } else { self.count_empty_record()? };
