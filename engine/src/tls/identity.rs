@@ -11,14 +11,10 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
-use x509_parser::public_key::PublicKey;
 
+use super::certificate::{self, Checked};
 use crate::config::{IdentityFiles, UnknownName};
 
-/// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).
-const MIN_RSA_BITS: usize = 2048;
 /// Most bytes of a chain: it must fit, with the rest of the flight, into one buffer.
 const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// Most bytes of an OCSP response: those with a chain of their own have a few thousand.
@@ -159,7 +155,7 @@ impl Identity {
     fn load(files: &IdentityFiles) -> Result<Self, IdentityError> {
         let chain = read_chain(&files.certificate)?;
         let key = read_key(&files.key)?;
-        let (curve, names) = check_certificate(&files.certificate, &chain[0])?;
+        let Checked { curve, names } = certificate::check(&files.certificate, &chain)?;
         let signing = any_supported_type(&key).map_err(|e| IdentityError::Malformed {
             file: files.key.clone(),
             reason: format!("not a private key that can be used ({e})"),
@@ -254,98 +250,6 @@ fn unusable(file: &Path, error: PemError, what: &'static str, label: &'static st
         PemError::NoItemsFound => IdentityError::Missing { file, what, label },
         // The library's other texts may quote the file's lines, and those may be a key's.
         _ => IdentityError::Malformed { file, reason: format!("not a well-formed PEM {what}") },
-    }
-}
-
-/// Holds the server's own certificate against the profile and returns the curve of its key and its names.
-fn check_certificate(
-    file: &Path,
-    der: &CertificateDer<'_>,
-) -> Result<(Option<NamedGroup>, Vec<String>), IdentityError> {
-    let malformed =
-        |reason: &str| IdentityError::Malformed { file: file.to_owned(), reason: reason.to_owned() };
-    let (_, certificate) =
-        X509Certificate::from_der(der).map_err(|_| malformed("the first certificate is not X.509"))?;
-    check_version(file, &certificate)?;
-    let curve = check_public_key(file, &certificate)?;
-    check_signature(file, &certificate)?;
-    let names = match certificate.subject_alternative_name() {
-        Ok(Some(names)) => names.value.general_names.iter().filter_map(dns_name).collect(),
-        Ok(None) => Vec::new(),
-        Err(_) => return Err(malformed("the subjectAltName of the first certificate cannot be read")),
-    };
-    Ok((curve, names))
-}
-
-fn dns_name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    }
-}
-
-/// X.509 version 3 (TS 33.310 clause 6.1.1) (C1). OpenSSL makes version 1 of a request without extensions.
-fn check_version(file: &Path, certificate: &X509Certificate<'_>) -> Result<(), IdentityError> {
-    let version = certificate.version();
-    if version == X509Version::V3 {
-        return Ok(());
-    }
-    Err(IdentityError::Forbidden {
-        file: file.to_owned(),
-        what: format!("X.509 certificate of version {}", version.0.saturating_add(1)),
-        allowed: "X.509 version 3",
-        clause: "TS 33.310 clause 6.1.1",
-    })
-}
-
-/// RSA of 2048 bits or more, or ECDSA on P-256 or P-384 (TS 33.310 clause 6.1.1; TS 33.210 clause 6.2)
-/// (C3, C4).
-fn check_public_key(
-    file: &Path,
-    certificate: &X509Certificate<'_>,
-) -> Result<Option<NamedGroup>, IdentityError> {
-    const SECP256R1: &str = "1.2.840.10045.3.1.7";
-    const SECP384R1: &str = "1.3.132.0.34";
-    let key = certificate.public_key();
-    let what = match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) if rsa.key_size() >= MIN_RSA_BITS => return Ok(None),
-        Ok(PublicKey::RSA(rsa)) => format!("RSA key of {} bits", rsa.key_size()),
-        Ok(PublicKey::EC(_)) => {
-            let curve =
-                key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
-            match curve.as_deref() {
-                Some(SECP256R1) => return Ok(Some(NamedGroup::secp256r1)),
-                Some(SECP384R1) => return Ok(Some(NamedGroup::secp384r1)),
-                other => format!("elliptic-curve key on curve {}", other.unwrap_or("without a name")),
-            }
-        }
-        _ => format!("key of algorithm {}", key.algorithm.algorithm),
-    };
-    Err(IdentityError::Forbidden {
-        file: file.to_owned(),
-        what,
-        allowed: "RSA of 2048 bits or more, or ECDSA on P-256 or P-384",
-        clause: "TS 33.310 clause 6.1.1, TS 33.210 clause 6.2",
-    })
-}
-
-/// SHA-256 or better; MD5 and SHA-1 never (TS 33.310 clause 6.1.1) (C2).
-fn check_signature(file: &Path, certificate: &X509Certificate<'_>) -> Result<(), IdentityError> {
-    const WEAK: [(&str, &str); 4] = [
-        ("1.2.840.113549.1.1.4", "MD5 with RSA"),
-        ("1.2.840.113549.1.1.5", "SHA-1 with RSA"),
-        ("1.2.840.10045.4.1", "ECDSA with SHA-1"),
-        ("1.2.840.113549.1.1.2", "MD2 with RSA"),
-    ];
-    let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
-    match WEAK.iter().find(|(oid, _)| *oid == algorithm) {
-        None => Ok(()),
-        Some((_, name)) => Err(IdentityError::Forbidden {
-            file: file.to_owned(),
-            what: format!("certificate signed by {name}"),
-            allowed: "signatures with SHA-256 or SHA-384",
-            clause: "TS 33.310 clause 6.1.1",
-        }),
     }
 }
 

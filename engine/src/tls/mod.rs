@@ -7,6 +7,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::config::{Listener, Mode};
 
+mod certificate;
 pub mod cipher;
 pub mod conformance;
 mod hello;
