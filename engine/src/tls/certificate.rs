@@ -25,11 +25,13 @@ pub(super) struct Checked {
     pub(super) curve: Option<NamedGroup>,
     /// The dNSName entries, in lower case.
     pub(super) names: Vec<String>,
+    /// What a client may know us by: all names and addresses; the public key where there are none.
+    pub(super) known_by: Vec<Vec<u8>>,
 }
 
 /// Holds a chain, our own certificate first, against the profile; `file` is only for the messages.
 pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked, IdentityError> {
-    let mut checked = Checked { curve: None, names: Vec::new() };
+    let mut checked = Checked { curve: None, names: Vec::new(), known_by: Vec::new() };
     for (nth, der) in (1..).zip(chain) {
         let malformed = |reason: &str| IdentityError::Malformed {
             file: file.to_owned(),
@@ -48,11 +50,14 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
         }
         if nth == 1 {
             checked.curve = curve;
-            checked.names = match certificate.subject_alternative_name() {
-                Ok(Some(names)) => names.value.general_names.iter().filter_map(dns_name).collect(),
-                Ok(None) => Vec::new(),
-                Err(_) => return Err(malformed("has a subjectAltName that cannot be read")),
-            };
+            let names = certificate.subject_alternative_name();
+            let names = names.map_err(|_| malformed("has a subjectAltName that cannot be read"))?;
+            let names = names.map_or(&[][..], |names| &names.value.general_names);
+            checked.names = names.iter().filter_map(dns_name).collect();
+            checked.known_by = names.iter().filter_map(known_by).collect();
+            if checked.known_by.is_empty() {
+                checked.known_by.push([b"key ", certificate.public_key().raw].concat());
+            }
         }
     }
     Ok(checked)
@@ -61,6 +66,15 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
 fn dns_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    }
+}
+
+/// Told apart by what they are.
+fn known_by(name: &GeneralName<'_>) -> Option<Vec<u8>> {
+    match name {
+        GeneralName::DNSName(name) => Some([b"name ", name.to_ascii_lowercase().as_bytes()].concat()),
+        GeneralName::IPAddress(address) => Some([b"address ", *address].concat()),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Certificate chains and their keys: read, held against the profile, chosen by SNI and by what the client
 //! can verify.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,6 +80,8 @@ struct Identity {
     curve: Option<NamedGroup>,
     /// Lower case, as in the certificate's dNSName entries; may start with `*.`.
     names: Vec<String>,
+    /// What a client may know it by.
+    known_by: Vec<Vec<u8>>,
 }
 
 /// All identities of a listener, in the order of the configuration.
@@ -97,6 +100,12 @@ impl Identities {
     pub(super) fn first(self) -> CertifiedKey {
         let first = self.all.into_iter().next().expect("who loads identities has at least one");
         CertifiedKey::clone(&first.certified)
+    }
+
+    /// What clients may know this listener by: the names and addresses of all its certificates, whatever
+    /// their order; for a certificate without any its public key.
+    pub(super) fn known_by(&self) -> BTreeSet<Vec<u8>> {
+        self.all.iter().flat_map(|identity| identity.known_by.iter().cloned()).collect()
     }
 
     /// Both an RSA and an ECDSA identity serve (TS 33.210 clause 6.2.2) (B3b).
@@ -155,7 +164,7 @@ impl Identity {
     fn load(files: &IdentityFiles) -> Result<Self, IdentityError> {
         let chain = read_chain(&files.certificate)?;
         let key = read_key(&files.key)?;
-        let Checked { curve, names } = certificate::check(&files.certificate, &chain)?;
+        let Checked { curve, names, known_by } = certificate::check(&files.certificate, &chain)?;
         let signing = any_supported_type(&key).map_err(|e| IdentityError::Malformed {
             file: files.key.clone(),
             reason: format!("not a private key that can be used ({e})"),
@@ -166,7 +175,7 @@ impl Identity {
             key: files.key.clone(),
             certificate: files.certificate.clone(),
         })?;
-        Ok(Self { certified: Arc::new(certified), curve, names })
+        Ok(Self { certified: Arc::new(certified), curve, names, known_by })
     }
 
     fn has_name(&self, name: &str) -> bool {

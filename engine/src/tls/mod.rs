@@ -13,6 +13,8 @@ pub mod conformance;
 mod hello;
 mod identity;
 mod originate;
+#[cfg(test)]
+mod pair;
 mod peer;
 mod profile;
 pub mod record;
@@ -88,6 +90,7 @@ impl Terms {
         let identities = Identities::load(identities, *unknown_name)?;
         let provider = profile::provider();
         let peers = Arc::new(Peers::load(peers, &provider)?);
+        let class = peers.class().known_by(&identities.known_by());
         let versions = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(profile::VERSIONS)
             .map_err(|e| TermsError::Profile(e.to_string()))?;
@@ -108,8 +111,7 @@ impl Terms {
         server.send_tls13_tickets = 0;
         // Without, SessionTicket is left out and every handshake is full (A4a, A5).
         if let Some(tickets) = tickets {
-            server.ticketer =
-                Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class: peers.class() });
+            server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class });
             server.send_tls13_tickets = TLS13_TICKETS;
         }
         Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })

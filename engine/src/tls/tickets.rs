@@ -7,7 +7,8 @@
 //! whole: sealing and opening take no lock.
 //!
 //! Inside, before the session that rustls wraps, stand the class of authentication that the session was made
-//! under and the time of its first full handshake. A ticket of another class does not resume; neither does a
+//! under and the time of its first full handshake. The class says who vouches for clients and by what names
+//! clients know the listener; a ticket of another class does not resume; neither does a
 //! session that is older than it may be, however often it was wrapped anew. What is wrong with a ticket is
 //! told to nobody: the handshake is a full one then, and offers a fresh ticket (A4b).
 //!
@@ -16,6 +17,7 @@
 //! that resumes shows that chain as its peer's, to be judged like one that was just sent (E1, E2).
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +27,7 @@ use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::cipher::{
     AES_128, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
 };
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::{hmac, rand};
 use rustls::server::ProducesTickets;
@@ -47,9 +50,26 @@ const FORM: u8 = 1;
 const CLASS_BYTES: usize = 16;
 const HEAD_BYTES: usize = 1 + CLASS_BYTES + 8;
 
-/// Under which authentication of the client a session was made: sessions do not cross from one to another.
+/// Under which authentication a session was made, of the client and of us: sessions do not cross from one to
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AuthenticationClass(pub(super) [u8; CLASS_BYTES]);
+
+impl AuthenticationClass {
+    /// Of a listener that clients know by these names. One that is known by others would not hold in a full
+    /// handshake; in a resumed one it shows no certificate that could tell. The names and not the keys, for a
+    /// renewed certificate to keep its sessions.
+    pub(super) fn known_by(self, names: &BTreeSet<Vec<u8>>) -> Self {
+        let mut made_of = self.0.to_vec();
+        for name in names {
+            made_of.extend_from_slice(&(name.len() as u64).to_be_bytes());
+            made_of.extend_from_slice(name);
+        }
+        let mut class = [0; CLASS_BYTES];
+        class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..CLASS_BYTES]);
+        Self(class)
+    }
+}
 
 /// When the session of a handshake in progress had its first full handshake; `None` if that is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

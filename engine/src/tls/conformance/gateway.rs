@@ -132,9 +132,14 @@ pub(super) static RESUMPTION: &[Row] = &[
         "E1",
         ("RFC 5077 §5", Read),
         Shall,
-        "a ticket is bound to the authentication that its session was made under",
+        "a ticket is bound to the authentication that its session was made under, to the names that clients \
+         know the listener by, and to the peer's certificate, which is in the session that it seals",
         Yes,
-        &["lib tls::tickets::tests::a_ticket_does_not_cross_into_another_class", OUTLIVED],
+        &[
+            "lib tls::tickets::tests::a_ticket_does_not_cross_into_another_class",
+            "lib tls::pair::a_session_stays_with_the_names_that_it_was_made_under",
+            OUTLIVED,
+        ],
     ),
     row(
         "E2",

@@ -1,0 +1,125 @@
+//! Our two roles against each other, in memory: what resumes and what does not.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{CertificateParams, KeyPair};
+
+use super::cipher::Opener;
+use super::record::Header;
+use super::session::{Established, Progress, Session};
+use super::{PeerRefusal, Terms, Tickets};
+use crate::buf::{BUF_BYTES, Buf};
+use crate::config::{
+    Backend, Fingerprint, FingerprintHash, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules,
+    UnknownName, Voucher,
+};
+
+/// Of a handshake message (RFC 8446 §4).
+const MESSAGE_HEADER_BYTES: usize = 4;
+
+/// The files of a certificate with these names, and its fingerprint.
+pub(super) fn identity(dir: &Path, file: &str, names: &[&str]) -> (IdentityFiles, Fingerprint) {
+    let path = |ending: &str| -> PathBuf { dir.join(format!("{file}.{ending}")) };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let key = KeyPair::generate().expect("a key");
+    let certificate = CertificateParams::new(names).expect("names").self_signed(&key).expect("signs");
+    std::fs::write(path("crt"), certificate.pem()).expect("writes");
+    std::fs::write(path("key"), key.serialize_pem()).expect("writes");
+    let digest = digest(&SHA256, certificate.der()).as_ref().to_vec();
+    let files = IdentityFiles { certificate: path("crt"), key: path("key"), ocsp: None };
+    (files, Fingerprint { hash: FingerprintHash::Sha256, digest })
+}
+
+pub(super) fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
+    Listener {
+        listen: ([127, 0, 0, 1], 0).into(),
+        backend: Backend::Tcp(([127, 0, 0, 1], 1).into()),
+        mode,
+        identities,
+        unknown_name: UnknownName::First,
+        offload: OffloadRules::default(),
+        alpn: Vec::new(),
+        tickets: true,
+        peers: PeerRules::default(),
+    }
+}
+
+pub(super) fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> Terms {
+    Terms::load(&listener(vec![identity.clone()], Mode::Terminate), Some(tickets)).expect("good files")
+}
+
+/// The client's role, for servers with one of these fingerprints.
+pub(super) fn originate(told: &[Fingerprint]) -> Mode {
+    let trust = Voucher::Fingerprints(told.to_vec());
+    Mode::Originate(Originate { server_name: "a.example".to_owned(), trust })
+}
+
+/// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
+/// 1.3, which come behind, it takes if the server is one that holds.
+pub(super) fn shake(client: &Terms, server: &Terms) -> (bool, Result<(), PeerRefusal>) {
+    let begin = |terms| Session::begin(terms).expect("a session");
+    let (mut client, mut server) = (begin(client), begin(server));
+    let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
+    let (mut client_is_done, mut server_is_done) = (false, false);
+    while !(client_is_done && server_is_done) {
+        if !client_is_done {
+            client_is_done = client.feed(&mut down, &mut up).expect("agrees") == Progress::Complete;
+        }
+        if !server_is_done {
+            server_is_done = server.feed(&mut up, &mut down).expect("agrees") == Progress::Complete;
+        }
+    }
+    let mut ours = client.establish().expect("keys");
+    let theirs = server.establish().expect("keys");
+    assert_eq!(ours.resumed, theirs.resumed);
+    let (resumed, peer) = (ours.resumed, ours.peer);
+    if peer.is_ok() {
+        take_tickets(&mut ours, down.filled());
+    }
+    (resumed, peer)
+}
+
+fn take_tickets(ours: &mut Established, mut records: &[u8]) {
+    let Some(rekey) = &mut ours.rekey else {
+        assert!(records.is_empty(), "TLS 1.2 has no messages behind the handshake");
+        return;
+    };
+    let mut opener = Opener::new(ours.rx.clone());
+    while let Some(header) = Header::read(records).expect("a record") {
+        let (record, rest) = records.split_at(header.record_bytes());
+        let mut opened = Buf::with_capacity(BUF_BYTES);
+        opener.open(header, record, &mut opened).expect("under the server's key");
+        rekey.take_ticket(&opened.filled()[MESSAGE_HEADER_BYTES..]).expect("a ticket alone");
+        records = rest;
+    }
+}
+
+#[test]
+fn a_session_stays_with_the_names_that_it_was_made_under() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = |file: &str, names: &[&str]| identity(dir.path(), file, names);
+    let (old, old_told) = made("old", &["a.example", "b.example"]);
+    let (renewed, renewed_told) = made("renewed", &["b.example", "A.example"]);
+    let (other, other_told) = made("other", &["c.example"]);
+    let (nameless, nameless_told) = made("nameless", &[]);
+    let (stranger, stranger_told) = made("stranger", &[]);
+    let tickets = Arc::new(Tickets::generate(3600, 0).expect("randomness"));
+    let told = [old_told, renewed_told, other_told, nameless_told, stranger_told];
+    let resumes = |from: &IdentityFiles, to: &IdentityFiles| {
+        let client = Terms::load(&listener(Vec::new(), originate(&told)), Some(&tickets)).expect("no files");
+        assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(())));
+        let (resumed, peer) = shake(&client, &server(to, &tickets));
+        assert_eq!(peer, Ok(()));
+        resumed
+    };
+    assert!(resumes(&old, &old));
+    assert!(resumes(&old, &renewed), "another key and the same names");
+    assert!(!resumes(&old, &other), "another listener on the same ring of keys");
+    assert!(!resumes(&other, &old) && !resumes(&old, &nameless));
+    assert!(
+        resumes(&nameless, &nameless) && !resumes(&nameless, &stranger),
+        "by the key where there is no name"
+    );
+}
