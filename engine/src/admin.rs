@@ -286,7 +286,7 @@ mod tests {
             let address = socket::local_addr(listener.as_fd()).unwrap();
             let counters = Arc::new(Counters::new(&[]));
             counters.add(Counter::Accepted, 42);
-            let offers = Arc::new(Offers::new(Vec::new()));
+            let offers = Arc::new(Offers::new(Vec::new(), Vec::new()));
             let metrics = Metrics::new(vec![counters], offers.allowed());
             let service = Service { metrics, offers, draining: Arc::new(AtomicBool::new(false)) };
             let stop = socket::event().unwrap();

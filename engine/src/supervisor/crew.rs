@@ -193,7 +193,7 @@ mod tests {
 
     fn control() -> Control {
         let tickets = Arc::new(crate::tls::Tickets::generate(1, 0).unwrap());
-        Control::new(0, Arc::new(worker::Offers::new(Vec::new())), tickets).unwrap()
+        Control::new(0, Arc::new(worker::Offers::new(Vec::new(), Vec::new())), tickets).unwrap()
     }
 
     fn crew(reports: impl IntoIterator<Item = Report>) -> Crew {

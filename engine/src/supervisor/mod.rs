@@ -80,7 +80,7 @@ impl Engine {
         let found = reload::find(&config);
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
-        let mut served = Vec::new();
+        let (mut served, mut all_terms) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
             let carriers = Carriers::choose(&listener.offload, &found)?;
@@ -94,13 +94,15 @@ impl Engine {
                     record_limit: listener.offload.record_limit,
                 });
             }
+            all_terms.push(terms);
             served.push(Served { local_addr, backend: listener.backend.clone(), carriers });
         }
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
             admin_listener.as_ref().map(|listener| bound(listener, served[0].local_addr)).transpose()?;
 
-        let offers = Arc::new(Offers::new(served.iter().map(|one| one.carriers.offer()).collect()));
+        let offers = served.iter().map(|one| one.carriers.offer()).collect();
+        let offers = Arc::new(Offers::new(offers, all_terms));
         let counters: Vec<_> = fronts.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let metrics = Metrics::new(counters.clone(), offers.allowed());
         let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;

@@ -1,8 +1,6 @@
 //! What of the configuration can change while the engine runs: certificates, peers, tickets, and when the
 //! kernel is given the records.
 
-use std::sync::Arc;
-
 use super::{Carriers, Control, StartError, ticket_clock};
 use crate::config::{Config, ConfigError, Listener, Mode, OffloadPolicy};
 use crate::sys::ktls::CipherSet;
@@ -43,7 +41,8 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let terms: Result<Vec<_>, TermsError> = new
         .listeners
         .iter()
-        .map(|listener| Terms::load(listener, Some(&control.tickets)).map(Arc::new))
+        .enumerate()
+        .map(|(nth, listener)| Terms::reload(listener, &control.tickets, control.offers.terms(nth)))
         .collect();
     let terms = terms.map_err(|error| error.to_string())?;
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
@@ -66,6 +65,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::config::{Key, Raw};
@@ -96,7 +96,7 @@ mod tests {
 
     fn control() -> Control {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
-        Control::new(0, Arc::new(Offers::new(Vec::new())), tickets).unwrap()
+        Control::new(0, Arc::new(Offers::new(Vec::new(), Vec::new())), tickets).unwrap()
     }
 
     #[test]

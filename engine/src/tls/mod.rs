@@ -20,6 +20,7 @@ mod profile;
 pub mod record;
 pub mod secrets;
 pub mod session;
+mod sessions;
 mod ticket_file;
 pub mod ticket_keys;
 mod tickets;
@@ -75,8 +76,9 @@ impl Terms {
         match &listener.mode {
             Mode::Terminate => Self::terminate(listener, tickets.filter(|_| listener.tickets)),
             Mode::Originate(rules) => {
+                let tickets = tickets.filter(|_| listener.tickets);
                 let alpn = protocols(&listener.alpn);
-                let origination = Origination::load(rules, &listener.identities, listener.tickets, alpn)?;
+                let origination = Origination::load(rules, &listener.identities, tickets, alpn)?;
                 Ok(Self { role: Role::Originate(Arc::new(origination)) })
             }
         }
@@ -123,6 +125,27 @@ impl Terms {
         match &self.role {
             Role::Terminate { server, .. } => Some(Arc::clone(&server.ticketer)),
             Role::Originate(_) => None,
+        }
+    }
+
+    /// The same for a listener that had `earlier` ones. In the client's role those stay where nothing has
+    /// changed of what they were made of, and with them the sessions that may be resumed.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn reload(
+        listener: &Listener,
+        tickets: &Arc<Tickets>,
+        earlier: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, TermsError> {
+        let read = Self::load(listener, Some(tickets))?;
+        Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
+    }
+
+    fn is_the_same(&self, other: &Self) -> bool {
+        match (&self.role, &other.role) {
+            (Role::Originate(one), Role::Originate(other)) => one.is_made_of_the_same(other),
+            _ => false,
         }
     }
 

@@ -4,25 +4,29 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::SupportedProtocolVersion;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientSessionMemoryCache, Resumption, Tls12Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, Tls12Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::identity::Identities;
 use super::peer::{AnyCertificate, PeerError, PeerRefusal, authorities, is_told};
-use super::{TermsError, profile};
+use super::sessions::ClientSessions;
+use super::{TermsError, Tickets, profile};
 use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
-
-/// Sessions kept for resumption, by server name; one listener has one server.
-const SESSIONS: usize = 64;
 
 /// All that a handshake in the client's role needs to know.
 pub(super) struct Origination {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
     trust: Trust,
+    /// `None` where none are to be resumed.
+    sessions: Option<Arc<ClientSessions>>,
+    /// The hash of all that it was made of.
+    made_of: [u8; 32],
 }
 
 enum Trust {
@@ -35,15 +39,36 @@ impl Origination {
     pub(super) fn load(
         rules: &Originate,
         identities: &[IdentityFiles],
-        resumes: bool,
+        tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Self, TermsError> {
+        Self::load_for(profile::VERSIONS, rules, identities, tickets, alpn)
+    }
+
+    pub(super) fn load_for(
+        versions: &[&'static SupportedProtocolVersion],
+        rules: &Originate,
+        identities: &[IdentityFiles],
+        tickets: Option<&Arc<Tickets>>,
+        alpn: Vec<Vec<u8>>,
+    ) -> Result<Self, TermsError> {
+        let mut made_of = MadeOf::default();
+        made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
+        made_of.add(&alpn);
         let provider = profile::provider();
         let name = ServerName::try_from(rules.server_name.clone())
             .map_err(|_| TermsError::Profile(format!("server_name {:?} is no name", rules.server_name)))?;
         let trust = match &rules.trust {
-            Voucher::Authorities(file) => Trust::Authorities(by_authority(file, &provider)?),
-            Voucher::Fingerprints(told) => Trust::Fingerprints(told.clone()),
+            Voucher::Authorities(file) => {
+                let roots = authorities(file)?;
+                made_of.add(&roots);
+                Trust::Authorities(by_authority(file, roots, &provider)?)
+            }
+            Voucher::Fingerprints(told) => {
+                let texts: Vec<String> = told.iter().map(ToString::to_string).collect();
+                made_of.add(&texts);
+                Trust::Fingerprints(told.clone())
+            }
             Voucher::Nobody => return Err(TermsError::Profile("nobody vouches for the server".to_owned())),
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
@@ -54,7 +79,7 @@ impl Origination {
             }
         };
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(profile::VERSIONS)
+            .with_protocol_versions(versions)
             .map_err(|error| TermsError::Profile(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
@@ -62,24 +87,53 @@ impl Origination {
             builder.with_no_client_auth()
         } else {
             let identity = Identities::load(identities, UnknownName::First)?.first();
+            // The key is the first certificate's.
+            made_of.add(&identity.cert);
             let mut config = builder.with_no_client_auth();
             config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(identity));
             config
         };
         config.alpn_protocols = alpn;
         config.enable_secret_extraction = true;
+        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a); rustls signals secure
+        // renegotiation in every hello (RFC 5746 §3.4).
         config.require_ems = true;
-        config.resumption = if resumes {
-            let store = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
+        let sessions = tickets.map(|tickets| Arc::new(ClientSessions::new(Arc::clone(tickets))));
+        config.resumption = sessions.as_ref().map_or_else(Resumption::disabled, |sessions| {
+            let store = Arc::clone(sessions);
             Resumption::store(store).tls12_resumption(Tls12Resumption::SessionIdOrTickets)
-        } else {
-            Resumption::disabled()
-        };
-        Ok(Self { config: Arc::new(config), name, trust })
+        });
+        Ok(Self { config: Arc::new(config), name, trust, sessions, made_of: made_of.digest() })
     }
 
-    /// Judges the server of a complete handshake: in a resumed one rustls has asked nobody.
+    /// Whether nothing has changed of what the two were made of.
+    pub(super) fn is_made_of_the_same(&self, other: &Self) -> bool {
+        self.made_of == other.made_of
+    }
+
+    /// Forgets all sessions, since one did not hold: the next handshake is a full one.
+    pub(super) fn forget_sessions(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.forget();
+        }
+    }
+
+    /// Judges the server of a complete handshake: in a resumed one rustls has asked nobody. By then it has kept
+    /// the session of TLS 1.2 for the next; of a server that does not hold none is kept.
     pub(super) fn judge(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        resumed: bool,
+        now: UnixTime,
+    ) -> Result<(), PeerRefusal> {
+        let verdict = self.verdict(chain, resumed, now);
+        if verdict.is_err() {
+            self.forget_sessions();
+        }
+        verdict
+    }
+
+    fn verdict(
         &self,
         chain: Option<&[CertificateDer<'_>]>,
         resumed: bool,
@@ -102,10 +156,34 @@ impl fmt::Debug for Origination {
     }
 }
 
-fn by_authority(file: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, PeerError> {
+/// What terms are made of, part by part.
+#[derive(Default)]
+struct MadeOf(Vec<u8>);
+
+impl MadeOf {
+    fn add<T: AsRef<[u8]>>(&mut self, parts: &[T]) {
+        self.0.extend_from_slice(&(parts.len() as u64).to_be_bytes());
+        for part in parts {
+            self.0.extend_from_slice(&(part.as_ref().len() as u64).to_be_bytes());
+            self.0.extend_from_slice(part.as_ref());
+        }
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut made_of = [0; 32];
+        made_of.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        made_of
+    }
+}
+
+fn by_authority(
+    file: &Path,
+    all: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, PeerError> {
     let refused = |problem: String| PeerError::Authorities { file: file.to_owned(), problem };
     let mut roots = RootCertStore::empty();
-    for (nth, root) in (1..).zip(authorities(file)?) {
+    for (nth, root) in (1..).zip(all) {
         roots.add(root).map_err(|error| refused(format!("certificate {nth} is no authority ({error})")))?;
     }
     WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider))

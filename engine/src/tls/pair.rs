@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
 
 use super::cipher::Opener;
+use super::originate::Origination;
 use super::record::Header;
 use super::session::{Established, Progress, Session};
-use super::{PeerRefusal, Terms, Tickets};
+use super::{PeerRefusal, Role, Terms, Tickets};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Backend, Fingerprint, FingerprintHash, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules,
@@ -122,4 +125,96 @@ fn a_session_stays_with_the_names_that_it_was_made_under() {
         resumes(&nameless, &nameless) && !resumes(&nameless, &stranger),
         "by the key where there is no name"
     );
+}
+
+const HOUR: u64 = 3600;
+
+/// A client of one version and a server, each with keys and a clock of its own.
+struct Two {
+    client: Terms,
+    server: Terms,
+    client_tickets: Arc<Tickets>,
+}
+
+impl Two {
+    /// The client keeps sessions for ten hours, the server for as long as anybody wants.
+    fn of(version: &'static SupportedProtocolVersion, server: &IdentityFiles, told: Fingerprint) -> Self {
+        let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
+        let client_tickets = tickets(10);
+        let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
+        let origination = Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
+        let role = Role::Originate(Arc::new(origination.expect("no files")));
+        Self { client: Terms { role }, server: self::server(server, &tickets(1000)), client_tickets }
+    }
+
+    fn shake(&self) -> (bool, Result<(), PeerRefusal>) {
+        shake(&self.client, &self.server)
+    }
+}
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+#[test]
+fn a_client_counts_a_session_from_its_first_full_handshake() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (files, told) = identity(dir.path(), "it", &["a.example"]);
+    for version in VERSIONS {
+        let two = Two::of(version, &files, told.clone());
+        assert_eq!(two.shake(), (false, Ok(())));
+        for hour in 1..10 {
+            two.client_tickets.tick(hour * HOUR).expect("randomness");
+            assert_eq!(two.shake(), (true, Ok(())), "{version:?}, hour {hour}");
+        }
+        two.client_tickets.tick(10 * HOUR).expect("randomness");
+        assert_eq!(two.shake(), (false, Ok(())), "{version:?}: wrapped anew nine times, and over");
+        assert_eq!(two.shake(), (true, Ok(())), "{version:?}");
+    }
+}
+
+#[test]
+fn a_session_of_one_worker_resumes_on_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (files, told) = identity(dir.path(), "it", &["a.example"]);
+    for version in VERSIONS {
+        let two = Two::of(version, &files, told.clone());
+        assert_eq!(two.shake(), (false, Ok(())));
+        let there = std::thread::scope(|scope| scope.spawn(|| two.shake()).join().expect("no panic"));
+        assert_eq!(there, (true, Ok(())), "{version:?}");
+    }
+}
+
+#[test]
+fn of_a_server_that_does_not_hold_no_session_is_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (files, _) = identity(dir.path(), "it", &["a.example"]);
+    let (_, another) = identity(dir.path(), "another", &["a.example"]);
+    for version in VERSIONS {
+        let two = Two::of(version, &files, another.clone());
+        for _ in 0..2 {
+            assert_eq!(two.shake(), (false, Err(PeerRefusal::Refused)), "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn sessions_of_a_client_outlive_a_reload_that_changes_nothing_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (files, told) = identity(dir.path(), "it", &["a.example"]);
+    let (own, _) = identity(dir.path(), "own", &[]);
+    let (_, another) = identity(dir.path(), "another", &["a.example"]);
+    let tickets = Arc::new(Tickets::generate(HOUR, 0).expect("randomness"));
+    let server = server(&files, &tickets);
+    let rules = |told: &[Fingerprint]| listener(vec![own.clone()], originate(told));
+    let reload =
+        |told: &[Fingerprint], earlier| Terms::reload(&rules(told), &tickets, earlier).expect("good files");
+    let first = reload(&[told.clone()], None);
+    assert_eq!(shake(&first, &server), (false, Ok(())));
+    let same = reload(&[told.clone()], Some(Arc::clone(&first)));
+    assert!(Arc::ptr_eq(&first, &same));
+    assert_eq!(shake(&same, &server), (true, Ok(())));
+    let stricter = reload(&[another], Some(same));
+    assert_eq!(shake(&stricter, &server), (false, Err(PeerRefusal::Refused)));
+    identity(dir.path(), "own", &[]);
+    let renewed = reload(&[told], Some(Arc::clone(&first)));
+    assert!(!Arc::ptr_eq(&first, &renewed), "with another certificate of its own");
 }

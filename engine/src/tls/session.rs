@@ -127,6 +127,7 @@ impl Session {
     /// [`Refusal::Internal`] if the library refuses the configuration.
     pub fn begin(terms: &Terms) -> Result<Self, Refusal> {
         let internal = |_| Refusal::Internal;
+        let mut origin = SessionOrigin::default();
         let (connection, judge) = match &terms.role {
             Role::Terminate { server, peers } => {
                 let server = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
@@ -134,7 +135,9 @@ impl Session {
             }
             Role::Originate(origination) => {
                 let (config, name) = (Arc::clone(&origination.config), origination.name.clone());
-                let client = UnbufferedClientConnection::new(config, name).map_err(internal)?;
+                // The hello is made here, and with it a session is offered.
+                let client = with_origin(&mut origin, || UnbufferedClientConnection::new(config, name));
+                let client = client.map_err(internal)?;
                 (Connection::Client(Box::new(client)), Judge::OfServer(Arc::clone(origination)))
             }
         };
@@ -142,7 +145,6 @@ impl Session {
             Role::Terminate { .. } => HelloReader::of_client(),
             Role::Originate(_) => HelloReader::of_server(),
         };
-        let origin = SessionOrigin::default();
         Ok(Self { connection, shown: 0, hello, retried: false, origin, judge })
     }
 
@@ -152,11 +154,22 @@ impl Session {
     /// # Errors
     /// A [`Refusal`], after which the session must not be fed again; `outgoing` then ends with the alert.
     pub fn feed(&mut self, incoming: &mut Buf, outgoing: &mut Buf) -> Result<Progress, Refusal> {
+        let result = self.advance(incoming, outgoing);
+        if let (Err(_), Judge::OfServer(origination)) = (result, &self.judge)
+            && self.origin != SessionOrigin::default()
+        {
+            // It may be the session that was offered.
+            origination.forget_sessions();
+        }
+        result
+    }
+
+    fn advance(&mut self, incoming: &mut Buf, outgoing: &mut Buf) -> Result<Progress, Refusal> {
         loop {
             let shown = &mut incoming.filled_mut()[..self.shown];
             let connection = &mut self.connection;
-            if connection.common().handshake_kind().is_some_and(|kind| kind != HandshakeKind::Resumed) {
-                // Whatever a ticket said that was opened and not used: this session begins now.
+            if connection.begins_a_session() {
+                // Whatever a ticket said that was opened or offered, and not used.
                 self.origin = SessionOrigin::default();
             }
             let (discard, turn) = with_origin(&mut self.origin, || connection.turn(shown, outgoing));
@@ -268,19 +281,22 @@ impl Session {
             Judge::OfClients(peers) => peers.judge(chain, resumed, now),
             Judge::OfServer(origination) => origination.judge(chain, resumed, now),
         };
-        let (secrets, kernel) = match self.connection {
+        let (secrets, rekey) = match self.connection {
             Connection::Server(server) => {
                 let (secrets, kernel) =
                     server.dangerous_into_kernel_connection().map_err(|_| Refusal::Internal)?;
-                (secrets, Rekey::Server(kernel))
+                (secrets, Kernel::Server(kernel))
             }
             Connection::Client(client) => {
                 let (secrets, kernel) =
                     client.dangerous_into_kernel_connection().map_err(|_| Refusal::Internal)?;
-                (secrets, Rekey::Client(kernel))
+                (
+                    secrets,
+                    Kernel::Client(kernel, if resumed { self.origin } else { SessionOrigin::default() }),
+                )
             }
         };
-        let rekey = (version == Version::Tls13).then_some(kernel);
+        let rekey = (version == Version::Tls13).then_some(Rekey(rekey));
         let keys = |secrets| TrafficKeys::from_rustls(version, secrets).ok_or(Refusal::Internal);
         let (tx, rx) = (keys(secrets.tx)?, keys(secrets.rx)?);
         Ok(Established { version, aead, resumed, peer, tx, rx, rekey })
@@ -301,6 +317,16 @@ impl Connection {
         match self {
             Self::Server(server) => server,
             Self::Client(client) => client,
+        }
+    }
+
+    /// Whether the handshake is a full one, as far as is known. A client that was asked for another hello may
+    /// resume yet, and its session was found before; a server looks for one in each.
+    fn begins_a_session(&self) -> bool {
+        match self.common().handshake_kind() {
+            Some(HandshakeKind::Full) => true,
+            Some(HandshakeKind::FullWithHelloRetryRequest) => matches!(self, Self::Server(_)),
+            Some(HandshakeKind::Resumed) | None => false,
         }
     }
 
@@ -389,11 +415,12 @@ impl From<&Error> for Refusal {
 
 /// What is left of rustls in TLS 1.3: it derives the traffic keys that follow a KeyUpdate (RFC 8446 §7.2),
 /// and in the client's role it takes the tickets that come behind the handshake.
-pub enum Rekey {
-    /// In the server's role.
+pub struct Rekey(Kernel);
+
+enum Kernel {
     Server(KernelConnection<ServerConnectionData>),
-    /// In the client's.
-    Client(KernelConnection<ClientConnectionData>),
+    /// With the origin of the session that its tickets are of.
+    Client(KernelConnection<ClientConnectionData>, SessionOrigin),
 }
 
 impl Rekey {
@@ -402,11 +429,11 @@ impl Rekey {
     /// # Errors
     /// [`Refusal::Internal`] if the library refuses.
     pub fn next(&mut self, direction: Direction) -> Result<TrafficKeys, Refusal> {
-        let secrets: Result<(u64, ConnectionTrafficSecrets), Error> = match (self, direction) {
-            (Self::Server(kernel), Direction::Tx) => kernel.update_tx_secret(),
-            (Self::Server(kernel), Direction::Rx) => kernel.update_rx_secret(),
-            (Self::Client(kernel), Direction::Tx) => kernel.update_tx_secret(),
-            (Self::Client(kernel), Direction::Rx) => kernel.update_rx_secret(),
+        let secrets: Result<(u64, ConnectionTrafficSecrets), Error> = match (&mut self.0, direction) {
+            (Kernel::Server(kernel), Direction::Tx) => kernel.update_tx_secret(),
+            (Kernel::Server(kernel), Direction::Rx) => kernel.update_rx_secret(),
+            (Kernel::Client(kernel, _), Direction::Tx) => kernel.update_tx_secret(),
+            (Kernel::Client(kernel, _), Direction::Rx) => kernel.update_rx_secret(),
         };
         let secrets = secrets.map_err(|_| Refusal::Internal)?;
         TrafficKeys::from_rustls(Version::Tls13, secrets).ok_or(Refusal::Internal)
@@ -415,7 +442,7 @@ impl Rekey {
     /// Whether the peer has tickets to give.
     #[must_use]
     pub fn takes_tickets(&self) -> bool {
-        matches!(self, Self::Client(_))
+        matches!(self.0, Kernel::Client(..))
     }
 
     /// Keeps a ticket of the server's for the next handshake with it; `message` is the body of a
@@ -424,9 +451,12 @@ impl Rekey {
     /// # Errors
     /// [`Refusal::Malformed`] if it cannot be parsed, [`Refusal::Unexpected`] in the server's role.
     pub fn take_ticket(&mut self, message: &[u8]) -> Result<(), Refusal> {
-        match self {
-            Self::Server(_) => Err(Refusal::Unexpected),
-            Self::Client(kernel) => kernel.handle_new_session_ticket(message).map_err(|_| Refusal::Malformed),
+        match &mut self.0 {
+            Kernel::Server(_) => Err(Refusal::Unexpected),
+            Kernel::Client(kernel, origin) => {
+                let taken = with_origin(origin, || kernel.handle_new_session_ticket(message));
+                taken.map_err(|_| Refusal::Malformed)
+            }
         }
     }
 }

@@ -75,14 +75,27 @@ impl AuthenticationClass {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionOrigin(Option<UnixSeconds>);
 
+impl SessionOrigin {
+    /// Of the handshake that this call into rustls is for.
+    pub(super) fn of_this_call(now: UnixSeconds) -> UnixSeconds {
+        ORIGIN.get().0.unwrap_or(now)
+    }
+
+    /// The handshake that this call is for resumes a session of this origin, if the peer agrees.
+    pub(super) fn found(origin: UnixSeconds) {
+        ORIGIN.set(Self(Some(origin)));
+    }
+}
+
 thread_local! {
     /// Of the handshake that this thread is in, for the time of one call into rustls, which knows nothing of
     /// it and calls us back in between.
     static ORIGIN: Cell<SessionOrigin> = const { Cell::new(SessionOrigin(None)) };
 }
 
-/// Calls into rustls for a handshake whose session has this origin. Opening its ticket finds the origin,
-/// sealing the next one, in this call or a later one, carries it on.
+/// Calls into rustls for a handshake whose session has this origin. Opening its ticket, or in the client's
+/// role offering it, finds the origin; sealing or keeping the next one, in this call or a later one, carries
+/// it on.
 pub(super) fn with_origin<T>(origin: &mut SessionOrigin, call: impl FnOnce() -> T) -> T {
     ORIGIN.set(*origin);
     let result = call();
@@ -192,11 +205,12 @@ impl Tickets {
         self.ring.load().gap(self.now())
     }
 
-    fn now(&self) -> UnixSeconds {
+    pub(super) fn now(&self) -> UnixSeconds {
         self.now.load(Ordering::Relaxed)
     }
 
-    fn is_too_old(&self, origin: UnixSeconds) -> bool {
+    /// Whether a session whose first full handshake was then may not be resumed any more.
+    pub(super) fn is_too_old(&self, origin: UnixSeconds) -> bool {
         let now = self.now();
         origin > now + SKEW_SECONDS || now >= origin.saturating_add(self.session_lifetime_seconds)
     }
@@ -225,7 +239,7 @@ impl ProducesTickets for ListenerTickets {
     fn lifetime(&self) -> u32 {
         let (tickets, now) = (&self.tickets, self.tickets.now());
         let lifetime = tickets.session_lifetime_seconds;
-        let origin = ORIGIN.get().0.unwrap_or(now);
+        let origin = SessionOrigin::of_this_call(now);
         let session = origin.saturating_add(lifetime).saturating_sub(now);
         let key = tickets.ring.load().sealing(now).map_or(0, |key| key.until.saturating_sub(now));
         // To a client of TLS 1.2 zero says nothing, and not that it is over.
@@ -235,7 +249,7 @@ impl ProducesTickets for ListenerTickets {
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
         let now = self.tickets.now();
-        let origin = ORIGIN.get().0.unwrap_or(now);
+        let origin = SessionOrigin::of_this_call(now);
         let ring = self.tickets.ring.load();
         let head = [&[FORM][..], &self.class.0, &origin.to_be_bytes()];
         ring.sealing(now)?.seal(&head, session)
@@ -252,7 +266,7 @@ impl ProducesTickets for ListenerTickets {
         if *form != FORM || AuthenticationClass(*class) != self.class || self.tickets.is_too_old(origin) {
             return None;
         }
-        ORIGIN.set(SessionOrigin(Some(origin)));
+        SessionOrigin::found(origin);
         // Of this copy rustls disposes; ours is wiped.
         Some(session.to_vec())
     }

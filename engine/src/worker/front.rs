@@ -38,7 +38,7 @@ pub struct Offer {
 pub struct Offers {
     version: AtomicU64,
     offers: Mutex<Vec<Offer>>,
-    /// Those that were replaced while the workers run, one a listener.
+    /// Those in force, one a listener.
     terms: Mutex<Vec<Arc<Terms>>>,
     allowed: Arc<AtomicBool>,
 }
@@ -46,9 +46,9 @@ pub struct Offers {
 impl Offers {
     /// In force from the start, and allowed.
     #[must_use]
-    pub fn new(offers: Vec<Offer>) -> Self {
+    pub fn new(offers: Vec<Offer>, terms: Vec<Arc<Terms>>) -> Self {
         let allowed = Arc::new(AtomicBool::new(true));
-        Self { version: AtomicU64::new(0), offers: Mutex::new(offers), terms: Mutex::default(), allowed }
+        Self { version: AtomicU64::new(0), offers: Mutex::new(offers), terms: Mutex::new(terms), allowed }
     }
 
     /// In force from the next turn of every worker; one of each a listener.
@@ -70,7 +70,9 @@ impl Offers {
         Arc::clone(&self.allowed)
     }
 
-    pub(super) fn terms(&self, index: usize) -> Option<Arc<Terms>> {
+    /// The terms of a listener.
+    #[must_use]
+    pub fn terms(&self, index: usize) -> Option<Arc<Terms>> {
         self.terms.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
     }
 
@@ -176,7 +178,7 @@ mod tests {
     fn offers_change_with_their_version_and_the_switch_takes_all_away() {
         let mut tx = CipherSet::EMPTY;
         tx.insert(Cipher::Tls13Aes128Gcm);
-        let offers = Offers::new(vec![Offer::default(); 2]);
+        let offers = Offers::new(vec![Offer::default(); 2], Vec::new());
         let other = Offer { tx, after_bytes: 7, rekeys: true, ..Offer::default() };
         let version = offers.version();
         offers.replace(vec![Offer::default(), other], Vec::new());
