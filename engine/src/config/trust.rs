@@ -82,8 +82,8 @@ impl Raw {
         let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
         let authorities = self.path(Key::ClientCa)?;
         if is_origin {
-            let for_servers = "nothing with mode = \"originate\", where clients are not asked for anything; for \
-                               the server: server_ca or fingerprints";
+            let for_servers = "nothing with mode = \"originate\", where clients are not asked for anything; \
+                               for the server: server_ca or fingerprints";
             return match (asked, file) {
                 (Some(asked), _) if auth != ClientAuth::None => {
                     Err(asked.refused(Key::ClientAuth, for_servers))
@@ -93,8 +93,8 @@ impl Raw {
             };
         }
         let fingerprints = self.fingerprints()?;
-        let unasked = "what is given beside client_auth = \"request\" or \"require\": without, no client is asked \
-                       for a certificate and everybody is let in";
+        let unasked = "what is given beside client_auth = \"request\" or \"require\": without, no client is \
+                       asked for a certificate and everybody is let in";
         match (file, listed) {
             (Some(_), Some(listed)) => {
                 return Err(listed.refused(Key::Fingerprints, "either client_ca or fingerprints, not both"));

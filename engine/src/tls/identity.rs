@@ -131,6 +131,8 @@ impl fmt::Debug for Identities {
     }
 }
 
+/// Of the extensions of RFC 6066 server_name is looked at here and status_request answered with the response
+/// of the identity, if it has one; the others rustls passes over, and they are no obstacle (A1).
 impl ResolvesServerCert for Identities {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let hello = Hello {
@@ -153,7 +155,7 @@ struct Hello<'a> {
 
 impl Hello<'_> {
     /// A TLS 1.2 client's supported_groups bind the curve of an ECDSA certificate too (RFC 8422 §5.1.1); in
-    /// TLS 1.3 the signature scheme does.
+    /// TLS 1.3 the signature scheme does (B10b).
     fn takes_curve(&self, curve: NamedGroup) -> bool {
         let tls13 = |suite: &CipherSuite| suites_key(*suite) == Some(None);
         self.groups.is_none_or(|groups| groups.contains(&curve)) || self.suites.iter().any(tls13)
@@ -189,6 +191,9 @@ impl Identity {
         })
     }
 
+    /// By suites, groups and signature_algorithms (B10b). What signature_algorithms_cert says of the chain
+    /// rustls does not tell (B5b): the chain goes out as it is configured, which RFC 8446 §4.4.2.2 allows
+    /// where there is no other.
     fn can_serve(&self, hello: &Hello<'_>) -> bool {
         let algorithm = self.certified.key.algorithm();
         let suits =

@@ -105,8 +105,9 @@ impl Terms {
         server.enable_secret_extraction = true;
         // Tickets alone (RFC 5077), no session on the server (TS 33.328 Annex M) (A3a).
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a).
         server.alpn_protocols = protocols(alpn);
+        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a). That renegotiation is
+        // secure rustls signals to every client that asks, by extension or by suite (RFC 5746 §3.6) (A6a).
         server.require_ems = true;
         // 0-RTT has no profile for media (B7).
         server.max_early_data_size = 0;

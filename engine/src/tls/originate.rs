@@ -96,7 +96,7 @@ impl Origination {
         config.alpn_protocols = alpn;
         config.enable_secret_extraction = true;
         // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a); rustls signals secure
-        // renegotiation in every hello (RFC 5746 §3.4).
+        // renegotiation in every hello (RFC 5746 §3.4) (A6d).
         config.require_ems = true;
         let sessions = tickets.map(|tickets| Arc::new(ClientSessions::new(Arc::clone(tickets))));
         config.resumption = sessions.as_ref().map_or_else(Resumption::disabled, |sessions| {
@@ -118,8 +118,8 @@ impl Origination {
         }
     }
 
-    /// Judges the server of a complete handshake: in a resumed one rustls has asked nobody. By then it has kept
-    /// the session of TLS 1.2 for the next; of a server that does not hold none is kept.
+    /// Judges the server of a complete handshake: in a resumed one rustls has asked nobody. By then it has
+    /// kept the session of TLS 1.2 for the next; of a server that does not hold none is kept.
     pub(super) fn judge(
         &self,
         chain: Option<&[CertificateDer<'_>]>,

@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::SupportedProtocolVersion;
-use rustls::version::{TLS12, TLS13};
 
 use super::cipher::Opener;
-use super::originate::Origination;
 use super::record::Header;
 use super::session::{Established, Progress, Session};
-use super::{PeerRefusal, Role, Terms, Tickets};
+use super::{PeerRefusal, Terms, Tickets};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Backend, Fingerprint, FingerprintHash, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules,
@@ -23,7 +20,7 @@ use crate::config::{
 const MESSAGE_HEADER_BYTES: usize = 4;
 
 /// The files of a certificate with these names, and its fingerprint.
-pub(super) fn identity(dir: &Path, file: &str, names: &[&str]) -> (IdentityFiles, Fingerprint) {
+fn identity(dir: &Path, file: &str, names: &[&str]) -> (IdentityFiles, Fingerprint) {
     let path = |ending: &str| -> PathBuf { dir.join(format!("{file}.{ending}")) };
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let key = KeyPair::generate().expect("a key");
@@ -35,7 +32,7 @@ pub(super) fn identity(dir: &Path, file: &str, names: &[&str]) -> (IdentityFiles
     (files, Fingerprint { hash: FingerprintHash::Sha256, digest })
 }
 
-pub(super) fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
+fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
     Listener {
         listen: ([127, 0, 0, 1], 0).into(),
         backend: Backend::Tcp(([127, 0, 0, 1], 1).into()),
@@ -49,19 +46,19 @@ pub(super) fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
     }
 }
 
-pub(super) fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> Terms {
+fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> Terms {
     Terms::load(&listener(vec![identity.clone()], Mode::Terminate), Some(tickets)).expect("good files")
 }
 
 /// The client's role, for servers with one of these fingerprints.
-pub(super) fn originate(told: &[Fingerprint]) -> Mode {
+fn originate(told: &[Fingerprint]) -> Mode {
     let trust = Voucher::Fingerprints(told.to_vec());
     Mode::Originate(Originate { server_name: "a.example".to_owned(), trust })
 }
 
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
 /// 1.3, which come behind, it takes if the server is one that holds.
-pub(super) fn shake(client: &Terms, server: &Terms) -> (bool, Result<(), PeerRefusal>) {
+fn shake(client: &Terms, server: &Terms) -> (bool, Result<(), PeerRefusal>) {
     let begin = |terms| Session::begin(terms).expect("a session");
     let (mut client, mut server) = (begin(client), begin(server));
     let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
@@ -99,122 +96,136 @@ fn take_tickets(ours: &mut Established, mut records: &[u8]) {
     }
 }
 
-#[test]
-fn a_session_stays_with_the_names_that_it_was_made_under() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let made = |file: &str, names: &[&str]| identity(dir.path(), file, names);
-    let (old, old_told) = made("old", &["a.example", "b.example"]);
-    let (renewed, renewed_told) = made("renewed", &["b.example", "A.example"]);
-    let (other, other_told) = made("other", &["c.example"]);
-    let (nameless, nameless_told) = made("nameless", &[]);
-    let (stranger, stranger_told) = made("stranger", &[]);
-    let tickets = Arc::new(Tickets::generate(3600, 0).expect("randomness"));
-    let told = [old_told, renewed_told, other_told, nameless_told, stranger_told];
-    let resumes = |from: &IdentityFiles, to: &IdentityFiles| {
-        let client = Terms::load(&listener(Vec::new(), originate(&told)), Some(&tickets)).expect("no files");
-        assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(())));
-        let (resumed, peer) = shake(&client, &server(to, &tickets));
-        assert_eq!(peer, Ok(()));
-        resumed
-    };
-    assert!(resumes(&old, &old));
-    assert!(resumes(&old, &renewed), "another key and the same names");
-    assert!(!resumes(&old, &other), "another listener on the same ring of keys");
-    assert!(!resumes(&other, &old) && !resumes(&old, &nameless));
-    assert!(
-        resumes(&nameless, &nameless) && !resumes(&nameless, &stranger),
-        "by the key where there is no name"
-    );
-}
+mod tests {
+    use std::slice::from_ref;
 
-const HOUR: u64 = 3600;
+    use rustls::SupportedProtocolVersion;
+    use rustls::version::{TLS12, TLS13};
 
-/// A client of one version and a server, each with keys and a clock of its own.
-struct Two {
-    client: Terms,
-    server: Terms,
-    client_tickets: Arc<Tickets>,
-}
+    use super::*;
+    use crate::tls::Role;
+    use crate::tls::originate::Origination;
 
-impl Two {
-    /// The client keeps sessions for ten hours, the server for as long as anybody wants.
-    fn of(version: &'static SupportedProtocolVersion, server: &IdentityFiles, told: Fingerprint) -> Self {
-        let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
-        let client_tickets = tickets(10);
-        let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
-        let origination = Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
-        let role = Role::Originate(Arc::new(origination.expect("no files")));
-        Self { client: Terms { role }, server: self::server(server, &tickets(1000)), client_tickets }
+    #[test]
+    fn a_session_stays_with_the_names_that_it_was_made_under() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let made = |file: &str, names: &[&str]| identity(dir.path(), file, names);
+        let (old, old_told) = made("old", &["a.example", "b.example"]);
+        let (renewed, renewed_told) = made("renewed", &["b.example", "A.example"]);
+        let (other, other_told) = made("other", &["c.example"]);
+        let (nameless, nameless_told) = made("nameless", &[]);
+        let (stranger, stranger_told) = made("stranger", &[]);
+        let tickets = Arc::new(Tickets::generate(3600, 0).expect("randomness"));
+        let told = [old_told, renewed_told, other_told, nameless_told, stranger_told];
+        let resumes = |from: &IdentityFiles, to: &IdentityFiles| {
+            let client =
+                Terms::load(&listener(Vec::new(), originate(&told)), Some(&tickets)).expect("no files");
+            assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(())));
+            let (resumed, peer) = shake(&client, &server(to, &tickets));
+            assert_eq!(peer, Ok(()));
+            resumed
+        };
+        assert!(resumes(&old, &old));
+        assert!(resumes(&old, &renewed), "another key and the same names");
+        assert!(!resumes(&old, &other), "another listener on the same ring of keys");
+        assert!(!resumes(&other, &old) && !resumes(&old, &nameless));
+        assert!(
+            resumes(&nameless, &nameless) && !resumes(&nameless, &stranger),
+            "by the key where there is no name"
+        );
     }
 
-    fn shake(&self) -> (bool, Result<(), PeerRefusal>) {
-        shake(&self.client, &self.server)
+    const HOUR: u64 = 3600;
+
+    /// A client of one version and a server, each with keys and a clock of its own.
+    struct Two {
+        client: Terms,
+        server: Terms,
+        client_tickets: Arc<Tickets>,
     }
-}
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
-
-#[test]
-fn a_client_counts_a_session_from_its_first_full_handshake() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (files, told) = identity(dir.path(), "it", &["a.example"]);
-    for version in VERSIONS {
-        let two = Two::of(version, &files, told.clone());
-        assert_eq!(two.shake(), (false, Ok(())));
-        for hour in 1..10 {
-            two.client_tickets.tick(hour * HOUR).expect("randomness");
-            assert_eq!(two.shake(), (true, Ok(())), "{version:?}, hour {hour}");
+    impl Two {
+        /// The client keeps sessions for ten hours, the server for as long as anybody wants.
+        fn of(version: &'static SupportedProtocolVersion, server: &IdentityFiles, told: Fingerprint) -> Self {
+            let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
+            let client_tickets = tickets(10);
+            let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
+            let origination =
+                Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
+            let role = Role::Originate(Arc::new(origination.expect("no files")));
+            Self { client: Terms { role }, server: super::server(server, &tickets(1000)), client_tickets }
         }
-        two.client_tickets.tick(10 * HOUR).expect("randomness");
-        assert_eq!(two.shake(), (false, Ok(())), "{version:?}: wrapped anew nine times, and over");
-        assert_eq!(two.shake(), (true, Ok(())), "{version:?}");
-    }
-}
 
-#[test]
-fn a_session_of_one_worker_resumes_on_another() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (files, told) = identity(dir.path(), "it", &["a.example"]);
-    for version in VERSIONS {
-        let two = Two::of(version, &files, told.clone());
-        assert_eq!(two.shake(), (false, Ok(())));
-        let there = std::thread::scope(|scope| scope.spawn(|| two.shake()).join().expect("no panic"));
-        assert_eq!(there, (true, Ok(())), "{version:?}");
-    }
-}
-
-#[test]
-fn of_a_server_that_does_not_hold_no_session_is_kept() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (files, _) = identity(dir.path(), "it", &["a.example"]);
-    let (_, another) = identity(dir.path(), "another", &["a.example"]);
-    for version in VERSIONS {
-        let two = Two::of(version, &files, another.clone());
-        for _ in 0..2 {
-            assert_eq!(two.shake(), (false, Err(PeerRefusal::Refused)), "{version:?}");
+        fn shake(&self) -> (bool, Result<(), PeerRefusal>) {
+            shake(&self.client, &self.server)
         }
     }
-}
 
-#[test]
-fn sessions_of_a_client_outlive_a_reload_that_changes_nothing_of_it() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (files, told) = identity(dir.path(), "it", &["a.example"]);
-    let (own, _) = identity(dir.path(), "own", &[]);
-    let (_, another) = identity(dir.path(), "another", &["a.example"]);
-    let tickets = Arc::new(Tickets::generate(HOUR, 0).expect("randomness"));
-    let server = server(&files, &tickets);
-    let rules = |told: &[Fingerprint]| listener(vec![own.clone()], originate(told));
-    let reload =
-        |told: &[Fingerprint], earlier| Terms::reload(&rules(told), &tickets, earlier).expect("good files");
-    let first = reload(&[told.clone()], None);
-    assert_eq!(shake(&first, &server), (false, Ok(())));
-    let same = reload(&[told.clone()], Some(Arc::clone(&first)));
-    assert!(Arc::ptr_eq(&first, &same));
-    assert_eq!(shake(&same, &server), (true, Ok(())));
-    let stricter = reload(&[another], Some(same));
-    assert_eq!(shake(&stricter, &server), (false, Err(PeerRefusal::Refused)));
-    identity(dir.path(), "own", &[]);
-    let renewed = reload(&[told], Some(Arc::clone(&first)));
-    assert!(!Arc::ptr_eq(&first, &renewed), "with another certificate of its own");
+    const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+    #[test]
+    fn a_client_counts_a_session_from_its_first_full_handshake() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, told) = identity(dir.path(), "it", &["a.example"]);
+        for version in VERSIONS {
+            let two = Two::of(version, &files, told.clone());
+            assert_eq!(two.shake(), (false, Ok(())));
+            for hour in 1..10 {
+                two.client_tickets.tick(hour * HOUR).expect("randomness");
+                assert_eq!(two.shake(), (true, Ok(())), "{version:?}, hour {hour}");
+            }
+            two.client_tickets.tick(10 * HOUR).expect("randomness");
+            assert_eq!(two.shake(), (false, Ok(())), "{version:?}: wrapped anew nine times, and over");
+            assert_eq!(two.shake(), (true, Ok(())), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_one_worker_resumes_on_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, told) = identity(dir.path(), "it", &["a.example"]);
+        for version in VERSIONS {
+            let two = Two::of(version, &files, told.clone());
+            assert_eq!(two.shake(), (false, Ok(())));
+            let there = std::thread::scope(|scope| scope.spawn(|| two.shake()).join().expect("no panic"));
+            assert_eq!(there, (true, Ok(())), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_server_that_does_not_hold_no_session_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, _) = identity(dir.path(), "it", &["a.example"]);
+        let (_, another) = identity(dir.path(), "another", &["a.example"]);
+        for version in VERSIONS {
+            let two = Two::of(version, &files, another.clone());
+            for _ in 0..2 {
+                assert_eq!(two.shake(), (false, Err(PeerRefusal::Refused)), "{version:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sessions_of_a_client_outlive_a_reload_that_changes_nothing_of_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, told) = identity(dir.path(), "it", &["a.example"]);
+        let (own, _) = identity(dir.path(), "own", &[]);
+        let (_, another) = identity(dir.path(), "another", &["a.example"]);
+        let tickets = Arc::new(Tickets::generate(HOUR, 0).expect("randomness"));
+        let server = server(&files, &tickets);
+        let rules = |told: &[Fingerprint]| listener(vec![own.clone()], originate(told));
+        let reload = |told: &[Fingerprint], earlier| {
+            Terms::reload(&rules(told), &tickets, earlier).expect("good files")
+        };
+        let first = reload(from_ref(&told), None);
+        assert_eq!(shake(&first, &server), (false, Ok(())));
+        let same = reload(from_ref(&told), Some(Arc::clone(&first)));
+        assert!(Arc::ptr_eq(&first, &same));
+        assert_eq!(shake(&same, &server), (true, Ok(())));
+        let stricter = reload(&[another], Some(same));
+        assert_eq!(shake(&stricter, &server), (false, Err(PeerRefusal::Refused)));
+        identity(dir.path(), "own", &[]);
+        let renewed = reload(&[told], Some(Arc::clone(&first)));
+        assert!(!Arc::ptr_eq(&first, &renewed), "with another certificate of its own");
+    }
 }

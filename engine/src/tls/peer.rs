@@ -2,8 +2,8 @@
 //!
 //! With fingerprints (RFC 8122, TS 23.334 clause 5.11) the certificate is a carrier of a key and nothing
 //! else: self-signed is normal, X.509 v1 occurs, and neither its dates nor its extended key usage are looked
-//! at; that the peer has the key is proved by its signature in the handshake. With authorities a path to one
-//! of them is looked for, dates and extended key usage (clientAuth) included.
+//! at (C5); that the peer has the key is proved by its signature in the handshake. With authorities a path
+//! to one of them is looked for, dates and extended key usage (clientAuth) included.
 //!
 //! rustls verifies a certificate in a full handshake alone. Whether a peer holds is therefore judged after
 //! every handshake, from the certificate that the session carries, whatever the handshake was.

@@ -4,8 +4,9 @@
 //! [`conformance`](super::conformance).
 //!
 //! One profile, whatever the access network (A2): none of this is configurable. rustls itself has no
-//! compression but null (B12a) and no renegotiation (A6c); what else it leaves open is closed in
-//! [`Terms::load`](super::Terms::load).
+//! compression but null (B12a), no renegotiation (A6c) and no PSK but resumption (A9); what else it leaves
+//! open is closed in [`Terms::load`](super::Terms::load). DTLS, which is to have the same list (A8), is not
+//! there yet.
 
 use std::sync::Arc;
 
@@ -22,9 +23,9 @@ pub(super) static VERSIONS: &[&SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// RFC 8446 §9.1 for TLS 1.3 (TS 33.210 clause 6.2.2) (B3a); for TLS 1.2 the AEAD suites with ephemeral
-/// elliptic-curve key exchange (clause 6.2.3) (B8): no RC4, NULL, CBC, static RSA (B12b), no DHE (B9). Among
-/// those that both sides have, the client's order decides: a phone without AES instructions puts ChaCha20
-/// first.
+/// elliptic-curve key exchange (clause 6.2.3) (B8a, B8b): no RC4, NULL, CBC, static RSA (B12b), no DHE (B9).
+/// Among those that both sides have, the client's order decides: a phone without AES instructions puts
+/// ChaCha20 first.
 static CIPHER_SUITES: &[SupportedCipherSuite] = &[
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,

@@ -108,7 +108,8 @@ pub struct Established {
     pub version: Version,
     /// Negotiated.
     pub aead: Aead,
-    /// Whether it was abbreviated: resumed from a ticket, without public-key authentication.
+    /// Whether it was abbreviated: resumed from a ticket, without public-key authentication, and in TLS 1.2
+    /// in one round trip (A7).
     pub resumed: bool,
     /// Whether the peer is one that may connect.
     pub peer: Result<(), PeerRefusal>,

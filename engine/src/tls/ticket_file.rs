@@ -44,8 +44,8 @@ pub enum KeyFileError {
         mode: u32,
     },
     /// Somebody else than we or root owns it, and may change it.
-    #[error("{}: its owner is the user of number {owner}, neither root nor the one that runs Offramp ({ours}); \
-             try: chown {ours} {}", .path.display(), .path.display())]
+    #[error("{}: its owner is the user of number {owner}, neither root nor the one that runs Offramp \
+             ({ours}); try: chown {ours} {}", .path.display(), .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -127,8 +127,8 @@ impl TicketKey {
 }
 
 impl KeyRing {
-    /// Reads a key file, which is a regular one, belongs to us or root, and which nobody but its owner may have
-    /// access to. What is there instead does not hold up the reader.
+    /// Reads a key file, which is a regular one, belongs to us or root, and which nobody but its owner may
+    /// have access to. What is there instead does not hold up the reader.
     ///
     /// # Errors
     /// [`KeyFileError`].

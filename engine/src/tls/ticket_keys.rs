@@ -1,8 +1,8 @@
 //! Ticket keys: a ring of them, with the times between which each seals and opens.
 //!
-//! A key opens from the moment that it is known until UNTIL, and seals from FROM until a later key does: hosts
-//! that learn a key before its FROM may do so in any order, and none seals what another cannot open. Where
-//! the latest has expired and an earlier one has not, the earlier one seals.
+//! A key opens from the moment that it is known until UNTIL, and seals from FROM until a later key does:
+//! hosts that learn a key before its FROM may do so in any order, and none seals what another cannot open.
+//! Where the latest has expired and an earlier one has not, the earlier one seals.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -159,8 +159,8 @@ impl KeyRing {
         Ok(())
     }
 
-    /// The same with one key more and without those that have expired by `now`. Where there would be too many,
-    /// those that only open go, the oldest first; one that seals or waits is never left out.
+    /// The same with one key more and without those that have expired by `now`. Where there would be too
+    /// many, those that only open go, the oldest first; one that seals or waits is never left out.
     pub(super) fn with(&self, key: TicketKey, now: UnixSeconds) -> Result<Self, KeyRefused> {
         let mut ring = self.without_expired(now).unwrap_or_else(|| self.clone());
         let sealing = ring.sealing(now).map(|key| key.name);
@@ -176,8 +176,8 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// The next time, from `now` on, in which no key seals until a later one does: from when, until when. What
-    /// comes behind the last key is no gap.
+    /// The next time, from `now` on, in which no key seals until a later one does: from when, until when.
+    /// What comes behind the last key is no gap.
     #[must_use]
     pub fn gap(&self, now: UnixSeconds) -> Option<(String, String)> {
         let mut begin = now;

@@ -153,8 +153,11 @@ impl Relay {
 mod tests {
     use super::*;
 
-    /// What comes of these records: tickets by their bytes, KeyUpdates by whether they ask.
-    fn read(records: &[&[u8]]) -> Result<(Vec<Vec<u8>>, Vec<bool>, Messages), Fault> {
+    /// Tickets by their bytes, KeyUpdates by whether they ask, and what is not whole.
+    type Read = (Vec<Vec<u8>>, Vec<bool>, Messages);
+
+    /// What comes of these records.
+    fn read(records: &[&[u8]]) -> Result<Read, Fault> {
         let (mut tickets, mut updates) = (Vec::new(), Vec::new());
         let mut messages = Messages::default();
         for record in records {

@@ -3,8 +3,8 @@
 //! `up` goes from the TLS leg to the plain leg, `down` the other way. Each ends for itself: close_notify
 //! becomes FIN on the plain leg, FIN from there becomes close_notify. FIN without close_notify is truncation
 //! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`, and in TLS 1.3
-//! through `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes its carrier in `handover`; how
-//! many records its key may protect is in `limit`.
+//! through `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes
+//! its carrier in `handover`; how many records its key may protect is in `limit`.
 
 mod control;
 mod half;

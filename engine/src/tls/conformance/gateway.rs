@@ -137,7 +137,7 @@ pub(super) static RESUMPTION: &[Row] = &[
         Yes,
         &[
             "lib tls::tickets::tests::a_ticket_does_not_cross_into_another_class",
-            "lib tls::pair::a_session_stays_with_the_names_that_it_was_made_under",
+            "lib tls::pair::tests::a_session_stays_with_the_names_that_it_was_made_under",
             OUTLIVED,
         ],
     ),
