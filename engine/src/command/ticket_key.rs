@@ -44,7 +44,8 @@ impl TicketKeyTask {
             }
             Self::Rotate { file, start_in } => {
                 let mut ring = KeyRing::read(&file)?;
-                ring.add(now, now.saturating_add(start_in.as_secs()))?;
+                ring.add(now, now.saturating_add(start_in.as_secs()))
+                    .map_err(|cause| KeyFileError::Refused { path: file.clone(), cause })?;
                 ring.write(&file, true)?;
                 Ok(format!("{}: a key added\n{}{}", file.display(), ids(&file, now)?, warning(&ring, now)))
             }
@@ -92,6 +93,8 @@ fn now() -> UnixSeconds {
 
 #[cfg(test)]
 mod tests {
+    use offramp::tls::ticket_keys::KEYS_MAX;
+
     use super::*;
 
     #[test]
@@ -104,9 +107,23 @@ mod tests {
             let start_in = Duration::from_secs(hours * 3600);
             TicketKeyTask::Rotate { file: file.clone(), start_in }.run().unwrap()
         };
-        let rotated = rotate(48);
+        let rotated = rotate(47);
         assert!(rotated.contains("warning: no key seals from"), "{rotated}");
         let closed = rotate(23);
         assert!(!closed.contains("warning"), "{closed}");
+    }
+
+    #[test]
+    fn a_full_file_takes_no_more_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ticket.keys");
+        TicketKeyTask::New { file: file.clone() }.run().unwrap();
+        let rotate = || {
+            let start_in = Duration::from_secs(600);
+            TicketKeyTask::Rotate { file: file.clone(), start_in }.run().map_err(|error| error.to_string())
+        };
+        assert!((1..KEYS_MAX).all(|_| rotate().is_ok()));
+        let error = rotate().unwrap_err();
+        assert!(error.contains("ticket.keys: there are 32 keys that seal or wait to"), "{error}");
     }
 }

@@ -93,8 +93,13 @@ pub enum KeyFileError {
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     /// It takes no more keys.
-    #[error(transparent)]
-    Refused(#[from] KeyRefused),
+    #[error("{}: {cause}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: KeyRefused,
+    },
 }
 
 impl TicketKey {
