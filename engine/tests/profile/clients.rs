@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use crate::backend::{Backend, Manner};
 use crate::lab::Lab;
 use crate::peer::{s_client, trust_file};
+use crate::session::{Session, field};
 use crate::tools::{PATIENCE, have, scratch, text};
 
 /// What a client is to say at the end.
@@ -143,31 +144,13 @@ fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
     let first = said("the second");
     assert!(first.contains("Early data was not sent") && first.contains("Reused, TLSv1.3"), "{first}");
     // until its session claims that the ticket did.
-    allow_early_data(files.path(), &session);
+    Session::read(Path::new(&session)).with_number(field::MAX_EARLY_DATA, 0x4000).write(Path::new(&session));
     let second = said("the third");
     assert!(second.contains("Early data was rejected") && second.contains("Reused, TLSv1.3"), "{second}");
     assert!(second.contains("the third\n") && !second.contains("to be ignored"), "{second}");
     let metrics = lab.settled();
     assert_eq!((metrics.handshakes("resumed"), metrics.faults().len()), (2, 0), "{}", metrics.raw);
     lab.stop();
-}
-
-/// Writes max_early_data, field 15, into OpenSSL's stored session, in front of field 19, the last.
-fn allow_early_data(directory: &Path, session: &str) {
-    let der = directory.join("session.der");
-    let binary = der.to_str().unwrap();
-    let openssl = |words: &[&str]| {
-        let output = Command::new("openssl").arg("sess_id").args(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {}", text(&output));
-    };
-    openssl(&["-in", session, "-outform", "DER", "-out", binary]);
-    let bytes = std::fs::read(&der).unwrap();
-    let (fields, last) = bytes[4..].split_at(bytes.len() - 4 - 5);
-    assert_eq!((bytes[..2].to_vec(), last[0]), (vec![0x30, 0x82], 0xb3), "SEQUENCE … [19]");
-    let fields = [fields, &[0xaf, 4, 2, 2, 0x40, 0], last].concat();
-    let length = u16::try_from(fields.len()).unwrap().to_be_bytes();
-    std::fs::write(&der, [&[0x30, 0x82], &length[..], &fields].concat()).unwrap();
-    openssl(&["-inform", "DER", "-in", binary, "-out", session]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The 3GPP profile, row by row, seen from outside: the built `offramp` and clients that are not ours.
 //!
 //! `negotiation` and `extensions` speak in hellos made by hand and look at the very alert; `clients` are
-//! OpenSSL, GnuTLS, NSS and Java; `certificates` is what the configuration refuses; `conformance` holds the
-//! statement to all of these. The laboratory is that of the wire tests, and their variables hold here too.
+//! OpenSSL, GnuTLS, NSS and Java; `tickets` presents tickets that are not good; `certificates` is what the
+//! configuration refuses; `conformance` holds the statement to all of these. The laboratory is that of the
+//! wire tests, and their variables hold here too.
 #![expect(clippy::disallowed_methods, reason = "hang guards and polling of another process need a clock")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
@@ -29,6 +30,7 @@ mod peer;
 mod tools;
 
 mod hello;
+mod session;
 
 mod certificates;
 mod clients;
@@ -36,3 +38,4 @@ mod conformance;
 mod extensions;
 mod negotiation;
 mod originate;
+mod tickets;
