@@ -43,3 +43,4 @@ mod peers;
 mod relay;
 mod resumption;
 mod shutdown;
+mod vouching;

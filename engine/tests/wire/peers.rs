@@ -1,9 +1,10 @@
 //! Who may connect: by authority, by fingerprint, in both versions, full and resumed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind};
@@ -15,20 +16,23 @@ use crate::peer::{BOTH, End, Peer, Version, plain, s_client, trust_file};
 use crate::tools::{have, scratch, text};
 
 /// A client's certificate and key.
-struct Client {
+pub(crate) struct Client {
     chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
 }
 
 impl Client {
-    fn self_signed() -> Self {
+    pub(crate) fn self_signed() -> Self {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["phone.example".to_owned()]).expect("a name");
         let certificate = params.self_signed(&key).expect("signs");
         Self { chain: vec![certificate.der().clone()], key: key.serialize_der() }
     }
 
-    fn issued_by(issuer: &Issuer<'_, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    pub(crate) fn issued_by(
+        issuer: &Issuer<'_, KeyPair>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["phone.example".to_owned()]).expect("a name");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -38,7 +42,7 @@ impl Client {
     }
 
     /// With whom handshakes resume each other, as with any configuration.
-    fn config(&self, version: Version) -> Arc<ClientConfig> {
+    pub(crate) fn config(&self, version: Version) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&plain(version));
         let key = PrivateKeyDer::try_from(self.key.clone()).expect("PKCS #8");
         let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("an EC key");
@@ -47,34 +51,44 @@ impl Client {
         Arc::new(config)
     }
 
-    fn fingerprint(&self) -> String {
-        let digest = crate::dice::sha256_of(&self.chain[0][..]).0;
-        let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
-        format!("sha-256 {}", bytes.join(":"))
+    pub(crate) fn fingerprint(&self) -> String {
+        self.fingerprint_of(256)
+    }
+
+    /// By SHA-2 of so many bits, as SDP writes it.
+    pub(crate) fn fingerprint_of(&self, bits: u32) -> String {
+        let algorithm = match bits {
+            256 => &digest::SHA256,
+            384 => &digest::SHA384,
+            _ => &digest::SHA512,
+        };
+        let digest = digest::digest(algorithm, &self.chain[0]);
+        let bytes: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha-{bits} {}", bytes.join(":"))
     }
 }
 
 /// An authority, and its certificate in a file.
-fn authority(directory: &std::path::Path) -> (Issuer<'static, KeyPair>, PathBuf) {
+pub(crate) fn authority(directory: &Path, name: &str) -> (Issuer<'static, KeyPair>, PathBuf) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "authority of phones");
+    params.distinguished_name.push(DnType::CommonName, format!("authority in {name}"));
     let certificate = params.self_signed(&key).expect("signs");
-    let file = directory.join("ca.pem");
+    let file = directory.join(name);
     std::fs::write(&file, certificate.pem()).expect("the file can be written");
     (Issuer::new(params, key), file)
 }
 
 /// A server with these lines in its configuration file.
-fn lab(backend: &Backend, lines: &str) -> (Lab, tempfile::TempDir) {
+pub(crate) fn lab(backend: &Backend, lines: &str) -> (Lab, tempfile::TempDir) {
     let files = scratch();
     let path = files.path().join("offramp.toml");
     std::fs::write(&path, lines).expect("the file can be written");
     (Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start(), files)
 }
 
-fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+pub(crate) fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
     let mut peer = Peer::open(lab.addr, config);
     assert_eq!(peer.kind(), kind);
     peer.ping(b"may connect");
@@ -83,7 +97,7 @@ fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
 }
 
 /// The client is told so, whenever it notices; nothing of it reaches the backend.
-fn refused(lab: &Lab, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
+pub(crate) fn refused(lab: &Lab, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
     let before = lab.metrics();
     let mut peer = Peer::dial(lab.addr, config, NAME);
     let told = match peer.handshake() {
@@ -175,7 +189,7 @@ fn a_request_lets_those_without_a_certificate_in() {
 fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
     let backend = Backend::start(Manner::Echo);
     let files = scratch();
-    let (issuer, file) = authority(files.path());
+    let (issuer, file) = authority(files.path(), "ca.pem");
     let lines = format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display());
     let (lab, _files) = lab(&backend, &lines);
     let good = Client::issued_by(&issuer, |_| {});
@@ -187,7 +201,7 @@ fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
         goes_on(&lab, &config, HandshakeKind::Full);
         goes_on(&lab, &config, HandshakeKind::Resumed);
         refused(&lab, &expired.config(version), "CertificateExpired", "peer_certificate_refused");
-        refused(&lab, &for_servers.config(version), "Certificate", "peer_certificate_refused");
+        refused(&lab, &for_servers.config(version), "UnsupportedCertificate", "peer_certificate_refused");
         refused(&lab, &Client::self_signed().config(version), "UnknownCA", "peer_certificate_refused");
         refused(&lab, &plain(version), "BadCertificate", "peer_certificate_missing");
     }
