@@ -55,7 +55,7 @@ impl Cluster {
         let made = Command::new(OFFRAMP).args(["ticket-key", "new"]).arg(&keys).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         let backend = echo();
-        let hosts = namespaces.map(|namespace| Host::start(namespace, backend, files.path()));
+        let hosts = namespaces.map(|namespace| Host::start(namespace, backend, files.path(), &keys));
         let balancer = Balancer::start(files.path(), &hosts[..balanced]);
         Self { hosts, balancer, certificate: pair.cert.der().clone(), keys, _files: files }
     }
@@ -64,6 +64,7 @@ impl Cluster {
         self.balancer.addr
     }
 
+    /// Where `offramp ticket-key` works; no host looks there.
     pub(crate) fn keys(&self) -> &Path {
         &self.keys
     }
@@ -77,7 +78,7 @@ impl Cluster {
         Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// `offramp ticket-key` on the file that the hosts share: what it prints.
+    /// `offramp ticket-key` on the file that is then distributed: what it prints.
     pub(crate) fn ticket_key(&self, words: &[&str]) -> String {
         let output = Command::new(OFFRAMP).arg("ticket-key").args(words).arg(&self.keys).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -91,22 +92,14 @@ impl Cluster {
         line.split(' ').next().unwrap().to_owned()
     }
 
-    /// As a tool for distributing secrets does: whole, with the mode it must have.
-    pub(crate) fn replace_keys(&self, content: &[u8]) {
-        let beside = self.keys.with_extension("incoming");
-        std::fs::write(&beside, content).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&beside, mode).unwrap();
-        std::fs::rename(&beside, &self.keys).unwrap();
-    }
-
-    /// Until every host has read the file once more than it had.
-    pub(crate) fn await_reading(&self) {
-        for host in &self.hosts {
-            let readings = || host.log().matches("ticket keys read from").count();
-            let seen = *host.readings.lock().unwrap();
-            eventually("the file is read again", || readings() > seen);
-            *host.readings.lock().unwrap() = readings();
+    /// The file as `offramp ticket-key` left it goes to these hosts, one after the other; each has read it.
+    pub(crate) fn distribute(&self, hosts: &[usize]) {
+        let content = std::fs::read(&self.keys).unwrap();
+        for nth in hosts {
+            let host = &self.hosts[*nth];
+            let before = host.readings();
+            host.give_keys(&content);
+            eventually("the file is read again", || host.readings() > before);
         }
     }
 }
@@ -122,21 +115,26 @@ fn skip(reason: &str) {
 pub(crate) struct Host {
     child: Child,
     log: Arc<Mutex<String>>,
-    readings: Mutex<usize>,
-    tls: SocketAddr,
+    /// Its own copy: hosts share no disk.
+    keys: PathBuf,
+    pub(crate) tls: SocketAddr,
     admin: SocketAddr,
     _namespace: Namespace,
 }
 
 impl Host {
-    fn start(namespace: Namespace, backend: u16, files: &Path) -> Self {
+    fn start(namespace: Namespace, backend: u16, files: &Path, master: &Path) -> Self {
+        let keys = files.join(format!("{}.keys", namespace.name));
+        // The mode comes along.
+        std::fs::copy(master, &keys).unwrap();
         let (address, gateway) = (namespace.address, namespace.gateway);
         let mut command = namespace.command(OFFRAMP);
         command
             .args(["serve", "--workers", "1", "--max-connections", "500", "--offload", "never"])
             .args(["--listen", &format!("{address}:0"), "--admin", &format!("{address}:0")])
             .args(["--backend", &format!("{gateway}:{backend}"), "--cert", "c.pem", "--key", "k.pem"])
-            .args(["--ticket-keys", "ticket.keys"])
+            .arg("--ticket-keys")
+            .arg(&keys)
             .current_dir(files)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -156,11 +154,35 @@ impl Host {
             rest.split([',', ';', '\n']).next().unwrap().parse().unwrap()
         };
         let (tls, admin) = (after("listening on "), after("admin on "));
-        Self { child, log, readings: Mutex::new(0), tls, admin, _namespace: namespace }
+        Self { child, log, keys, tls, admin, _namespace: namespace }
     }
 
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// How often it has read its ticket keys since it started.
+    pub(crate) fn readings(&self) -> usize {
+        self.log().matches("ticket keys read from").count()
+    }
+
+    pub(crate) fn keys(&self) -> &Path {
+        &self.keys
+    }
+
+    /// As a tool for distributing secrets does: whole, with the mode it must have.
+    pub(crate) fn give_keys(&self, content: &[u8]) {
+        let beside = self.keys.with_extension("incoming");
+        std::fs::write(&beside, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&beside, mode).unwrap();
+        std::fs::rename(&beside, &self.keys).unwrap();
+    }
+
+    /// SIGHUP.
+    pub(crate) fn reload(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "HUP", &pid]).status().unwrap().success());
     }
 
     /// As it counts them.
@@ -267,6 +289,77 @@ pub(crate) fn handshake(addr: SocketAddr, config: &Arc<ClientConfig>) -> std::io
     stream.flush()?;
     stream.read_to_end(&mut Vec::new())?;
     Ok(tls.handshake_kind().unwrap())
+}
+
+/// A connection that stays open.
+pub(crate) struct Open(rustls::StreamOwned<ClientConnection, TcpStream>);
+
+impl Open {
+    pub(crate) fn new(addr: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        let tcp = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let tls = ClientConnection::new(Arc::clone(config), NAME.try_into().unwrap()).unwrap();
+        Self(rustls::StreamOwned::new(tls, tcp))
+    }
+
+    /// There and back.
+    pub(crate) fn ping(&mut self) {
+        let mut back = [0; 8];
+        self.0.write_all(b"unmoved?").unwrap();
+        self.0.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"unmoved?");
+    }
+}
+
+/// The name of the key that a host seals with: what a ticket of TLS 1.2 begins with (RFC 5077 §4), which
+/// travels in the clear in front of the server's ChangeCipherSpec.
+pub(crate) fn name_in_ticket(addr: SocketAddr, config: &Arc<ClientConfig>) -> String {
+    let mut tcp = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tls = ClientConnection::new(Arc::clone(config), NAME.try_into().unwrap()).unwrap();
+    let mut heard = Vec::new();
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut tcp).unwrap();
+        }
+        if tls.is_handshaking() && tls.wants_read() {
+            let mut block = [0; 4096];
+            let count = tcp.read(&mut block).unwrap();
+            assert!(count > 0, "the server ended the handshake");
+            heard.extend_from_slice(&block[..count]);
+            let mut rest = &block[..count];
+            while !rest.is_empty() {
+                tls.read_tls(&mut rest).unwrap();
+                tls.process_new_packets().unwrap();
+            }
+        }
+    }
+    let ticket = new_session_ticket(&heard).expect("a NewSessionTicket in the clear");
+    ticket[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The ticket of the NewSessionTicket (RFC 5077 §3.3) among handshake messages in the clear.
+fn new_session_ticket(mut stream: &[u8]) -> Option<Vec<u8>> {
+    const HANDSHAKE: u8 = 22;
+    const NEW_SESSION_TICKET: u8 = 4;
+    let mut messages = Vec::new();
+    while let [HANDSHAKE, _, _, high, low, rest @ ..] = stream {
+        let (payload, later) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))?;
+        messages.extend_from_slice(payload);
+        stream = later;
+    }
+    let mut rest = &messages[..];
+    while let [kind, long @ ..] = rest {
+        let (length, behind) = long.split_at_checked(3)?;
+        let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        let (body, later) = behind.split_at_checked(length)?;
+        if *kind == NEW_SESSION_TICKET {
+            // Four bytes of lifetime, two of length.
+            return body.get(6..).map(<[u8]>::to_vec);
+        }
+        rest = later;
+    }
+    None
 }
 
 /// Polls until `probe` holds.
