@@ -27,6 +27,7 @@ mod metrics;
 mod nginx;
 mod peer;
 mod policy;
+mod server;
 mod tools;
 
 mod startup;

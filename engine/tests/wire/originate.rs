@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use rustls::CipherSuite;
+
 use crate::backend::{Backend, Manner};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::dice::{Noise, sha256_of};
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
-use crate::peer::{End, dial, drain, end_of_dial};
+use crate::peer::{End, Version, dial, drain, end_of_dial};
 use crate::tools::{have, in_guest, scratch, skip};
 
 fn bulk_bytes() -> u64 {
@@ -75,6 +77,28 @@ fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
     assert!(tickets >= 1, "tickets come behind the handshake: {}", ours.raw);
     originating.stop();
     terminating.stop();
+}
+
+/// The explicit nonces of what the client's role seals: Finished has used the first (`TrafficKeys::kernel_iv`).
+#[test]
+fn bulk_goes_both_ways_in_the_client_role_on_tls12() {
+    for (suite, bytes) in [
+        (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, bulk_bytes()),
+        (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, bulk_bytes() / 16),
+    ] {
+        let server = crate::server::echo(Version::Tls12, suite, 2);
+        let (lab, _files) = originating(server, &by_name());
+        exchange(&lab, bytes);
+        exchange(&lab, 100_000);
+        let metrics = lab.settled();
+        let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"), metrics.faults().len());
+        assert_eq!(counts, (1, 1, 0), "{suite:?}: {}", metrics.raw);
+        if in_guest() {
+            let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
+            assert_eq!(kernel, (2, 2), "{suite:?}: {}", metrics.raw);
+        }
+        lab.stop();
+    }
 }
 
 #[test]
