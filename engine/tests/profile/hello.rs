@@ -20,6 +20,7 @@ pub(crate) mod extension {
     pub(crate) const STATUS_REQUEST: u16 = 5;
     pub(crate) const SUPPORTED_GROUPS: u16 = 10;
     pub(crate) const SIGNATURE_ALGORITHMS: u16 = 13;
+    pub(crate) const ALPN: u16 = 16;
     pub(crate) const PADDING: u16 = 21;
     pub(crate) const EXTENDED_MASTER_SECRET: u16 = 23;
     pub(crate) const SESSION_TICKET: u16 = 35;
@@ -132,6 +133,47 @@ impl Hello {
     pub(crate) fn without(mut self, kind: u16) -> Self {
         self.extensions.retain(|(has, _)| *has != kind);
         self
+    }
+
+    /// What somebody else said: a whole message, with its header.
+    pub(crate) fn parse(message: &[u8]) -> Self {
+        let mut rest = message;
+        let mut take = |count: usize| {
+            let (taken, later) = rest.split_at(count);
+            rest = later;
+            taken
+        };
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
+        let two = |bytes: &[u8]| u16::try_from(number(bytes)).unwrap();
+        assert_eq!((take(1), number(take(3))), (&[1][..], message.len() - 4), "one ClientHello");
+        let version = two(take(2));
+        take(32);
+        let session = number(take(1));
+        take(session);
+        let suites = number(take(2));
+        let suites = take(suites).chunks(2).map(two).collect();
+        let compressions = number(take(1));
+        let compressions = take(compressions).to_vec();
+        let mut left = number(take(2));
+        let mut extensions = Vec::new();
+        while left > 0 {
+            let (kind, length) = (two(take(2)), number(take(2)));
+            extensions.push((kind, take(length).to_vec()));
+            left -= 4 + length;
+        }
+        assert!(rest.is_empty(), "behind the extensions: {rest:x?}");
+        Self { version, suites, compressions, extensions }
+    }
+
+    /// The body of an extension, if it is there.
+    pub(crate) fn extension(&self, kind: u16) -> Option<&[u8]> {
+        self.extensions.iter().find(|(has, _)| *has == kind).map(|(_, body)| &body[..])
+    }
+
+    /// An extension that is one list of numbers of two bytes, with a length in so many bytes in front.
+    pub(crate) fn numbers(&self, kind: u16, length_bytes: usize) -> Vec<u16> {
+        let body = self.extension(kind).unwrap_or_else(|| panic!("no extension {kind} in {self:x?}"));
+        body[length_bytes..].chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
     }
 
     /// The message, with its header.

@@ -38,4 +38,5 @@ mod conformance;
 mod extensions;
 mod negotiation;
 mod originate;
+mod servers;
 mod tickets;

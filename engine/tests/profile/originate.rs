@@ -1,16 +1,65 @@
-//! RFC 5746 in the client's role: what a server made by hand says, and what it is told.
+//! The client's role: what it says to a server made by hand, and what it tells one that does not keep to the
+//! profile.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use crate::hello::{Answer, ECDHE_ECDSA_AES_128_GCM, TLS12, extension, listen, records, vector};
+use crate::hello::{
+    Answer, ECDHE_ECDSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256, RSA_PSS_RSAE_SHA256,
+    SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, listen, records, vector,
+};
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
 use crate::peer::dial;
 use crate::tools::scratch;
 
 const HANDSHAKE_FAILURE: u8 = 40;
+const ILLEGAL_PARAMETER: u8 = 47;
+const PROTOCOL_VERSION: u8 = 70;
 const EMPTY_RENEGOTIATION_INFO_SCSV: u16 = 0x00ff;
+
+/// The server's side, by hand; and a connection of ours for each that is asked for.
+struct Bench {
+    server: TcpListener,
+    lab: Lab,
+    _files: tempfile::TempDir,
+}
+
+impl Bench {
+    fn start(lines: &str) -> Self {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let files = scratch();
+        Identity::ecdsa().write(files.path());
+        let path = files.path().join("offramp.toml");
+        std::fs::write(&path, format!("mode = \"originate\"\nserver_ca = \"ecdsa.crt\"\n{lines}\n")).unwrap();
+        let flags = format!("--config {}", path.display());
+        let lab = Setup::new(server.local_addr().unwrap()).identities(&[]).flags(&flags).start();
+        Self { server, lab, _files: files }
+    }
+
+    /// A hello, as it came, and the server's end of its connection.
+    fn hello(&self) -> (Hello, TcpStream, TcpStream) {
+        let plain = dial(self.lab.addr);
+        let (mut tls, _) = self.server.accept().unwrap();
+        (Hello::parse(&record(&mut tls)), tls, plain)
+    }
+
+    /// A hello that is not answered.
+    fn only_hello(&self) -> Hello {
+        self.hello().0
+    }
+
+    /// Answers with this flight, in records of at most so much: the alert, and the fault that is counted.
+    fn answer(&self, flight: &[u8], most: usize) -> (Option<u8>, String) {
+        let before = self.lab.settled();
+        let (_, mut tls, plain) = self.hello();
+        tls.write_all(&records(flight, most)).unwrap();
+        let alert = listen(&mut tls).alert();
+        // It waits until its last words are read.
+        drop((tls, plain));
+        (alert, self.lab.faulted(&before, 1).join(" and "))
+    }
+}
 
 /// The first record that comes.
 fn record(tcp: &mut TcpStream) -> Vec<u8> {
@@ -21,58 +70,186 @@ fn record(tcp: &mut TcpStream) -> Vec<u8> {
     payload
 }
 
-/// The suites of a ClientHello.
-fn suites(hello: &[u8]) -> Vec<u16> {
-    let at = 4 + 2 + 32 + 1 + usize::from(hello[38]);
-    let count = usize::from(u16::from_be_bytes([hello[at], hello[at + 1]])) / 2;
-    let suites = hello[at + 2..].chunks(2).take(count);
-    suites.map(|suite| u16::from_be_bytes([suite[0], suite[1]])).collect()
+/// Anything may be wrong with it.
+struct ServerHello {
+    version: u16,
+    suite: u16,
+    compression: u8,
+    extensions: Vec<(u16, Vec<u8>)>,
 }
 
-fn server_hello(renegotiated_connection: &[u8]) -> Vec<u8> {
-    let extension = |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &vector::<2>(body)].concat();
-    let extensions = [
-        extension(extension::EXTENDED_MASTER_SECRET, &[]),
-        extension(extension::RENEGOTIATION_INFO, &vector::<1>(renegotiated_connection)),
+impl ServerHello {
+    /// As the profile has it, in TLS 1.2.
+    fn tls12() -> Self {
+        let extensions = vec![
+            (extension::EXTENDED_MASTER_SECRET, Vec::new()),
+            (extension::RENEGOTIATION_INFO, vector::<1>(&[])),
+        ];
+        Self { version: TLS12, suite: ECDHE_ECDSA_AES_128_GCM, compression: 0, extensions }
+    }
+
+    fn without(mut self, kind: u16) -> Self {
+        self.extensions.retain(|(has, _)| *has != kind);
+        self
+    }
+
+    fn with(self, kind: u16, body: &[u8]) -> Self {
+        let mut changed = self.without(kind);
+        changed.extensions.push((kind, body.to_vec()));
+        changed
+    }
+
+    fn message(&self) -> Vec<u8> {
+        let extensions = self.extensions.iter();
+        let extensions =
+            extensions.flat_map(|(kind, body)| [&kind.to_be_bytes()[..], &vector::<2>(body)].concat());
+        let body = [
+            self.version.to_be_bytes().to_vec(),
+            vec![0x5a; 32],
+            vector::<1>(&[]),
+            self.suite.to_be_bytes().to_vec(),
+            vec![self.compression],
+            vector::<2>(&extensions.collect::<Vec<u8>>()),
+        ];
+        [&[2][..], &vector::<3>(&body.concat())].concat()
+    }
+}
+
+fn by_name() -> String {
+    format!("server_name = \"{NAME}\"")
+}
+
+#[test]
+fn the_hello_offers_the_profile_and_nothing_else() {
+    let bench = Bench::start(&by_name());
+    let hello = bench.only_hello();
+    assert_eq!((hello.version, &hello.compressions[..]), (TLS12, &[0][..]));
+    let mut suites = hello.suites.clone();
+    suites.sort_unstable();
+    let profile = [
+        EMPTY_RENEGOTIATION_INFO_SCSV,
+        0x1301,
+        0x1302,
+        0x1303,
+        0xc02b,
+        0xc02c,
+        0xc02f,
+        0xc030,
+        0xcca8,
+        0xcca9,
     ];
-    let body = [
-        TLS12.to_be_bytes().to_vec(),
-        vec![0x5a; 32],
-        vector::<1>(&[]),
-        ECDHE_ECDSA_AES_128_GCM.to_be_bytes().to_vec(),
-        vec![0],
-        vector::<2>(&extensions.concat()),
+    assert_eq!(suites, profile, "the suites of the profile, and the signal of RFC 5746");
+    let mut versions = hello.numbers(extension::SUPPORTED_VERSIONS, 1);
+    versions.sort_unstable();
+    assert_eq!(versions, [TLS12, TLS13]);
+    let mut groups = hello.numbers(extension::SUPPORTED_GROUPS, 2);
+    groups.sort_unstable();
+    assert_eq!(groups, [SECP256R1, SECP384R1, X25519_GROUP]);
+    assert_eq!(hello.extension(extension::EXTENDED_MASTER_SECRET), Some(&[][..]));
+    let schemes = hello.numbers(extension::SIGNATURE_ALGORITHMS, 2);
+    for shall in [ECDSA_SECP256R1_SHA256, 0x0503, RSA_PSS_RSAE_SHA256, RSA_PKCS1_SHA256] {
+        assert!(schemes.contains(&shall), "no {shall:x} in {schemes:x?}");
+    }
+    // The first byte of an older scheme is its hash: 1 to 3 are MD5, SHA-1 and SHA-224.
+    assert!(schemes.iter().all(|scheme| scheme >> 8 > 3), "{schemes:x?}");
+    let name = vector::<2>(&[&[0][..], &vector::<2>(NAME.as_bytes())].concat());
+    assert_eq!(hello.extension(extension::SERVER_NAME), Some(&name[..]));
+    // OCSP, no responders, no extensions (RFC 6066 §8).
+    assert_eq!(hello.extension(extension::STATUS_REQUEST), Some(&[1, 0, 0, 0, 0][..]));
+    // psk_dhe_ke alone (B6).
+    assert_eq!(hello.extension(extension::PSK_KEY_EXCHANGE_MODES), Some(&[1, 1][..]));
+    assert_eq!(hello.extension(extension::SESSION_TICKET), Some(&[][..]), "RFC 5077 is offered");
+    assert_eq!(hello.extension(extension::EARLY_DATA), None);
+    assert_eq!(hello.extension(extension::ALPN), None);
+    bench.lab.settled();
+    bench.lab.stop();
+}
+
+#[test]
+fn without_tickets_none_is_asked_for() {
+    let bench = Bench::start(&format!("{}\ntickets = \"off\"", by_name()));
+    let hello = bench.only_hello();
+    assert_eq!(hello.extension(extension::SESSION_TICKET), None, "{hello:x?}");
+    assert_eq!(hello.extension(extension::PRE_SHARED_KEY), None, "{hello:x?}");
+    bench.lab.settled();
+    bench.lab.stop();
+}
+
+#[test]
+fn application_protocols_are_offered_as_configured() {
+    let bench = Bench::start(&format!("{}\nalpn = [\"msrp\", \"cpim\"]", by_name()));
+    let offered = vector::<2>(&[vector::<1>(b"msrp"), vector::<1>(b"cpim")].concat());
+    assert_eq!(bench.only_hello().extension(extension::ALPN), Some(&offered[..]));
+    // One that was not offered is nobody's to choose (RFC 7301 §3.2).
+    let other = ServerHello::tls12().with(extension::ALPN, &vector::<2>(&vector::<1>(b"h2")));
+    let refusal = bench.answer(&other.message(), 1 << 14);
+    assert_eq!(refusal, (Some(ILLEGAL_PARAMETER), "handshake_unexpected".to_owned()));
+    bench.lab.settled();
+    bench.lab.stop();
+}
+
+/// "Literal IPv4 and IPv6 addresses are not permitted" in server_name (RFC 6066 §3).
+#[test]
+fn an_address_is_not_asked_for_by_name() {
+    for address in ["127.0.0.1", "::1"] {
+        let bench = Bench::start(&format!("server_name = \"{address}\""));
+        let hello = bench.only_hello();
+        assert_eq!(hello.extension(extension::SERVER_NAME), None, "{address}: {hello:x?}");
+        bench.lab.settled();
+        bench.lab.stop();
+    }
+}
+
+#[test]
+fn a_server_hello_outside_the_profile_is_refused() {
+    let bench = Bench::start(&by_name());
+    let hello = |version, suite| ServerHello { version, suite, ..ServerHello::tls12() };
+    let no_ems = ServerHello::tls12().without(extension::EXTENDED_MASTER_SECRET);
+    let compressed = ServerHello { compression: 1, ..ServerHello::tls12() };
+    // What the version is called in the metrics is not what a server is told.
+    let version = &["no_common_version", "nothing_in_common"][..];
+    let unasked = &["handshake_unexpected"][..];
+    let cases = [
+        ("SSL 3", hello(0x0300, 0xc009), PROTOCOL_VERSION, version),
+        ("TLS 1.0", hello(0x0301, 0xc009), PROTOCOL_VERSION, version),
+        ("TLS 1.1", hello(0x0302, 0xc009), PROTOCOL_VERSION, version),
+        ("no extended_master_secret", no_ems, HANDSHAKE_FAILURE, &["no_extended_master_secret"]),
+        ("CBC", hello(TLS12, 0xc009), HANDSHAKE_FAILURE, unasked),
+        ("static RSA", hello(TLS12, 0x009c), HANDSHAKE_FAILURE, unasked),
+        ("DHE", hello(TLS12, 0x009e), HANDSHAKE_FAILURE, unasked),
+        ("compression", compressed, ILLEGAL_PARAMETER, unasked),
     ];
-    [&[2][..], &vector::<3>(&body.concat())].concat()
+    for (what, hello, alert, faults) in cases {
+        for most in [1 << 14, 7] {
+            let (told, fault) = bench.answer(&hello.message(), most);
+            assert_eq!(told, Some(alert), "{what}, records of {most}: {fault}");
+            assert!(faults.contains(&&*fault), "{what}, records of {most}: {fault}");
+        }
+    }
+    bench.lab.settled();
+    bench.lab.stop();
 }
 
 #[test]
 fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let files = scratch();
-    Identity::ecdsa().write(files.path());
-    let path = files.path().join("offramp.toml");
-    let text = format!("mode = \"originate\"\nserver_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"\n");
-    std::fs::write(&path, text).unwrap();
-    let flags = format!("--config {}", path.display());
-    let lab: Lab = Setup::new(server.local_addr().unwrap()).identities(&[]).flags(&flags).start();
+    let bench = Bench::start(&by_name());
     for (renegotiated_connection, most) in [(&[][..], 1 << 14), (&[9; 24], 1 << 14), (&[9; 24], 1)] {
-        let before = lab.settled();
-        let plain = dial(lab.addr);
-        let (mut tls, _) = server.accept().unwrap();
-        let hello = record(&mut tls);
-        assert!(suites(&hello).contains(&EMPTY_RENEGOTIATION_INFO_SCSV), "{hello:x?}");
-        tls.write_all(&records(&server_hello(renegotiated_connection), most)).unwrap();
+        let before = bench.lab.settled();
+        let (hello, mut tls, plain) = bench.hello();
+        assert!(hello.suites.contains(&EMPTY_RENEGOTIATION_INFO_SCSV), "{hello:x?}");
+        let answer = vector::<1>(renegotiated_connection);
+        let answer = ServerHello::tls12().with(extension::RENEGOTIATION_INFO, &answer);
+        tls.write_all(&records(&answer.message(), most)).unwrap();
         if renegotiated_connection.is_empty() {
             // It is content, and waits for the rest of the flight, which does not come.
             drop(tls);
-            assert_eq!(lab.faulted(&before, 1), ["closed_in_handshake"]);
+            assert_eq!(bench.lab.faulted(&before, 1), ["closed_in_handshake"]);
         } else {
             assert!(matches!(listen(&mut tls), Answer::Alert(HANDSHAKE_FAILURE)));
-            assert_eq!(lab.faulted(&before, 1), ["renegotiation_info"]);
+            assert_eq!(bench.lab.faulted(&before, 1), ["renegotiation_info"]);
         }
         drop(plain);
     }
-    lab.settled();
-    lab.stop();
+    bench.lab.settled();
+    bench.lab.stop();
 }
