@@ -120,3 +120,62 @@ fn tickets_are_switched_off_and_on_while_it_runs() {
     }
     lab.stop();
 }
+
+/// A file that cannot be used is named, and whoever has a ticket does not notice.
+#[test]
+fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
+    let backend = Backend::start(Manner::Echo);
+    let files = scratch();
+    let path = files.path().join("ticket.keys");
+    let write = |content: &[u8], mode: u32| {
+        // A directory may stand there.
+        let _ = std::fs::remove_dir(&path);
+        std::fs::write(&path, content).expect("the file can be written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("the mode can be set");
+    };
+    let key = |digit: &str, secret: &str| {
+        let times = "2026-01-01T00:00:00Z 2099-01-01T00:00:00Z";
+        format!("key {} {times} {}\n", digit.repeat(32), secret.repeat(24))
+    };
+    let good = key("a", "1b2c");
+    write(good.as_bytes(), 0o600);
+    let lab = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
+    let clients = BOTH.map(|version| (version, plain(version)));
+    let kind = |client| {
+        let mut peer = Peer::open(lab.addr, client);
+        peer.ping(b"there and back");
+        peer.kind()
+    };
+    clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full));
+    let bad: [(Vec<u8>, u32, &str); 6] = [
+        (good.clone().into(), 0o644, "its mode is 0644"),
+        (format!("{good}key of no form\n").into(), 0o600, "ticket.keys:2: not the word `key` and four more"),
+        (format!("{good}{good}").into(), 0o600, "ticket.keys:2: a key with this name or secret"),
+        (b"# none\n".to_vec(), 0o600, "0 keys; allowed is 1 to 32"),
+        (b"\xff\xfe".to_vec(), 0o600, "valid UTF-8"),
+        (vec![b'#'; 70_000], 0o600, "it is longer than 65536 bytes"),
+    ];
+    let in_force = |problem: &str| {
+        lab.reload(problem);
+        for (version, client) in &clients {
+            assert_eq!(kind(client), HandshakeKind::Resumed, "{version:?} after {problem}");
+        }
+    };
+    for (content, mode, problem) in bad {
+        write(&content, mode);
+        in_force(problem);
+    }
+    std::fs::remove_file(&path).expect("it is there");
+    in_force("No such file");
+    let private: &mut std::fs::DirBuilder = &mut std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(private, 0o700).create(&path).expect("nothing is there");
+    in_force("Is a directory");
+    // And a good one is taken again.
+    write(key("c", "3d4e").as_bytes(), 0o600);
+    lab.reload("ticket keys read from");
+    clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full, "its key is gone"));
+    let said = lab.stderr();
+    assert!(said.contains("the keys in force stay") && !said.contains(&"1b2c".repeat(4)), "{said}");
+    lab.stop();
+}

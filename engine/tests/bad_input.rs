@@ -1,0 +1,307 @@
+//! Files that are not what they should be, given to `offramp check` and `offramp serve`: each is refused by
+//! name, with the line where there is one, and with what is allowed; and no output shows a secret.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A directory with an identity and a file of ticket keys, in which the command runs.
+struct Place {
+    directory: TempDir,
+}
+
+const GOOD: &str = "listen = \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\nworkers = 1\nmax_connections = 16\n\
+                    offload = \"never\"\n";
+/// Where the next line stands.
+const NEXT: usize = 6;
+const IDENTITY: &str = "[[identity]]\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { directory: TempDir::new().unwrap() };
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        place.write("server.crt", made.cert.pem());
+        place.write("server.key", made.signing_key.serialize_pem());
+        place.run(&["ticket-key", "new", "ticket.keys"]);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// With the mode that a file of ticket keys must have.
+    fn write_keys(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.write(name, content);
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offramp"));
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command().args(words).output().unwrap()
+    }
+
+    /// `check` and `serve` with these lines behind the good ones: what both say on refusing.
+    fn refusals(&self, lines: &str) -> [String; 2] {
+        self.write("offramp.toml", format!("{GOOD}{lines}"));
+        [["check", "--config", "offramp.toml"], ["serve", "--config", "offramp.toml"]].map(|words| {
+            // One that is not refused serves for ever.
+            let mut command = assert_cmd::Command::from_std(self.command());
+            let output = command.args(words).timeout(std::time::Duration::from_secs(60)).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{words:?} with {lines}: {said}");
+            assert!(output.stdout.is_empty(), "{words:?} with {lines}: nothing on stdout when refusing");
+            said
+        })
+    }
+
+    fn assert_refused(&self, lines: &str, parts: &[&str]) {
+        for said in self.refusals(lines) {
+            for part in parts {
+                assert!(said.contains(part), "no {part:?} in: {said}");
+            }
+        }
+    }
+}
+
+/// The words of a key file that nobody may see.
+fn secrets(file: &str) -> Vec<String> {
+    let keys = file.lines().filter(|line| line.starts_with("key "));
+    let secrets: Vec<String> = keys.filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
+    assert!(secrets.iter().all(|secret| secret.len() == 96), "{} secrets", secrets.len());
+    secrets
+}
+
+/// Not even a part of one.
+fn assert_shows_none(said: &str, secrets: &[String]) {
+    for secret in secrets {
+        let part = (0..=secret.len() - 16).map(|at| &secret[at..at + 16]).find(|part| said.contains(*part));
+        assert!(part.is_none(), "a secret is shown: {said}");
+    }
+}
+
+#[test]
+fn a_file_of_ticket_keys_that_is_none_is_named_with_the_line_and_no_secret() {
+    let place = Place::new();
+    let good = place.read("ticket.keys");
+    let key = good.lines().find(|line| line.starts_with("key ")).unwrap().to_owned();
+    let lines = good.lines().count();
+    fs::create_dir(place.path("directory")).unwrap();
+    fs::set_permissions(place.path("directory"), fs::Permissions::from_mode(0o700)).unwrap();
+    place.write("loose", &good);
+    fs::set_permissions(place.path("loose"), fs::Permissions::from_mode(0o644)).unwrap();
+    place.write_keys("large", "#".repeat(65_537));
+    place.write_keys("binary", b"key \xff\xfe");
+    place.write_keys("empty", "# none\n");
+    let last = format!("malformed:{}: ", lines + 1);
+    let words: Vec<&str> = key.split(' ').collect();
+    let [_, name, from, until, secret] = words[..] else { panic!("five words: {key}") };
+    let many = (1..=33).map(|nth| format!("key {nth:032x} {from} {until} {nth:032x}{nth:064x}\n"));
+    place.write_keys("many", many.collect::<String>());
+    let mut cases = vec![
+        ("missing", None, "missing: cannot be read: No such file"),
+        (
+            "loose",
+            None,
+            "loose: its mode is 0644, and others than its owner must have no access; try: chmod 600",
+        ),
+        ("directory", None, "directory: cannot be read: Is a directory"),
+        ("large", None, "large: cannot be read: it is longer than 65536 bytes"),
+        ("binary", None, "binary: cannot be read: stream did not contain valid UTF-8"),
+        ("empty", None, "empty: 0 keys; allowed is 1 to 32"),
+        ("many", None, "many: 33 keys; allowed is 1 to 32"),
+    ];
+    cases.extend([
+        ("malformed", Some(key.replace("key ", "kay ")), "not the word `key` and four more"),
+        ("malformed", Some(format!("{key} {secret}")), "not the word `key` and four more"),
+        ("malformed", Some(key.replace(name, &name[1..])), "its name is not 32 hexadecimal digits"),
+        ("malformed", Some(key.replace(from, "yesterday")), "FROM is no time"),
+        ("malformed", Some(key.replace(until, "2026-13-40")), "UNTIL is no time"),
+        ("malformed", Some(key.replace(until, from)), "UNTIL is not later than FROM"),
+        ("malformed", Some(key.replace(secret, &secret[2..])), "its secret is not 96 hexadecimal digits"),
+        ("malformed", Some(key.replace(secret, &format!("{}xy", &secret[2..]))), "is not 96 hexadecimal"),
+        ("malformed", Some(key.replace(secret, &"7".repeat(96))), "its secret is one byte over and over"),
+        ("malformed", Some(key.clone()), "a key with this name or secret stands above"),
+    ]);
+    for (name, line, part) in cases {
+        let is_a_line = line.is_some();
+        if let Some(line) = line {
+            place.write_keys(name, format!("{good}{line}\n"));
+        }
+        for said in place.refusals(&format!("ticket_keys = \"{name}\"\n{IDENTITY}")) {
+            assert!(said.contains(part), "{name}: no {part:?} in: {said}");
+            assert!(!is_a_line || said.contains(&last), "no {last:?} in: {said}");
+            assert_shows_none(&said, &[secret.to_owned()]);
+        }
+    }
+    // What was changed is what was wrong.
+    place.write("offramp.toml", format!("{GOOD}ticket_keys = \"ticket.keys\"\n{IDENTITY}"));
+    assert!(place.run(&["check", "--config", "offramp.toml"]).status.success());
+}
+
+#[test]
+fn ticket_key_needs_no_privilege_and_shows_no_secret() {
+    let place = Place::new();
+    let nobody = 65_534;
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let directory = place.path("unprivileged");
+    fs::create_dir(&directory).unwrap();
+    if is_root {
+        std::os::unix::fs::chown(&directory, Some(nobody), Some(nobody)).unwrap();
+        fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Where cargo builds, nobody may have no access.
+        fs::copy(env!("CARGO_BIN_EXE_offramp"), place.path("offramp")).unwrap();
+    }
+    let binary = if is_root { place.path("offramp") } else { env!("CARGO_BIN_EXE_offramp").into() };
+    let run = |words: &[&str]| {
+        let mut command = Command::new(&binary);
+        command.current_dir(&directory).arg("ticket-key").args(words);
+        if is_root {
+            command.uid(nobody).gid(nobody);
+        }
+        let output = command.output().unwrap();
+        let said = [&output.stdout[..], &output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let file = directory.join("t.keys");
+    let mut said = Vec::new();
+    for (words, code) in [
+        (&["new", "t.keys"][..], 0),
+        (&["show-ids", "t.keys"], 0),
+        (&["rotate", "t.keys"], 0),
+        (&["rotate", "--start-in", "1h", "t.keys"], 0),
+        (&["show-ids", "t.keys"], 0),
+        (&["new", "t.keys"], 1),
+    ] {
+        let (status, text) = run(words);
+        assert_eq!(status, Some(code), "{words:?}: {text}");
+        said.push(text);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600, "after {words:?}");
+    }
+    let content = fs::read_to_string(&file).unwrap();
+    let keys = secrets(&content);
+    assert_eq!(keys.len(), 3, "one made, two added");
+    said.iter().for_each(|text| assert_shows_none(text, &keys));
+    // The names are what it is for.
+    for line in content.lines().filter(|line| line.starts_with("key ")) {
+        let name = line.split(' ').nth(1).unwrap();
+        assert!(said[4].contains(name), "{name} is not in {}", said[4]);
+    }
+    // A mistake in the file is named by its line, and the line is not quoted.
+    fs::write(&file, content.replace("key ", "key key ")).unwrap();
+    for words in [&["show-ids", "t.keys"][..], &["rotate", "t.keys"]] {
+        let (status, text) = run(words);
+        assert_eq!(status, Some(1), "{words:?}: {text}");
+        assert!(text.contains("t.keys:3: not the word `key`"), "{words:?}: {text}");
+        assert_shows_none(&text, &keys);
+    }
+}
+
+#[test]
+fn a_fingerprint_by_a_weak_or_unknown_hash_is_refused_with_its_line() {
+    let place = Place::new();
+    let bytes = |count: usize| vec!["AB"; count].join(":");
+    let allowed = "allowed is sha-256, sha-384 or sha-512";
+    for bad in [
+        format!("md5 {}", bytes(16)),
+        format!("sha-1 {}", bytes(20)),
+        format!("sha-224 {}", bytes(28)),
+        format!("sha-3 {}", bytes(32)),
+        format!("sha-256 {}", bytes(31)),
+        format!("sha-256 {}", "AB".repeat(32)),
+        "sha-256".to_owned(),
+    ] {
+        let line = NEXT + 1;
+        for said in
+            place.refusals(&format!("client_auth = \"require\"\nfingerprints = [\"{bad}\"]\n{IDENTITY}"))
+        {
+            let start = format!("offramp.toml:{line}: fingerprints = \"{bad}\" is refused: {allowed}");
+            assert!(said.contains(&start), "no {start:?} in: {said}");
+            assert!(said.contains("md5 and sha-1 are too weak"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_bundle_with_rubbish_between_is_taken_and_one_with_a_broken_certificate_is_not() {
+    let place = Place::new();
+    let certificate = place.read("server.crt");
+    let lines = format!("client_auth = \"require\"\nclient_ca = \"ca.pem\"\n{IDENTITY}");
+    place.write("offramp.toml", format!("{GOOD}{lines}"));
+    for good in [
+        format!("rubbish\n{certificate}more of it\n\n# and\n{certificate}"),
+        format!("{certificate}{}", place.read("server.key")),
+    ] {
+        place.write("ca.pem", good);
+        let output = place.run(&["check", "--config", "offramp.toml"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let broken = certificate.replace("MII", "!!!");
+    let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (bad, part) in [
+        (format!("{certificate}{broken}{certificate}"), "ca.pem: cannot be read as PEM"),
+        (format!("{certificate}{no_x509}"), "ca.pem: certificate 2 is no authority"),
+        (place.read("server.key"), "ca.pem: has no certificate"),
+        ("rubbish".to_owned(), "ca.pem: has no certificate"),
+        (String::new(), "ca.pem: has no certificate"),
+    ] {
+        place.write("ca.pem", bad);
+        place.assert_refused(&lines, &[part, "expected PEM certificates of authorities"]);
+    }
+}
+
+#[test]
+fn a_key_where_a_certificate_should_be_and_the_other_way_round_are_named() {
+    let place = Place::new();
+    let identity = |certificate: &str, key: &str| {
+        format!("[[identity]]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n")
+    };
+    for (certificate, key, parts) in [
+        ("server.key", "server.key", ["server.key: has no certificate", "BEGIN CERTIFICATE"]),
+        ("server.crt", "server.crt", ["server.crt: has no private key", "BEGIN PRIVATE KEY"]),
+        ("offramp.toml", "server.key", ["offramp.toml: has no certificate", "BEGIN CERTIFICATE"]),
+    ] {
+        place.assert_refused(&identity(certificate, key), &parts);
+    }
+    let key = place.read("server.key");
+    let body: Vec<String> = key.lines().skip(1).map(str::to_owned).collect();
+    for said in place.refusals(&identity("server.key", "server.key")) {
+        assert!(!said.contains(&body[0]), "the key is shown: {said}");
+    }
+}
+
+#[test]
+fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
+    let place = Place::new();
+    let line = |nth: usize| format!("offramp.toml:{}: ", NEXT + nth);
+    let mode = "mode = \"originate\"\n";
+    let (ca, name) = ("server_ca = \"server.crt\"\n", "server_name = \"localhost\"\n");
+    let allowed = "a DNS name or an IP address";
+    place.assert_refused(&format!("{mode}{ca}"), &["server_name is missing: give --server-name"]);
+    place.assert_refused(&format!("{mode}{name}"), &["server_ca is missing: give --server-ca"]);
+    let empty = format!("{mode}{ca}server_name = \"\"\n");
+    place.assert_refused(&empty, &[&line(2), "server_name = \"\" is refused", allowed]);
+    place
+        .assert_refused(&format!("{name}{IDENTITY}"), &[&line(0), allowed, "only with mode = \"originate\""]);
+    for (written, shown) in [("a\\u0000b.test", "\"a\\0b.test\""), ("a b", "\"a b\""), ("a..b", "\"a..b\"")] {
+        place.assert_refused(&format!("{mode}{ca}server_name = \"{written}\"\n"), &["server_name", shown]);
+    }
+}
