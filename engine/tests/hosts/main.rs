@@ -1,8 +1,8 @@
 //! Several hosts, one balancer: a session that was made on one resumes on another.
 //!
-//! Each host is a network namespace with an Offramp of its own; the hosts share nothing, and each has its own
-//! copy of the file of ticket keys. Debian's HAProxy balances TCP between them, connection by connection. It takes root, `ip`
-//! and `haproxy`; where one is missing the test says SKIP and why.
+//! Each host is a network namespace with an Offramp of its own; the hosts share nothing, and each has its
+//! own copy of the file of ticket keys. Debian's HAProxy balances TCP between them, connection by connection.
+//! It takes root, `ip` and `haproxy`; where one is missing the test says SKIP and why.
 #![expect(clippy::disallowed_methods, reason = "what hangs is ended by the clock")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 

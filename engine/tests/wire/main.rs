@@ -9,6 +9,7 @@
 //! | `OFFRAMP_TEST_OFFLOAD` | what the servers are given as `--offload` (default `auto`) |
 //! | `OFFRAMP_SCRATCH` | where small files go (default: cargo's directory for test files) |
 //! | `OFFRAMP_BULK_BYTES` | size of one bulk transfer (default 1 GiB) |
+//! | `OFFRAMP_SESSIONS` | how many sessions `memory` makes (default 20,000) |
 //! | `OFFRAMP_GUEST` | set inside the guest: nothing else uses that kernel's TLS, so its counters are exact |
 //! | `OFFRAMP_SKIPS_ARE_FAILURES` | `1`: a scenario that cannot run fails instead of saying `SKIP:` |
 //! | `OFFRAMP_BIN` | another server with the same command line, to develop the scenarios against |
@@ -38,6 +39,7 @@ mod extensions;
 mod handshake;
 mod interop;
 mod key_update;
+mod memory;
 mod offload;
 mod originate;
 mod peers;

@@ -1,0 +1,82 @@
+//! Memory in the number of sessions: there is no session on the server, so whoever comes leaves nothing
+//! behind (RFC 5077 §1; TS 33.328 Annex M).
+//!
+//! `OFFRAMP_SESSIONS` says how many sessions (default 20,000): half of them full handshakes that were never
+//! seen before, half resumed, both versions, with a byte there and back and an orderly end.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::{ClientConfig, HandshakeKind};
+
+use crate::backend::{Backend, Manner};
+use crate::lab::{Lab, Setup};
+use crate::peer::{BOTH, End, Peer, plain};
+use crate::tools::in_guest;
+
+/// By then the server has what it needs: buffers, pools, the allocator's pages.
+const WARM: u64 = 2_000;
+/// For all the rest of the sessions together.
+const GROWTH_BYTES_MAX: u64 = 4 << 20;
+
+/// In a guest, which may be an emulated machine, no more than show that it is the same there.
+fn sessions() -> u64 {
+    let few = if in_guest() { 2 * WARM } else { 20_000 };
+    std::env::var("OFFRAMP_SESSIONS").map_or(few, |count| count.parse().expect("a number of sessions"))
+}
+
+#[test]
+fn memory_is_flat_however_many_sessions_there_were() {
+    let count = sessions();
+    assert!(count >= 2 * WARM, "OFFRAMP_SESSIONS: {count} sessions show nothing, at least {}", 2 * WARM);
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).start();
+    come_and_go(&lab, WARM);
+    let before = resident_bytes(&lab);
+    come_and_go(&lab, count - WARM);
+    let after = resident_bytes(&lab);
+    let metrics = lab.settled();
+    let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"), metrics.faults().len());
+    assert_eq!(counts, (count / 2, count / 2, 0), "{}", metrics.raw);
+    let said = format!("{before} bytes resident after {WARM} sessions, {after} after {count}");
+    println!("{said}");
+    assert!(after <= before + GROWTH_BYTES_MAX, "{said}: more than {GROWTH_BYTES_MAX} more");
+    lab.stop();
+}
+
+/// A client for each version, so many sessions between them; all have ended.
+fn come_and_go(lab: &Lab, sessions: u64) {
+    assert!(sessions.is_multiple_of(4), "both versions, full and resumed");
+    std::thread::scope(|scope| {
+        for version in BOTH {
+            scope.spawn(move || {
+                let shared = plain(version);
+                for _ in 0..sessions / 4 {
+                    let mut config = ClientConfig::clone(&shared);
+                    config.resumption = Resumption::in_memory_sessions(4);
+                    let config = Arc::new(config);
+                    comes(lab, &config, HandshakeKind::Full);
+                    comes(lab, &config, HandshakeKind::Resumed);
+                }
+            });
+        }
+    });
+    lab.settled();
+}
+
+fn comes(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+    let mut peer = Peer::open(lab.addr, config);
+    assert_eq!(peer.kind(), kind);
+    peer.ping(b"!");
+    peer.close_notify();
+    assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+}
+
+/// Rss of the server, all its mappings together.
+fn resident_bytes(lab: &Lab) -> u64 {
+    let path = format!("/proc/{}/smaps_rollup", lab.pid());
+    let text = std::fs::read_to_string(&path).expect("the server runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("it has a line for it");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
