@@ -25,6 +25,13 @@ public class Client {
         Security.setProperty("jdk.tls.disabledAlgorithms", "");
         SSLContext context = SSLContext.getInstance("TLS");
         context.init(null, new TrustManager[] {new TrustsAll()}, null);
+        // With more than one, the second resumes the session of the first.
+        for (int left = Integer.getInteger("connections", 1); left > 0; left--) {
+            connect(context, arguments);
+        }
+    }
+
+    private static void connect(SSLContext context, String[] arguments) throws Exception {
         int port = Integer.parseInt(arguments[0]);
         try (SSLSocket socket = (SSLSocket) context.getSocketFactory().createSocket("127.0.0.1", port)) {
             socket.setSoTimeout(60_000);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::backend::{Backend, Manner};
-use crate::lab::Lab;
+use crate::lab::{Lab, Setup};
 use crate::peer::{s_client, trust_file};
 use crate::session::{Session, field};
 use crate::tools::{PATIENCE, have, scratch, text};
@@ -29,6 +29,10 @@ fn lab() -> (Lab, Backend) {
 /// Each attempt, one after another.
 fn attempt(run: impl Fn(&Lab, &str) -> String, attempts: &[(&str, Expected)]) {
     let (lab, _backend) = lab();
+    attempt_at(lab, run, attempts);
+}
+
+fn attempt_at(lab: Lab, run: impl Fn(&Lab, &str) -> String, attempts: &[(&str, Expected)]) {
     for (words, expected) in attempts {
         let before = lab.settled();
         let said = run(&lab, words);
@@ -59,6 +63,33 @@ fn run(program: &str, words: &[&str], line: &str) -> String {
     // A client that was refused reads nothing any more.
     let _ = child.stdin.take().unwrap().write_all(line.as_bytes());
     text(&child.wait_with_output().unwrap())
+}
+
+/// In front of a space the priority behind "NORMAL", behind it more words.
+fn gnutls(lab: &Lab, words: &str) -> String {
+    let port = lab.addr.port().to_string();
+    let (priority, more) = words.split_once(' ').unwrap_or((words, ""));
+    let priority = format!("NORMAL:-VERS-ALL:{priority}");
+    let words = ["--insecure", "--port", &port, "--priority", &priority];
+    let more: Vec<&str> = more.split_whitespace().collect();
+    run("gnutls-cli", &[&words, &more[..], &["127.0.0.1"]].concat(), "there and back\n")
+}
+
+fn nss(lab: &Lab, words: &str) -> String {
+    let port = lab.addr.port().to_string();
+    let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-Q"];
+    let words: Vec<&str> = words.split_whitespace().collect();
+    run("tstclnt", &[&fixed, &words[..]].concat(), "")
+}
+
+fn java(lab: &Lab, words: &str) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile/Client.java");
+    let port = lab.addr.port().to_string();
+    // In front of the program what is for the machine, behind it what is for the program.
+    let (machine, program): (Vec<&str>, Vec<&str>) =
+        words.split_whitespace().partition(|word| word.starts_with("-D"));
+    let source = [source.to_str().unwrap(), &port];
+    run("java", &[&["-XX:TieredStopAtLevel=1"], &machine[..], &source, &program].concat(), "")
 }
 
 const VERSION: &str = "alert protocol version";
@@ -160,16 +191,8 @@ fn gnutls_is_accepted_within_the_profile_and_refused_outside_it() {
     }
     const VERSION: &str = "Received alert [70]";
     const FAILURE: &str = "Received alert [40]";
-    let run = |lab: &Lab, words: &str| {
-        let port = lab.addr.port().to_string();
-        let (priority, more) = words.split_once(' ').unwrap_or((words, ""));
-        let priority = format!("NORMAL:-VERS-ALL:{priority}");
-        let words = ["--insecure", "--port", &port, "--priority", &priority];
-        let more: Vec<&str> = more.split_whitespace().collect();
-        run("gnutls-cli", &[&words, &more[..], &["127.0.0.1"]].concat(), "there and back\n")
-    };
     attempt(
-        run,
+        gnutls,
         &[
             ("+VERS-TLS1.2", Accepted("Options: extended master secret, safe renegotiation")),
             ("+VERS-TLS1.3", Accepted("Description: (TLS1.3-X.509)")),
@@ -225,14 +248,8 @@ fn nss_is_accepted_within_the_profile_and_refused_outside_it() {
     // Its words for protocol_version and for handshake_failure.
     const VERSION: &str = "SSL_ERROR_PROTOCOL_VERSION_ALERT";
     const FAILURE: &str = "SSL_ERROR_NO_CYPHER_OVERLAP";
-    let run = |lab: &Lab, words: &str| {
-        let port = lab.addr.port().to_string();
-        let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-Q"];
-        let words: Vec<&str> = words.split_whitespace().collect();
-        run("tstclnt", &[&fixed, &words[..]].concat(), "")
-    };
     attempt(
-        run,
+        nss,
         &[
             ("-V tls1.2:tls1.2 -I P256", Accepted("exit status: 0")),
             ("-V tls1.2:tls1.2 -I P384", Accepted("exit status: 0")),
@@ -260,17 +277,8 @@ fn java_is_accepted_within_the_profile_and_refused_outside_it() {
     }
     const VERSION: &str = "refused: Received fatal alert: protocol_version";
     const FAILURE: &str = "refused: Received fatal alert: handshake_failure";
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile/Client.java");
-    let run = |lab: &Lab, words: &str| {
-        let port = lab.addr.port().to_string();
-        // In front of the program what is for the machine, behind it what is for the program.
-        let (machine, program): (Vec<&str>, Vec<&str>) =
-            words.split_whitespace().partition(|word| word.starts_with("-D"));
-        let source = [source.to_str().unwrap(), &port];
-        run("java", &[&["-XX:TieredStopAtLevel=1"], &machine[..], &source, &program].concat(), "")
-    };
     attempt(
-        run,
+        java,
         &[
             ("TLSv1.2", Accepted("TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 echo true")),
             ("TLSv1.3", Accepted("TLSv1.3 TLS_AES_256_GCM_SHA384 echo true")),
@@ -286,4 +294,98 @@ fn java_is_accepted_within_the_profile_and_refused_outside_it() {
             ("TLSv1.2 SSL_RSA_WITH_RC4_128_SHA", Refused(FAILURE, NOTHING)),
         ],
     );
+}
+
+/// The extensions of RFC 6066 that OpenSSL has not: here as any that it is told to send, with no body.
+#[test]
+fn what_openssl_does_not_know_of_rfc_6066_completes_and_is_not_echoed() {
+    if !have("openssl") {
+        return;
+    }
+    let (lab, _backend) = lab();
+    let files = scratch();
+    let trust = trust_file(files.path());
+    for version in ["-tls1_2", "-tls1_3"] {
+        for (what, kind) in [("client_certificate_url", 2), ("trusted_ca_keys", 3), ("truncated_hmac", 4)] {
+            let words = format!("{version} -serverinfo {kind} -tlsextdebug");
+            let (output, echoed) = s_client(lab.addr, &trust, &words, Some("there and back"));
+            let said = text(&output);
+            assert!(echoed, "{version} {what}: {said}");
+            let in_answer = said.contains(&format!("(id={kind})")) || said.contains("SERVERINFO FOR");
+            assert!(!in_answer, "{version}: {what} came back: {said}");
+        }
+    }
+    let metrics = lab.settled();
+    assert_eq!((metrics.handshakes("full"), metrics.faults().len()), (6, 0), "{}", metrics.raw);
+    lab.stop();
+}
+
+#[test]
+fn sessions_of_gnutls_nss_and_java_resume() {
+    let (lab, _backend) = lab();
+    let resumes = |program: &str, run: fn(&Lab, &str) -> String, words: &str| {
+        let before = lab.settled();
+        let said = run(&lab, words);
+        let now = lab.settled();
+        let more = |kind| now.handshakes(kind) - before.handshakes(kind);
+        assert_eq!((more("full"), more("resumed")), (1, 1), "{program} {words}: {said}");
+    };
+    if have("gnutls-cli") {
+        for words in ["+VERS-TLS1.2 --resume", "+VERS-TLS1.3 --resume"] {
+            resumes("gnutls-cli", gnutls, words);
+        }
+    }
+    if have("tstclnt") {
+        // In TLS 1.3 it may have gone before the ticket comes, which is sent behind the handshake.
+        resumes("tstclnt", nss, "-V tls1.2:tls1.2 -u -L 2");
+    }
+    if have("java") {
+        for words in ["-Dconnections=2 TLSv1.2", "-Dconnections=2 TLSv1.3"] {
+            resumes("java", java, words);
+        }
+    }
+    lab.stop();
+}
+
+#[test]
+fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
+    if !have("openssl") || !have("gnutls-cli") || !have("tstclnt") || !have("java") {
+        return;
+    }
+    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let words = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384 -subj /CN=p384";
+    let name = format!("subjectAltName=DNS:{}", crate::identity::NAME);
+    let mut openssl = Command::new("openssl");
+    openssl.args(words.split(' ')).args(["-addext", &name, "-keyout", &path("key"), "-out", &path("crt")]);
+    let made = openssl.output().unwrap();
+    assert!(made.status.success(), "{}", text(&made));
+    let lab = || {
+        let flags = format!("--cert {} --key {}", path("crt"), path("key"));
+        Setup::new(backend.addr).identities(&[]).flags(&flags).start()
+    };
+    let run =
+        |lab: &Lab, words: &str| text(&s_client(lab.addr, &path("crt"), words, Some("there and back")).0);
+    let attempts = [
+        (
+            "-tls1_2 -sigalgs ECDSA+SHA384",
+            Accepted("Peer signing digest: SHA384\nPeer signature type: ECDSA"),
+        ),
+        ("-tls1_2 -groups P-384", Accepted("Peer signing digest: SHA384\nPeer signature type: ECDSA")),
+        ("-tls1_3 -sigalgs ecdsa_secp384r1_sha384", Accepted("Peer signature type: ECDSA")),
+        ("-tls1_3 -sigalgs ecdsa_secp256r1_sha256", Refused(FAILURE, NOTHING)),
+    ];
+    attempt_at(lab(), run, &attempts);
+    let attempts = [
+        ("+VERS-TLS1.2:-SIGN-ALL:+SIGN-ECDSA-SHA384", Accepted("(ECDSA-SHA384)")),
+        ("+VERS-TLS1.3:-SIGN-ALL:+SIGN-ECDSA-SECP384R1-SHA384", Accepted("(ECDSA-SECP384R1-SHA384)")),
+    ];
+    attempt_at(lab(), gnutls, &attempts);
+    let attempts = [
+        ("-V tls1.2:tls1.2 -J ecdsa_secp384r1_sha384", Accepted("CN=p384")),
+        ("-V tls1.3:tls1.3 -J ecdsa_secp384r1_sha384", Accepted("CN=p384")),
+    ];
+    attempt_at(lab(), nss, &attempts);
+    let attempts = [("TLSv1.2", Accepted("echo true")), ("TLSv1.3", Accepted("echo true"))];
+    attempt_at(lab(), java, &attempts);
 }

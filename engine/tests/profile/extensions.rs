@@ -245,6 +245,7 @@ fn a_name_that_is_none_is_refused_with_illegal_parameter_or_decode_error() {
             }
         }
     }
+    still_serves(&lab);
     lab.settled();
     lab.stop();
 }
@@ -275,6 +276,7 @@ fn hellos_up_to_64_kib_are_read_and_longer_ones_refused_with_decode_error() {
     assert_eq!(crumbs, (Some(DECODE_ERROR), "handshake_too_long".to_owned()));
     let claims_16_mib = refusal(&lab, &records(&[1, 0xff, 0xff, 0xff, 3, 3], RECORD));
     assert_eq!(claims_16_mib, (Some(DECODE_ERROR), "handshake_malformed".to_owned()));
+    still_serves(&lab);
     lab.settled();
     lab.stop();
 }
@@ -313,9 +315,13 @@ fn a_hello_that_ends_in_the_middle_is_closed_and_named() {
         let fault = lab.faulted(&before, 1);
         assert!(["closed_in_handshake", "closed_before_hello"].contains(&&*fault[0]), "{cut}: {fault:?}");
     }
+    still_serves(&lab);
+    lab.settled();
+    lab.stop();
+}
+
+fn still_serves(lab: &Lab) {
     for version in BOTH {
         Peer::open(lab.addr, &plain(version)).ping(b"unmoved");
     }
-    lab.settled();
-    lab.stop();
 }

@@ -46,6 +46,15 @@ fn ssl_and_tls_before_1_2_are_refused_with_protocol_version() {
         let listed = Hello::tls12().with(extension::SUPPORTED_VERSIONS, &listed);
         assert_refused(&lab, "by its list", &listed, PROTOCOL_VERSION, "no_common_version");
     }
+    // DTLS 1.0 and 1.2 count downwards, and have records of their own.
+    let datagrams = Hello::tls12().with(extension::SUPPORTED_VERSIONS, &[4, 0xfe, 0xff, 0xfe, 0xfd]);
+    assert_refused(&lab, "DTLS by its list", &datagrams, PROTOCOL_VERSION, "no_common_version");
+    for minor in [0xff, 0xfd] {
+        let before = lab.metrics();
+        let record = [&[22, 0xfe, minor, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60][..], &[1; 60]].concat();
+        assert!(matches!(say(lab.addr, &record), Answer::Closed), "DTLS record {minor:x}");
+        assert_eq!(lab.faulted(&before, 1), ["not_tls"]);
+    }
     // SSL 2 has a hello, and records, of its own.
     let before = lab.metrics();
     assert!(matches!(say(lab.addr, &[0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10]), Answer::Closed));

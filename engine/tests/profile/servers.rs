@@ -1,5 +1,5 @@
-//! Servers that are not ours, met in the client's role: OpenSSL, GnuTLS, NSS and Java. Within the profile they
-//! serve and resume; outside it they are refused, and say in their own words with which alert.
+//! Servers that are not ours, met in the client's role: OpenSSL, GnuTLS, NSS and Java. Within the profile
+//! they serve and resume; outside it they are refused, and say in their own words with which alert.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
