@@ -43,7 +43,11 @@ pub(super) static CERTIFICATION: &[Row] = &[
         Note,
         "with fingerprints no path is validated: self-signed is normal, version 1 occurs",
         Yes,
-        &[FINGERPRINT, "wire peers::a_certificate_of_version_1_is_let_in_by_its_fingerprint"],
+        &[
+            FINGERPRINT,
+            "wire peers::a_certificate_of_version_1_is_let_in_by_its_fingerprint",
+            "wire vouching::a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority",
+        ],
     ),
 ];
 
@@ -71,7 +75,7 @@ pub(super) static MEDIA: &[Row] = &[
         Shall,
         "the remote certificate is verified by the fingerprints that were told",
         Deviation("told for a listener, in its configuration, and not for each stream; planned"),
-        &[FINGERPRINT],
+        &[FINGERPRINT, "wire vouching::fingerprints_of_several_hashes_hold_side_by_side"],
     ),
     row(
         "D4",
@@ -147,7 +151,11 @@ pub(super) static RESUMPTION: &[Row] = &[
         Shall,
         "the peer is judged after every handshake, resumed or not; no certificate is a failure",
         Yes,
-        &[OUTLIVED],
+        &[
+            OUTLIVED,
+            "wire vouching::a_certificate_that_ends_takes_the_sessions_made_under_it_along",
+            "wire vouching::an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along",
+        ],
     ),
     row(
         "E3",
@@ -155,7 +163,10 @@ pub(super) static RESUMPTION: &[Row] = &[
         Shall,
         "the age of a session counts from its first full handshake",
         Yes,
-        &["lib tls::tickets::tests::the_age_of_a_session_counts_from_its_first_full_handshake"],
+        &[
+            "lib tls::tickets::tests::the_age_of_a_session_counts_from_its_first_full_handshake",
+            "profile tickets::a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begins",
+        ],
     ),
     row(
         "E4",
@@ -167,6 +178,8 @@ pub(super) static RESUMPTION: &[Row] = &[
             SHARED,
             "hosts keys_rotate_under_load_without_a_failed_or_full_handshake",
             "lib tls::ticket_keys::tests::a_key_opens_at_once_seals_from_its_time_and_expires",
+            "hosts a_key_dies_when_its_time_is_over_though_it_still_stands_in_the_file",
+            "hosts sighup_reads_the_keys_again_where_nothing_shows_that_the_file_has_changed",
         ],
     ),
 ];

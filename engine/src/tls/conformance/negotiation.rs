@@ -13,6 +13,8 @@ const SUITES_REFUSED: &str =
     "profile negotiation::suites_without_aead_and_forward_secrecy_are_refused_with_handshake_failure";
 const SUITES_ACCEPTED: &str = "profile negotiation::every_suite_of_the_profile_is_accepted_alone";
 const GROUPS: &str = "profile negotiation::p256_p384_and_x25519_are_accepted_alone_and_no_other_group";
+const CLIENT_OFFERS: &str = "profile originate::the_hello_offers_the_profile_and_nothing_else";
+const CLIENT_REFUSES: &str = "profile originate::a_server_hello_outside_the_profile_is_refused";
 
 /// Section A.
 pub(super) static CONCLUSIONS: &[Row] = &[
@@ -23,7 +25,12 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         "the extensions of RFC 6066 are not restricted: server_name, max_fragment_length, \
          client_certificate_url, trusted_ca_keys, truncated_hmac, status_request",
         Yes,
-        &["profile extensions::each_extension_of_rfc_6066_alone_is_no_obstacle", CLIENTS[0], CLIENTS[1]],
+        &[
+            "profile extensions::each_extension_of_rfc_6066_alone_is_no_obstacle",
+            CLIENTS[0],
+            CLIENTS[1],
+            "profile clients::what_openssl_does_not_know_of_rfc_6066_completes_and_is_not_echoed",
+        ],
     ),
     row(
         "A2",
@@ -39,7 +46,11 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         Should,
         "session resumption in the server, by tickets (RFC 5077): no session on the server",
         Yes,
-        &["wire resumption::openssl_echoes_lines_and_resumes_by_ticket"],
+        &[
+            "wire resumption::openssl_echoes_lines_and_resumes_by_ticket",
+            "profile clients::sessions_of_gnutls_nss_and_java_resume",
+            "wire memory::memory_is_flat_however_many_sessions_there_were",
+        ],
     ),
     row(
         "A3b",
@@ -47,7 +58,12 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         Should,
         "session resumption in the client",
         Yes,
-        &["wire originate::a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again"],
+        &[
+            "wire originate::a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again",
+            "profile servers::gnutls_serves_and_its_sessions_resume",
+            "profile servers::nss_serves_and_its_sessions_resume",
+            "profile servers::java_serves_and_its_sessions_resume",
+        ],
     ),
     row(
         "A3c",
@@ -55,7 +71,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         Should,
         "tickets can be shared between hosts behind a balancer",
         Yes,
-        &[SHARED],
+        &[SHARED, "hosts a_host_that_is_killed_under_load_costs_the_other_nothing"],
     ),
     row(
         "A4a",
@@ -74,6 +90,9 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         &[
             "profile extensions::a_foreign_ticket_means_a_full_handshake_and_a_fresh_one",
             "profile extensions::early_data_is_ignored_and_a_foreign_psk_means_a_full_handshake",
+            "profile tickets::a_ticket_that_is_cut_or_damaged_is_not_taken",
+            "profile tickets::a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken",
+            "profile tickets::a_ticket_of_a_session_that_is_over_is_not_taken",
         ],
     ),
     row(
@@ -85,6 +104,8 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         &[
             "wire resumption::without_tickets_every_handshake_is_full",
             "lib supervisor::reload::tests::what_can_change_does_and_what_cannot_is_said",
+            "wire resumption::tickets_are_switched_off_and_on_while_it_runs",
+            "profile originate::without_tickets_none_is_asked_for",
         ],
     ),
     row(
@@ -117,6 +138,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "profile clients::openssl_renegotiates_in_vain",
             "wire control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
             "sim control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
+            "profile servers::a_server_that_asks_to_renegotiate_is_told_no",
         ],
     ),
     row(
@@ -160,6 +182,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             CLIENTS[1],
             CLIENTS[2],
             CLIENTS[3],
+            CLIENT_REFUSES,
         ],
     ),
     row(
@@ -174,6 +197,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             CLIENTS[1],
             CLIENTS[2],
             CLIENTS[3],
+            CLIENT_OFFERS,
         ],
     ),
     row(
@@ -207,6 +231,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             GROUPS,
             ALLOWED,
             "lib tls::identity::tests::the_choice_goes_by_name_and_then_by_what_the_client_verifies",
+            "profile clients::an_identity_on_p384_is_served_to_clients_that_are_not_ours",
         ],
     ),
     row(
@@ -249,7 +274,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
         Shall,
         "TLS 1.2: only AEAD with forward secrecy",
         Yes,
-        &[SUITES_REFUSED, CLIENTS[0]],
+        &[SUITES_REFUSED, CLIENTS[0], CLIENT_OFFERS, CLIENT_REFUSES],
     ),
     row(
         "B8b",
@@ -277,6 +302,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             "profile extensions::tls_1_2_without_extended_master_secret_is_refused_with_handshake_failure",
             CLIENTS[1],
             CLIENTS[3],
+            CLIENT_REFUSES,
         ],
     ),
     row(
@@ -289,6 +315,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             "profile negotiation::the_identity_is_chosen_by_signature_scheme",
             GROUPS,
             "wire handshake::the_certificate_is_chosen_by_the_name_that_the_client_asks_for",
+            CLIENT_OFFERS,
         ],
     ),
     row(
@@ -297,7 +324,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
         Shall,
         "secp256r1, secp384r1 (should), x25519 (may)",
         Yes,
-        &[GROUPS, CLIENTS[0]],
+        &[GROUPS, CLIENTS[0], CLIENT_OFFERS],
     ),
     row("B11b", (GENERAL, Cited), ShallNot, "groups under 255 bits", Yes, &[GROUPS, FORBIDDEN]),
     row(
@@ -311,6 +338,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
             CLIENTS[0],
             CLIENTS[1],
             CLIENTS[2],
+            "profile servers::certificates_outside_the_profile_are_refused",
         ],
     ),
     row(
@@ -321,13 +349,23 @@ pub(super) static NEGOTIATION: &[Row] = &[
         Yes,
         &["profile negotiation::compression_is_null_and_nothing_else"],
     ),
-    row("B12b", (GENERAL, Cited), ShallNot, "RC4, NULL, CBC, static RSA", Yes, &[SUITES_REFUSED, CLIENTS[3]]),
+    row(
+        "B12b",
+        (GENERAL, Cited),
+        ShallNot,
+        "RC4, NULL, CBC, static RSA",
+        Yes,
+        &[SUITES_REFUSED, CLIENTS[3], CLIENT_OFFERS],
+    ),
     row(
         "B13",
         ("TS 33.210 clauses 6.2.2, 6.2.3", Cited),
         Should,
         "OCSP stapling (status_request)",
         Deviation("stapled as configured: its dates and its certificate are for clients to judge"),
-        &["wire extensions::an_ocsp_response_is_stapled_for_clients_that_ask"],
+        &[
+            "wire extensions::an_ocsp_response_is_stapled_for_clients_that_ask",
+            "wire extensions::an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken",
+        ],
     ),
 ];
