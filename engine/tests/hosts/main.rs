@@ -132,8 +132,8 @@ fn a_key_dies_when_its_time_is_over_though_it_still_stands_in_the_file() {
     let host = &cluster.hosts[0];
     let now = SystemTime::now();
     let at = |seconds| humantime::format_rfc3339_seconds(now + Duration::from_secs(seconds)).to_string();
-    // One that lasts for ten seconds more, and one that seals from the eighth.
-    let brief = with_times(&std::fs::read(cluster.keys()).unwrap(), "2026-01-01T00:00:00Z", &at(10));
+    // One that lasts for fourteen seconds more, and one that seals from the eighth.
+    let brief = with_times(&std::fs::read(cluster.keys()).unwrap(), "2026-01-01T00:00:00Z", &at(14));
     let next = with_times(&other_keys(&cluster), &at(8), &at(3600));
     std::fs::write(cluster.keys(), format!("{brief}{next}")).unwrap();
     cluster.distribute(&[0]);
@@ -145,7 +145,7 @@ fn a_key_dies_when_its_time_is_over_though_it_still_stands_in_the_file() {
     }
     let readings = host.readings();
     // The hosts' clocks tick in seconds.
-    let over = now + Duration::from_secs(12);
+    let over = now + Duration::from_secs(16);
     while SystemTime::now() < over {
         // With its newest ticket, a client goes over to the next key.
         clients.iter().for_each(|[lives, _]| assert_eq!(handshake(host.tls, lives).unwrap(), Resumed));

@@ -79,7 +79,8 @@ fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
     terminating.stop();
 }
 
-/// The explicit nonces of what the client's role seals: Finished has used the first (`TrafficKeys::kernel_iv`).
+/// Under the rule for the nonces of AES-GCM, of which Finished has used the first
+/// (`TrafficKeys::kernel_iv`).
 #[test]
 fn bulk_goes_both_ways_in_the_client_role_on_tls12() {
     for (suite, bytes) in [
