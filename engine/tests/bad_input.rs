@@ -167,8 +167,11 @@ fn ticket_key_needs_no_privilege_and_shows_no_secret() {
     if is_root {
         std::os::unix::fs::chown(&directory, Some(nobody), Some(nobody)).unwrap();
         fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // Where cargo builds, nobody may have no access.
-        fs::copy(env!("CARGO_BIN_EXE_offramp"), place.path("offramp")).unwrap();
+        // Where cargo builds, nobody may have no access. Copied by another process: one of ours that is
+        // started by a test beside this would hold the copy open for writing, and it could not be run.
+        let mut copy = Command::new("cp");
+        copy.arg(env!("CARGO_BIN_EXE_offramp")).arg(place.path("offramp"));
+        assert!(copy.status().unwrap().success());
     }
     let binary = if is_root { place.path("offramp") } else { env!("CARGO_BIN_EXE_offramp").into() };
     let run = |words: &[&str]| {
