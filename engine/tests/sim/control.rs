@@ -1,6 +1,7 @@
 //! Records that are not application data, whoever carries them.
 
 use offramp::conn::action::{ControlKind, Milestone};
+use offramp::conn::carrier::{Offer, Suites};
 use offramp::conn::fault::{Fault, alert};
 use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Say};
 use rustls::SupportedCipherSuite;
@@ -112,7 +113,7 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
 
 #[test]
 fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
-    let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+    let rekeying = Offer { rekeys: true, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
             for at_once in [false, true] {
@@ -143,10 +144,38 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
     }
 }
 
+/// `auto` gives the kernel what goes to the client alone. A kernel that cannot replace its key could not seal
+/// what follows our answer: the client is told, under the old key, and hears no KeyUpdate.
+#[test]
+fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
+    let sealing = Offer { rx: Suites::NONE, ..BOTH };
+    for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
+        for seed in 0..8 {
+            let mut plan = Plan::new(seed, Vec::new());
+            plan.script.sends_at_once = seed % 2 == 0;
+            plan.script.says =
+                vec![Say::data(b"old "), Say::KeyUpdate { requested: true }, Say::data(b"new")];
+            let outcome = run(plan.clone(), sealing, client(suite));
+            let world = format!("{:?} seed {seed}", suite.suite());
+            assert_eq!(outcome.report.fault, Some(Fault::RekeyRefused), "{world}");
+            assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
+            let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
+            assert!(!outcome.client.heard.contains(&answer), "{world}");
+            assert!(!outcome.notes.contains(&Milestone::KeyUpdateSent), "{world}");
+            // One that asks for no answer is followed.
+            plan.script.says[1] = Say::KeyUpdate { requested: false };
+            plan.script.says.push(Say::close_notify());
+            let outcome = run(plan, sealing, client(suite));
+            assert_eq!(outcome.report.fault, None, "{world}");
+            assert_eq!(outcome.client.received, b"old new", "{world}");
+        }
+    }
+}
+
 /// As Java does when the key that it receives under has reached its limit: with every record on the way.
 #[test]
 fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
-    let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+    let rekeying = Offer { rekeys: true, ..BOTH };
     for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
         for at_once in [false, true] {
             let mut plan = Plan::new(8, Vec::new());
@@ -176,7 +205,7 @@ fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
             plan.script.says = says.clone();
             plan.script.sends_at_once = true;
             plan.habits = Habits::of(Generation::Rekeying);
-            let rekeying = offramp::conn::carrier::Offer { rekeys: true, ..BOTH };
+            let rekeying = Offer { rekeys: true, ..BOTH };
             for offer in [NOTHING, rekeying] {
                 let outcome = run(plan.clone(), offer, client(suite));
                 assert_eq!(outcome.report.fault, Some(fault), "{:?}", suite.suite());

@@ -113,8 +113,12 @@ impl Relay {
         Ok(())
     }
 
-    /// Our records are under our next key after this message.
+    /// Our records are under our next key after this message; where the kernel seals and cannot be given one,
+    /// nothing is sent, so that an alert can still be sealed under the old key.
     pub(super) fn send_key_update(&mut self, out: &mut Outbox) -> Result<(), Fault> {
+        if matches!(self.tx, Transmitter::Kernel(_)) && !self.offer.rekeys {
+            return Err(Fault::RekeyRefused);
+        }
         let payload = if self.pending.key_update_request {
             control::KEY_UPDATE_REQUESTED
         } else {
