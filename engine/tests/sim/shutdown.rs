@@ -1,9 +1,9 @@
 //! Stage 5: ends, orderly and not.
 
 use offramp::conn::fault::Fault;
-use offramp::sim::{Backend, Mishap, Plan};
+use offramp::sim::{Backend, Mishap, Plan, Say};
 
-use crate::lab::{BOTH, SUITES, bytes, client, run};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, run};
 
 #[test]
 fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
@@ -19,6 +19,42 @@ fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
         }
     }
     assert!(seen > 20, "{seen}");
+}
+
+/// The backend has answered and ended before; that the client does not listen any more makes what it sent no
+/// whole stream.
+#[test]
+fn a_reset_behind_our_close_notify_is_no_orderly_end() {
+    let mut seen = 0;
+    for at in 10..300 {
+        for offer in [NOTHING, BOTH] {
+            let mut plan = Plan::new(at as u64, bytes(100_000, 6));
+            plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
+            plan.script.closes_first = false;
+            plan.mishap = Some((at, Mishap::ClientReset));
+            let outcome = run(plan.clone(), offer, client(SUITES[at % 6]));
+            if outcome.backend_saw_end && !outcome.backend_was_reset {
+                assert_eq!(outcome.to_backend, plan.script.sends, "at {at}: told a clean end");
+            }
+            seen += usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.client.saw_close);
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn fin_in_the_middle_of_a_record_is_truncation_even_behind_our_close_notify() {
+    for suite in SUITES {
+        for front in [&[23][..], &[23, 3, 3, 0, 90], &[23, 3, 3, 0, 90, 1, 2, 3]] {
+            let mut plan = Plan::new(3, Vec::new());
+            plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
+            plan.script.says = vec![Say::data(b"half a mess"), Say::Raw(front.to_vec())];
+            // The kernel does not tell the front of a record from none.
+            let outcome = run(plan, NOTHING, client(suite));
+            assert_eq!(outcome.report.fault, Some(Fault::Truncated), "{suite:?} {front:?}");
+            assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{suite:?} {front:?}");
+        }
+    }
 }
 
 #[test]

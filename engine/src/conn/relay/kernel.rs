@@ -20,7 +20,7 @@ impl Relay {
         match RecordType::from_number(record_type) {
             Some(RecordType::ApplicationData) if buf.is_empty() => {
                 out.bufs.give(buf);
-                self.client_finished(Fault::Truncated)
+                self.client_finished(false)
             }
             Some(RecordType::ApplicationData) => {
                 self.up.held = Some(buf);
@@ -53,10 +53,7 @@ impl Relay {
             libc::EINVAL => Err(Fault::Malformed),
             // Nothing is received between a KeyUpdate and the key that follows it.
             libc::EKEYEXPIRED => Err(Fault::Internal),
-            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => {
-                self.up.receiving = false;
-                self.client_finished(Fault::ClientReset)
-            }
+            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => Err(Fault::ClientReset),
             _ => Err(Fault::TlsLegFailed),
         }
     }

@@ -239,8 +239,9 @@ impl Relay {
     fn received(&mut self, buf: Buf, count: usize, out: &mut Outbox) -> Result<(), Fault> {
         self.up.receiving = false;
         if count == 0 {
+            let is_mid_record = !buf.is_empty();
             out.bufs.give(buf);
-            return self.client_finished(Fault::Truncated);
+            return self.client_finished(is_mid_record);
         }
         match &mut self.rx {
             Receiver::Kernel(records) => {
@@ -254,14 +255,14 @@ impl Relay {
         }
     }
 
-    /// The client will send no more and has not said so. After our close_notify that is how many end; before,
-    /// the stream may have been cut.
-    fn client_finished(&mut self, fault: Fault) -> Result<(), Fault> {
-        if self.down.ended {
+    /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end, unless
+    /// it comes in the middle of a record; before, the stream may have been cut.
+    fn client_finished(&mut self, is_mid_record: bool) -> Result<(), Fault> {
+        if self.down.ended && !is_mid_record {
             self.up.eof = true;
             return Ok(());
         }
-        Err(fault)
+        Err(Fault::Truncated)
     }
 
     fn sent(&mut self, out: &mut Outbox) -> Result<(), Fault> {
@@ -298,11 +299,8 @@ impl Relay {
     fn tls_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
         match (operation, &self.rx) {
             (Operation::Receive, Receiver::Kernel(_)) => self.kernel_receive_failed(errno, out),
-            (Operation::Receive, Receiver::Userspace(_)) => {
-                self.up.receiving = false;
-                self.client_finished(Fault::ClientReset)
-            }
-            (Operation::Connect | Operation::Send, _) => Err(Fault::ClientReset),
+            // Whoever has ended: what a reset has destroyed on its way is not known.
+            _ => Err(Fault::ClientReset),
         }
     }
 
