@@ -44,8 +44,8 @@ pub enum Event {
     },
     /// One record of the TLS leg, opened by the kernel, in answer to `Action::ReceiveRecord`.
     Record {
-        /// RFC 8446 §5.1.
-        record_type: u8,
+        /// RFC 8446 §5.1; none at the end of file.
+        record_type: Option<u8>,
         /// Its payload.
         buf: Buf,
     },

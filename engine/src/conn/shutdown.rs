@@ -55,10 +55,8 @@ impl Shutdown {
             }
             Event::Record { record_type, buf } => {
                 self.lingered_bytes += MIN_RECORD_BYTES + buf.len();
-                // The end of file has no record type and is told as data.
-                let is_end = record_type == RecordType::ApplicationData.number() && buf.is_empty();
                 out.bufs.give(buf);
-                if is_end || self.lingered_bytes > MAX_LINGER_BYTES {
+                if record_type.is_none() || self.lingered_bytes > MAX_LINGER_BYTES {
                     return self.over(out);
                 }
             }

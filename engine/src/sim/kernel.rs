@@ -65,6 +65,8 @@ pub struct Kernel {
     rx: Option<Side>,
     /// Opened application data that was not yet taken.
     opened: VecDeque<u8>,
+    /// Application data of no bytes was opened, and nothing was told since.
+    passed_empty: bool,
     /// An opened record of another type that was not yet taken.
     control: Option<(u8, Vec<u8>)>,
     /// A record could not be opened: nothing behind it can.
@@ -182,8 +184,15 @@ impl Kernel {
             }
         }
         if !self.opened.is_empty() {
+            self.passed_empty = false;
             let count = max.min(self.opened.len());
             return Received::Data(self.opened.drain(..count).collect());
+        }
+        if self.control.is_some() && std::mem::take(&mut self.passed_empty) {
+            // Types never mix in one answer: this one is of no bytes, and only the type tells it from the end.
+            let empty = Vec::new();
+            let (told, untold) = (Received::Record(APPLICATION_DATA, Vec::new()), Received::Data(empty));
+            return if with_record_type { told } else { untold };
         }
         match self.control.take() {
             None if self.broken.is_some() => Received::Error(self.broken.unwrap_or_default()),
@@ -222,6 +231,7 @@ impl Kernel {
         let record: Vec<u8> = wire.drain(..bytes).collect();
         let (record_type, payload) = side.open(&record).ok_or(libc::EBADMSG)?;
         if record_type == APPLICATION_DATA {
+            self.passed_empty |= payload.is_empty();
             self.opened.extend(payload);
         } else {
             self.control = Some((record_type, payload));

@@ -249,9 +249,13 @@ impl World {
         };
         let max = self.some(max).min(max);
         match self.kernel.receive(&mut self.to_server, max, with_record_type) {
-            Received::Nothing => self.kernel_received(want, &[], with_record_type.then_some(23)),
-            Received::Data(bytes) => self.kernel_received(want, &bytes, with_record_type.then_some(23)),
-            Received::Record(record_type, bytes) => self.kernel_received(want, &bytes, Some(record_type)),
+            // Records were opened and there is nothing to be told: it goes on waiting.
+            Received::Nothing if !self.client_finished => self.asked.tls_receive = Some(want),
+            Received::Nothing => self.kernel_received(want, &[], with_record_type.then_some(None)),
+            Received::Data(bytes) => self.kernel_received(want, &bytes, with_record_type.then_some(Some(23))),
+            Received::Record(record_type, bytes) => {
+                self.kernel_received(want, &bytes, Some(Some(record_type)));
+            }
             Received::Error(errno) => {
                 self.give_back(want);
                 self.fail(Leg::Tls, Operation::Receive, errno);
@@ -259,7 +263,8 @@ impl World {
         }
     }
 
-    fn kernel_received(&mut self, want: Want, bytes: &[u8], record_type: Option<u8>) {
+    /// `record_type` is what the kernel says of the type, if it was asked.
+    fn kernel_received(&mut self, want: Want, bytes: &[u8], record_type: Option<Option<u8>>) {
         let mut buf = match want {
             Want::Any(_) => self.out.bufs.take(),
             Want::Into(buf, _) | Want::Record(buf) => buf,

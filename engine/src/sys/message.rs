@@ -10,9 +10,6 @@ const SOL_TLS: libc::c_int = 282;
 const TLS_SET_RECORD_TYPE: libc::c_int = 1;
 const TLS_GET_RECORD_TYPE: libc::c_int = 2;
 
-/// The record type of application data (RFC 8446 §5.1).
-const APPLICATION_DATA: u8 = 23;
-
 /// One control message with one byte of payload, as cmsg(3) lays it out: header, payload, padding to a word.
 #[repr(C)]
 struct RecordType {
@@ -75,14 +72,14 @@ impl Message {
         &raw mut self.header
     }
 
-    /// The type of the record that was received: that of the control message, or application data without
-    /// one.
-    pub(super) fn record_type(&self) -> u8 {
+    /// The type of the record that was received, from the control message; none without one: the kernel puts
+    /// one to every record, and none to the end of file.
+    pub(super) fn record_type(&self) -> Option<u8> {
         let header = &self.control.header;
         let is_ours = self.header.msg_controllen >= RecordType::BYTES_USED
             && header.cmsg_level == SOL_TLS
             && header.cmsg_type == TLS_GET_RECORD_TYPE;
-        if is_ours { self.control.payload[0] } else { APPLICATION_DATA }
+        is_ours.then_some(self.control.payload[0])
     }
 
     /// The buffer back.

@@ -84,10 +84,10 @@ pub enum Outcome {
         /// Whether the kernel says that nothing was left to read (a hint).
         drained: bool,
     },
-    /// One record, or part of it, of this type arrived behind the buffer's window.
+    /// One record, or part of it, of this type arrived behind the buffer's window, or the end of file.
     Record {
-        /// RFC 8446 §5.1.
-        record_type: u8,
+        /// RFC 8446 §5.1; none at the end of file.
+        record_type: Option<u8>,
         /// The record's payload.
         buf: Buf,
     },

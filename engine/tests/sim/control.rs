@@ -53,6 +53,34 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
     });
 }
 
+/// In one read of the kernel's it looks like the end of the file.
+#[test]
+fn an_empty_record_in_front_of_another_type_is_no_end() {
+    let says = [Say::data(b"x"), Say::data(b""), Say::close_notify()];
+    say(&says, false, |outcome, world| {
+        assert_eq!(outcome.report.fault, None, "{world}");
+        assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "{world}");
+    });
+    let rekeying = Offer { rekeys: true, ..BOTH };
+    for seed in 0..8 {
+        let mut plan = Plan::new(seed, Vec::new());
+        plan.script.sends_at_once = seed % 2 == 0;
+        plan.script.says = vec![
+            Say::data(b"old "),
+            Say::data(b""),
+            Say::KeyUpdate { requested: true },
+            Say::data(b""),
+            Say::data(b"new"),
+            Say::data(b""),
+            Say::close_notify(),
+        ];
+        plan.habits = Habits::of(Generation::Rekeying);
+        let outcome = run(plan, rekeying, client(SUITES[3]));
+        assert_eq!(outcome.report.fault, None, "seed {seed}");
+        assert_eq!(outcome.client.received, b"old new", "seed {seed}");
+    }
+}
+
 #[test]
 fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
     say(&[Say::data(b"x"), Say::record(21, &[2, 20])], false, |outcome, world| {

@@ -113,6 +113,33 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
     });
 }
 
+/// In one read of the kernel's it looks like the end of the file.
+#[test]
+fn an_empty_record_in_front_of_another_type_is_no_end() {
+    each_version(&BOTH, |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::data(b"x"), Say::data(b""), Say::record(ALERT, &[1, 90]), Say::data(b"y")]);
+        speaker.expect(b"xy");
+        speaker.say(&[Say::data(b""), Say::close_notify()]);
+        speaker.read_to_the_end();
+        assert_eq!(speaker.alert(), Some(0), "{version}");
+        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+    });
+    each_version(&[Version::Tls13], |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::data(b""), Say::KeyUpdate { requested: true }]);
+        if lab.ready.contains("rx: kernel") {
+            // Met, not taken for the end; this kernel cannot follow it.
+            speaker.read_to_the_end();
+            assert_eq!(lab.faulted(&before, 1), ["rekey_refused"], "{version}");
+            assert_eq!(speaker.alert(), Some(80), "{version}");
+        } else {
+            speaker.say(&[Say::data(b"new")]);
+            speaker.expect(b"new");
+        }
+    });
+}
+
 #[test]
 fn a_fatal_alert_is_named() {
     each_version(&BOTH, |lab, speaker, version| {

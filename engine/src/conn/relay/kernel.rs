@@ -1,7 +1,8 @@
 //! What is particular to a direction whose records the kernel carries.
 //!
 //! A plain receive that meets a record other than application data fails with EIO until a receive with room
-//! for the record type has taken that record.
+//! for the record type has taken that record. An empty record of application data in front of such a one reads
+//! as the end of file: what that was, only a receive with room for the type tells.
 
 use super::Relay;
 use crate::buf::Buf;
@@ -11,16 +12,34 @@ use crate::conn::fault::Fault;
 use crate::tls::record::{MAX_PLAINTEXT_BYTES, RecordType};
 
 impl Relay {
-    /// One record that the kernel opened, of any type.
-    pub(super) fn record(&mut self, record_type: u8, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
+    /// Asks for one record with its type.
+    pub(super) fn receive_record(&mut self, out: &mut Outbox) {
+        let buf = out.bufs.take();
+        self.up.receiving = true;
+        out.push(Action::ReceiveRecord { buf });
+    }
+
+    /// One record that the kernel opened, of any type, or the end of file.
+    pub(super) fn record(
+        &mut self,
+        record_type: Option<u8>,
+        buf: Buf,
+        out: &mut Outbox,
+    ) -> Result<(), Fault> {
         self.up.receiving = false;
+        let Some(record_type) = record_type else {
+            out.bufs.give(buf);
+            // The kernel does not tell a half record at the end from none.
+            return self.client_finished(false);
+        };
         if let Receiver::Kernel(records) = &mut self.rx {
             records.add(1 + buf.len() as u64);
         }
         match RecordType::from_number(record_type) {
             Some(RecordType::ApplicationData) if buf.is_empty() => {
                 out.bufs.give(buf);
-                self.client_finished(false)
+                self.control_records_in_a_row = self.count_empty_record()?;
+                Ok(())
             }
             Some(RecordType::ApplicationData) => {
                 self.up.held = Some(buf);
@@ -44,8 +63,7 @@ impl Relay {
     pub(super) fn kernel_receive_failed(&mut self, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
         match errno {
             libc::EIO => {
-                let buf = out.bufs.take();
-                out.push(Action::ReceiveRecord { buf });
+                self.receive_record(out);
                 Ok(())
             }
             libc::EBADMSG => Err(Fault::BadRecord),

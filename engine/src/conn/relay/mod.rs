@@ -241,6 +241,10 @@ impl Relay {
         if count == 0 {
             let is_mid_record = !buf.is_empty();
             out.bufs.give(buf);
+            if matches!(self.rx, Receiver::Kernel(_)) {
+                self.receive_record(out);
+                return Ok(());
+            }
             return self.client_finished(is_mid_record);
         }
         match &mut self.rx {

@@ -61,7 +61,7 @@ impl Relay {
     }
 
     /// Empty records of application data are allowed, but not a stream of nothing else.
-    fn count_empty_record(&self) -> Result<u32, OpenError> {
+    pub(super) fn count_empty_record(&self) -> Result<u32, OpenError> {
         let count = self.control_records_in_a_row + 1;
         if count > super::MAX_CONTROL_RECORDS_IN_A_ROW { Err(OpenError::UnexpectedType) } else { Ok(count) }
     }
