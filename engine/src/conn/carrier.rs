@@ -122,6 +122,8 @@ pub(super) struct Carried {
 pub(super) struct Ended {
     pub(super) fault: Option<Fault>,
     pub(super) farewell: Farewell,
+    /// Something was on its way and will not arrive: nobody may take what arrived for the whole.
+    pub(super) is_cut: bool,
 }
 
 /// The last record to the peer.
@@ -139,7 +141,7 @@ pub(super) enum Farewell {
 
 impl Ended {
     pub(super) fn silently(fault: Fault) -> Self {
-        Self { fault: Some(fault), farewell: Farewell::Silent }
+        Self { fault: Some(fault), farewell: Farewell::Silent, is_cut: false }
     }
 }
 

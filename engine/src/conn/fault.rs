@@ -24,7 +24,7 @@ pub enum Blame {
     Plain,
     /// Ours: neither stream is complete; the plain leg is reset, and the TLS leg gets the alert.
     Us,
-    /// Nobody: both are closed in order.
+    /// Nobody: both are closed in order, unless something is on its way that will not arrive.
     Nobody,
 }
 
@@ -140,8 +140,9 @@ faults! {
     IdleTimeout = "idle_timeout", Nobody, Debug, Some(alert::CLOSE_NOTIFY);
     /// Still open when the drain was over.
     DrainTimeout = "drain_timeout", Us, Debug, Some(alert::CLOSE_NOTIFY);
-    /// The key has protected as many records as it may, and there is no next one.
-    RecordLimit = "record_limit", Us, Info, Some(alert::CLOSE_NOTIFY);
+    /// The key has protected as many records as it may, and there is no next one. In the middle of a stream:
+    /// a close_notify would make it look whole.
+    RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR);
     /// Our own invariant does not hold.
     Internal = "internal", Us, Warn, Some(alert::INTERNAL_ERROR);
 }

@@ -300,7 +300,7 @@ impl Conn {
             Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
             Next::Advance(()) => {
                 stage.release(out);
-                self.end(Ended { fault: None, farewell: Farewell::Silent }, now, rules, out)
+                self.end(Ended { fault: None, farewell: Farewell::Silent, is_cut: false }, now, rules, out)
             }
         }
     }
@@ -331,7 +331,7 @@ impl Conn {
     fn close_or(&mut self, stage: Shutdown, next: Next<Report>, out: &mut Outbox) -> Stage {
         match next {
             Next::Advance(report) => {
-                self.deadline = None;
+                (self.deadline, self.drain_until) = (None, None);
                 out.push(Action::Close(report));
                 Stage::Closed
             }
@@ -376,7 +376,7 @@ impl Busy {
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
         let farewell = failure.alert.map_or(Farewell::Silent, Farewell::Bytes);
-        Self { fault: Some(failure.fault), farewell }
+        Self { fault: Some(failure.fault), farewell, is_cut: false }
     }
 }
 

@@ -34,9 +34,9 @@ enum Phase {
 impl Shutdown {
     /// Lets go of the plain leg and says farewell, as soon as the TLS leg is free to.
     pub(super) fn begin(ended: Ended, busy: Busy, out: &mut Outbox) -> (Self, Next<Report>) {
-        let Ended { fault, farewell } = ended;
+        let Ended { fault, farewell, is_cut } = ended;
         if let Some(fault) = fault {
-            let reset = fault.blame() != Blame::Nobody;
+            let reset = is_cut || fault.blame() != Blame::Nobody;
             out.push(Action::Release { leg: Leg::Plain, reset });
         }
         let mut this = Self { fault, phase: Phase::Waiting(farewell), lingered_bytes: 0 };

@@ -122,6 +122,7 @@ impl World {
             backend_saw_end: self.backend_saw_end,
             backend_was_reset: self.backend_was_reset,
             client: self.client,
+            from_backend: self.received_from_backend,
             server_wire: self.server_wire,
             steps,
         }

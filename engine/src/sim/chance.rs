@@ -76,11 +76,13 @@ fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
             });
         }
     }
-    Script { sends, sends_at_once, key_updates, closes_first, says }
+    let deaf_after = (dice.below(8) == 0).then(|| dice.below(20_000));
+    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says }
 }
 
 fn backend(dice: &mut Dice) -> Backend {
-    match dice.below(8) {
+    match dice.below(9) {
+        8 => Backend::Stalls(dice.below(30_000)),
         0 => Backend::Greets(bytes(dice.below(5000), 2)),
         1 => Backend::AnswersAndCloses(bytes(dice.below(50_000), 3)),
         2 => Backend::Refuses(libc::ECONNREFUSED),
@@ -111,10 +113,16 @@ fn judge(plan: &Plan, outcome: &Outcome) {
         Backend::Echo => outcome.to_backend.clone(),
         Backend::Greets(greeting) => [greeting, &outcome.to_backend[..]].concat(),
         Backend::AnswersAndCloses(answer) => answer.clone(),
-        Backend::Refuses(_) | Backend::ResetsAfter(_) | Backend::Silent => Vec::new(),
+        Backend::Refuses(_) | Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => Vec::new(),
     };
     assert!(answer.starts_with(&outcome.client.received), "the client got what was not sent");
-    if outcome.client.saw_close && fault.is_none() && plan.script.says.is_empty() {
-        assert_eq!(outcome.client.received, answer, "a close_notify that came too soon");
+    if outcome.client.saw_close {
+        let received = outcome.client.received.len();
+        assert_eq!(received, outcome.from_backend, "a close_notify behind what was lost: {fault:?}");
+        let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.client.received == answer;
+        assert!(whole, "a close_notify that came too soon");
+    }
+    if fault == Some(Fault::IdleTimeout) && !outcome.backend_was_reset && plan.script.says.is_empty() {
+        assert_eq!(outcome.to_backend.len(), outcome.client.sent(), "an end behind what was lost");
     }
 }

@@ -23,6 +23,8 @@ pub struct Script {
     pub key_updates: usize,
     /// Whether it sends close_notify behind its data; otherwise it does so when it has read the peer's.
     pub closes_first: bool,
+    /// Once it has received this many bytes it reads no more.
+    pub deaf_after: Option<usize>,
     /// What it says instead of all that, if anything, in records of its own.
     pub says: Vec<Say>,
 }
@@ -160,6 +162,18 @@ impl Client {
             self.speak_out(most, &mut bytes);
         }
         wire.extend(bytes);
+    }
+
+    /// Whether it reads what comes.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.script.deaf_after.is_none_or(|most| self.received.len() < most)
+    }
+
+    /// How many bytes of its data it has sent.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.sent
     }
 
     /// Whether it has said all that it will say.

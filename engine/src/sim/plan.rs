@@ -19,6 +19,8 @@ pub enum Backend {
     ResetsAfter(usize),
     /// Takes connections and bytes and says nothing, ever.
     Silent,
+    /// Takes this many bytes and no more.
+    Stalls(usize),
 }
 
 /// Something that befalls the world at a step.
@@ -82,6 +84,8 @@ pub struct Outcome {
     pub backend_was_reset: bool,
     /// The client.
     pub client: Client,
+    /// How many bytes of the backend's the connection has received.
+    pub from_backend: usize,
     /// Everything that the server put on the wire.
     pub server_wire: Vec<u8>,
     /// Steps taken.

@@ -17,6 +17,9 @@ use crate::conn::{Conn, Rules};
 /// More steps than any world takes: past it the connection is going round in circles.
 const MAX_STEPS: usize = 200_000;
 
+/// What a socket holds for a client that does not read.
+const SOCKET_BYTES: usize = 50_000;
+
 /// Buffers that one connection may hold: two a direction, the front of a record, and a last one.
 const MOST_BUFFERS: usize = 6;
 
@@ -38,6 +41,7 @@ pub struct World {
     pub(super) backend_down: bool,
     pub(super) from_backend: VecDeque<u8>,
     pub(super) backend_ends: bool,
+    pub(super) received_from_backend: usize,
     pub(super) to_backend: Vec<u8>,
     pub(super) backend_saw_end: bool,
     pub(super) backend_was_reset: bool,
@@ -97,6 +101,7 @@ impl World {
             backend_down: false,
             from_backend: VecDeque::new(),
             backend_ends: false,
+            received_from_backend: 0,
             to_backend: Vec::new(),
             backend_saw_end: false,
             backend_was_reset: false,
@@ -143,15 +148,26 @@ impl World {
             }
         };
         let client_gone = self.client_reset;
-        add(!self.to_client.is_empty() && !client_gone, Move::ClientReads);
+        let client_listens = self.client.listens();
+        add(!self.to_client.is_empty() && !client_gone && client_listens, Move::ClientReads);
         add(!self.client_finished && !client_gone && self.client.has_something_to_say(), Move::ClientWrites);
         add(self.has_something_to_receive(), Move::ServerReceives);
-        add(self.asked.tls_send.is_some(), Move::ServerSends);
+        let has_room = client_listens || client_gone || self.to_client.len() < SOCKET_BYTES;
+        add(self.asked.tls_send.is_some() && has_room, Move::ServerSends);
         add(self.asked.connect, Move::Connect);
         let plain_ready = !self.from_backend.is_empty() || self.backend_ends || self.backend_down;
         add(self.asked.plain_receive.is_some() && plain_ready, Move::PlainReceives);
-        add(self.asked.plain_send.is_some(), Move::PlainSends);
+        let takes = self.backend_down || self.backend_room() > 0;
+        add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
         moves
+    }
+
+    /// How many bytes the backend takes.
+    fn backend_room(&self) -> usize {
+        match self.plan.backend {
+            Backend::Stalls(most) => most.saturating_sub(self.to_backend.len()),
+            _ => usize::MAX,
+        }
     }
 
     fn has_something_to_receive(&self) -> bool {
@@ -213,7 +229,7 @@ impl World {
                 self.from_backend.extend(answer);
                 self.backend_ends = true;
             }
-            Backend::Echo | Backend::ResetsAfter(_) | Backend::Silent => {}
+            Backend::Echo | Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => {}
         }
         self.step(Event::Connected);
     }
@@ -313,6 +329,7 @@ impl World {
             count = self.some(count).min(count);
             let chunk: Vec<u8> = self.from_backend.drain(..count).collect();
             buf.extend(&chunk);
+            self.received_from_backend += count;
         }
         self.step(Event::Received { leg: Leg::Plain, buf, count });
     }
@@ -323,7 +340,7 @@ impl World {
             self.out.bufs.give(buf);
             return self.fail(Leg::Plain, Operation::Send, libc::EPIPE);
         }
-        let count = self.some(buf.len()).min(buf.len());
+        let count = self.some(buf.len()).min(buf.len()).min(self.backend_room());
         let bytes = buf.filled()[..count].to_vec();
         self.to_backend.extend(&bytes);
         match self.plan.backend {

@@ -3,7 +3,7 @@
 use offramp::conn::Rules;
 use offramp::conn::action::Milestone;
 use offramp::conn::carrier::Offer;
-use offramp::conn::fault::Fault;
+use offramp::conn::fault::{Fault, alert};
 use offramp::sim::{Backend, Generation, Habits, Plan};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, rules, run_under};
@@ -54,7 +54,7 @@ fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
         assert!(outcome.client.heard.contains(&request), "{generation:?}");
         // This peer does not do what it was asked.
         assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{generation:?}");
-        assert_eq!(outcome.client.alert(), Some(0), "{generation:?}");
+        assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{generation:?}");
         assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{generation:?}");
     }
 }
@@ -75,7 +75,7 @@ fn without_a_next_key_the_connection_is_wound_up_before_the_limit() {
                 let sent: Vec<u8> = (0..3000_u32).flat_map(u32::to_be_bytes).collect();
                 assert!(sent.starts_with(&outcome.to_backend), "{world}");
                 assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{world}");
-                assert_eq!(outcome.client.alert(), Some(0), "{world}");
+                assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
                 assert!(outcome.to_backend.starts_with(&outcome.client.received), "{world}");
                 assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
             }

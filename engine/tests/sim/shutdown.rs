@@ -1,7 +1,7 @@
 //! Stage 5: ends, orderly and not.
 
 use offramp::conn::fault::Fault;
-use offramp::sim::{Backend, Mishap, Plan, Say};
+use offramp::sim::{Backend, Mishap, Outcome, Plan, Say};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, run};
 
@@ -66,6 +66,39 @@ fn an_idle_connection_is_closed_in_order() {
         let outcome = run(plan, BOTH, client(suite));
         assert_eq!(outcome.report.fault, Some(Fault::IdleTimeout));
         assert!(outcome.client.saw_close && !outcome.backend_was_reset);
+    }
+}
+
+/// A client that reads no more, a backend that takes no more: when time is up, neither may take what it got
+/// for the whole.
+#[test]
+fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
+    let told = |outcome: &Outcome, world: &str| {
+        assert!(outcome.backend_was_reset && !outcome.client.saw_close, "{world}");
+    };
+    for (seed, suite) in SUITES.into_iter().cycle().take(24).enumerate() {
+        for offer in [NOTHING, BOTH] {
+            for mishap in [None, Some((30, Mishap::Drain))] {
+                let late = if mishap.is_some() { Fault::DrainTimeout } else { Fault::IdleTimeout };
+                let mut deaf = Plan::new(seed as u64, Vec::new());
+                deaf.mishap = mishap;
+                deaf.script.closes_first = false;
+                deaf.backend = Backend::AnswersAndCloses(bytes(1_000_000, 2));
+                deaf.script.deaf_after = Some(1000);
+                let world = format!("{:?} seed {seed} {late:?}", suite.suite());
+                let outcome = run(deaf, offer, client(suite));
+                assert_eq!(outcome.report.fault, Some(late), "{world}");
+                told(&outcome, &world);
+                let mut stalled = Plan::new(seed as u64, bytes(300_000, 2));
+                stalled.mishap = mishap;
+                stalled.backend = Backend::Stalls(5000);
+                let outcome = run(stalled, offer, client(suite));
+                assert_eq!(outcome.report.fault, Some(late), "{world}");
+                told(&outcome, &world);
+                let alert = rustls::AlertDescription::InternalError;
+                assert_eq!(outcome.client.error, Some(rustls::Error::AlertReceived(alert)), "{world}");
+            }
+        }
     }
 }
 

@@ -126,7 +126,7 @@ fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
 }
 
 #[test]
-fn a_spent_key_is_followed_by_the_next_or_ends_the_connection_in_order() {
+fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
     const LIMIT: u32 = 1024;
     let backend = Backend::start(Manner::Echo);
     for offload in ["--offload never", ""] {
@@ -147,7 +147,11 @@ fn a_spent_key_is_followed_by_the_next_or_ends_the_connection_in_order() {
                 assert!(sent >= 3, "{offload} {version:?}: {sent} KeyUpdates");
             } else {
                 assert!((LIMIT / 2..LIMIT).contains(&pings), "{offload} {version:?}: {pings} pings");
-                assert_eq!(peer.rest().1, End::Clean, "{offload} {version:?}");
+                let end = peer.rest().1;
+                assert!(
+                    matches!(&end, End::Alert(alert) if alert.contains("InternalError")),
+                    "{offload} {version:?}: {end:?}"
+                );
                 assert_eq!(lab.faulted(&before, 1), ["record_limit"], "{offload} {version:?}");
             }
         }

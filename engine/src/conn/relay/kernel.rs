@@ -30,7 +30,7 @@ impl Relay {
         let Some(record_type) = record_type else {
             out.bufs.give(buf);
             // The kernel does not tell a half record at the end from none.
-            return self.client_finished(false);
+            return self.client_finished();
         };
         if let Receiver::Kernel(records) = &mut self.rx {
             records.add(1 + buf.len() as u64);

@@ -2,7 +2,7 @@
 //!
 //! Where the next key can be had (TLS 1.3, and a carrier that takes it) it is: our own with a KeyUpdate, the
 //! peer's by asking for one. Otherwise the connection is wound up: nothing more is received, what was is
-//! passed on, and it ends with `record_limit` and a close_notify, before the limit.
+//! passed on, and it ends with `record_limit` and an alert, before the limit.
 //!
 //! Userspace knows how many records it has sealed and opened. What the kernel has is bounded from above by
 //! the bytes; only when that bound comes near the limit is the kernel asked.

@@ -52,6 +52,8 @@ pub(super) struct Relay {
     down: Half,
     /// The front of a record that userspace cannot open before the rest has come.
     partial: Option<Buf>,
+    /// That front is with a receive, for the rest to come behind it.
+    is_mid_record: bool,
     connected: bool,
     /// The plain leg takes no more; what still comes from it is passed on.
     backend_broken: bool,
@@ -120,6 +122,7 @@ impl Relay {
             up: Half::default(),
             down: Half::default(),
             partial,
+            is_mid_record: false,
             connected: false,
             backend_broken: false,
             occupied_by: Occupant::default(),
@@ -160,15 +163,28 @@ impl Relay {
         // Under which key, and by whom, an alert would have to be sealed is open until the answer.
         let is_between_keys =
             self.down.sending && matches!(self.occupied_by, Occupant::Question | Occupant::KeyUpdate);
-        let Some(description) = fault.alert().filter(|_| !self.tx_is_lost && !is_between_keys) else {
-            return Ended::silently(fault);
+        let is_cut = self.owes_something();
+        let farewell = match fault.alert() {
+            _ if self.tx_is_lost || is_between_keys => Farewell::Silent,
+            None => Farewell::Silent,
+            Some(_) if self.down.ended || self.occupied_by == Occupant::CloseNotify => Farewell::Said,
+            // Behind what is lost it would say that all has come.
+            Some(alert::CLOSE_NOTIFY) if is_cut => self.last_alert(alert::INTERNAL_ERROR, out),
+            Some(description) => self.last_alert(description, out),
         };
-        if self.down.ended || self.occupied_by == Occupant::CloseNotify {
-            return Ended { fault: Some(fault), farewell: Farewell::Said };
-        }
+        Ended { fault: Some(fault), farewell, is_cut }
+    }
+
+    /// Whether something was received, or its front, that has not been passed on.
+    fn owes_something(&self) -> bool {
+        let is_owing = |half: &Half| half.sending || half.held.is_some();
+        is_owing(&self.up) || is_owing(&self.down) || self.partial.is_some() || self.is_mid_record
+    }
+
+    fn last_alert(&mut self, description: u8, out: &mut Outbox) -> Farewell {
         let payload = control::alert_payload(description);
         let mut buf = out.bufs.take();
-        let farewell = match &mut self.tx {
+        match &mut self.tx {
             Transmitter::Kernel(_) => {
                 buf.extend(&payload);
                 Farewell::Record(buf)
@@ -180,8 +196,7 @@ impl Relay {
                     Farewell::Silent
                 }
             },
-        };
-        Ended { fault: Some(fault), farewell }
+        }
     }
 
     /// Gives what it holds back to the free list.
@@ -239,14 +254,14 @@ impl Relay {
     fn received(&mut self, buf: Buf, count: usize, out: &mut Outbox) -> Result<(), Fault> {
         self.up.receiving = false;
         if count == 0 {
-            let is_mid_record = !buf.is_empty();
             out.bufs.give(buf);
             if matches!(self.rx, Receiver::Kernel(_)) {
                 self.receive_record(out);
                 return Ok(());
             }
-            return self.client_finished(is_mid_record);
+            return self.client_finished();
         }
+        self.is_mid_record = false;
         match &mut self.rx {
             Receiver::Kernel(records) => {
                 // As many as there can be: none of them is empty.
@@ -261,8 +276,8 @@ impl Relay {
 
     /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end, unless
     /// it comes in the middle of a record; before, the stream may have been cut.
-    fn client_finished(&mut self, is_mid_record: bool) -> Result<(), Fault> {
-        if self.down.ended && !is_mid_record {
+    fn client_finished(&mut self) -> Result<(), Fault> {
+        if self.down.ended && !self.is_mid_record {
             self.up.eof = true;
             return Ok(());
         }
@@ -370,6 +385,7 @@ impl Relay {
     }
 
     fn receive(&mut self, partial: Option<Buf>, out: &mut Outbox) {
+        self.is_mid_record = partial.is_some();
         match partial {
             Some(mut buf) => {
                 buf.compact();
