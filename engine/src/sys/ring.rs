@@ -25,6 +25,8 @@ pub type Token = u64;
 const ENTRIES: u32 = 1024;
 /// `user_data` of operations whose completion nobody waits for.
 const UNWATCHED: u64 = u64::MAX;
+/// Marks the `user_data` of an accept, which is otherwise its place in the table of operations.
+const ACCEPT: u64 = 1 << 62;
 /// How often `drop` waits for cancelled operations, 10 ms each, before it leaks what the kernel may still
 /// touch.
 const DROP_WAITS: usize = 100;
@@ -34,8 +36,10 @@ pub struct Ring {
     uring: IoUring,
     pool: Option<Pool>,
     operations: Slab<Operation>,
-    /// Completions that were read from the queue and not yet taken.
+    /// Completions that were read from the queue and not yet taken, but for those of accepts.
     ready: VecDeque<cqueue::Entry>,
+    /// Those of accepts: one wait may bring a whole backlog of them, which hold up nobody else here.
+    accepts: VecDeque<cqueue::Entry>,
 }
 
 struct Operation {
@@ -104,7 +108,7 @@ pub enum Outcome {
     Signalled,
     /// It failed; a send gives its buffer back.
     Failed {
-        /// errno(3).
+        /// errno(3); of an accept EBADF: it has told a descriptor that cannot be.
         errno: i32,
         /// The buffer that the operation had been given.
         buf: Option<Buf>,
@@ -128,7 +132,9 @@ impl Ring {
         // Saves the look-up of the ring's descriptor in each system call; works without it.
         let _ = uring.submitter().register_ring_fd();
         let pool = Pool::register(&uring.submitter())?;
-        Ok(Self { uring, pool: Some(pool), operations: Slab::with_capacity(1024), ready: VecDeque::new() })
+        let operations = Slab::with_capacity(1024);
+        let (ready, accepts) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { uring, pool: Some(pool), operations, ready, accepts })
     }
 
     /// Accepts connections, one completion each, until one comes without `more` or a failure.
@@ -241,7 +247,7 @@ impl Ring {
         if let Some(pool) = &mut self.pool {
             pool.refill(bufs);
         }
-        let want = usize::from(self.ready.is_empty());
+        let want = usize::from(self.ready.is_empty() && self.accepts.is_empty());
         let result = match patience {
             None => self.uring.submit_and_wait(want),
             Some(patience) => {
@@ -258,12 +264,17 @@ impl Ring {
                 ) => {}
             Err(e) => return Err(e),
         }
-        self.ready.extend(self.uring.completion());
+        self.collect();
         Ok(())
     }
 
-    /// The next completion that [`Ring::wait`] brought.
+    /// The next completion that [`Ring::wait`] brought; those of accepts come last.
     pub fn next_completion(&mut self) -> Option<Completion> {
+        self.next_transfer().or_else(|| self.next_accept())
+    }
+
+    /// The next completion of anything but an accept.
+    pub fn next_transfer(&mut self) -> Option<Completion> {
         loop {
             let entry = self.ready.pop_front()?;
             if let Some(completion) = self.complete(&entry) {
@@ -272,8 +283,30 @@ impl Ring {
         }
     }
 
+    /// The next completion of an accept.
+    pub fn next_accept(&mut self) -> Option<Completion> {
+        let entry = self.accepts.pop_front()?;
+        self.complete(&entry)
+    }
+
+    /// How many completions of accepts were not yet taken.
+    #[must_use]
+    pub fn accepts_waiting(&self) -> usize {
+        self.accepts.len()
+    }
+
+    fn collect(&mut self) {
+        for entry in self.uring.completion() {
+            match entry.user_data() {
+                UNWATCHED => {}
+                marked if marked & ACCEPT != 0 => self.accepts.push_back(entry),
+                _ => self.ready.push_back(entry),
+            }
+        }
+    }
+
     fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
-        let key = usize::try_from(entry.user_data()).ok()?;
+        let key = usize::try_from(entry.user_data() & !ACCEPT).ok()?;
         let result = entry.result();
         let more = cqueue::more(entry.flags());
         let token = self.operations.get(key)?.token;
@@ -347,8 +380,9 @@ impl Ring {
     }
 
     fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) {
+        let mark = if matches!(held, Held::Accept) { ACCEPT } else { 0 };
         let key = self.operations.insert(Operation { token, held });
-        self.push(&entry.user_data(key as u64));
+        self.push(&entry.user_data(key as u64 | mark));
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -362,7 +396,7 @@ impl Ring {
             // Full: hand over what is queued. A failure here (EBUSY: completions wait to be read) makes room
             // too.
             if self.uring.submit().is_err() {
-                self.ready.extend(self.uring.completion());
+                self.collect();
             }
         }
     }
@@ -382,7 +416,7 @@ impl Drop for Ring {
             }
             let args = types::SubmitArgs::new().timespec(&limit);
             let _ = self.uring.submitter().submit_with_args(1, &args);
-            self.ready.extend(self.uring.completion());
+            self.collect();
         }
         std::mem::forget(std::mem::take(&mut self.operations));
         std::mem::forget(self.pool.take());
@@ -404,7 +438,12 @@ fn accepted(result: i32, more: bool) -> Outcome {
     if result < 0 {
         return Outcome::Failed { errno: -result, buf: None };
     }
-    // SAFETY: a non-negative result of an accept is a new descriptor that nobody else owns.
+    if result <= libc::STDERR_FILENO {
+        // These are always open: what was reported is not what was accepted.
+        return Outcome::Failed { errno: libc::EBADF, buf: None };
+    }
+    // SAFETY: the result of an accept is a new descriptor that nobody else owns; it is none of the standard
+    // ones.
     let socket = unsafe { OwnedFd::from_raw_fd(result) };
     Outcome::Accepted { socket, more }
 }

@@ -1,14 +1,22 @@
-//! Accepting: one multishot operation, paused while the slots are full, single-shot where multishot does not
-//! work.
+//! Accepting: one multishot operation while there is room for a whole backlog, which one wait may bring; a
+//! few single ones for what room there is otherwise, and where multishot does not work; none while the slots
+//! are full.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::slots::accept_token;
+use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::ring::Ring;
 
 /// How long accepting rests after the system refused a descriptor or memory: what is open must end first.
 const REST: Duration = Duration::from_millis(100);
+/// Connections that a multishot accept may deliver in one wait.
+const BURST: usize = LISTEN_BACKLOG as usize + 1;
+/// Room that makes it worthwhile to go back to multishot: some way off, for each change costs a cancellation.
+const AMPLE: usize = BURST + BURST / 4;
+/// Most single accepts under way at once.
+const SINGLES: usize = 16;
 
 /// The listening socket and whether connections are being accepted.
 pub(super) struct Listener {
@@ -17,14 +25,17 @@ pub(super) struct Listener {
     /// Taken away when accepting has ended for good.
     socket: Option<OwnedFd>,
     state: State,
+    /// Accepts that are under way.
+    started: usize,
     multishot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Idle,
-    Accepting,
-    /// An accept was cancelled and has not yet been answered.
+    /// By single accepts, or not at all.
+    Single,
+    Multishot,
+    /// What was started was cancelled and has not yet been answered.
     Pausing,
     Resting(Instant),
     Closed,
@@ -32,34 +43,43 @@ enum State {
 
 impl Listener {
     pub(super) fn new(index: usize, socket: OwnedFd) -> Self {
-        Self { index, socket: Some(socket), state: State::Idle, multishot: true }
+        Self { index, socket: Some(socket), state: State::Single, started: 0, multishot: true }
     }
 
-    /// Accepts, if it does not and may.
-    pub(super) fn resume(&mut self, now: Instant, ring: &mut Ring) {
+    /// Accepts as many as there is room for, if it may.
+    pub(super) fn accept(&mut self, room: usize, now: Instant, ring: &mut Ring) {
         match self.state {
-            State::Accepting | State::Pausing | State::Closed => return,
+            State::Closed => return,
+            State::Pausing if self.started > 0 => return,
             State::Resting(until) if now < until => return,
-            State::Idle | State::Resting(_) => {}
+            State::Multishot if self.started > 0 && room >= BURST => return,
+            State::Multishot if self.started > 0 => return self.pause(ring),
+            State::Single if self.started > 0 && self.multishot && room >= AMPLE => return self.pause(ring),
+            _ => {}
         }
         let Some(socket) = &self.socket else { return };
-        self.state = State::Accepting;
         let token = accept_token(self.index);
-        if self.multishot {
+        if self.multishot && self.started == 0 && room >= BURST {
+            self.state = State::Multishot;
+            self.started = 1;
             ring.accept(socket.as_fd(), token);
-        } else {
+            return;
+        }
+        self.state = State::Single;
+        while self.started < room.min(SINGLES) {
+            self.started += 1;
             ring.accept_one(socket.as_fd(), token);
         }
     }
 
-    /// Stops accepting for now; connections wait in the backlog. Says whether that is a change.
-    pub(super) fn pause(&mut self, ring: &mut Ring) -> bool {
-        let Some(socket) = self.socket.as_ref().filter(|_| self.state == State::Accepting) else {
-            return false;
-        };
-        ring.cancel(socket.as_fd());
-        self.state = State::Pausing;
-        true
+    /// Stops accepting for now; connections wait in the backlog.
+    pub(super) fn pause(&mut self, ring: &mut Ring) {
+        if let Some(socket) = self.socket.as_ref().filter(|_| self.started > 0)
+            && matches!(self.state, State::Single | State::Multishot)
+        {
+            ring.cancel(socket.as_fd());
+            self.state = State::Pausing;
+        }
     }
 
     /// Stops accepting for good: who connects from here on is refused by the kernel.
@@ -71,25 +91,25 @@ impl Listener {
         }
     }
 
-    /// The operation is over: it must be started again.
+    /// An accept is over.
     pub(super) fn finished(&mut self) {
-        if self.state != State::Closed {
-            self.state = State::Idle;
-        }
+        self.started = self.started.saturating_sub(1);
     }
 
     /// An accept failed. Says whether that is worth a line in the log.
-    pub(super) fn failed(&mut self, errno: i32, now: Instant) -> bool {
-        self.finished();
+    pub(super) fn failed(&mut self, errno: i32, now: Instant, ring: &mut Ring) -> bool {
         match errno {
             // The client was gone before it was accepted; or we were told to pause.
             libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => false,
-            libc::EINVAL if self.multishot => {
+            // Not known here, or it has told a descriptor that cannot be (Linux 6.6 to 6.8).
+            libc::EINVAL | libc::EBADF if self.multishot => {
                 self.multishot = false;
+                self.pause(ring);
                 true
             }
             _ => {
                 if self.state != State::Closed {
+                    self.pause(ring);
                     self.state = State::Resting(now + REST);
                 }
                 true

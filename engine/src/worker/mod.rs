@@ -15,7 +15,6 @@ mod timers;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +42,8 @@ const TURN_COMPLETIONS: usize = 256;
 const TURN_HANDSHAKING: Duration = Duration::from_micros(500);
 /// Bytes of handshakes that wait, each in a buffer: with so many waiting, no further completion is looked at.
 const WAITING_HANDSHAKES: usize = 128;
+/// Connections taken in one turn, beside those completions: each has only a receive to be started.
+const TURN_ACCEPTS: usize = 256;
 /// Furthest that a timer is set ahead: a connection that ends leaves its timer behind, and no longer than
 /// this.
 const TIMER_MAX: Duration = Duration::from_secs(60);
@@ -90,7 +91,7 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
         Err(error) => ready(Err(error)),
         Ok(mut worker) => {
             for front in &mut worker.fronts {
-                front.listener.resume(worker.now, &mut worker.ring);
+                front.listener.accept(1, worker.now, &mut worker.ring);
             }
             ready(Ok(()));
             worker.run();
@@ -112,10 +113,10 @@ struct Worker {
     stop: Arc<Stop>,
     now: Instant,
     max_connections: usize,
-    /// Accepted while all slots were full, and by which listener.
-    waiting: VecDeque<(usize, OwnedFd)>,
     /// What came for handshakes, which are the costly part: they wait for the bytes of everybody else.
     handshakes: VecDeque<Completion>,
+    /// No slot was free at the end of the last turn.
+    is_full: bool,
     /// Receives that found no buffer.
     again: Vec<(SlotId, Leg)>,
     /// Events that an action caused at once.
@@ -144,8 +145,8 @@ impl Worker {
             stop: setup.stop,
             now: clock(),
             max_connections: setup.max_connections,
-            waiting: VecDeque::new(),
             handshakes: VecDeque::new(),
+            is_full: false,
             again: Vec::new(),
             events: VecDeque::new(),
             draining: false,
@@ -172,7 +173,7 @@ impl Worker {
             if self.handshakes.len() >= WAITING_HANDSHAKES {
                 break;
             }
-            let Some(completion) = self.ring.next_completion() else { break };
+            let Some(completion) = self.ring.next_transfer() else { break };
             if self.is_of_a_handshake(&completion) {
                 self.handshakes.push_back(completion);
             } else {
@@ -223,7 +224,6 @@ impl Worker {
     fn complete(&mut self, completion: Completion) {
         let Some((purpose, id)) = read_token(completion.token) else { return };
         match purpose {
-            Purpose::Accept => self.accepted(id.index(), completion.outcome),
             Purpose::Stop => self.stop_signalled(),
             _ => {
                 let meaning = complete::read(
@@ -295,6 +295,22 @@ impl Worker {
         }
     }
 
+    /// Gives a slot to each connection that was accepted, while there is one.
+    fn admit(&mut self) {
+        for _ in 0..TURN_ACCEPTS {
+            if self.slots.len() >= self.max_connections && !self.draining {
+                break;
+            }
+            let Some(completion) = self.ring.next_accept() else { break };
+            if let Some((Purpose::Accept, id)) = read_token(completion.token) {
+                self.accepted(id.index(), completion.outcome);
+            }
+        }
+        if !self.draining {
+            self.accept();
+        }
+    }
+
     fn accepted(&mut self, index: usize, outcome: Outcome) {
         let Some(front) = self.fronts.get_mut(index) else { return };
         match outcome {
@@ -303,40 +319,40 @@ impl Worker {
                     front.listener.finished();
                 }
                 if !self.draining {
-                    self.waiting.push_back((index, socket));
+                    self.counters.add(Counter::Accepted, 1);
+                    let leg = front.accepted_leg();
+                    let id = self.slots.insert(Conn::new(), index, leg, socket);
+                    self.step(id, Event::Opened);
                 }
             }
-            Outcome::Failed { errno, .. } if front.listener.failed(errno, self.now) => {
-                let error = io::Error::from_raw_os_error(errno);
-                tracing::warn!("a connection could not be accepted: {error}; for EMFILE raise LimitNOFILE");
+            Outcome::Failed { errno, .. } => {
+                front.listener.finished();
+                if front.listener.failed(errno, self.now, &mut self.ring) {
+                    let error = io::Error::from_raw_os_error(errno);
+                    tracing::warn!(
+                        "a connection could not be accepted: {error}; for EMFILE raise LimitNOFILE"
+                    );
+                }
             }
             _ => {}
         }
     }
 
-    /// Gives slots to those who wait, and accepts or pauses by what is left.
-    fn admit(&mut self) {
-        while self.slots.len() < self.max_connections
-            && let Some((front, socket)) = self.waiting.pop_front()
-        {
-            self.counters.add(Counter::Accepted, 1);
-            let leg = self.fronts[front].accepted_leg();
-            let id = self.slots.insert(Conn::new(), front, leg, socket);
-            self.step(id, Event::Opened);
-        }
-        if self.draining {
-            return;
-        }
-        let has_room = self.slots.len() + self.waiting.len() < self.max_connections;
-        let mut paused = false;
+    /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no
+    /// more descriptors are open than the cap allows for, and one a listener.
+    fn accept(&mut self) {
+        let taken = self.slots.len() + self.ring.accepts_waiting();
+        let room = self.max_connections.saturating_sub(taken);
+        let share = room.div_ceil(self.fronts.len().max(1));
         for front in &mut self.fronts {
-            if has_room {
-                front.listener.resume(self.now, &mut self.ring);
+            if room > 0 {
+                front.listener.accept(share, self.now, &mut self.ring);
             } else {
-                paused |= front.listener.pause(&mut self.ring);
+                front.listener.pause(&mut self.ring);
             }
         }
-        self.counters.add(Counter::AcceptPaused, u64::from(paused));
+        self.counters.add(Counter::AcceptPaused, u64::from(room == 0 && !self.is_full));
+        self.is_full = room == 0;
     }
 
     fn stop_signalled(&mut self) {
@@ -346,7 +362,6 @@ impl Worker {
             for front in &mut self.fronts {
                 front.listener.close(&mut self.ring);
             }
-            self.waiting.clear();
             let until = self.now + self.timeouts.drain;
             for id in self.slots.ids() {
                 self.step(id, Event::Drain { until });

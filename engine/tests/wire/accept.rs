@@ -160,6 +160,39 @@ fn past_the_connection_cap_accepting_pauses_and_goes_on_when_one_ends() {
     lab.stop();
 }
 
+/// A backlog full of clients past the cap: they wait there, and hold neither descriptors nor anybody up.
+#[test]
+fn clients_far_past_the_cap_wait_in_the_backlog() {
+    const CAP: usize = 4;
+    const WAITING: usize = 500;
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags(&format!("--max-connections {CAP}")).start();
+    let client = plain(Version::Tls13);
+    let idle = lab.descriptors();
+    let mut held: Vec<Peer> = (0..CAP - 1).map(|_| Peer::open(lab.addr, &client)).collect();
+    held.iter_mut().for_each(|peer| peer.ping(b"held"));
+    // One slot is free, and all of them are there before the server is likely to look.
+    let waiting: Vec<_> = (0..WAITING).map(|_| dial(lab.addr)).collect();
+    eventually("the cap is reached", || lab.metrics().open() == CAP as u64);
+    for _ in 0..50 {
+        // Two a connection, one that was accepted and found no slot, and the look itself.
+        let more = lab.descriptors().saturating_sub(idle);
+        assert!(more <= 2 * CAP + 2, "{more} descriptors for {CAP} connections");
+        held.iter_mut().for_each(|peer| peer.ping(b"undisturbed"));
+        pause();
+    }
+    drop(waiting);
+    eventually("they are served, or found to be gone", || {
+        lab.metrics().accepted() == (CAP - 1 + WAITING) as u64
+    });
+    held.iter_mut().for_each(|peer| peer.ping(b"held"));
+    let mut later = Peer::open(lab.addr, &client);
+    later.ping(b"and goes on");
+    drop((held, later));
+    lab.settled();
+    lab.stop();
+}
+
 #[test]
 fn two_hundred_connections_cut_at_random_moments_leave_nothing_behind() {
     let backend = Backend::start(Manner::EchoCut(200));
