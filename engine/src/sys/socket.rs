@@ -101,6 +101,12 @@ pub fn abort_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
+/// Takes the error off a socket that waits there for the next operation, and would fail it.
+pub fn clear_error(socket: BorrowedFd<'_>) {
+    // What it says was told by the operation that failed.
+    let _ = SockRef::from(&socket).take_error();
+}
+
 /// Ends our direction: the peer reads end of file after what was sent.
 ///
 /// # Errors

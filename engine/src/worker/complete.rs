@@ -5,6 +5,7 @@ use crate::buf::{Buf, Bufs};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::metrics::{Counter, Counters};
 use crate::sys::ring::{Outcome, Ring};
+use crate::sys::socket;
 
 /// What a completion comes to.
 pub(super) enum Meaning {
@@ -68,6 +69,12 @@ pub(super) fn read(
         Outcome::Failed { errno, buf } => {
             if let Some(buf) = buf {
                 bufs.give(buf);
+            }
+            if errno == libc::EBADMSG
+                && let Some(socket) = slot.line(leg).socket()
+            {
+                // Kernel TLS leaves it on the socket, where the alert that says so would fail of it.
+                socket::clear_error(socket);
             }
             Meaning::Event(Event::Failed { leg, operation, errno })
         }

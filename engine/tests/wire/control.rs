@@ -198,6 +198,32 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
     });
 }
 
+/// As under `auto`: the kernel seals and userspace opens. A kernel that cannot replace its key could not seal
+/// what follows our answer.
+#[test]
+fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--offload-directions tx").start();
+    let before = lab.metrics();
+    let mut speaker = Speaker::open(&lab, Version::Tls13);
+    speaker.say(&[Say::KeyUpdate { requested: false }, Say::data(b"followed ")]);
+    speaker.expect(b"followed ");
+    speaker.say(&[Say::KeyUpdate { requested: true }, Say::data(b"and answered")]);
+    if in_guest() {
+        speaker.read_to_the_end();
+        assert_eq!(speaker.alert(), Some(80), "{:?}", speaker.heard);
+        assert_eq!(lab.faulted(&before, 1), ["rekey_refused"]);
+        let metrics = lab.settled();
+        assert_eq!((metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel")), (1, 0));
+        assert_eq!(metrics.sum("offramp_key_updates_sent_total", &[]), 0);
+    } else {
+        speaker.expect(b"followed and answered");
+    }
+    drop(speaker);
+    lab.settled();
+    lab.stop();
+}
+
 #[test]
 fn floods_end_the_connection() {
     each_version(&[Version::Tls13], |lab, speaker, version| {
@@ -221,16 +247,17 @@ fn floods_end_the_connection() {
 fn bytes_that_are_no_record_are_named() {
     // The kernel looks at a header only when the explicit nonce behind it is there too.
     let header = |header: [u8; 5]| [header.as_slice(), &[9; 64]].concat();
-    for (bytes, fault) in [
-        (header([23, 3, 3, 0x41, 0x01]), ["record_too_long"]),
-        (header([23, 2, 0, 0, 64]), ["malformed"]),
-        (header([23, 3, 3, 0, 64]), ["bad_record"]),
+    for (bytes, fault, alert) in [
+        (header([23, 3, 3, 0x41, 0x01]), ["record_too_long"], 22),
+        (header([23, 2, 0, 0, 64]), ["malformed"], 50),
+        (header([23, 3, 3, 0, 64]), ["bad_record"], 20),
     ] {
         each_version(&BOTH, |lab, speaker, version| {
             let before = lab.metrics();
             speaker.say(&[Say::Raw(bytes.clone())]);
             speaker.read_to_the_end();
             assert_eq!(lab.faulted(&before, 1), fault, "{version}");
+            assert_eq!(speaker.alert(), Some(alert), "{version} {fault:?}");
         });
     }
 }
