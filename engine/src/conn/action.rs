@@ -66,6 +66,9 @@ pub enum Action {
         /// Which.
         direction: Direction,
     },
+    /// Wait until all that the kernel has sealed is with TCP: it says that it has sent what still waits for
+    /// room, and FIN or a close would overtake that. Answered by `Flushed`.
+    Flush,
     /// Send FIN behind what was sent. Not answered.
     ShutdownWrite {
         /// Where.

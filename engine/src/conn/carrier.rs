@@ -122,8 +122,21 @@ pub(super) struct Carried {
 pub(super) struct Ended {
     pub(super) fault: Option<Fault>,
     pub(super) farewell: Farewell,
+    /// What is sealed may not be with TCP yet.
+    pub(super) flush: Flush,
     /// Something was on its way and will not arrive: nobody may take what arrived for the whole.
     pub(super) is_cut: bool,
+}
+
+/// Whether FIN has to wait for what the kernel has sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// It has not: userspace seals, or all is with TCP.
+    Needless,
+    /// It has; the shell is to be asked.
+    Due,
+    /// The shell was asked and has not answered.
+    Asked,
 }
 
 /// The last record to the peer.
@@ -141,7 +154,12 @@ pub(super) enum Farewell {
 
 impl Ended {
     pub(super) fn silently(fault: Fault) -> Self {
-        Self { fault: Some(fault), farewell: Farewell::Silent, is_cut: false }
+        Self { fault: Some(fault), ..Self::quietly() }
+    }
+
+    /// With nothing more to be said.
+    pub(super) fn quietly() -> Self {
+        Self { fault: None, farewell: Farewell::Silent, flush: Flush::Needless, is_cut: false }
     }
 }
 

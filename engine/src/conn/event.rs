@@ -49,6 +49,13 @@ pub enum Event {
         /// Its payload.
         buf: Buf,
     },
+    /// The front of what is to be sent was sent; the rest follows.
+    Moved {
+        /// Where.
+        leg: Leg,
+    },
+    /// All that the kernel has sealed is with TCP.
+    Flushed,
     /// All that was to be sent was sent.
     Sent {
         /// Where.

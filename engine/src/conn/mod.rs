@@ -126,6 +126,9 @@ impl Conn {
 
     /// Takes one event at the time `now`; all that follows from it is in `out` when this returns.
     pub fn step(&mut self, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
+        if matches!(event, Event::Moved { .. }) && !matches!(self.stage, Stage::Relay(_)) {
+            return;
+        }
         self.busy.take(&event);
         match &event {
             Event::Opened => self.deadline = Some(now + rules.timeouts.handshake),
@@ -288,7 +291,11 @@ impl Conn {
     ) -> Stage {
         let moved = matches!(
             event,
-            Event::Connected | Event::Received { .. } | Event::Sent { .. } | Event::Record { .. }
+            Event::Connected
+                | Event::Received { .. }
+                | Event::Moved { .. }
+                | Event::Sent { .. }
+                | Event::Record { .. }
         );
         match stage.on(event, now, rules.offer, out) {
             Next::Stay => {
@@ -300,7 +307,7 @@ impl Conn {
             Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
             Next::Advance(()) => {
                 stage.release(out);
-                self.end(Ended { fault: None, farewell: Farewell::Silent, is_cut: false }, now, rules, out)
+                self.end(Ended::quietly(), now, rules, out)
             }
         }
     }
@@ -376,7 +383,7 @@ impl Busy {
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
         let farewell = failure.alert.map_or(Farewell::Silent, Farewell::Bytes);
-        Self { fault: Some(failure.fault), farewell, is_cut: false }
+        Self { farewell, ..Self::silently(failure.fault) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stage 5: the last record, FIN, a while for the peer to read it, and the report.
 
 use super::action::{Action, Outbox, Report};
-use super::carrier::{Ended, Farewell};
+use super::carrier::{Ended, Farewell, Flush};
 use super::event::{Event, Leg, Operation};
 use super::fault::{Blame, Fault};
 use super::{Busy, Next, RECEIVE_BYTES};
@@ -18,6 +18,11 @@ const MIN_RECORD_BYTES: usize = 22;
 pub(super) struct Shutdown {
     fault: Option<Fault>,
     phase: Phase,
+    flush: Flush,
+    /// The peer sends no more.
+    peer_ended: bool,
+    /// What it sends cannot be received.
+    is_deaf: bool,
     lingered_bytes: usize,
 }
 
@@ -27,6 +32,8 @@ enum Phase {
     Waiting(Farewell),
     /// The farewell is being sent.
     Saying,
+    /// FIN waits for what the kernel has sealed.
+    Flushing,
     /// FIN was sent; the peer may still read and send.
     Lingering,
 }
@@ -34,12 +41,19 @@ enum Phase {
 impl Shutdown {
     /// Lets go of the plain leg and says farewell, as soon as the TLS leg is free to.
     pub(super) fn begin(ended: Ended, busy: Busy, out: &mut Outbox) -> (Self, Next<Report>) {
-        let Ended { fault, farewell, is_cut } = ended;
+        let Ended { fault, farewell, flush, is_cut } = ended;
         if let Some(fault) = fault {
             let reset = is_cut || fault.blame() != Blame::Nobody;
             out.push(Action::Release { leg: Leg::Plain, reset });
         }
-        let mut this = Self { fault, phase: Phase::Waiting(farewell), lingered_bytes: 0 };
+        let mut this = Self {
+            fault,
+            phase: Phase::Waiting(farewell),
+            flush,
+            peer_ended: false,
+            is_deaf: false,
+            lingered_bytes: 0,
+        };
         let next = this.advance(busy, out);
         (this, next)
     }
@@ -49,18 +63,20 @@ impl Shutdown {
             Event::Received { buf, count, .. } => {
                 out.bufs.give(buf);
                 self.lingered_bytes += count;
-                if count == 0 || self.lingered_bytes > MAX_LINGER_BYTES {
-                    return self.over(out);
-                }
+                self.peer_ended |= count == 0;
             }
             Event::Record { record_type, buf } => {
                 self.lingered_bytes += MIN_RECORD_BYTES + buf.len();
                 out.bufs.give(buf);
-                if record_type.is_none() || self.lingered_bytes > MAX_LINGER_BYTES {
-                    return self.over(out);
-                }
+                self.peer_ended |= record_type.is_none();
             }
             Event::Sent { buf, .. } => out.bufs.give(buf),
+            Event::Flushed => self.flush = Flush::Needless,
+            // It says so of each receive; the peer is to have read why before the socket is closed over what
+            // lies in it.
+            Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EBADMSG } => {
+                self.is_deaf = true;
+            }
             // The kernel opens what comes, and what comes is a record that is not data.
             Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EIO } => {
                 let buf = out.bufs.take();
@@ -93,18 +109,30 @@ impl Shutdown {
                 self.phase = Phase::Saying;
                 return Next::Stay;
             }
-            Phase::Saying => self.finish(out),
+            Phase::Saying | Phase::Flushing => self.finish(out),
             Phase::Lingering => {}
         }
-        if !busy.tls_receiving {
+        let has_ended = self.peer_ended || self.lingered_bytes > MAX_LINGER_BYTES;
+        if has_ended && matches!(self.phase, Phase::Lingering) {
+            return self.over(out);
+        }
+        if !busy.tls_receiving && !has_ended && !self.is_deaf {
             out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
         }
         Next::Stay
     }
 
     fn finish(&mut self, out: &mut Outbox) {
-        out.push(Action::ShutdownWrite { leg: Leg::Tls });
-        self.phase = Phase::Lingering;
+        match self.flush {
+            Flush::Needless => {
+                out.push(Action::ShutdownWrite { leg: Leg::Tls });
+                self.phase = Phase::Lingering;
+                return;
+            }
+            Flush::Due => out.push(Action::Flush),
+            Flush::Asked => {}
+        }
+        (self.flush, self.phase) = (Flush::Asked, Phase::Flushing);
     }
 
     fn over(&mut self, out: &mut Outbox) -> Next<Report> {

@@ -68,6 +68,10 @@ impl World {
                 let sequence = self.kernel.sequence(direction);
                 self.events.push_back(Event::Sequence { direction, sequence });
             }
+            Action::Flush => {
+                assert!(asked.tls_send.is_none() && !asked.flush, "a flush of what is being sent");
+                asked.flush = true;
+            }
             Action::ShutdownWrite { leg: Leg::Plain } => {
                 self.backend_saw_end = true;
                 self.backend_ends |= matches!(self.plan.backend, Backend::Echo | Backend::Greets(_));

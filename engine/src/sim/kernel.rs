@@ -65,6 +65,8 @@ pub struct Kernel {
     rx: Option<Side>,
     /// Opened application data that was not yet taken.
     opened: VecDeque<u8>,
+    /// Sealed, and said to be sent, but not yet with TCP.
+    pub(super) unsent: VecDeque<u8>,
     /// Application data of no bytes was opened, and nothing was told since.
     passed_empty: bool,
     /// An opened record of another type that was not yet taken.
@@ -189,7 +191,7 @@ impl Kernel {
             return Received::Data(self.opened.drain(..count).collect());
         }
         if self.control.is_some() && std::mem::take(&mut self.passed_empty) {
-            // Types never mix in one answer: this one is of no bytes, and only the type tells it from the end.
+            // Types never mix in one answer: this one has no bytes, and only the type tells it from the end.
             let empty = Vec::new();
             let (told, untold) = (Received::Record(APPLICATION_DATA, Vec::new()), Received::Data(empty));
             return if with_record_type { told } else { untold };

@@ -61,6 +61,7 @@ pub(super) struct Asked {
     pub(super) plain_send: Option<Buf>,
     pub(super) plain_released: bool,
     pub(super) tls_finished: bool,
+    pub(super) flush: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +80,8 @@ enum Move {
     Connect,
     PlainReceives,
     PlainSends,
+    KernelSends,
+    Flushes,
 }
 
 impl World {
@@ -157,6 +160,9 @@ impl World {
         add(self.asked.connect, Move::Connect);
         let plain_ready = !self.from_backend.is_empty() || self.backend_ends || self.backend_down;
         add(self.asked.plain_receive.is_some() && plain_ready, Move::PlainReceives);
+        let unsent = !self.kernel.unsent.is_empty();
+        add(unsent && (has_room || self.asked.tls_finished), Move::KernelSends);
+        add(self.asked.flush && !unsent, Move::Flushes);
         let takes = self.backend_down || self.backend_room() > 0;
         add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
         moves
@@ -198,6 +204,11 @@ impl World {
             Move::Connect => self.connect(),
             Move::PlainReceives => self.plain_receives(),
             Move::PlainSends => self.plain_sends(),
+            Move::KernelSends => self.kernel_sends(),
+            Move::Flushes => {
+                self.asked.flush = false;
+                self.step(Event::Flushed);
+            }
         }
     }
 
@@ -308,13 +319,30 @@ impl World {
             (true, Some(record_type)) => self.kernel.seal(record_type, &bytes),
             (true, None) => bytes.chunks(16_384).flat_map(|chunk| self.kernel.seal(23, chunk)).collect(),
         };
-        self.to_client.extend(&on_wire);
-        self.server_wire.extend(&on_wire);
+        if self.kernel.has_tx() {
+            self.kernel.unsent.extend(&on_wire);
+            if self.dice.below(2) > 0 {
+                self.kernel_sends();
+            }
+        } else {
+            self.to_client.extend(&on_wire);
+            self.server_wire.extend(&on_wire);
+        }
         buf.consume(count);
         if buf.is_empty() {
             self.step(Event::Sent { leg: Leg::Tls, buf });
         } else {
             self.asked.tls_send = Some((buf, record_type));
+            self.step(Event::Moved { leg: Leg::Tls });
+        }
+    }
+
+    /// What the kernel has sealed goes to TCP, which takes nothing behind FIN.
+    fn kernel_sends(&mut self) {
+        let sealed = std::mem::take(&mut self.kernel.unsent);
+        if !self.asked.tls_finished && !self.client_reset {
+            self.to_client.extend(&sealed);
+            self.server_wire.extend(&sealed);
         }
     }
 
@@ -353,6 +381,7 @@ impl World {
             self.step(Event::Sent { leg: Leg::Plain, buf });
         } else {
             self.asked.plain_send = Some(buf);
+            self.step(Event::Moved { leg: Leg::Plain });
         }
     }
 

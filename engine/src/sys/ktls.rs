@@ -95,6 +95,16 @@ impl Cipher {
         }
     }
 
+    /// Bytes that it adds to the plaintext of a record: header, explicit nonce or inner type, tag.
+    #[must_use]
+    pub fn bytes_a_record(self) -> u64 {
+        match self {
+            Self::Tls12Aes128Gcm | Self::Tls12Aes256Gcm => 5 + 8 + 16,
+            Self::Tls12ChaCha20Poly1305 => 5 + 16,
+            Self::Tls13Aes128Gcm | Self::Tls13Aes256Gcm | Self::Tls13ChaCha20Poly1305 => 5 + 1 + 16,
+        }
+    }
+
     /// The version as the kernel wants it: `TLS_1_2_VERSION` or `TLS_1_3_VERSION`.
     fn wire_version(self) -> u16 {
         match self {

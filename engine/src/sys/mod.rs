@@ -10,3 +10,4 @@ mod pool;
 pub mod probe;
 pub mod ring;
 pub mod socket;
+pub mod tcp;

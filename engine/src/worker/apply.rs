@@ -1,14 +1,15 @@
 //! An action of a connection, as the operation that carries it out.
 
-use crate::sys::socket::SockAddr;
+use std::time::Instant;
 
 use super::slots::{Purpose, SlotId, Slots, token};
+use super::timers::Timers;
 use crate::conn::action::{Action, Carriage, ControlKind, Milestone, Report};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Cipher, Material};
 use crate::sys::ring::Ring;
-use crate::sys::socket::{self, Address};
+use crate::sys::socket::{self, Address, SockAddr};
 use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
 
 /// Where the plain leg goes, as the system takes it.
@@ -23,6 +24,8 @@ pub(super) struct Hands<'a> {
     pub(super) ring: &'a mut Ring,
     pub(super) destination: &'a Destination,
     pub(super) counters: &'a Counters,
+    pub(super) timers: &'a mut Timers,
+    pub(super) now: Instant,
 }
 
 /// What comes of an action at once.
@@ -41,6 +44,7 @@ impl Hands<'_> {
         match action {
             Action::Connect { leg } => return self.connect(id, leg),
             Action::InstallKeys { direction, keys } => return self.install(id, direction, &keys),
+            Action::Flush => return self.flush(id),
             Action::ReadSequence { direction } => return self.read_sequence(id, direction),
             Action::Release { leg, reset } => self.release(id, leg, reset),
             Action::Note(milestone) => self.note(milestone),
@@ -125,8 +129,10 @@ impl Hands<'_> {
     /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
     fn install(&mut self, id: SlotId, direction: Direction, keys: &TrafficKeys) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let sealing = std::mem::take(&mut slot.sealing);
         let line = slot.line(Leg::Tls);
         let Some(socket) = line.socket() else { return Result::Started };
+        let added = sealing.added_under_key(socket);
         let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
         let material = Material { cipher: cipher(keys), key: keys.key(), iv: &iv, sequence: keys.sequence() };
         let attached = match ktls::attach(socket) {
@@ -141,6 +147,10 @@ impl Hands<'_> {
             }
             Err(e) => Event::Refused { direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },
         };
+        slot.sealing = sealing;
+        if matches!(event, Event::Keyed { direction: Direction::Tx }) {
+            slot.sealing.begin(&material, added);
+        }
         Result::Event(event)
     }
 

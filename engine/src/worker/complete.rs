@@ -53,6 +53,9 @@ pub(super) fn read(
             if leg == Leg::Plain {
                 counters.add(Counter::BytesToPlain, count as u64);
             }
+            if leg == Leg::Tls {
+                slot.sealing.took(count);
+            }
             if buf.is_empty() {
                 if leg == Leg::Tls {
                     slot.record_type = None;
@@ -60,7 +63,7 @@ pub(super) fn read(
                 return Meaning::Event(Event::Sent { leg, buf });
             }
             send_rest(slot, leg, buf, id, ring);
-            Meaning::Nothing
+            Meaning::Event(Event::Moved { leg })
         }
         Outcome::Connected => Meaning::Event(Event::Connected),
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {

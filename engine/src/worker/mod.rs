@@ -7,6 +7,7 @@
 mod apply;
 mod complete;
 mod faults;
+mod flush;
 mod front;
 mod listener;
 mod slots;
@@ -256,6 +257,8 @@ impl Worker {
                 ring: &mut self.ring,
                 destination: &front.destination,
                 counters: &self.counters,
+                timers: &mut self.timers,
+                now: self.now,
             };
             for action in self.outbox.drain() {
                 match hands.apply(id, action) {
@@ -287,6 +290,12 @@ impl Worker {
     fn timer_fired(&mut self, id: SlotId) {
         let now = self.now;
         let Some(slot) = self.slots.get(id) else { return };
+        if slot.look.as_ref().is_some_and(|look| look.at <= now) {
+            return self.look_again(id);
+        }
+        if slot.timer.is_some_and(|set| set > now) {
+            return;
+        }
         slot.timer = None;
         if slot.conn.deadline().is_some_and(|deadline| deadline <= now) {
             self.step(id, Event::Expired);
@@ -377,6 +386,21 @@ impl Worker {
         self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
     }
 
+    fn look_again(&mut self, id: SlotId) {
+        let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
+        let mut hands = Hands {
+            slots: &mut self.slots,
+            ring: &mut self.ring,
+            destination: &front.destination,
+            counters: &self.counters,
+            timers: &mut self.timers,
+            now: self.now,
+        };
+        if let apply::Result::Event(event) = hands.flush(id) {
+            self.step(id, event);
+        }
+    }
+
     fn receive_again(&mut self, id: SlotId, leg: Leg) {
         let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
         let mut hands = Hands {
@@ -384,6 +408,8 @@ impl Worker {
             ring: &mut self.ring,
             destination: &front.destination,
             counters: &self.counters,
+            timers: &mut self.timers,
+            now: self.now,
         };
         hands.receive_again(id, leg);
     }

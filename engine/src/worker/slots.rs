@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use super::flush::{Look, Sealing};
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 use crate::sys::ring::Token;
@@ -29,6 +30,10 @@ pub(super) struct Slot {
     serial: u32,
     tls: Line,
     plain: Line,
+    /// What was given to the TLS leg's socket.
+    pub(super) sealing: Sealing,
+    /// When to look again whether all of that is with TCP.
+    pub(super) look: Option<Look>,
     /// The record type of the record that is being sent, if one is.
     pub(super) record_type: Option<u8>,
     /// The earliest time at which a timer for it is set.
@@ -105,7 +110,9 @@ impl Slots {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let (tls, plain) = (Line::default(), Line::default());
-        let mut slot = Slot { conn, front, serial, tls, plain, record_type: None, timer: None };
+        let sealing = Sealing::default();
+        let mut slot =
+            Slot { conn, front, serial, tls, plain, sealing, look: None, record_type: None, timer: None };
         slot.line(leg).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
         SlotId { index, serial }

@@ -46,4 +46,5 @@ mod peers;
 mod relay;
 mod resumption;
 mod shutdown;
+mod slow;
 mod vouching;

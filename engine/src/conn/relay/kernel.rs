@@ -1,8 +1,8 @@
 //! What is particular to a direction whose records the kernel carries.
 //!
 //! A plain receive that meets a record other than application data fails with EIO until a receive with room
-//! for the record type has taken that record. An empty record of application data in front of such a one reads
-//! as the end of file: what that was, only a receive with room for the type tells.
+//! for the record type has taken that record. An empty record of application data in front of such a one
+//! reads as the end of file: what that was, only a receive with room for the type tells.
 
 use super::Relay;
 use crate::buf::Buf;
@@ -77,8 +77,8 @@ impl Relay {
     }
 }
 
-/// Most records that the kernel makes of `bytes` sent at once: one more than they need, since a short send is
-/// taken up again at a place that is no record boundary.
+/// Most records that the kernel makes of `bytes` sent at once: one more than they need. Each short send adds
+/// one, as it is told.
 pub(super) fn records_of(bytes: usize) -> u64 {
     bytes.div_ceil(MAX_PLAINTEXT_BYTES) as u64 + 1
 }

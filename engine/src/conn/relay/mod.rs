@@ -4,9 +4,11 @@
 //! becomes FIN on the plain leg, FIN from there becomes close_notify. FIN without close_notify is truncation
 //! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`, and in TLS 1.3
 //! through `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes
-//! its carrier in `handover`; how many records its key may protect is in `limit`.
+//! its carrier in `handover`; how many records its key may protect is in `limit`; what a fault leaves to be
+//! said is in `ending`.
 
 mod control;
+mod ending;
 mod half;
 mod handover;
 mod kernel;
@@ -17,7 +19,7 @@ mod userspace;
 use std::time::Instant;
 
 use super::action::{Action, Carriage, Outbox};
-use super::carrier::{Carried, Ended, Farewell, Offer, Receiver, Transmitter};
+use super::carrier::{Carried, Offer, Receiver, Transmitter};
 use super::event::{Event, Leg, Operation};
 use super::fault::{Fault, alert};
 use super::{Next, PLAINTEXT_BYTES, Rules};
@@ -89,6 +91,8 @@ enum Occupant {
     CloseNotify,
     /// Nothing: the kernel was asked something of what goes to the peer.
     Question,
+    /// Nothing: our close_notify is sealed, and FIN waits until it is with TCP.
+    Flush,
 }
 
 /// Records that we owe the peer.
@@ -158,47 +162,6 @@ impl Relay {
         }
     }
 
-    /// The last record to the peer, if one is due and can be sent.
-    pub(super) fn farewell(&mut self, fault: Fault, out: &mut Outbox) -> Ended {
-        // Under which key, and by whom, an alert would have to be sealed is open until the answer.
-        let is_between_keys =
-            self.down.sending && matches!(self.occupied_by, Occupant::Question | Occupant::KeyUpdate);
-        let is_cut = self.owes_something();
-        let farewell = match fault.alert() {
-            _ if self.tx_is_lost || is_between_keys => Farewell::Silent,
-            None => Farewell::Silent,
-            Some(_) if self.down.ended || self.occupied_by == Occupant::CloseNotify => Farewell::Said,
-            // Behind what is lost it would say that all has come.
-            Some(alert::CLOSE_NOTIFY) if is_cut => self.last_alert(alert::INTERNAL_ERROR, out),
-            Some(description) => self.last_alert(description, out),
-        };
-        Ended { fault: Some(fault), farewell, is_cut }
-    }
-
-    /// Whether something was received, or its front, that has not been passed on.
-    fn owes_something(&self) -> bool {
-        let is_owing = |half: &Half| half.sending || half.held.is_some();
-        is_owing(&self.up) || is_owing(&self.down) || self.partial.is_some() || self.is_mid_record
-    }
-
-    fn last_alert(&mut self, description: u8, out: &mut Outbox) -> Farewell {
-        let payload = control::alert_payload(description);
-        let mut buf = out.bufs.take();
-        match &mut self.tx {
-            Transmitter::Kernel(_) => {
-                buf.extend(&payload);
-                Farewell::Record(buf)
-            }
-            Transmitter::Userspace(sealer) => match sealer.seal(RecordType::Alert, &payload, &mut buf) {
-                Ok(()) => Farewell::Bytes(buf),
-                Err(_) => {
-                    out.bufs.give(buf);
-                    Farewell::Silent
-                }
-            },
-        }
-    }
-
     /// Gives what it holds back to the free list.
     pub(super) fn release(self, out: &mut Outbox) {
         if self.tx_left.is_some() {
@@ -226,6 +189,14 @@ impl Relay {
             }
             Event::Received { leg: Leg::Tls, buf, count } => return self.received(buf, count, out),
             Event::Record { record_type, buf } => return self.record(record_type, buf, out),
+            Event::Moved { leg: Leg::Tls } => {
+                // It is taken up again at a place that may be no record boundary.
+                if let Transmitter::Kernel(records) = &mut self.tx {
+                    records.add(1);
+                }
+            }
+            Event::Moved { leg: Leg::Plain } => {}
+            Event::Flushed => self.end_down(out),
             Event::Sent { leg: Leg::Plain, buf } => {
                 out.bufs.give(buf);
                 self.up.sending = false;
@@ -264,7 +235,7 @@ impl Relay {
         self.is_mid_record = false;
         match &mut self.rx {
             Receiver::Kernel(records) => {
-                // As many as there can be: none of them is empty.
+                // As many as there can be, but for empty ones, which nobody counts for us.
                 records.add(count as u64);
                 self.up.held = Some(buf);
                 self.control_records_in_a_row = 0;
@@ -274,8 +245,8 @@ impl Relay {
         }
     }
 
-    /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end, unless
-    /// it comes in the middle of a record; before, the stream may have been cut.
+    /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end,
+    /// unless it comes in the middle of a record; before, the stream may have been cut.
     fn client_finished(&mut self) -> Result<(), Fault> {
         if self.down.ended && !self.is_mid_record {
             self.up.eof = true;
@@ -288,14 +259,21 @@ impl Relay {
         match std::mem::take(&mut self.occupied_by) {
             Occupant::Data => self.down.sending = false,
             Occupant::KeyUpdate => self.install_next_tx_key(out)?,
-            Occupant::CloseNotify => {
-                self.down.sending = false;
-                self.down.ended = true;
-                out.push(Action::ShutdownWrite { leg: Leg::Tls });
+            Occupant::CloseNotify if matches!(self.tx, Transmitter::Kernel(_)) => {
+                self.occupied_by = Occupant::Flush;
+                out.push(Action::Flush);
             }
-            Occupant::Question => return Err(Fault::Internal),
+            Occupant::CloseNotify => self.end_down(out),
+            Occupant::Question | Occupant::Flush => return Err(Fault::Internal),
         }
         Ok(())
+    }
+
+    fn end_down(&mut self, out: &mut Outbox) {
+        self.occupied_by = Occupant::Data;
+        self.down.sending = false;
+        self.down.ended = true;
+        out.push(Action::ShutdownWrite { leg: Leg::Tls });
     }
 
     fn plain_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {

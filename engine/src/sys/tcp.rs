@@ -1,0 +1,77 @@
+//! What TCP says of a connection (`TCP_INFO`, tcp(7); `struct tcp_info` in `include/uapi/linux/tcp.h`).
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Places in `struct tcp_info`, which only ever grows at its end; the last of them are there since 4.19.
+const UNACKED_AT: usize = 24;
+const NOTSENT_BYTES_AT: usize = 144;
+const BYTES_SENT_AT: usize = 200;
+const BYTES_RETRANS_AT: usize = 208;
+const INFO_BYTES: usize = 216;
+
+/// The sending side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Bytes that were given to TCP since the connection began.
+    pub given: u64,
+    /// All of them were sent and acknowledged.
+    pub is_done: bool,
+}
+
+/// Asks for it.
+///
+/// # Errors
+/// EOPNOTSUPP: it is no TCP socket. EINVAL: a kernel that tells less.
+pub fn sending(socket: BorrowedFd<'_>) -> io::Result<Sending> {
+    let mut info = [0_u8; INFO_BYTES];
+    let mut len = INFO_BYTES as libc::socklen_t;
+    let room = info.as_mut_ptr().cast::<c_void>();
+    // SAFETY: the descriptor is open for as long as it is borrowed; `room` is writable for `len` bytes and
+    // `len` is writable for the whole call; getsockopt writes at most `len` bytes and keeps neither pointer.
+    let status = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, room, &raw mut len)
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if usize::try_from(len) != Ok(INFO_BYTES) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let long = |at: usize| info[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    let word = |at: usize| info[at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let sent = long(BYTES_SENT_AT).saturating_sub(long(BYTES_RETRANS_AT));
+    let waiting = word(NOTSENT_BYTES_AT);
+    let is_done = waiting == 0 && word(UNACKED_AT) == 0;
+    Ok(Sending { given: sent + u64::from(waiting), is_done })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_was_given_is_told_whether_it_was_read_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        assert_eq!(sending(ours.as_fd()).unwrap().given, 0);
+        ours.set_nonblocking(true).unwrap();
+        let mut given = 0;
+        while let Ok(count) = ours.write(&[7; 100_000]) {
+            given += count as u64;
+        }
+        assert_eq!(sending(ours.as_fd()).unwrap(), Sending { given, is_done: false });
+        assert_eq!(sending(theirs.as_fd()).unwrap().given, 0, "nor on the accepted side");
+        let mut block = vec![0; given as usize];
+        theirs.read_exact(&mut block).unwrap();
+        assert_eq!(sending(ours.as_fd()).unwrap().given, given);
+        let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(sending(unix.as_fd()).is_err());
+    }
+}
