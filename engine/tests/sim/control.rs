@@ -1,9 +1,10 @@
 //! Records that are not application data, whoever carries them.
 
-use offramp::conn::action::{ControlKind, Milestone};
+use offramp::conn::action::{Carriage, ControlKind, Milestone};
 use offramp::conn::carrier::{Offer, Suites};
 use offramp::conn::fault::{Fault, alert};
 use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Say};
+use offramp::tls::secrets::Direction;
 use rustls::SupportedCipherSuite;
 
 use crate::lab::{BOTH, NOTHING, SUITES, client, run};
@@ -115,6 +116,24 @@ fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
         // In TLS 1.2 the type is in the clear: what is no type is no record.
         assert!(matches!(fault, Some(Fault::UnexpectedRecord | Fault::Malformed)), "{world}: {fault:?}");
         assert!(b"x".starts_with(&outcome.to_backend), "{world}");
+    });
+}
+
+/// In the handshake it is passed over (RFC 8446 §5); behind it, it belongs nowhere. The kernel takes it for a
+/// record that cannot be opened.
+#[test]
+fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
+    let stray = Say::Raw(vec![20, 3, 3, 0, 1, 1]);
+    say(&[Say::data(b"x"), stray, Say::data(b"y")], true, |outcome, world| {
+        let by_kernel = Milestone::Carried { direction: Direction::Rx, by: Carriage::Kernel };
+        let (fault, description) = if outcome.notes.contains(&by_kernel) {
+            (Fault::BadRecord, alert::BAD_RECORD_MAC)
+        } else {
+            (Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE)
+        };
+        assert_eq!(outcome.report.fault, Some(fault), "{world}");
+        assert_eq!(outcome.client.alert(), Some(description), "{world}");
+        assert!(outcome.backend_was_reset && b"x".starts_with(&outcome.to_backend), "{world}");
     });
 }
 

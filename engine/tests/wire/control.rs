@@ -182,6 +182,21 @@ fn a_type_that_nobody_knows_is_refused() {
     });
 }
 
+/// In the handshake it is passed over (RFC 8446 §5); behind it, it belongs nowhere. The kernel takes it for a
+/// record that cannot be opened.
+#[test]
+fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
+    each_version(&[Version::Tls13], |lab, speaker, version| {
+        let before = lab.metrics();
+        speaker.say(&[Say::data(b"x"), Say::Raw(vec![20, 3, 3, 0, 1, 1]), Say::data(b"y")]);
+        speaker.read_to_the_end();
+        let (fault, alert) =
+            if lab.ready.contains("rx: kernel") { ("bad_record", 20) } else { ("unexpected_record", 10) };
+        assert_eq!(lab.faulted(&before, 1), [fault], "{version}");
+        assert_eq!(speaker.alert(), Some(alert), "{version}");
+    });
+}
+
 #[test]
 fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
     let hello = || Say::record(HANDSHAKE, &[1, 0, 0, 0]);

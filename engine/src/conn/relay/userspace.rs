@@ -2,12 +2,13 @@
 
 use super::Relay;
 use crate::buf::Buf;
-use crate::conn::action::{Action, Outbox};
+use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::{Receiver, Transmitter};
 use crate::conn::event::Leg;
 use crate::conn::fault::Fault;
 use crate::tls::cipher::OpenError;
 use crate::tls::record::{self, Header, RecordType};
+use crate::tls::secrets::Version;
 
 impl Relay {
     /// Opens the whole records in `sealed`; what is left of it waits for the rest.
@@ -33,6 +34,11 @@ impl Relay {
             && let Some(header) = Header::read(sealed.filled())?
         {
             let Some(record) = sealed.filled().get(..header.record_bytes()) else { break };
+            if self.version == Version::Tls13 && header.record_type != RecordType::ApplicationData {
+                // In the clear: a ChangeCipherSpec that is late (RFC 8446 §5), or a forged alert.
+                self.seen.add(ControlKind::Unexpected);
+                return Err(Fault::UnexpectedRecord);
+            }
             let Receiver::Userspace(opener) = &mut self.rx else { return Err(Fault::Internal) };
             if opener.keys().sequence() >= self.record_limit {
                 self.winding_up = true;
