@@ -62,14 +62,14 @@ fn plain_http_to_the_tls_port_is_a_counted_fault() {
     let beside = Beside::start("");
     let answer = send_and_drain(&beside.lab, b"GET / HTTP/1.1\r\nHost: offramp.test\r\n\r\n");
     assert!(!answer.starts_with(b"HTTP"), "the request went through");
-    beside.finish(1);
+    assert_eq!(beside.finish(1), ["not_tls"]);
 }
 
 #[test]
 fn sixteen_kibibytes_of_zeros_are_a_counted_fault() {
     let beside = Beside::start("");
     send_and_drain(&beside.lab, &[0; 16 << 10]);
-    beside.finish(1);
+    assert_eq!(beside.finish(1), ["not_tls"]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn sixteen_kibibytes_of_noise_behind_a_good_header_are_a_counted_fault() {
     let mut record = vec![22, 3, 1, 0x40, 0];
     record.extend(crate::dice::Noise::bytes(5, 16 << 10));
     send_and_drain(&beside.lab, &record);
-    beside.finish(1);
+    assert_eq!(beside.finish(1), ["handshake_malformed"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_client_that_never_speaks_is_a_counted_fault() {
     let beside = Beside::start("--handshake-timeout 2s");
     let (said, _) = drain(&dial(beside.lab.addr));
     assert_eq!(said, [0; 0], "nothing is owed to who never spoke");
-    beside.finish(1);
+    assert_eq!(beside.finish(1), ["handshake_timeout"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_client_that_stops_within_its_hello_is_a_counted_fault() {
     let hello = peer.outgoing();
     peer.tcp.write_all(&hello[..hello.len() / 2]).expect("half a hello can be sent");
     drain(&peer.tcp);
-    beside.finish(1);
+    assert_eq!(beside.finish(1), ["handshake_timeout"]);
 }
 
 #[test]

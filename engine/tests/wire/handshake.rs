@@ -159,6 +159,7 @@ fn two_thousand_connections_at_once() {
     assert!(metrics.buffers_lent() <= before.buffers_lent(), "buffers: {}", metrics.raw);
     if in_guest() {
         assert_eq!(metrics.offload("tx", "kernel"), count, "{}", metrics.raw);
+        assert_eq!(metrics.offload("rx", "kernel"), count, "{}", metrics.raw);
     }
     lab.stop();
 }

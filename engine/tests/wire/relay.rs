@@ -142,7 +142,7 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
         let seen = backend.seen();
         assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset), "{version:?}: {} bytes", seen.bytes);
-        lab.faulted(&before, 1);
+        assert_eq!(lab.faulted(&before, 1), ["truncated"]);
     }
     lab.settled();
     lab.stop();
@@ -160,7 +160,7 @@ fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
     let mut peer = Peer::open(lab.addr, &client);
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    lab.faulted(&before, 1);
+    assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
     healthy.ping(b"during");
     backend.resume();
     Peer::open(lab.addr, &client).ping(b"after");
@@ -181,7 +181,7 @@ fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
         peer.send(b"r");
         let (answer, end) = peer.rest();
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
-        lab.faulted(&before, 1);
+        assert_eq!(lab.faulted(&before, 1), ["backend_reset"]);
         healthy.ping(b"during");
         Peer::open(lab.addr, &plain(version)).ping(b"echo after");
     }
@@ -219,7 +219,7 @@ fn a_backend_that_does_not_answer_the_connect_is_a_counted_fault() {
     let mut peer = Peer::open(lab.addr, &client);
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    lab.faulted(&before, 1);
+    assert_eq!(lab.faulted(&before, 1), ["connect_timeout"]);
     converse(&mut healthy, &mut behind);
 
     // Emptying the queue heals it.
@@ -276,7 +276,7 @@ fn a_connection_that_is_idle_too_long_is_ended_and_a_busy_one_is_not() {
     });
     let (answer, end) = idle.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    lab.faulted(&before, 1);
+    assert_eq!(lab.faulted(&before, 1), ["idle_timeout"]);
     busy.ping(b"during");
     Peer::open(lab.addr, &client).ping(b"after");
     drop(busy);
