@@ -40,6 +40,7 @@ mod handshake;
 mod interop;
 mod key_update;
 mod memory;
+mod midway;
 mod offload;
 mod originate;
 mod peers;

@@ -136,6 +136,38 @@ fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
     lab.stop();
 }
 
+/// Finished, data, close_notify and FIN in one segment: the protocol cannot be attached any more.
+#[test]
+fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let data = crate::dice::Noise::bytes(4, 2_000);
+    for (way, client, kind) in eager_clients(&lab) {
+        let before = lab.settled();
+        let mut peer = Peer::dial(lab.addr, &client, NAME);
+        peer.handshake_but_for_the_last_flight().unwrap_or_else(|error| panic!("{way}: {error}"));
+        assert_eq!(peer.kind(), kind, "{way}");
+        peer.seal(&data);
+        peer.tls.send_close_notify();
+        let together = peer.outgoing();
+        // Held back until FIN is behind it.
+        let socket = socket2::SockRef::from(&peer.tcp);
+        socket.set_tcp_cork(true).expect("a TCP option");
+        peer.tcp.write_all(&together).expect("the server reads");
+        peer.truncate();
+        assert_eq!(peer.rest(), (data.clone(), End::Clean), "{way}");
+        drop(peer);
+        let after = lab.settled();
+        assert_eq!(after.faults().len(), 0, "{way}: {:?}", after.faults());
+        if in_guest() {
+            let refused = after.sum("offramp_offload_refusals_total", &[("error", "enotconn")])
+                - before.sum("offramp_offload_refusals_total", &[("error", "enotconn")]);
+            assert!(refused >= 1, "{way}: {}", after.raw);
+        }
+    }
+    lab.stop();
+}
+
 /// The kernel's own count of TLS sockets; `None` where it knows no TLS.
 fn tls_stat() -> Option<BTreeMap<String, u64>> {
     let text = std::fs::read_to_string("/proc/net/tls_stat").ok()?;

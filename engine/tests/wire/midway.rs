@@ -1,0 +1,128 @@
+//! The hand-over in the middle of a relay, captured: userspace seals the first records of a direction under
+//! a key, the kernel those that follow, in either role.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::process::{Child, Command, Stdio};
+
+use rustls::CipherSuite;
+
+use crate::backend::{Backend, Manner};
+use crate::capture::{Capture, distinct_nonces, records};
+use crate::identity::{Identity, NAME};
+use crate::lab::{Lab, Setup};
+use crate::peer::{End, Peer, Version, config, dial, drain};
+use crate::tools::{have, in_guest, scratch, skip};
+
+const AFTER: &str = "--offload after-bytes(1000)";
+const PINGS: usize = 60;
+
+/// Both directions of both connections of this capture; at least so many records each.
+fn all_distinct(capture: Capture, port: u16) {
+    let streams = capture.finish();
+    assert!(streams.len() >= 2, "both ways of {port}");
+    for ((from, to), stream) in streams {
+        let stream = stream.unwrap_or_else(|why| panic!("{from} to {to}: {why}"));
+        // Finished, each ping at least one record, close_notify.
+        distinct_nonces(&records(&stream), PINGS + 2).unwrap_or_else(|why| panic!("{from} to {to}: {why}"));
+    }
+}
+
+fn handed_over(lab: &Lab) {
+    let metrics = lab.settled();
+    assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
+    if in_guest() {
+        let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
+        assert_eq!(kernel, (1, 1), "{}", metrics.raw);
+    }
+}
+
+#[test]
+fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
+    for suite in [
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ] {
+        let backend = Backend::start(Manner::Echo);
+        let lab = Setup::new(backend.addr).flags(AFTER).start();
+        let capture = match Capture::start(lab.addr.port()) {
+            Ok(capture) => capture,
+            Err(why) => return skip(&why),
+        };
+        let mut peer = Peer::open(lab.addr, &config(Version::Tls12, Some(suite), None));
+        (0..PINGS).for_each(|nth| peer.ping(format!("record {nth:0100}").as_bytes()));
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+        all_distinct(capture, lab.addr.port());
+        drop(peer);
+        handed_over(&lab);
+        lab.stop();
+    }
+}
+
+/// `openssl s_server` that sends each line back reversed; killed when dropped.
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+    _files: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let files = scratch();
+        let (certificate, key) = Identity::ecdsa().write(files.path());
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-tls1_2"])
+            .args(["-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256", "-cert"])
+            .arg(certificate)
+            .arg("-key")
+            .arg(key)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let accepting = |line: String| line.strip_prefix("ACCEPT ").and_then(|addr| addr.parse().ok());
+        let addr = lines.map_while(Result::ok).find_map(accepting).expect("it says where it accepts");
+        Self { child, addr, _files: files }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
+    if !have("openssl") {
+        return;
+    }
+    let server = Server::start();
+    let files = scratch();
+    Identity::ecdsa().write(files.path());
+    let path = files.path().join("offramp.toml");
+    let text = format!("mode = \"originate\"\nserver_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"\n");
+    std::fs::write(&path, text).expect("the file can be written");
+    let words = format!("{AFTER} --config {}", path.display());
+    let lab = Setup::new(server.addr).identities(&[]).flags(&words).start();
+    let capture = match Capture::start(server.addr.port()) {
+        Ok(capture) => capture,
+        Err(why) => return skip(&why),
+    };
+    let mut tcp = dial(lab.addr);
+    for nth in 0..PINGS {
+        let line = format!("line {nth:0100}");
+        writeln!(tcp, "{line}").expect("it can be sent");
+        let mut back = vec![0; line.len() + 1];
+        tcp.read_exact(&mut back).expect("it comes back");
+    }
+    tcp.shutdown(Shutdown::Write).expect("connected");
+    assert_eq!(drain(&tcp).0, b"");
+    all_distinct(capture, server.addr.port());
+    handed_over(&lab);
+    lab.stop();
+}
