@@ -7,7 +7,7 @@ use super::wire::explicit_nonces;
 use super::world::{Want, World};
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
-use crate::tls::secrets::Direction;
+use crate::tls::secrets::{Direction, TrafficKeys};
 
 impl World {
     pub(super) fn apply(&mut self, action: Action) {
@@ -55,14 +55,7 @@ impl World {
                 );
             }
             Action::InstallKeys { direction, keys } => {
-                match direction {
-                    Direction::Tx => assert!(asked.tls_send.is_none(), "keys change under a send"),
-                    Direction::Rx => assert!(asked.tls_receive.is_none(), "keys change under a receive"),
-                }
-                self.events.push_back(match self.kernel.install(direction, &keys) {
-                    Ok(()) => Event::Keyed { direction },
-                    Err(errno) => Event::Refused { direction, errno },
-                });
+                self.install(direction, &keys);
             }
             Action::ReadSequence { direction } => {
                 let sequence = self.kernel.sequence(direction);
@@ -81,6 +74,20 @@ impl World {
             Action::Note(milestone) => self.notes.push(milestone),
             Action::Close(report) => self.report = Some(report),
         }
+    }
+
+    fn install(&mut self, direction: Direction, keys: &TrafficKeys) {
+        match direction {
+            Direction::Tx => assert!(self.asked.tls_send.is_none(), "keys change under a send"),
+            Direction::Rx => assert!(self.asked.tls_receive.is_none(), "keys change under a receive"),
+        }
+        // The protocol is attached with the first keys, to an ESTABLISHED connection alone.
+        let is_late = self.client_finished && !self.kernel.has_tx() && !self.kernel.has_rx();
+        let attached = if is_late { Err(libc::ENOTCONN) } else { Ok(()) };
+        self.events.push_back(match attached.and_then(|()| self.kernel.install(direction, keys)) {
+            Ok(()) => Event::Keyed { direction },
+            Err(errno) => Event::Refused { direction, errno },
+        });
     }
 
     pub(super) fn release(&mut self, leg: Leg, reset: bool) {
@@ -126,6 +133,7 @@ impl World {
             backend_saw_end: self.backend_saw_end,
             backend_was_reset: self.backend_was_reset,
             client: self.client,
+            was_cut: self.was_cut,
             from_backend: self.received_from_backend,
             server_wire: self.server_wire,
             steps,

@@ -13,13 +13,15 @@ use crate::conn::carrier::{Offer, Suites};
 use crate::conn::fault::Fault;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
-const MISHAPS: [Mishap; 6] = [
+const MISHAPS: [Mishap; 8] = [
     Mishap::ClientReset,
     Mishap::ClientFin,
     Mishap::BackendReset,
     Mishap::FlippedBit,
     Mishap::Drain,
     Mishap::NoMoreOffload,
+    Mishap::NoMoreKeys(libc::ENOMEM),
+    Mishap::NoMoreKeys(libc::EBUSY),
 ];
 
 /// Runs the world that the bytes choose: the first few its beginning, the rest all that happens in it. It
@@ -97,6 +99,9 @@ fn backend(dice: &mut Dice) -> Backend {
 fn judge(plan: &Plan, outcome: &Outcome) {
     let fault = outcome.report.fault;
     assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
+    // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
+    let unopened = outcome.client.error == Some(rustls::Error::DecryptError);
+    assert!(!unopened, "a record under the wrong key or nonce: {fault:?}");
     let flipped = matches!(plan.mishap, Some((_, Mishap::FlippedBit)));
     if plan.script.says.is_empty() {
         assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");

@@ -7,7 +7,7 @@
 //! model is of a generation that can replace them, which then opens nothing behind a KeyUpdate until it has
 //! (EKEYEXPIRED).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
@@ -65,6 +65,8 @@ pub struct Kernel {
     rx: Option<Side>,
     /// Opened application data that was not yet taken.
     opened: VecDeque<u8>,
+    /// What it has sealed with, whether that was sent or not: key and nonce.
+    spent: HashSet<(Vec<u8>, [u8; 12])>,
     /// Sealed, and said to be sent, but not yet with TCP.
     pub(super) unsent: VecDeque<u8>,
     /// Application data of no bytes was opened, and nothing was told since.
@@ -80,6 +82,7 @@ pub struct Kernel {
 #[derive(Debug)]
 pub(super) struct Side {
     version: Version,
+    key: Vec<u8>,
     cipher: LessSafeKey,
     has_explicit_nonce: bool,
     iv: [u8; 12],
@@ -135,6 +138,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Takes no keys from here on.
+    pub(super) fn refuse(&mut self, errno: i32) {
+        (self.habits.refuse_tx, self.habits.refuse_rx) = (Some(errno), Some(errno));
+    }
+
     /// What `getsockopt` says of a direction.
     #[must_use]
     pub fn sequence(&self, direction: Direction) -> Option<u64> {
@@ -159,7 +167,10 @@ impl Kernel {
 
     /// `bytes` as one record.
     pub fn seal(&mut self, record_type: u8, bytes: &[u8]) -> Vec<u8> {
-        self.tx.as_mut().map_or_else(Vec::new, |side| side.seal_padded(record_type, bytes, 0))
+        let Some(side) = &mut self.tx else { return Vec::new() };
+        let nonce = side.nonce_bytes(&side.next_explicit.to_be_bytes());
+        assert!(self.spent.insert((side.key.clone(), nonce)), "a nonce is used twice under one key");
+        side.seal_padded(record_type, bytes, 0)
     }
 
     /// Whether a receive would be answered with `wire` in the socket.
@@ -253,6 +264,7 @@ impl Side {
         explicit.copy_from_slice(&iv[4..]);
         Self {
             version: keys.version(),
+            key: keys.key().to_vec(),
             cipher: LessSafeKey::new(UnboundKey::new(algorithm, keys.key()).expect("the AEAD's key length")),
             has_explicit_nonce: keys.version() == Version::Tls12 && keys.aead() != Aead::ChaCha20Poly1305,
             iv,
@@ -316,6 +328,10 @@ impl Side {
     }
 
     fn nonce(&self, explicit: &[u8]) -> Nonce {
+        Nonce::assume_unique_for_key(self.nonce_bytes(explicit))
+    }
+
+    fn nonce_bytes(&self, explicit: &[u8]) -> [u8; 12] {
         let mut nonce = self.iv;
         if self.has_explicit_nonce {
             nonce[4..].copy_from_slice(explicit);
@@ -324,6 +340,6 @@ impl Side {
                 *byte ^= part;
             }
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }

@@ -38,6 +38,8 @@ pub enum Mishap {
     Drain,
     /// The kill switch of the offload is thrown.
     NoMoreOffload,
+    /// The kernel takes no keys any more, and says this errno.
+    NoMoreKeys(i32),
 }
 
 /// How a world begins.
@@ -53,7 +55,8 @@ pub struct Plan {
     pub backend: Backend,
     /// The kernel's part.
     pub habits: Habits,
-    /// Most bytes of the client's that one receive gets; 0 leaves it to the dice.
+    /// How many bytes of the client's last flight, and of what comes with it, one receive gets, before the
+    /// dice decide; 0 leaves it to them at once.
     pub cut: usize,
     /// What befalls it, at which step.
     pub mishap: Option<(usize, Mishap)>,
@@ -84,6 +87,8 @@ pub struct Outcome {
     pub backend_was_reset: bool,
     /// The client.
     pub client: Client,
+    /// One receive ended where the plan says that the last flight is cut.
+    pub was_cut: bool,
     /// How many bytes of the backend's the connection has received.
     pub from_backend: usize,
     /// Everything that the server put on the wire.

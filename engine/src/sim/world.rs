@@ -36,6 +36,9 @@ pub struct World {
     pub(super) to_server: VecDeque<u8>,
     pub(super) to_client: VecDeque<u8>,
     pub(super) server_wire: Vec<u8>,
+    /// Bytes that the client has sent behind its first flight; `None` before that.
+    pub(super) behind_hello: Option<usize>,
+    pub(super) was_cut: bool,
     pub(super) client_finished: bool,
     pub(super) client_reset: bool,
     pub(super) backend_down: bool,
@@ -99,6 +102,8 @@ impl World {
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
             server_wire: Vec::new(),
+            behind_hello: None,
+            was_cut: false,
             client_finished: false,
             client_reset: false,
             backend_down: false,
@@ -182,8 +187,14 @@ impl World {
             None => false,
             Some(_) if ended => true,
             Some(_) if self.kernel.has_rx() => self.kernel.would_answer(&self.to_server),
-            Some(_) => !self.to_server.is_empty(),
+            Some(_) => !self.to_server.is_empty() && !self.awaits_more_to_cut(),
         }
+    }
+
+    /// Whether there is less of the last flight, and of what comes with it, than is to be cut off it.
+    fn awaits_more_to_cut(&self) -> bool {
+        let is_behind = self.behind_hello.is_some_and(|bytes| bytes > 0);
+        is_behind && self.to_server.len() <= self.plan.cut && self.client.has_something_to_say()
     }
 
     fn make(&mut self, chosen: Move) {
@@ -196,7 +207,10 @@ impl World {
             }
             Move::ClientWrites => {
                 let most = 1 + self.dice.below(40_000);
+                let before = self.to_server.len();
                 self.client.write(most, &mut self.to_server);
+                let written = self.to_server.len() - before;
+                self.behind_hello = Some(self.behind_hello.map_or(0, |bytes| bytes + written));
                 self.client_may_finish();
             }
             Move::ServerReceives => self.server_receives(),
@@ -261,10 +275,23 @@ impl World {
         };
         let mut count = self.to_server.len().min(max);
         if count > 0 {
-            count = if self.plan.cut > 0 { count.min(self.plan.cut) } else { self.some(count).min(count) };
+            count = match std::mem::take(&mut self.plan.cut) {
+                0 => self.some(count).min(count),
+                // The first flight goes as the dice have it.
+                cut if self.behind_hello == Some(0) => {
+                    self.plan.cut = cut;
+                    self.some(count).min(count)
+                }
+                // It may come in parts, as the client's answer to parts of the server's flight.
+                cut => {
+                    let count = count.min(cut);
+                    self.plan.cut = cut - count;
+                    self.was_cut = self.plan.cut == 0;
+                    count
+                }
+            };
             let chunk: Vec<u8> = self.to_server.drain(..count).collect();
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
-            self.plan.cut = 0;
         }
         self.step(Event::Received { leg: Leg::Tls, buf, count });
     }
@@ -398,6 +425,7 @@ impl World {
             Mishap::NoMoreOffload => {
                 self.rules.offer = Offer { tx: Suites::NONE, rx: Suites::NONE, ..self.rules.offer };
             }
+            Mishap::NoMoreKeys(errno) => self.kernel.refuse(errno),
             Mishap::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
         }
     }

@@ -2,7 +2,7 @@
 
 use offramp::conn::action::{Carriage, Milestone};
 use offramp::conn::carrier::Offer;
-use offramp::sim::{Generation, Habits, Mishap, Plan, world_of_chance};
+use offramp::sim::{Backend, Generation, Habits, Mishap, Plan, world_of_chance};
 use offramp::tls::secrets::Direction;
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
@@ -81,6 +81,50 @@ fn a_late_refusal_keeps_the_connection_in_userspace() {
             assert!(fell_back || ended_before, "{errno} seed {seed}: {by:?}");
         }
     }
+}
+
+#[test]
+fn a_kernel_that_begins_to_refuse_keeps_what_it_has_and_loses_nothing() {
+    let mut refused = 0;
+    for errno in [libc::ENOMEM, libc::EBUSY] {
+        for seed in 0..100_u64 {
+            let sends = bytes(150_000, seed);
+            let mut plan = Plan::new(seed, sends.clone());
+            plan.mishap = Some((8 + seed as usize, Mishap::NoMoreKeys(errno)));
+            let offer = Offer { after_bytes: 40_000, ..BOTH };
+            let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
+            assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
+            assert_eq!(outcome.client.received, sends, "{errno} seed {seed}");
+            let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
+            refused += usize::from(by.concat().contains(&Carriage::Fallback { errno }));
+        }
+    }
+    assert!(refused > 20, "{refused} of 200");
+}
+
+/// All that the client has to say, and its FIN, are there before the keys are offered: the protocol cannot be
+/// attached to a connection that is no longer ESTABLISHED.
+#[test]
+fn a_client_that_has_ended_with_its_last_flight_is_carried_in_userspace() {
+    let mut late = 0;
+    for suite in SUITES {
+        for at in 4..60 {
+            let sends = bytes(3000, at);
+            let mut plan = Plan::new(at, sends.clone());
+            plan.script.sends_at_once = true;
+            plan.backend = Backend::AnswersAndCloses(b"the answer".to_vec());
+            plan.mishap = Some((at as usize, Mishap::ClientFin));
+            let outcome = run(plan, BOTH, client(suite));
+            let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
+            let is_late = by.concat().contains(&Carriage::Fallback { errno: libc::ENOTCONN });
+            if is_late && outcome.report.fault.is_none() {
+                assert_eq!(outcome.to_backend, sends, "{suite:?} at {at}");
+                assert_eq!(outcome.client.received, b"the answer", "{suite:?} at {at}");
+                late += 1;
+            }
+        }
+    }
+    assert!(late > 5, "{late}");
 }
 
 #[test]
