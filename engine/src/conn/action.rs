@@ -163,6 +163,8 @@ pub enum Carriage {
 pub struct Report {
     /// What went wrong, if anything did.
     pub fault: Option<Fault>,
+    /// The description of the fatal alert that the peer sent, if that is what it was.
+    pub heard: Option<u8>,
 }
 
 /// The actions of one event, in order, and the free list that buffers come from and go back to.

@@ -122,6 +122,8 @@ pub(super) struct Carried {
 pub(super) struct Ended {
     pub(super) fault: Option<Fault>,
     pub(super) farewell: Farewell,
+    /// The description of the peer's fatal alert.
+    pub(super) heard: Option<u8>,
     /// What is sealed may not be with TCP yet.
     pub(super) flush: Flush,
     /// Something was on its way and will not arrive: nobody may take what arrived for the whole.
@@ -159,7 +161,8 @@ impl Ended {
 
     /// With nothing more to be said.
     pub(super) fn quietly() -> Self {
-        Self { fault: None, farewell: Farewell::Silent, flush: Flush::Needless, is_cut: false }
+        let (farewell, flush) = (Farewell::Silent, Flush::Needless);
+        Self { fault: None, farewell, heard: None, flush, is_cut: false }
     }
 }
 

@@ -46,6 +46,41 @@ pub mod alert {
     pub const INTERNAL_ERROR: u8 = 80;
     /// No renegotiation (RFC 5246 §7.2.2), a warning.
     pub const NO_RENEGOTIATION: u8 = 100;
+
+    /// What a description is called in the RFCs; its number is all there is of others.
+    #[must_use]
+    pub fn name(description: u8) -> &'static str {
+        const NAMES: [(u8, &str); 27] = [
+            (CLOSE_NOTIFY, "close_notify"),
+            (UNEXPECTED_MESSAGE, "unexpected_message"),
+            (BAD_RECORD_MAC, "bad_record_mac"),
+            (RECORD_OVERFLOW, "record_overflow"),
+            (40, "handshake_failure"),
+            (BAD_CERTIFICATE, "bad_certificate"),
+            (43, "unsupported_certificate"),
+            (44, "certificate_revoked"),
+            (45, "certificate_expired"),
+            (46, "certificate_unknown"),
+            (47, "illegal_parameter"),
+            (48, "unknown_ca"),
+            (49, "access_denied"),
+            (DECODE_ERROR, "decode_error"),
+            (51, "decrypt_error"),
+            (70, "protocol_version"),
+            (71, "insufficient_security"),
+            (INTERNAL_ERROR, "internal_error"),
+            (86, "inappropriate_fallback"),
+            (90, "user_canceled"),
+            (NO_RENEGOTIATION, "no_renegotiation"),
+            (109, "missing_extension"),
+            (110, "unsupported_extension"),
+            (112, "unrecognized_name"),
+            (113, "bad_certificate_status_response"),
+            (116, "certificate_required"),
+            (120, "no_application_protocol"),
+        ];
+        NAMES.iter().find(|(number, _)| *number == description).map_or("unknown", |(_, name)| name)
+    }
 }
 
 macro_rules! faults {

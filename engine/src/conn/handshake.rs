@@ -37,11 +37,18 @@ pub(super) struct Handshaken {
 pub(super) struct Failure {
     pub(super) fault: Fault,
     pub(super) alert: Option<Buf>,
+    /// The description of the peer's.
+    pub(super) heard: Option<u8>,
 }
 
 impl Failure {
     fn silent(fault: Fault) -> Self {
-        Self { fault, alert: None }
+        Self { fault, alert: None, heard: None }
+    }
+
+    /// With this to be sent.
+    fn with(fault: Fault, alert: Buf) -> Self {
+        Self { alert: Some(alert), ..Self::silent(fault) }
     }
 }
 
@@ -126,7 +133,11 @@ impl Handshake {
                     // What is there is the front of a flight, which nothing may follow.
                     outgoing.clear();
                 }
-                return Err(Failure { fault: refusal.into(), alert: Some(outgoing) });
+                let heard = match refusal {
+                    Refusal::AlertReceived(description) => Some(description),
+                    _ => None,
+                };
+                return Err(Failure { heard, ..Failure::with(refusal.into(), outgoing) });
             }
             Ok(progress) => {
                 if outgoing.is_empty() {
@@ -159,7 +170,7 @@ impl Handshake {
             if self.session.awaits_hello() {
                 incoming.extend(&alert_in_the_clear(alert::DECODE_ERROR));
             }
-            return Err(Failure { fault: Fault::HandshakeTooLong, alert: Some(incoming) });
+            return Err(Failure::with(Fault::HandshakeTooLong, incoming));
         }
         out.push(Action::ReceiveInto { leg: Leg::Tls, buf: incoming, max });
         Ok(())
@@ -178,7 +189,7 @@ fn admit(established: Established, out: &mut Outbox) -> Result<Established, Fail
     if Sealer::new(established.tx).seal(RecordType::Alert, &alert, &mut sealed).is_err() {
         sealed.clear();
     }
-    Err(Failure { fault, alert: Some(sealed) })
+    Err(Failure::with(fault, sealed))
 }
 
 fn keep_or_give(buf: Buf, out: &mut Outbox) -> Option<Buf> {

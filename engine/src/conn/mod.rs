@@ -383,7 +383,7 @@ impl Busy {
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
         let farewell = failure.alert.map_or(Farewell::Silent, Farewell::Bytes);
-        Self { farewell, ..Self::silently(failure.fault) }
+        Self { farewell, heard: failure.heard, ..Self::silently(failure.fault) }
     }
 }
 

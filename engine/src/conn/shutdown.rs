@@ -17,6 +17,7 @@ const MIN_RECORD_BYTES: usize = 22;
 #[derive(Debug)]
 pub(super) struct Shutdown {
     fault: Option<Fault>,
+    heard: Option<u8>,
     phase: Phase,
     flush: Flush,
     /// The peer sends no more.
@@ -41,19 +42,14 @@ enum Phase {
 impl Shutdown {
     /// Lets go of the plain leg and says farewell, as soon as the TLS leg is free to.
     pub(super) fn begin(ended: Ended, busy: Busy, out: &mut Outbox) -> (Self, Next<Report>) {
-        let Ended { fault, farewell, flush, is_cut } = ended;
+        let Ended { fault, farewell, heard, flush, is_cut } = ended;
         if let Some(fault) = fault {
             let reset = is_cut || fault.blame() != Blame::Nobody;
             out.push(Action::Release { leg: Leg::Plain, reset });
         }
-        let mut this = Self {
-            fault,
-            phase: Phase::Waiting(farewell),
-            flush,
-            peer_ended: false,
-            is_deaf: false,
-            lingered_bytes: 0,
-        };
+        let phase = Phase::Waiting(farewell);
+        let mut this =
+            Self { fault, heard, phase, flush, peer_ended: false, is_deaf: false, lingered_bytes: 0 };
         let next = this.advance(busy, out);
         (this, next)
     }
@@ -141,6 +137,6 @@ impl Shutdown {
         {
             out.bufs.give(buf);
         }
-        Next::Advance(Report { fault: self.fault })
+        Next::Advance(Report { fault: self.fault, heard: self.heard })
     }
 }

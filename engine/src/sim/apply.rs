@@ -125,7 +125,7 @@ impl World {
         let nonces = explicit_nonces(&self.server_wire);
         let distinct: HashSet<_> = nonces.iter().collect();
         assert_eq!(distinct.len(), nonces.len(), "seed {}: a nonce is repeated", self.plan.seed);
-        let report = self.report.unwrap_or(Report { fault: None });
+        let report = self.report.unwrap_or(Report { fault: None, heard: None });
         Outcome {
             report,
             notes: self.notes,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::conn::fault::{Fault, Level};
+use crate::conn::fault::{Fault, Level, alert};
 
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -24,13 +24,16 @@ impl FaultLog {
         Self { worker, kinds: vec![Kind::default(); Fault::ALL.len()] }
     }
 
-    pub(super) fn take(&mut self, fault: Fault, now: Instant) {
+    /// `heard` is the description of the peer's alert, where that is the fault.
+    pub(super) fn take(&mut self, fault: Fault, heard: Option<u8>, now: Instant) {
         if let Some(count) = self.due(fault, now) {
             let (label, worker) = (fault.label(), self.worker);
+            let alert = heard.map(|number| format!(": {} ({number})", alert::name(number)));
+            let alert = alert.unwrap_or_default();
             match fault.level() {
-                Level::Debug => tracing::debug!(worker, count, "fault {label}"),
-                Level::Info => tracing::info!(worker, count, "fault {label}"),
-                Level::Warn => tracing::warn!(worker, count, "fault {label}"),
+                Level::Debug => tracing::debug!(worker, count, "fault {label}{alert}"),
+                Level::Info => tracing::info!(worker, count, "fault {label}{alert}"),
+                Level::Warn => tracing::warn!(worker, count, "fault {label}{alert}"),
             }
         }
     }

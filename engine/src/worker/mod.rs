@@ -268,7 +268,7 @@ impl Worker {
                         self.counters.add(Counter::Closed, 1);
                         if let Some(fault) = report.fault {
                             self.counters.fault(fault.index());
-                            self.faults.take(fault, self.now);
+                            self.faults.take(fault, report.heard, self.now);
                         }
                     }
                 }

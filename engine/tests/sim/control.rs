@@ -86,6 +86,7 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
 fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
     say(&[Say::data(b"x"), Say::record(21, &[2, 20])], false, |outcome, world| {
         assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{world}");
+        assert_eq!(outcome.report.heard, Some(alert::BAD_RECORD_MAC), "{world}");
         assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
         assert_eq!(outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
         assert_eq!(count(outcome, ControlKind::Alert), 1, "{world}");

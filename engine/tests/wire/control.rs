@@ -148,6 +148,8 @@ fn a_fatal_alert_is_named() {
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), None, "{version}: an alert is not answered");
         assert_eq!(lab.faulted(&before, 1), ["alert_received"], "{version}");
+        let line = "fault alert_received: bad_record_mac (20)";
+        crate::tools::eventually(line, || lab.stderr().contains(line));
         assert_eq!(counted(lab, "alert"), counted_before + 1, "{version}");
     });
 }

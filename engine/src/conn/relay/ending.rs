@@ -27,7 +27,7 @@ impl Relay {
             Transmitter::Kernel(_) if !self.down.ended => Flush::Due,
             _ => Flush::Needless,
         };
-        Ended { fault: Some(fault), farewell, flush, is_cut }
+        Ended { fault: Some(fault), farewell, heard: self.heard, flush, is_cut }
     }
 
     /// Whether our close_notify was sent, or is being sent.

@@ -75,6 +75,8 @@ pub(super) struct Relay {
     control_records_in_a_row: u32,
     messages: Messages,
     seen: Counts,
+    /// The description of the peer's fatal alert.
+    heard: Option<u8>,
     key_updates: Allowance,
     now: Instant,
 }
@@ -139,6 +141,7 @@ impl Relay {
             control_records_in_a_row: 0,
             messages: Messages::default(),
             seen: Counts::default(),
+            heard: None,
             key_updates: Allowance::new(now),
             now,
         }
@@ -310,6 +313,9 @@ impl Relay {
         }
         let control = control::read(self.version, record_type, payload);
         self.seen.add(control::kind(record_type, control));
+        if control == Err(Fault::AlertReceived) {
+            self.heard = payload.get(1).copied();
+        }
         match control? {
             Control::CloseNotify => self.up.eof = true,
             Control::Renegotiation if self.pending.renegotiation_refused => return Err(Fault::Renegotiation),
