@@ -123,9 +123,9 @@ fn a_file_of_ticket_keys_that_is_none_is_named_with_the_line_and_no_secret() {
             None,
             "loose: its mode is 0644, and others than its owner must have no access; try: chmod 600",
         ),
-        ("directory", None, "directory: cannot be read: Is a directory"),
+        ("directory", None, "directory: is no regular file; make one with: offramp ticket-key new FILE"),
         ("large", None, "large: cannot be read: it is longer than 65536 bytes"),
-        ("binary", None, "binary: cannot be read: stream did not contain valid UTF-8"),
+        ("binary", None, "binary: cannot be read: it is not text"),
         ("empty", None, "empty: 0 keys; allowed is 1 to 32"),
         ("many", None, "many: 33 keys; allowed is 1 to 32"),
     ];
@@ -299,7 +299,10 @@ fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
     let (ca, name) = ("server_ca = \"server.crt\"\n", "server_name = \"localhost\"\n");
     let allowed = "a DNS name or an IP address";
     place.assert_refused(&format!("{mode}{ca}"), &["server_name is missing: give --server-name"]);
-    place.assert_refused(&format!("{mode}{name}"), &["server_ca is missing: give --server-ca"]);
+    place.assert_refused(
+        &format!("{mode}{name}"),
+        &["nobody vouches for the server; give server_ca (--server-ca) or fingerprints"],
+    );
     let empty = format!("{mode}{ca}server_name = \"\"\n");
     place.assert_refused(&empty, &[&line(2), "server_name = \"\" is refused", allowed]);
     place

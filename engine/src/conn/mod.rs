@@ -112,7 +112,7 @@ impl Conn {
         }
     }
 
-    /// Whether what it receives next is for the handshake: the costly part, most of all where the server signs.
+    /// Whether what it receives next is for the handshake: the costly part, most of all where it signs.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
         matches!(self.stage, Stage::Accept(_) | Stage::Handshake(_))

@@ -69,7 +69,7 @@ fn a_gibibyte_each_way_holds_on_kernel_records() {
 /// Both roles; TLS 1.2 in the client's role is among all other stages, with less.
 #[test]
 fn a_pair_carries_a_gibibyte_each_way_on_kernel_records() {
-    holds(V6_1, &["originate::a_pair_carries_bulk"], 1 << 30, 8);
+    holds(V6_1, &["originate::a_pair_carries_bulk"], 1 << 30, 2);
 }
 
 /// Without Java, whose virtual machine alone is larger than the guest's whole root and takes minutes there.

@@ -69,8 +69,12 @@ fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
         assert_eq!(counts, (1, 3), "{}", metrics.raw);
         assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
         if in_guest() {
-            let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
-            assert_eq!(kernel, (4, 4), "{}", metrics.raw);
+            // A short connection's FIN may come before its keys: then the kernel refuses them (ENOTCONN).
+            for direction in ["tx", "rx"] {
+                let by = |carrier| metrics.offload(direction, carrier);
+                assert!(by("kernel") >= 1, "the bulk is the kernel's: {}", metrics.raw);
+                assert_eq!(by("kernel") + by("fallback"), 4, "{}", metrics.raw);
+            }
         }
     }
     let tickets = ours.sum("offramp_control_records_total", &[("type", "new_session_ticket")]);

@@ -153,7 +153,7 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
         (format!("{good}key of no form\n").into(), 0o600, "ticket.keys:2: not the word `key` and four more"),
         (format!("{good}{good}").into(), 0o600, "ticket.keys:2: a key with this name or secret"),
         (b"# none\n".to_vec(), 0o600, "0 keys; allowed is 1 to 32"),
-        (b"\xff\xfe".to_vec(), 0o600, "valid UTF-8"),
+        (b"\xff\xfe".to_vec(), 0o600, "it is not text"),
         (vec![b'#'; 70_000], 0o600, "it is longer than 65536 bytes"),
     ];
     let in_force = |problem: &str| {
@@ -170,7 +170,7 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     in_force("No such file");
     let private: &mut std::fs::DirBuilder = &mut std::fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(private, 0o700).create(&path).expect("nothing is there");
-    in_force("Is a directory");
+    in_force("is no regular file");
     // And a good one is taken again.
     write(key("c", "3d4e").as_bytes(), 0o600);
     lab.reload("ticket keys read from");
