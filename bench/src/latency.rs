@@ -12,7 +12,7 @@ use rustls::HandshakeKind;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::workload::{Bench, to_client};
+use crate::workload::{Bench, more_to_client};
 
 /// The share of the slowest terminator's rate at which all are measured.
 pub const LOAD_SHARE: f64 = 0.7;
@@ -150,7 +150,7 @@ fn beside_bulk(bench: &Bench<'_>, version: Version, span: Span) -> Result<f64> {
             let mut connection = client.open(backend::SOURCE, HandshakeKind::Full)?;
             let mut mib = 0;
             while !over.load(Ordering::Relaxed) {
-                to_client(&mut connection, 4)?;
+                more_to_client(&mut connection, mib, 4)?;
                 mib += 4;
             }
             Ok(mib)

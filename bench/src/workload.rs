@@ -284,11 +284,17 @@ fn cold(_: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn to_client(connection: &mut Connection, mib: u32) -> Result<()> {
+fn to_client(connection: &mut Connection, mib: u32) -> Result<()> {
+    more_to_client(connection, 0, mib)
+}
+
+/// The same behind the `before` MiB that the connection has had: the pattern goes on.
+pub(crate) fn more_to_client(connection: &mut Connection, before: u32, mib: u32) -> Result<()> {
     let len = u64::from(mib) * MIB;
     connection.write_all(&len.to_be_bytes())?;
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
+    let mut offset = u64::from(before) * MIB;
+    let len = offset + len;
     while offset < len {
         let count = connection.read(&mut chunk)?;
         ensure!(count > 0, "the data ended after {offset} of {len} bytes");
