@@ -1,21 +1,11 @@
 //! The table as a picture: what each terminator needs, beside what the first one does.
 
 use anyhow::{Result, anyhow};
+use offramp_loadgen::report::html::COLOURS;
 use plotters::prelude::*;
 
 use crate::report::{Report, RowReport};
 
-/// Told apart by people who see fewer colours, too (Okabe and Ito).
-const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 0, 0),
-    RGBColor(120, 120, 120),
-];
 const WIDTH: u32 = 980;
 const LABELS: i32 = 300;
 const BAR: i32 = 9;

@@ -11,7 +11,7 @@ use crate::tally::Part;
 /// The plots' size in pixels.
 const SIZE: (u32, u32) = (900, 380);
 /// One colour a line; told apart by people who see fewer colours, too (Okabe and Ito).
-const COLOURS: [RGBColor; 8] = [
+pub const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
