@@ -139,6 +139,19 @@ impl Lab {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
+    /// Connections to the TLS listener that the server has accepted and holds. One that still waits in the
+    /// backlog has no inode yet, and one that was closed none any more (Linux, `proc_net_tcp`).
+    pub(crate) fn accepted_sockets(&self) -> usize {
+        const LISTEN: &str = "0A";
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
+        let port = format!(":{:04X}", self.addr.port());
+        let held = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&port) && fields[3] != LISTEN && fields[9] != "0"
+        };
+        table.lines().skip(1).filter(held).count()
+    }
+
     /// Waits until no connection is open any more.
     pub(crate) fn settled(&self) -> Metrics {
         let none_open = || Some(self.metrics()).filter(|metrics| metrics.open() == 0);
