@@ -5,11 +5,13 @@
 //! [backend](offramp_loadgen::backend) keep it busy from the other CPU, [`workload`] takes the sample between
 //! two readings of [`process`], and [`report`] makes the table, with what [machine](offramp_loadgen::machine)
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
-//! guest. What the engine's core needs for one [`scenario`], without a socket, is in [`instructions`].
+//! guest. What the engine's core needs for one [`scenario`], without a socket, is in [`instructions`]. What
+//! load costs the [`generator`] itself is compared as well.
 
 pub mod chart;
 pub mod client;
 pub mod counted;
+pub mod generator;
 pub mod handover;
 pub mod instructions;
 pub mod latency;

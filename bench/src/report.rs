@@ -1,7 +1,11 @@
 //! Samples to medians, and the same table three times: for a terminal, as Markdown and as JSON.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 
+use anyhow::{Context, Result};
 use offramp_loadgen::machine::Machine;
 use serde::Serialize;
 
@@ -44,7 +48,7 @@ pub struct RowReport {
     pub name: String,
     /// What the figures count.
     pub unit: &'static str,
-    /// How many units each sample was divided by.
+    /// How many units each sample was divided by, at least.
     pub units_per_sample: u32,
     /// One per terminator, in the order of the columns.
     pub figures: Vec<Figure>,
@@ -164,6 +168,32 @@ impl Report {
     }
 }
 
+/// What to type to have the same again: this package's `binary` with these arguments.
+#[must_use]
+pub fn command(binary: &str, arguments: impl Iterator<Item = String>) -> String {
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    let mut command = format!("cargo run{profile} -p offramp-bench --bin {binary}");
+    for (index, argument) in arguments.enumerate() {
+        command.push_str(if index == 0 { " -- " } else { " " });
+        if argument.contains(char::is_whitespace) {
+            let _ = write!(command, "'{argument}'");
+        } else {
+            command.push_str(&argument);
+        }
+    }
+    command
+}
+
+/// Writes a result into a new file.
+///
+/// # Errors
+/// The file exists, for dated results are never edited; or it cannot be written.
+pub fn write(path: &Path, content: &str) -> Result<()> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(content.as_bytes()))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
 /// Smallest, middle and largest.
 fn spread(samples: &[f64]) -> (f64, f64, f64) {
     let mut sorted = samples.to_vec();
@@ -228,6 +258,22 @@ mod tests {
         assert_eq!(json["versions"][0]["version"], "1.2");
         assert_eq!(json["command"], "compare --quick");
         assert_eq!(json["rows"][0]["figures"][0]["samples"], serde_json::json!([3.0, 1.0, 2.0]));
+    }
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        let typed = ["--rows", "TLS 1.2"].map(str::to_owned).into_iter();
+        assert!(command("compare", typed).ends_with("-p offramp-bench --bin compare -- --rows 'TLS 1.2'"));
+        assert!(command("clients", std::iter::empty()).ends_with("--bin clients"));
+    }
+
+    #[test]
+    fn a_result_that_exists_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("result");
+        write(&path, "first").unwrap();
+        assert!(write(&path, "second").is_err());
+        assert_eq!(fs::read_to_string(path).unwrap(), "first");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -12,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use offramp::sys::{affinity, socket};
 use offramp_bench::chart;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
-use offramp_bench::report::{Report, RowReport, Versioned};
+use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
     CARRIERS, PLAIN, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS, by_name,
 };
@@ -150,7 +149,7 @@ fn compare(arguments: Arguments) -> Result<()> {
 
     let mut report = Report {
         date: machine::date(),
-        command: command(env::args().skip(1)),
+        command: report::command("compare", env::args().skip(1)),
         commit: machine::commit(),
         method: METHOD.to_owned(),
         profile: if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -171,13 +170,13 @@ fn compare(arguments: Arguments) -> Result<()> {
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {
-        write(&path, &(report.json()? + "\n"))?;
+        report::write(&path, &(report.json()? + "\n"))?;
     }
     if let Some(path) = arguments.markdown {
-        write(&path, &report.markdown())?;
+        report::write(&path, &report.markdown())?;
     }
     if let Some(path) = arguments.svg {
-        write(&path, &chart::svg(&report)?)?;
+        report::write(&path, &chart::svg(&report)?)?;
     }
     Ok(())
 }
@@ -326,28 +325,6 @@ fn confine() -> Result<()> {
     affinity::pin(CLIENT_CPU).with_context(|| format!("pinning to CPU {CLIENT_CPU}"))
 }
 
-/// What to type to have the same again.
-fn command(arguments: impl Iterator<Item = String>) -> String {
-    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-    let mut command = format!("cargo run{profile} -p offramp-bench --bin compare");
-    for (index, argument) in arguments.enumerate() {
-        command.push_str(if index == 0 { " -- " } else { " " });
-        if argument.contains(char::is_whitespace) {
-            command.push_str(&format!("'{argument}'"));
-        } else {
-            command.push_str(&argument);
-        }
-    }
-    command
-}
-
-/// Dated results are never edited: what exists stays.
-fn write(path: &Path, content: &str) -> Result<()> {
-    let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
-    file.and_then(|mut file| file.write_all(content.as_bytes()))
-        .with_context(|| format!("writing {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,12 +348,5 @@ mod tests {
     fn arguments_out_of_range_are_refused() {
         assert!(Arguments::try_parse_from(["compare", "--rounds", "0"]).is_err());
         assert!(Arguments::try_parse_from(["compare", "--rounds", "101"]).is_err());
-    }
-
-    #[test]
-    fn the_command_can_be_typed_again() {
-        let typed = ["--rows", "TLS 1.2"].map(str::to_owned).into_iter();
-        assert!(command(typed).ends_with("-p offramp-bench --bin compare -- --rows 'TLS 1.2'"));
-        assert!(command(std::iter::empty()).ends_with("--bin compare"));
     }
 }
