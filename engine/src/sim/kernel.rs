@@ -47,6 +47,17 @@ pub struct Habits {
     pub refuse_rx: Option<i32>,
     /// `getsockopt` does not tell the sequence number.
     pub hides_sequence: bool,
+    /// What is done wrong with the keys of what we send, so that it is seen to be noticed.
+    pub slip: Option<Slip>,
+}
+
+/// A mistake that no peer of TLS 1.2 notices, and its like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slip {
+    /// The kernel is given the iv as the key schedule made it, without the nonce rule.
+    SameIv,
+    /// The sequence number of the last record before is given for the next.
+    LastSequence,
 }
 
 impl Habits {
@@ -131,7 +142,13 @@ impl Kernel {
         if slot.is_some() && !may_replace {
             return Err(libc::EBUSY);
         }
-        *slot = Some(Side::new(keys, keys.kernel_iv(direction)));
+        let mut side = Side::new(keys, keys.kernel_iv(direction));
+        match self.habits.slip.filter(|_| direction == Direction::Tx) {
+            Some(Slip::SameIv) => side = Side::new(keys, *keys.iv()),
+            Some(Slip::LastSequence) => side.go_to(keys.sequence().saturating_sub(1)),
+            None => {}
+        }
+        *slot = Some(side);
         if direction == Direction::Rx {
             self.key_expired = false;
         }
@@ -271,6 +288,15 @@ impl Side {
             sequence: keys.sequence(),
             next_explicit: u64::from_be_bytes(explicit),
         }
+    }
+
+    /// That of the next record.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(super) fn go_to(&mut self, sequence: u64) {
+        self.sequence = sequence;
     }
 
     /// One record, in TLS 1.3 with so many zeros behind its type.

@@ -48,8 +48,8 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
     say(&says, false, |outcome, world| {
         assert_eq!(outcome.report.fault, None, "{world}");
         assert_eq!(outcome.to_backend, b"one padded", "{world}");
-        assert_eq!(outcome.client.received, b"one padded", "{world}");
-        assert!(outcome.backend_saw_end && outcome.client.saw_close, "{world}");
+        assert_eq!(outcome.peer.received, b"one padded", "{world}");
+        assert!(outcome.backend_saw_end && outcome.peer.saw_close, "{world}");
         assert_eq!(count(outcome, ControlKind::CloseNotify), 1, "{world}");
     });
 }
@@ -78,7 +78,7 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
         plan.habits = Habits::of(Generation::Rekeying);
         let outcome = run(plan, rekeying, client(SUITES[3]));
         assert_eq!(outcome.report.fault, None, "seed {seed}");
-        assert_eq!(outcome.client.received, b"old new", "seed {seed}");
+        assert_eq!(outcome.peer.received, b"old new", "seed {seed}");
     }
 }
 
@@ -88,7 +88,7 @@ fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
         assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{world}");
         assert_eq!(outcome.report.heard, Some(alert::BAD_RECORD_MAC), "{world}");
         assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
-        assert_eq!(outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
+        assert_eq!(outcome.peer.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
         assert_eq!(count(outcome, ControlKind::Alert), 1, "{world}");
     });
 }
@@ -104,7 +104,7 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
     for (what, fault, description) in cases {
         say(&[Say::data(b"x"), what], false, |outcome, world| {
             assert_eq!(outcome.report.fault, Some(fault), "{world}");
-            assert_eq!(outcome.client.alert(), Some(description), "{world}");
+            assert_eq!(outcome.peer.alert(), Some(description), "{world}");
             assert!(outcome.backend_was_reset, "{world}");
         });
     }
@@ -133,7 +133,7 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
             (Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE)
         };
         assert_eq!(outcome.report.fault, Some(fault), "{world}");
-        assert_eq!(outcome.client.alert(), Some(description), "{world}");
+        assert_eq!(outcome.peer.alert(), Some(description), "{world}");
         assert!(outcome.backend_was_reset && b"x".starts_with(&outcome.to_backend), "{world}");
     });
 }
@@ -151,7 +151,7 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
             assert_eq!(outcome.report.fault, None, "{suite:?}");
             assert_eq!(outcome.to_backend, b"ab", "{suite:?}");
             let warning = (21, vec![1, alert::NO_RENEGOTIATION]);
-            assert!(outcome.client.heard.contains(&warning), "{suite:?} {:?}", outcome.client.heard);
+            assert!(outcome.peer.heard.contains(&warning), "{suite:?} {:?}", outcome.peer.heard);
             assert_eq!(count(&outcome, ControlKind::Renegotiation), 1);
             let outcome = run(twice.clone(), offer, client(suite));
             assert_eq!(outcome.report.fault, Some(Fault::Renegotiation), "{suite:?}");
@@ -180,11 +180,11 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
                 let world = format!("{:?} {generation:?} {at_once}", suite.suite());
                 assert_eq!(outcome.report.fault, None, "{world}");
                 assert_eq!(outcome.to_backend, b"old new newer", "{world}");
-                assert_eq!(outcome.client.received, b"old new newer", "{world}");
-                assert_eq!(outcome.client.error, None, "{world}");
+                assert_eq!(outcome.peer.received, b"old new newer", "{world}");
+                assert_eq!(outcome.peer.error, None, "{world}");
                 assert_eq!(count(&outcome, ControlKind::KeyUpdate), 2, "{world}");
                 let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
-                let answers = outcome.client.heard.iter().filter(|heard| **heard == answer).count();
+                let answers = outcome.peer.heard.iter().filter(|heard| **heard == answer).count();
                 let sent = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
                 assert_eq!((answers, sent), (1, 1), "{world}");
             }
@@ -206,16 +206,16 @@ fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
             let outcome = run(plan.clone(), sealing, client(suite));
             let world = format!("{:?} seed {seed}", suite.suite());
             assert_eq!(outcome.report.fault, Some(Fault::RekeyRefused), "{world}");
-            assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
+            assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{world}");
             let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
-            assert!(!outcome.client.heard.contains(&answer), "{world}");
+            assert!(!outcome.peer.heard.contains(&answer), "{world}");
             assert!(!outcome.notes.contains(&Milestone::KeyUpdateSent), "{world}");
             // One that asks for no answer is followed.
             plan.script.says[1] = Say::KeyUpdate { requested: false };
             plan.script.says.push(Say::close_notify());
             let outcome = run(plan, sealing, client(suite));
             assert_eq!(outcome.report.fault, None, "{world}");
-            assert_eq!(outcome.client.received, b"old new", "{world}");
+            assert_eq!(outcome.peer.received, b"old new", "{world}");
         }
     }
 }
@@ -233,7 +233,7 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
             plan.habits = Habits::of(generation);
             let outcome = run(plan, offer, client(SUITES[3]));
             assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
-            assert_eq!(outcome.client.received, b"goes on", "{generation:?} {at_once}");
+            assert_eq!(outcome.peer.received, b"goes on", "{generation:?} {at_once}");
         }
     }
 }
@@ -305,7 +305,7 @@ fn nothing_of_ours_follows_our_close_notify() {
                 says.push(Say::record(20, &[1]));
                 plan.script.says = says;
                 let outcome = run(plan, offer, client(suite));
-                let alerts: Vec<_> = outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).collect();
+                let alerts: Vec<_> = outcome.peer.heard.iter().filter(|(kind, _)| *kind == 21).collect();
                 assert!(alerts.len() <= 1, "seed {seed}: {alerts:?}");
             }
         }

@@ -35,7 +35,7 @@ fn a_next_key_is_asked_for_and_taken_where_there_is_one() {
                 let outcome = run_under(plan, limited(offer), client(*suite));
                 let updates = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
                 assert_eq!(outcome.report.fault, None, "{suite:?} {generation:?}");
-                assert_eq!(outcome.client.received, bytes(30_000_000, 4), "{suite:?} {generation:?}");
+                assert_eq!(outcome.peer.received, bytes(30_000_000, 4), "{suite:?} {generation:?}");
                 assert!(updates >= 1, "{suite:?} {generation:?}: {updates} updates");
             }
         }
@@ -51,10 +51,10 @@ fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
         plan.habits = Habits::of(generation);
         let outcome = run_under(plan, limited(offer), client(SUITES[3]));
         let request = (22, vec![24, 0, 0, 1, 1]);
-        assert!(outcome.client.heard.contains(&request), "{generation:?}");
+        assert!(outcome.peer.heard.contains(&request), "{generation:?}");
         // This peer does not do what it was asked.
         assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{generation:?}");
-        assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{generation:?}");
+        assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{generation:?}");
         assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{generation:?}");
     }
 }
@@ -75,8 +75,8 @@ fn without_a_next_key_the_connection_is_wound_up_before_the_limit() {
                 let sent: Vec<u8> = (0..3000_u32).flat_map(u32::to_be_bytes).collect();
                 assert!(sent.starts_with(&outcome.to_backend), "{world}");
                 assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{world}");
-                assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
-                assert!(outcome.to_backend.starts_with(&outcome.client.received), "{world}");
+                assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{world}");
+                assert!(outcome.to_backend.starts_with(&outcome.peer.received), "{world}");
                 assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
             }
         }

@@ -11,7 +11,7 @@ fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
     for at in 8..120 {
         let mut plan = Plan::new(at as u64, bytes(200_000, 5));
         plan.backend = Backend::Silent;
-        plan.mishap = Some((at, Mishap::ClientFin));
+        plan.mishap = Some((at, Mishap::PeerFin));
         let outcome = run(plan, BOTH, client(SUITES[at % 6]));
         if outcome.report.fault == Some(Fault::Truncated) {
             seen += 1;
@@ -31,12 +31,12 @@ fn a_reset_behind_our_close_notify_is_no_orderly_end() {
             let mut plan = Plan::new(at as u64, bytes(100_000, 6));
             plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
             plan.script.closes_first = false;
-            plan.mishap = Some((at, Mishap::ClientReset));
+            plan.mishap = Some((at, Mishap::PeerReset));
             let outcome = run(plan.clone(), offer, client(SUITES[at % 6]));
             if outcome.backend_saw_end && !outcome.backend_was_reset {
                 assert_eq!(outcome.to_backend, plan.script.sends, "at {at}: told a clean end");
             }
-            seen += usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.client.saw_close);
+            seen += usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.peer.saw_close);
         }
     }
     assert!(seen > 20, "{seen}");
@@ -65,7 +65,7 @@ fn an_idle_connection_is_closed_in_order() {
         plan.script.closes_first = false;
         let outcome = run(plan, BOTH, client(suite));
         assert_eq!(outcome.report.fault, Some(Fault::IdleTimeout));
-        assert!(outcome.client.saw_close && !outcome.backend_was_reset);
+        assert!(outcome.peer.saw_close && !outcome.backend_was_reset);
     }
 }
 
@@ -74,7 +74,7 @@ fn an_idle_connection_is_closed_in_order() {
 #[test]
 fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
     let told = |outcome: &Outcome, world: &str| {
-        assert!(outcome.backend_was_reset && !outcome.client.saw_close, "{world}");
+        assert!(outcome.backend_was_reset && !outcome.peer.saw_close, "{world}");
     };
     for (seed, suite) in SUITES.into_iter().cycle().take(24).enumerate() {
         for offer in [NOTHING, BOTH] {
@@ -96,7 +96,7 @@ fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
                 assert_eq!(outcome.report.fault, Some(late), "{world}");
                 told(&outcome, &world);
                 let alert = rustls::AlertDescription::InternalError;
-                assert_eq!(outcome.client.error, Some(rustls::Error::AlertReceived(alert)), "{world}");
+                assert_eq!(outcome.peer.error, Some(rustls::Error::AlertReceived(alert)), "{world}");
             }
         }
     }
