@@ -121,9 +121,10 @@ impl World {
             let rest: Vec<u8> = self.to_peer.drain(..).collect();
             self.peer.read(&rest);
         }
+        let was_altered = self.was_altered || self.peer.was_interrupted;
         let watched = match self.wire.watch() {
             // What the peer knows of the handshake is not what we know.
-            Err(Misuse::OutOfPlace { .. }) if self.was_altered => Watched::default(),
+            Err(Misuse::OutOfPlace { .. }) if was_altered => Watched::default(),
             found => found.unwrap_or_else(|misuse| panic!("seed {}: {misuse:?}", self.plan.seed)),
         };
         let report = self.report.unwrap_or(Report { fault: None, heard: None });
@@ -135,6 +136,7 @@ impl World {
             backend_was_reset: self.backend_was_reset,
             peer: self.peer,
             was_cut: self.was_cut,
+            was_altered,
             from_backend: self.received_from_backend,
             wire: self.wire,
             watched,

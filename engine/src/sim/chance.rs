@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::dice::Dice;
 use super::hostile::Say;
 use super::kernel::{Generation, Habits};
-use super::lab::{SUITES, bytes, client, rules};
-use super::peer::Script;
+use super::lab::{SUITES, bytes, client, originating, rules, server};
+use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
 use crate::conn::carrier::{Offer, Suites};
@@ -33,6 +33,7 @@ pub fn world_of_chance(choices: &[u8]) {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
     let mut dice = Dice::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
+    let originates = dice.below(2) > 0;
     let habits = habits(&mut dice);
     let offer = Offer {
         tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
@@ -51,9 +52,13 @@ pub fn world_of_chance(choices: &[u8]) {
     plan.mishap = (dice.below(2) > 0).then(|| (1 + dice.below(300), MISHAPS[dice.below(MISHAPS.len())]));
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
-    let mut rules = rules(offer);
+    let (mut rules, peer): (_, Role) = if originates {
+        (originating(offer), server(suite).into())
+    } else {
+        (rules(offer), client(suite).into())
+    };
     rules.record_limit = 1024;
-    let outcome = World::new(plan.clone(), rules, client(suite), beginning).run();
+    let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
 }
 
@@ -80,7 +85,17 @@ fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
         }
     }
     let deaf_after = (dice.below(8) == 0).then(|| dice.below(20_000));
-    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says, interrupts: None }
+    let interrupts = (dice.below(8) == 0).then(|| (dice.below(3000), rubbish(dice, &sends)));
+    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says, interrupts }
+}
+
+/// Bytes that may look like a record, of a type that there is.
+fn rubbish(dice: &mut Dice, sends: &[u8]) -> Vec<u8> {
+    let bytes = &sends[..dice.below(200).min(sends.len())];
+    match dice.below(2) {
+        0 => bytes.to_vec(),
+        _ => [&[20 + dice.below(4) as u8, 3, 3, 0, bytes.len() as u8], bytes].concat(),
+    }
 }
 
 fn backend(dice: &mut Dice) -> Backend {
@@ -101,8 +116,8 @@ fn judge(plan: &Plan, outcome: &Outcome) {
     assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
     // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
     let unopened = outcome.peer.error == Some(rustls::Error::DecryptError);
-    assert!(!unopened, "a record under the wrong key or nonce: {fault:?}");
-    let flipped = matches!(plan.mishap, Some((_, Mishap::FlippedBit)));
+    assert!(!unopened || outcome.was_altered, "a record under the wrong key or nonce: {fault:?}");
+    let is_damaged = matches!(plan.mishap, Some((_, Mishap::FlippedBit))) || plan.script.interrupts.is_some();
     if plan.script.says.is_empty() {
         assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
         if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
@@ -112,7 +127,7 @@ fn judge(plan: &Plan, outcome: &Outcome) {
             let whole = outcome.to_backend == plan.script.sends;
             assert!(whole || early && fin, "an end that came too soon");
         }
-        assert!(outcome.peer.error.is_none() || fault.is_some() || flipped, "{:?}", outcome.peer.error);
+        assert!(outcome.peer.error.is_none() || fault.is_some() || is_damaged, "{:?}", outcome.peer.error);
     }
     let answer: Vec<u8> = match &plan.backend {
         Backend::Echo => outcome.to_backend.clone(),

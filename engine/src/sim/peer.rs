@@ -67,6 +67,8 @@ pub struct Peer {
     said_close: bool,
     /// Bytes that it has sent.
     on_wire: usize,
+    /// It was interrupted in the handshake.
+    pub(super) was_interrupted: bool,
     /// The front of a record.
     partial: Vec<u8>,
     /// What it received.
@@ -109,6 +111,7 @@ impl Peer {
             key_updates: 0,
             said_close: false,
             on_wire: 0,
+            was_interrupted: false,
             partial: Vec::new(),
             received: Vec::new(),
             saw_close: false,
@@ -211,6 +214,7 @@ impl Peer {
         if let Some((at, what)) = self.script.interrupts.take_if(|(at, _)| *at < end) {
             let at = at - self.on_wire;
             bytes.splice(at..at, what);
+            self.was_interrupted = !may_speak;
         }
         self.on_wire = end;
         wire.extend(bytes);

@@ -90,6 +90,8 @@ pub struct Outcome {
     pub peer: Peer,
     /// One receive ended where the plan says that the last flight is cut.
     pub was_cut: bool,
+    /// What the peer said in the handshake is not what came: the two may have different keys.
+    pub was_altered: bool,
     /// How many bytes of the backend's the connection has received.
     pub from_backend: usize,
     /// What was on the wire of the TLS leg.

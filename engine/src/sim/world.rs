@@ -108,7 +108,7 @@ impl World {
             to_us: VecDeque::new(),
             to_peer: VecDeque::new(),
             wire,
-            was_altered: plan.script.interrupts.is_some(),
+            was_altered: false,
             last_flight: None,
             was_cut: false,
             peer_finished: false,

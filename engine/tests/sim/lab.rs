@@ -9,6 +9,7 @@ pub(crate) use offramp::sim::lab::{
 use offramp::conn::Rules;
 use offramp::conn::carrier::Offer;
 use offramp::sim::{Outcome, Plan, Role, World};
+use rustls::SupportedCipherSuite;
 
 /// In the role that the peer leaves.
 pub(crate) fn run(plan: Plan, offer: Offer, peer: impl Into<Role>) -> Outcome {
@@ -24,4 +25,9 @@ pub(crate) fn run_under(plan: Plan, rules: Rules, peer: impl Into<Role>) -> Outc
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
     World::new(plan, rules, peer, beginning).run()
+}
+
+/// One that leaves us the server's role, and one that leaves us the client's.
+pub(crate) fn peers(suite: SupportedCipherSuite) -> [Role; 2] {
+    [client(suite).into(), server(suite).into()]
 }

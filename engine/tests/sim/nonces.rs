@@ -6,21 +6,18 @@ use std::sync::Arc;
 
 use offramp::conn::carrier::Offer;
 use offramp::sim::{Generation, Habits, Misuse, Outcome, Plan, Role, Slip, Wire};
-use rustls::SupportedCipherSuite;
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, run, server};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};
 
 const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
 const MIDWAY: Offer = Offer { after_bytes: 20_000, ..BOTH };
 const HEADER_BYTES: usize = 5;
 
-fn peers(suite: SupportedCipherSuite) -> [Role; 2] {
-    [client(suite).into(), server(suite).into()]
-}
-
 fn world(seed: u64, peer: Role, offer: Offer, habits: Habits) -> Outcome {
     let mut plan = Plan::new(seed, bytes(100_000, seed));
     plan.habits = habits;
+    // A rustls that has said close_notify does not expect to have to send an alert.
+    plan.script.closes_first = habits.slip.is_none();
     plan.script.key_updates = if habits.generation == Generation::Rekeying { 3 } else { 0 };
     run(plan, offer, peer)
 }

@@ -4,7 +4,7 @@ use offramp::conn::carrier::Offer;
 use offramp::conn::fault::Fault;
 use offramp::sim::{Backend, Generation, Habits, Mishap, Plan};
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, run};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};
 
 const OFFERS: [Offer; 2] = [BOTH, NOTHING];
 
@@ -43,13 +43,13 @@ fn a_backend_that_speaks_first_is_heard_first() {
 
 #[test]
 fn a_backend_that_answers_and_closes_is_heard_to_its_end() {
-    for seed in 0..200 {
+    for seed in 0..400 {
         for offer in OFFERS {
             let answer = bytes(90_000, seed);
             let mut plan = Plan::new(seed, bytes(10, seed));
             plan.backend = Backend::AnswersAndCloses(answer.clone());
             plan.script.closes_first = false;
-            let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
+            let outcome = run(plan, offer, peers(SUITES[seed as usize % 6])[seed as usize / 6 % 2].clone());
             assert_eq!(outcome.report.fault, None, "seed {seed}");
             assert_eq!(outcome.peer.received, answer, "seed {seed}");
             assert!(outcome.peer.saw_close, "seed {seed}");
@@ -79,11 +79,11 @@ fn a_refused_backend_is_named_and_the_client_told() {
 
 #[test]
 fn a_backend_that_resets_ends_this_connection_with_an_alert_and_no_close_notify() {
-    for seed in 0..300 {
+    for seed in 0..600 {
         let offer = OFFERS[seed as usize % 2];
         let mut plan = Plan::new(seed, bytes(50_000, seed));
-        plan.backend = Backend::ResetsAfter(1 + seed as usize * 100);
-        let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
+        plan.backend = Backend::ResetsAfter(1 + seed as usize * 50);
+        let outcome = run(plan, offer, peers(SUITES[seed as usize % 6])[seed as usize / 6 % 2].clone());
         assert_eq!(outcome.report.fault, Some(Fault::BackendReset), "seed {seed}");
         assert!(!outcome.peer.saw_close, "seed {seed}");
     }
