@@ -131,12 +131,21 @@ pub fn client(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
 /// If rustls does not know the suite.
 #[must_use]
 pub fn server(suite: SupportedCipherSuite) -> Arc<ServerConfig> {
+    server_showing(suite, 1)
+}
+
+/// The same, which shows its certificate so many times.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn server_showing(suite: SupportedCipherSuite, times: usize) -> Arc<ServerConfig> {
     let key = PrivateKeyDer::try_from(lab().key.serialize_der()).expect("a key that was loaded before");
     let mut config = ServerConfig::builder_with_provider(provider(suite))
         .with_protocol_versions(&[version(suite)])
         .expect("a version of the suite")
         .with_no_client_auth()
-        .with_single_cert(vec![lab().certificate.der().clone()], key)
+        .with_single_cert(vec![lab().certificate.der().clone(); times], key)
         .expect("the certificate's key");
     config.send_half_rtt_data = true;
     Arc::new(config)

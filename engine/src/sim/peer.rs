@@ -261,8 +261,9 @@ impl Peer {
         let Some(tls) = &mut self.tls else { return };
         let rest = &self.script.sends[self.sent..];
         let count = rest.len().min(most);
-        if count > 0 && tls.writer().write_all(&rest[..count]).is_ok() {
-            self.sent += count;
+        if count > 0 {
+            // It takes no more than it has room for.
+            self.sent += tls.writer().write(&rest[..count]).unwrap_or(0);
         }
         let due = self.script.key_updates * self.sent / self.script.sends.len().max(1);
         while self.key_updates < due && tls.refresh_traffic_keys().is_ok() {

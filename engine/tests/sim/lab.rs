@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 pub(crate) use offramp::sim::lab::{
-    BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server,
+    BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
 };
 
 use offramp::conn::Rules;

@@ -10,7 +10,7 @@ use offramp::sim::{Backend, Generation, Habits, Mishap, Outcome, Plan, Say};
 use offramp::tls::secrets::Direction;
 use rustls::HandshakeKind;
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server, server_showing};
 
 const OFFERS: [Offer; 2] = [BOTH, NOTHING];
 const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
@@ -280,6 +280,29 @@ fn handshake_messages_without_end_are_refused() {
             }
         }
     }
+}
+
+/// Messages that go on over many records, under the keys of the handshake in TLS 1.3. A certificate has some
+/// hundred bytes; of 64 KiB in one message rustls takes no more.
+#[test]
+fn a_flight_of_any_length_is_taken_or_refused_by_name() {
+    let mut ends = BTreeSet::new();
+    for suite in SUITES {
+        for times in [1, 40, 120, 170, 182, 190, 1000] {
+            for seed in 0..3 {
+                let sends = bytes(3000, seed);
+                let mut plan = Plan::new(seed, sends.clone());
+                plan.script.sends_at_once = true;
+                let outcome = run(plan, BOTH, server_showing(suite, times));
+                match outcome.report.fault {
+                    None => assert_eq!(outcome.to_backend, sends, "{suite:?} {times}"),
+                    Some(_) => assert!(outcome.to_backend.is_empty(), "{suite:?} {times}"),
+                }
+                ends.insert(outcome.report.fault.map_or("none", Fault::label));
+            }
+        }
+    }
+    assert_eq!(ends, ["handshake_malformed", "none"].into());
 }
 
 fn says(suite: rustls::SupportedCipherSuite, offer: Offer, generation: Generation, says: &[Say]) -> Outcome {
