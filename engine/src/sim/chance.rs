@@ -1,5 +1,6 @@
-//! A world in which everything is left to chance: what the fuzzer and the seeds of the tests go through.
+//! What is left to chance: the entries of the fuzz targets (`fuzz/`), which the tests go through as well.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::dice::Dice;
@@ -9,6 +10,7 @@ use super::lab::{SUITES, bytes, client, originating, rules, server};
 use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
+use crate::config::{Raw, file};
 use crate::conn::carrier::{Offer, Suites};
 use crate::conn::fault::Fault;
 
@@ -60,6 +62,11 @@ pub fn world_of_chance(choices: &[u8]) {
     rules.record_limit = 1024;
     let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
+}
+
+/// Reads a configuration file of this text: whatever it says, there is an answer.
+pub fn configuration_of_chance(text: &str) {
+    drop(file::parse(Path::new("o.toml"), text).and_then(Raw::check));
 }
 
 fn habits(dice: &mut Dice) -> Habits {

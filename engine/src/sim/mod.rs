@@ -27,7 +27,7 @@ mod watch;
 mod wire;
 mod world;
 
-pub use chance::world_of_chance;
+pub use chance::{configuration_of_chance, world_of_chance};
 pub use dice::Dice;
 pub use hostile::{Hostile, Say, talkative, talkative_server};
 pub use kernel::{Generation, Habits, Kernel, Received, Slip};
