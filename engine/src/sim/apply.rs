@@ -1,9 +1,7 @@
 //! What the connection asks for, held against its contract; and how a world is left.
 
-use std::collections::HashSet;
-
 use super::plan::{Backend, Outcome};
-use super::wire::explicit_nonces;
+use super::watch::{Misuse, Watched};
 use super::world::{Want, World};
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
@@ -15,8 +13,9 @@ impl World {
         let on_plain = |released: bool| assert!(!released, "an operation on a leg that was released");
         match action {
             Action::Connect { leg } => {
-                assert_eq!(leg, Leg::Plain, "the world's connections are accepted with TLS");
-                asked.connect = true;
+                let other = if self.rules.terms.originates() { Leg::Tls } else { Leg::Plain };
+                assert_eq!(leg, other, "one leg was accepted");
+                assert!(asked.connect.replace(leg).is_none(), "two connects");
             }
             Action::Receive { leg: Leg::Plain, max } => {
                 on_plain(asked.plain_released);
@@ -82,7 +81,7 @@ impl World {
             Direction::Rx => assert!(self.asked.tls_receive.is_none(), "keys change under a receive"),
         }
         // The protocol is attached with the first keys, to an ESTABLISHED connection alone.
-        let is_late = self.client_finished && !self.kernel.has_tx() && !self.kernel.has_rx();
+        let is_late = self.peer_finished && !self.kernel.has_tx() && !self.kernel.has_rx();
         let attached = if is_late { Err(libc::ENOTCONN) } else { Ok(()) };
         self.events.push_back(match attached.and_then(|()| self.kernel.install(direction, keys)) {
             Ok(()) => Event::Keyed { direction },
@@ -94,7 +93,7 @@ impl World {
         assert_eq!(leg, Leg::Plain, "the TLS leg is closed with the connection");
         self.backend_was_reset = reset;
         self.asked.plain_released = true;
-        self.asked.connect = false;
+        self.asked.connect = self.asked.connect.filter(|leg| *leg == Leg::Tls);
         self.asked.plain_receive = None;
         if let Some(buf) = self.asked.plain_send.take() {
             self.out.bufs.give(buf);
@@ -118,13 +117,16 @@ impl World {
         }
         assert_eq!(self.out.bufs.lent(), 0, "seed {}: buffers were not given back", self.plan.seed);
         assert!(self.conn.is_closed() && self.conn.deadline().is_none());
-        if !self.client_reset {
-            let rest: Vec<u8> = self.to_client.drain(..).collect();
-            self.client.read(&rest);
+        if !self.peer_reset {
+            let rest: Vec<u8> = self.to_peer.drain(..).collect();
+            self.peer.read(&rest);
         }
-        let nonces = explicit_nonces(&self.server_wire);
-        let distinct: HashSet<_> = nonces.iter().collect();
-        assert_eq!(distinct.len(), nonces.len(), "seed {}: a nonce is repeated", self.plan.seed);
+        let was_altered = self.was_altered || self.peer.was_interrupted;
+        let watched = match self.wire.watch() {
+            // What the peer knows of the handshake is not what we know.
+            Err(Misuse::OutOfPlace { .. }) if was_altered => Watched::default(),
+            found => found.unwrap_or_else(|misuse| panic!("seed {}: {misuse:?}", self.plan.seed)),
+        };
         let report = self.report.unwrap_or(Report { fault: None, heard: None });
         Outcome {
             report,
@@ -132,10 +134,12 @@ impl World {
             to_backend: self.to_backend,
             backend_saw_end: self.backend_saw_end,
             backend_was_reset: self.backend_was_reset,
-            client: self.client,
+            peer: self.peer,
             was_cut: self.was_cut,
+            was_altered,
             from_backend: self.received_from_backend,
-            server_wire: self.server_wire,
+            wire: self.wire,
+            watched,
             steps,
         }
     }

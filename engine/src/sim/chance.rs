@@ -1,21 +1,23 @@
-//! A world in which everything is left to chance: what the fuzzer and the seeds of the tests go through.
+//! What is left to chance: the entries of the fuzz targets (`fuzz/`), which the tests go through as well.
 
+use std::path::Path;
 use std::time::Instant;
 
-use super::client::Script;
 use super::dice::Dice;
 use super::hostile::Say;
 use super::kernel::{Generation, Habits};
-use super::lab::{SUITES, bytes, client, rules};
+use super::lab::{SUITES, bytes, client, originating, rules, server};
+use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
+use crate::config::{Raw, file};
 use crate::conn::carrier::{Offer, Suites};
 use crate::conn::fault::Fault;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
 const MISHAPS: [Mishap; 8] = [
-    Mishap::ClientReset,
-    Mishap::ClientFin,
+    Mishap::PeerReset,
+    Mishap::PeerFin,
     Mishap::BackendReset,
     Mishap::FlippedBit,
     Mishap::Drain,
@@ -33,6 +35,7 @@ pub fn world_of_chance(choices: &[u8]) {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
     let mut dice = Dice::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
+    let originates = dice.below(2) > 0;
     let habits = habits(&mut dice);
     let offer = Offer {
         tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
@@ -42,6 +45,7 @@ pub fn world_of_chance(choices: &[u8]) {
     };
     let sends = bytes(dice.below(50_000), 1);
     let mut plan = Plan::new(0, sends.clone());
+    plan.refuses = (dice.below(16) == 0).then_some(libc::ECONNREFUSED);
     plan.dice = Some(rest.to_vec());
     plan.habits = habits;
     plan.script = script(&mut dice, sends);
@@ -50,17 +54,26 @@ pub fn world_of_chance(choices: &[u8]) {
     plan.mishap = (dice.below(2) > 0).then(|| (1 + dice.below(300), MISHAPS[dice.below(MISHAPS.len())]));
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
-    let mut rules = rules(offer);
+    let (mut rules, peer): (_, Role) = if originates {
+        (originating(offer), server(suite).into())
+    } else {
+        (rules(offer), client(suite).into())
+    };
     rules.record_limit = 1024;
-    let outcome = World::new(plan.clone(), rules, client(suite), beginning).run();
+    let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
+}
+
+/// Reads a configuration file of this text: whatever it says, there is an answer.
+pub fn configuration_of_chance(text: &str) {
+    drop(file::parse(Path::new("o.toml"), text).and_then(Raw::check));
 }
 
 fn habits(dice: &mut Dice) -> Habits {
     let mut refusal = || (dice.below(8) == 0).then(|| ERRNOS[dice.below(ERRNOS.len())]);
     let (refuse_tx, refuse_rx) = (refusal(), refusal());
     let generation = Generation::ALL[dice.below(Generation::ALL.len())];
-    Habits { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0 }
+    Habits { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0, slip: None }
 }
 
 fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
@@ -79,15 +92,24 @@ fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
         }
     }
     let deaf_after = (dice.below(8) == 0).then(|| dice.below(20_000));
-    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says }
+    let interrupts = (dice.below(8) == 0).then(|| (dice.below(3000), rubbish(dice, &sends)));
+    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says, interrupts }
+}
+
+/// Bytes that may look like a record, of a type that there is.
+fn rubbish(dice: &mut Dice, sends: &[u8]) -> Vec<u8> {
+    let bytes = &sends[..dice.below(200).min(sends.len())];
+    match dice.below(2) {
+        0 => bytes.to_vec(),
+        _ => [&[20 + dice.below(4) as u8, 3, 3, 0, bytes.len() as u8], bytes].concat(),
+    }
 }
 
 fn backend(dice: &mut Dice) -> Backend {
-    match dice.below(9) {
-        8 => Backend::Stalls(dice.below(30_000)),
+    match dice.below(8) {
+        2 => Backend::Stalls(dice.below(30_000)),
         0 => Backend::Greets(bytes(dice.below(5000), 2)),
         1 => Backend::AnswersAndCloses(bytes(dice.below(50_000), 3)),
-        2 => Backend::Refuses(libc::ECONNREFUSED),
         3 => Backend::ResetsAfter(1 + dice.below(30_000)),
         4 => Backend::Silent,
         _ => Backend::Echo,
@@ -100,34 +122,34 @@ fn judge(plan: &Plan, outcome: &Outcome) {
     let fault = outcome.report.fault;
     assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
     // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
-    let unopened = outcome.client.error == Some(rustls::Error::DecryptError);
-    assert!(!unopened, "a record under the wrong key or nonce: {fault:?}");
-    let flipped = matches!(plan.mishap, Some((_, Mishap::FlippedBit)));
+    let unopened = outcome.peer.error == Some(rustls::Error::DecryptError);
+    assert!(!unopened || outcome.was_altered, "a record under the wrong key or nonce: {fault:?}");
+    let is_damaged = matches!(plan.mishap, Some((_, Mishap::FlippedBit))) || plan.script.interrupts.is_some();
     if plan.script.says.is_empty() {
         assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
         if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
             // Behind our close_notify a FIN alone is an orderly end too.
             let early = matches!(plan.backend, Backend::AnswersAndCloses(_));
-            let fin = matches!(plan.mishap, Some((_, Mishap::ClientFin)));
+            let fin = matches!(plan.mishap, Some((_, Mishap::PeerFin)));
             let whole = outcome.to_backend == plan.script.sends;
             assert!(whole || early && fin, "an end that came too soon");
         }
-        assert!(outcome.client.error.is_none() || fault.is_some() || flipped, "{:?}", outcome.client.error);
+        assert!(outcome.peer.error.is_none() || fault.is_some() || is_damaged, "{:?}", outcome.peer.error);
     }
     let answer: Vec<u8> = match &plan.backend {
         Backend::Echo => outcome.to_backend.clone(),
         Backend::Greets(greeting) => [greeting, &outcome.to_backend[..]].concat(),
         Backend::AnswersAndCloses(answer) => answer.clone(),
-        Backend::Refuses(_) | Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => Vec::new(),
+        Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => Vec::new(),
     };
-    assert!(answer.starts_with(&outcome.client.received), "the client got what was not sent");
-    if outcome.client.saw_close {
-        let received = outcome.client.received.len();
+    assert!(answer.starts_with(&outcome.peer.received), "the client got what was not sent");
+    if outcome.peer.saw_close {
+        let received = outcome.peer.received.len();
         assert_eq!(received, outcome.from_backend, "a close_notify behind what was lost: {fault:?}");
-        let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.client.received == answer;
+        let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.peer.received == answer;
         assert!(whole, "a close_notify that came too soon");
     }
     if fault == Some(Fault::IdleTimeout) && !outcome.backend_was_reset && plan.script.says.is_empty() {
-        assert_eq!(outcome.to_backend.len(), outcome.client.sent(), "an end behind what was lost");
+        assert_eq!(outcome.to_backend.len(), outcome.peer.sent(), "an end behind what was lost");
     }
 }

@@ -1,15 +1,15 @@
 //! A peer that keeps to the record layer and to nothing else: it says what it is told to, in its own records.
 //!
-//! It takes its keys from a rustls client after the handshake, and derives those that follow a KeyUpdate (RFC
-//! 8446 §7.2) for itself.
+//! It takes its keys from rustls after the handshake, as client or as server, and derives those that follow a
+//! KeyUpdate for itself.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
-use rustls::{ClientConnection, ConnectionTrafficSecrets, KeyLog};
+use rustls::{ClientConfig, Connection, ConnectionTrafficSecrets, KeyLog, ServerConfig};
 
 use super::kernel::Side;
+use super::schedule::{Secrets, next_secret, traffic_keys};
 use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
 
 const ALERT: u8 = 21;
@@ -58,24 +58,6 @@ impl Say {
     }
 }
 
-/// Secrets that rustls tells for debugging.
-#[derive(Debug, Default)]
-pub struct Secrets(Mutex<Vec<(String, Vec<u8>)>>);
-
-impl KeyLog for Secrets {
-    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
-        let mut secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        secrets.push((label.to_owned(), secret.to_vec()));
-    }
-}
-
-impl Secrets {
-    fn get(&self, label: &str) -> Vec<u8> {
-        let secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        secrets.iter().find(|(name, _)| name == label).map(|(_, secret)| secret.clone()).unwrap_or_default()
-    }
-}
-
 /// The peer after the handshake.
 pub struct Hostile {
     version: Version,
@@ -92,23 +74,30 @@ struct Way {
 }
 
 impl Hostile {
-    /// Takes the keys out of a client that has nothing more to send or to read.
+    /// Takes the keys out of a peer that has nothing more to send or to read.
     ///
     /// # Panics
     /// If rustls does not part with its keys.
-    pub fn take_over(tls: ClientConnection, log: &Secrets) -> Self {
+    pub fn take_over(tls: impl Into<Connection>, log: &Secrets) -> Self {
+        let tls = tls.into();
+        let labels = ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"];
+        let [own, other] = match &tls {
+            Connection::Client(_) => labels,
+            Connection::Server(_) => [labels[1], labels[0]],
+        };
         let version = match tls.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_3) => Version::Tls13,
             _ => Version::Tls12,
         };
-        let secrets = tls.dangerous_extract_secrets().expect("a client between two messages");
+        let secrets = tls.dangerous_extract_secrets().expect("a peer between two messages");
         let way = |(sequence, secrets): (u64, ConnectionTrafficSecrets), direction, label| {
             let keys =
                 TrafficKeys::from_rustls(version, (sequence, secrets)).expect("an AEAD of the profile");
-            (keys.aead(), Way { side: Side::new(&keys, keys.kernel_iv(direction)), secret: log.get(label) })
+            let secret = log.get(label).unwrap_or_default();
+            (keys.aead(), Way { side: Side::new(&keys, keys.kernel_iv(direction)), secret })
         };
-        let (aead, tx) = way(secrets.tx, Direction::Tx, "CLIENT_TRAFFIC_SECRET_0");
-        let (_, rx) = way(secrets.rx, Direction::Rx, "SERVER_TRAFFIC_SECRET_0");
+        let (aead, tx) = way(secrets.tx, Direction::Tx, own);
+        let (_, rx) = way(secrets.rx, Direction::Rx, other);
         Self { version, aead, tx, rx }
     }
 
@@ -122,29 +111,28 @@ impl Hostile {
             Say::KeyUpdate { requested } => {
                 let message = [KEY_UPDATE, 0, 0, 1, u8::from(*requested)];
                 let record = self.tx.side.seal_padded(HANDSHAKE, &message, 0);
-                self.tx.update(self.version, self.aead, Direction::Tx);
+                if self.version == Version::Tls13 {
+                    self.tx.update(self.aead, Direction::Tx);
+                }
                 record
             }
         }
     }
 
-    /// A record of the server's: its type and payload; `None` if it cannot be opened.
+    /// A record of ours: its type and payload; `None` if it cannot be opened.
     pub fn hear(&mut self, record: &[u8]) -> Option<(u8, Vec<u8>)> {
         let heard = self.rx.side.open(record)?;
         if heard.0 == HANDSHAKE && heard.1.first() == Some(&KEY_UPDATE) {
-            self.rx.update(self.version, self.aead, Direction::Rx);
+            self.rx.update(self.aead, Direction::Rx);
         }
         Some(heard)
     }
 }
 
 impl Way {
-    fn update(&mut self, version: Version, aead: Aead, direction: Direction) {
-        let hash_bytes = if aead == Aead::Aes256Gcm { 48 } else { 32 };
-        self.secret = expand(aead, &self.secret, "traffic upd", hash_bytes);
-        let key = expand(aead, &self.secret, "key", aead.key_bytes());
-        let iv = expand(aead, &self.secret, "iv", 12).try_into().expect("12 bytes");
-        let keys = TrafficKeys::new(version, aead, &key, iv, 0).expect("the AEAD's key length");
+    fn update(&mut self, aead: Aead, direction: Direction) {
+        self.secret = next_secret(aead, &self.secret);
+        let keys = traffic_keys(aead, &self.secret);
         self.side = Side::new(&keys, keys.kernel_iv(direction));
     }
 }
@@ -155,30 +143,19 @@ impl fmt::Debug for Hostile {
     }
 }
 
-struct Length(usize);
-
-impl KeyType for Length {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
-
-/// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
-fn expand(aead: Aead, secret: &[u8], label: &str, length: usize) -> Vec<u8> {
-    let algorithm = if aead == Aead::Aes256Gcm { HKDF_SHA384 } else { HKDF_SHA256 };
-    let label = [b"tls13 ", label.as_bytes()].concat();
-    let info = [&(length as u16).to_be_bytes()[..], &[label.len() as u8], &label, &[0]];
-    let mut output = vec![0; length];
-    Prk::new_less_safe(algorithm, secret)
-        .expand(&info, Length(length))
-        .and_then(|okm| okm.fill(&mut output))
-        .expect("a length that HKDF allows");
-    output
-}
-
-/// Keys of its own for each connection, told to nobody else.
+/// A client's configuration for one connection, which tells its secrets.
 #[must_use]
-pub fn talkative(config: &rustls::ClientConfig) -> (rustls::ClientConfig, Arc<Secrets>) {
+pub fn talkative(config: &ClientConfig) -> (ClientConfig, Arc<Secrets>) {
+    let secrets = Arc::new(Secrets::default());
+    let mut config = config.clone();
+    config.enable_secret_extraction = true;
+    config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
+    (config, secrets)
+}
+
+/// A server's.
+#[must_use]
+pub fn talkative_server(config: &ServerConfig) -> (ServerConfig, Arc<Secrets>) {
     let secrets = Arc::new(Secrets::default());
     let mut config = config.clone();
     config.enable_secret_extraction = true;

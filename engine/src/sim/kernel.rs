@@ -1,11 +1,11 @@
 //! A model of kernel TLS: given exactly what `InstallKeys` gives the kernel, it opens and seals real records.
 //!
-//! Written from `Documentation/networking/tls.rst` and the behaviour of Linux 6.1, on the AEADs directly, so
-//! that it shares no code with the carriers that it is compared with: explicit nonces of TLS 1.2 AES-GCM
-//! start at the iv that was given and count up; a receive that meets a record other than application data
-//! fails with EIO until a receive with room for the record type takes it; keys are taken once, unless the
-//! model is of a generation that can replace them, which then opens nothing behind a KeyUpdate until it has
-//! (EKEYEXPIRED).
+//! Written from `Documentation/networking/tls.rst` and the behaviour of Linux 6.1 and 6.12, on the AEADs
+//! directly, so that it shares no code with the carriers that it is compared with: explicit nonces of TLS 1.2
+//! AES-GCM start at the iv that was given and count up; a receive that meets a record other than application
+//! data fails with EIO until a receive with room for the record type takes it; keys are taken once, unless
+//! the model is of a generation that can replace them, which then opens nothing behind a KeyUpdate until it
+//! has (EKEYEXPIRED).
 
 use std::collections::{HashSet, VecDeque};
 
@@ -25,6 +25,15 @@ pub enum Generation {
     /// Seals and does not open: Linux before 4.17, or an RX that a policy of the host forbids.
     TxOnly,
     /// Linux 6.1 to 6.13: both directions, each key once.
+    ///
+    /// They are one generation because nothing that the core can see tells them apart. The functions of
+    /// `net/tls` that answer it (`tls_sw_recvmsg`, `process_rx_list`, `tls_record_content_type`) are the same
+    /// in 6.1 and 6.12 as maintained, save for ciphers that finish later: EIO until the record is taken with
+    /// its type, an empty record that reads as the end of file, EBADMSG. Both refuse a second key with EBUSY
+    /// and hand out a KeyUpdate without a pause, and both know the three AEADs in both versions. What does
+    /// differ is below the core: flags of io_uring's completions and defects of splice, neither of which is
+    /// used on kernel records. An AEAD whose module a build lacks is ENOENT, in either: see
+    /// [`Habits::refuse_tx`].
     #[default]
     SingleKey,
     /// Linux 6.14 and later: keys of TLS 1.3 can be replaced.
@@ -47,6 +56,17 @@ pub struct Habits {
     pub refuse_rx: Option<i32>,
     /// `getsockopt` does not tell the sequence number.
     pub hides_sequence: bool,
+    /// What is done wrong with the keys of what we send, so that it is seen to be noticed.
+    pub slip: Option<Slip>,
+}
+
+/// A mistake that no peer of TLS 1.2 notices, and its like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slip {
+    /// The kernel is given the iv as the key schedule made it, without the nonce rule.
+    SameIv,
+    /// The sequence number of the last record before is given for the next.
+    LastSequence,
 }
 
 impl Habits {
@@ -131,7 +151,13 @@ impl Kernel {
         if slot.is_some() && !may_replace {
             return Err(libc::EBUSY);
         }
-        *slot = Some(Side::new(keys, keys.kernel_iv(direction)));
+        let mut side = Side::new(keys, keys.kernel_iv(direction));
+        match self.habits.slip.filter(|_| direction == Direction::Tx) {
+            Some(Slip::SameIv) => side = Side::new(keys, *keys.iv()),
+            Some(Slip::LastSequence) => side.go_to(keys.sequence().saturating_sub(1)),
+            None => {}
+        }
+        *slot = Some(side);
         if direction == Direction::Rx {
             self.key_expired = false;
         }
@@ -271,6 +297,15 @@ impl Side {
             sequence: keys.sequence(),
             next_explicit: u64::from_be_bytes(explicit),
         }
+    }
+
+    /// That of the next record.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(super) fn go_to(&mut self, sequence: u64) {
+        self.sequence = sequence;
     }
 
     /// One record, in TLS 1.3 with so many zeros behind its type.

@@ -1,14 +1,17 @@
-//! What worlds have in common: a certificate made on the spot, rules, clients.
+//! What worlds have in common: a certificate made on the spot, rules for either role, clients and servers.
 
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
-use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::config::limits::Timeouts;
-use crate::config::{Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
+use crate::config::{
+    Backend, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules, UnknownName, Voucher,
+};
 use crate::conn::Rules;
 use crate::conn::carrier::{Offer, Suites};
 use crate::tls::{Terms, Tickets};
@@ -30,8 +33,10 @@ pub const BOTH: Offer = Offer { tx: Suites::ALL, rx: Suites::ALL, after_bytes: 0
 pub const NOTHING: Offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
 
 struct Lab {
-    terms: Arc<Terms>,
-    roots: Arc<RootCertStore>,
+    server_terms: Arc<Terms>,
+    client_terms: Arc<Terms>,
+    certificate: rcgen::Certificate,
+    key: KeyPair,
 }
 
 fn lab() -> &'static Lab {
@@ -48,18 +53,28 @@ fn make() -> Result<Lab, Box<dyn std::error::Error>> {
     std::fs::write(&files.certificate, certificate.pem())?;
     std::fs::write(&files.key, key.serialize_pem())?;
     let tickets = Arc::new(Tickets::generate(3600, 0)?);
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.der().clone())?;
-    Ok(Lab { terms: Arc::new(Terms::load(&listener(files), Some(&tickets))?), roots: Arc::new(roots) })
+    let server_terms = Arc::new(Terms::load(&listener(Mode::Terminate, vec![files]), Some(&tickets))?);
+    let client_terms = Arc::new(originate(&certificate.pem(), false)?);
+    Ok(Lab { server_terms, client_terms, certificate, key })
 }
 
-/// What a listener of these files has by default; nobody listens there.
-fn listener(identity: IdentityFiles) -> Listener {
+/// The client's role towards whoever has this certificate.
+fn originate(pem: &str, resumes: bool) -> Result<Terms, Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let authority = dir.path().join("a.pem");
+    std::fs::write(&authority, pem)?;
+    let rules = Originate { server_name: "localhost".to_owned(), trust: Voucher::Authorities(authority) };
+    let listener = Listener { tickets: resumes, ..listener(Mode::Originate(rules), Vec::new()) };
+    Ok(Terms::load(&listener, Some(&Arc::new(Tickets::generate(3600, 0)?)))?)
+}
+
+/// What a listener in this role has by default; nobody listens there.
+fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
     Listener {
         listen: ([127, 0, 0, 1], 0).into(),
         backend: Backend::Tcp(([127, 0, 0, 1], 0).into()),
-        mode: Mode::Terminate,
-        identities: vec![identity],
+        mode,
+        identities,
         unknown_name: UnknownName::First,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
@@ -68,10 +83,29 @@ fn listener(identity: IdentityFiles) -> Listener {
     }
 }
 
-/// The defaults, with this offer.
+/// The defaults in the server's role, with this offer.
 #[must_use]
 pub fn rules(offer: Offer) -> Rules {
-    let terms = Arc::clone(&lab().terms);
+    rules_of(Arc::clone(&lab().server_terms), offer)
+}
+
+/// The defaults in the client's role. No session is kept: worlds share no state.
+#[must_use]
+pub fn originating(offer: Offer) -> Rules {
+    rules_of(Arc::clone(&lab().client_terms), offer)
+}
+
+/// The client's role with a store of sessions of its own.
+///
+/// # Panics
+/// If the terms cannot be loaded.
+#[must_use]
+pub fn resuming(offer: Offer) -> Rules {
+    let terms = originate(&lab().certificate.pem(), true).expect("terms that were loaded before");
+    rules_of(Arc::new(terms), offer)
+}
+
+fn rules_of(terms: Arc<Terms>, offer: Offer) -> Rules {
     Rules { terms, timeouts: Timeouts::default(), offer, record_limit: u64::MAX }
 }
 
@@ -81,17 +115,51 @@ pub fn rules(offer: Offer) -> Rules {
 /// If rustls does not know the suite.
 #[must_use]
 pub fn client(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
-    let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
-    let versions: &[_] = match suite {
-        SupportedCipherSuite::Tls12(_) => &[&rustls::version::TLS12],
-        SupportedCipherSuite::Tls13(_) => &[&rustls::version::TLS13],
-    };
-    let config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(versions)
+    let mut roots = RootCertStore::empty();
+    roots.add(lab().certificate.der().clone()).expect("a certificate that was loaded before");
+    let config = ClientConfig::builder_with_provider(provider(suite))
+        .with_protocol_versions(&[version(suite)])
         .expect("a version of the suite")
-        .with_root_certificates(Arc::clone(&lab().roots))
+        .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+/// A server that takes one suite, and so one version, and whose data waits for nobody's Finished.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn server(suite: SupportedCipherSuite) -> Arc<ServerConfig> {
+    server_showing(suite, 1)
+}
+
+/// The same, which shows its certificate so many times.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn server_showing(suite: SupportedCipherSuite, times: usize) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::try_from(lab().key.serialize_der()).expect("a key that was loaded before");
+    let mut config = ServerConfig::builder_with_provider(provider(suite))
+        .with_protocol_versions(&[version(suite)])
+        .expect("a version of the suite")
+        .with_no_client_auth()
+        .with_single_cert(vec![lab().certificate.der().clone(); times], key)
+        .expect("the certificate's key");
+    config.send_half_rtt_data = true;
+    Arc::new(config)
+}
+
+fn provider(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { cipher_suites: vec![suite], ..default_provider() })
+}
+
+fn version(suite: SupportedCipherSuite) -> &'static SupportedProtocolVersion {
+    match suite {
+        SupportedCipherSuite::Tls12(_) => &rustls::version::TLS12,
+        SupportedCipherSuite::Tls13(_) => &rustls::version::TLS13,
+    }
 }
 
 /// Bytes that differ from place to place, so that an exchange or a repetition shows.

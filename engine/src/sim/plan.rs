@@ -1,20 +1,19 @@
 //! How a world begins, and how it ended.
 
-use super::client::{Client, Script};
 use super::kernel::Habits;
+use super::peer::{Peer, Script};
+use super::watch::{Watched, Wire};
 use crate::conn::action::{Milestone, Report};
 
-/// What the backend does.
+/// What the backend does, once the plain leg is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// Sends back what it gets, and its end after the client's.
+    /// Sends back what it gets, and its end after the peer's.
     Echo,
     /// Sends this at once, then as `Echo`.
     Greets(Vec<u8>),
     /// Sends this and its end at once, whatever it gets.
     AnswersAndCloses(Vec<u8>),
-    /// Refuses the connection with this errno.
-    Refuses(i32),
     /// Resets the connection when it has got this many bytes.
     ResetsAfter(usize),
     /// Takes connections and bytes and says nothing, ever.
@@ -26,13 +25,13 @@ pub enum Backend {
 /// Something that befalls the world at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mishap {
-    /// The client resets the connection.
-    ClientReset,
-    /// The client's FIN comes without close_notify.
-    ClientFin,
+    /// The peer resets the connection.
+    PeerReset,
+    /// The peer's FIN comes without close_notify.
+    PeerFin,
     /// Every operation on the plain leg fails from here on.
     BackendReset,
-    /// A bit of what the client sent is flipped.
+    /// A bit of what the peer sent is flipped.
     FlippedBit,
     /// The engine is told to drain.
     Drain,
@@ -49,13 +48,15 @@ pub struct Plan {
     pub seed: u64,
     /// What is thrown instead, if anything.
     pub dice: Option<Vec<u8>>,
-    /// The client's part.
+    /// The peer's part.
     pub script: Script,
     /// The backend's part.
     pub backend: Backend,
+    /// The errno with which the leg that is connected is refused.
+    pub refuses: Option<i32>,
     /// The kernel's part.
     pub habits: Habits,
-    /// How many bytes of the client's last flight, and of what comes with it, one receive gets, before the
+    /// How many bytes of the peer's last flight, and of what comes with it, one receive gets, before the
     /// dice decide; 0 leaves it to them at once.
     pub cut: usize,
     /// What befalls it, at which step.
@@ -63,12 +64,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A client that sends `sends` and closes, a backend that echoes, a kernel that takes everything.
+    /// A peer that sends `sends` and closes, a backend that echoes, a kernel that takes everything.
     #[must_use]
     pub fn new(seed: u64, sends: Vec<u8>) -> Self {
         let script = Script { sends, closes_first: true, ..Script::default() };
         let (backend, habits) = (Backend::Echo, Habits::default());
-        Self { seed, dice: None, script, backend, habits, cut: 0, mishap: None }
+        Self { seed, dice: None, script, backend, refuses: None, habits, cut: 0, mishap: None }
     }
 }
 
@@ -85,14 +86,18 @@ pub struct Outcome {
     pub backend_saw_end: bool,
     /// Whether the backend was reset.
     pub backend_was_reset: bool,
-    /// The client.
-    pub client: Client,
+    /// The peer.
+    pub peer: Peer,
     /// One receive ended where the plan says that the last flight is cut.
     pub was_cut: bool,
+    /// What the peer said in the handshake is not what came: the two may have different keys.
+    pub was_altered: bool,
     /// How many bytes of the backend's the connection has received.
     pub from_backend: usize,
-    /// Everything that the server put on the wire.
-    pub server_wire: Vec<u8>,
+    /// What was on the wire of the TLS leg.
+    pub wire: Wire,
+    /// What was found on it.
+    pub watched: Watched,
     /// Steps taken.
     pub steps: usize,
 }

@@ -8,7 +8,7 @@ use crate::lab::{BOTH, SUITES, bytes, client, run};
 #[test]
 fn a_client_that_never_speaks_times_out() {
     let mut plan = Plan::new(1, Vec::new());
-    plan.mishap = Some((1, Mishap::ClientFin));
+    plan.mishap = Some((1, Mishap::PeerFin));
     let outcome = run(plan, BOTH, client(SUITES[0]));
     assert_eq!(outcome.report.fault, Some(Fault::ClosedBeforeHello));
 }
@@ -19,7 +19,7 @@ fn a_reset_at_any_step_of_the_handshake_ends_this_connection_alone() {
         let mut faults = std::collections::BTreeSet::new();
         for at in 1..60 {
             let mut plan = Plan::new(at as u64, bytes(100, 7));
-            plan.mishap = Some((at, Mishap::ClientReset));
+            plan.mishap = Some((at, Mishap::PeerReset));
             faults.extend(run(plan, BOTH, client(suite)).report.fault.map(Fault::label));
         }
         assert!(faults.contains("closed_in_handshake") && faults.contains("client_reset"), "{faults:?}");

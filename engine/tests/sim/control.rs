@@ -7,7 +7,7 @@ use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Say};
 use offramp::tls::secrets::Direction;
 use rustls::SupportedCipherSuite;
 
-use crate::lab::{BOTH, NOTHING, SUITES, client, run};
+use crate::lab::{BOTH, NOTHING, SUITES, peers, run};
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: [u8; 4] = [1, 0, 0, 0];
@@ -16,17 +16,17 @@ fn is_13(suite: SupportedCipherSuite) -> bool {
     matches!(suite, SupportedCipherSuite::Tls13(_))
 }
 
-/// Says these things in worlds of every suite and carrier, all at once and one by one.
+/// Says these things in worlds of every suite, carrier and role, all at once and one by one.
 fn say(says: &[Say], only_13: bool, check: impl Fn(&Outcome, &str)) {
     for suite in SUITES.into_iter().filter(|suite| !only_13 || is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
-            for at_once in [false, true] {
+            for (at_once, role) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
                 let mut plan = Plan::new(3, Vec::new());
                 plan.script.says = says.to_vec();
                 plan.script.sends_at_once = at_once;
                 plan.habits = Habits::of(generation);
-                let outcome = run(plan, offer, client(suite));
-                check(&outcome, &format!("{:?} {generation:?} at once {at_once}", suite.suite()));
+                let outcome = run(plan, offer, peers(suite)[role].clone());
+                check(&outcome, &format!("{:?} {generation:?} at once {at_once} role {role}", suite.suite()));
             }
         }
     }
@@ -48,8 +48,8 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
     say(&says, false, |outcome, world| {
         assert_eq!(outcome.report.fault, None, "{world}");
         assert_eq!(outcome.to_backend, b"one padded", "{world}");
-        assert_eq!(outcome.client.received, b"one padded", "{world}");
-        assert!(outcome.backend_saw_end && outcome.client.saw_close, "{world}");
+        assert_eq!(outcome.peer.received, b"one padded", "{world}");
+        assert!(outcome.backend_saw_end && outcome.peer.saw_close, "{world}");
         assert_eq!(count(outcome, ControlKind::CloseNotify), 1, "{world}");
     });
 }
@@ -76,9 +76,9 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
             Say::close_notify(),
         ];
         plan.habits = Habits::of(Generation::Rekeying);
-        let outcome = run(plan, rekeying, client(SUITES[3]));
+        let outcome = run(plan, rekeying, peers(SUITES[3])[seed as usize / 2 % 2].clone());
         assert_eq!(outcome.report.fault, None, "seed {seed}");
-        assert_eq!(outcome.client.received, b"old new", "seed {seed}");
+        assert_eq!(outcome.peer.received, b"old new", "seed {seed}");
     }
 }
 
@@ -88,7 +88,7 @@ fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
         assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{world}");
         assert_eq!(outcome.report.heard, Some(alert::BAD_RECORD_MAC), "{world}");
         assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
-        assert_eq!(outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
+        assert_eq!(outcome.peer.heard.iter().filter(|(kind, _)| *kind == 21).count(), 0, "{world}");
         assert_eq!(count(outcome, ControlKind::Alert), 1, "{world}");
     });
 }
@@ -104,7 +104,7 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
     for (what, fault, description) in cases {
         say(&[Say::data(b"x"), what], false, |outcome, world| {
             assert_eq!(outcome.report.fault, Some(fault), "{world}");
-            assert_eq!(outcome.client.alert(), Some(description), "{world}");
+            assert_eq!(outcome.peer.alert(), Some(description), "{world}");
             assert!(outcome.backend_was_reset, "{world}");
         });
     }
@@ -133,7 +133,7 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
             (Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE)
         };
         assert_eq!(outcome.report.fault, Some(fault), "{world}");
-        assert_eq!(outcome.client.alert(), Some(description), "{world}");
+        assert_eq!(outcome.peer.alert(), Some(description), "{world}");
         assert!(outcome.backend_was_reset && b"x".starts_with(&outcome.to_backend), "{world}");
     });
 }
@@ -146,14 +146,14 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
     let mut twice = once.clone();
     twice.script.says.insert(2, hello);
     for suite in SUITES.into_iter().filter(|suite| !is_13(*suite)) {
-        for offer in [NOTHING, BOTH] {
-            let outcome = run(once.clone(), offer, client(suite));
+        for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
+            let outcome = run(once.clone(), offer, peers(suite)[role].clone());
             assert_eq!(outcome.report.fault, None, "{suite:?}");
             assert_eq!(outcome.to_backend, b"ab", "{suite:?}");
             let warning = (21, vec![1, alert::NO_RENEGOTIATION]);
-            assert!(outcome.client.heard.contains(&warning), "{suite:?} {:?}", outcome.client.heard);
+            assert!(outcome.peer.heard.contains(&warning), "{suite:?} {:?}", outcome.peer.heard);
             assert_eq!(count(&outcome, ControlKind::Renegotiation), 1);
-            let outcome = run(twice.clone(), offer, client(suite));
+            let outcome = run(twice.clone(), offer, peers(suite)[role].clone());
             assert_eq!(outcome.report.fault, Some(Fault::Renegotiation), "{suite:?}");
         }
     }
@@ -164,7 +164,7 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
     let rekeying = Offer { rekeys: true, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
-            for at_once in [false, true] {
+            for (at_once, role) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
                 let mut plan = Plan::new(8, Vec::new());
                 plan.script.sends_at_once = at_once;
                 plan.script.says = vec![
@@ -176,15 +176,15 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
                     Say::close_notify(),
                 ];
                 plan.habits = Habits::of(generation);
-                let outcome = run(plan, offer, client(suite));
-                let world = format!("{:?} {generation:?} {at_once}", suite.suite());
+                let outcome = run(plan, offer, peers(suite)[role].clone());
+                let world = format!("{:?} {generation:?} {at_once} role {role}", suite.suite());
                 assert_eq!(outcome.report.fault, None, "{world}");
                 assert_eq!(outcome.to_backend, b"old new newer", "{world}");
-                assert_eq!(outcome.client.received, b"old new newer", "{world}");
-                assert_eq!(outcome.client.error, None, "{world}");
+                assert_eq!(outcome.peer.received, b"old new newer", "{world}");
+                assert_eq!(outcome.peer.error, None, "{world}");
                 assert_eq!(count(&outcome, ControlKind::KeyUpdate), 2, "{world}");
                 let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
-                let answers = outcome.client.heard.iter().filter(|heard| **heard == answer).count();
+                let answers = outcome.peer.heard.iter().filter(|heard| **heard == answer).count();
                 let sent = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
                 assert_eq!((answers, sent), (1, 1), "{world}");
             }
@@ -198,24 +198,25 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
 fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
     let sealing = Offer { rx: Suites::NONE, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
-        for seed in 0..8 {
+        for seed in 0..16 {
             let mut plan = Plan::new(seed, Vec::new());
             plan.script.sends_at_once = seed % 2 == 0;
             plan.script.says =
                 vec![Say::data(b"old "), Say::KeyUpdate { requested: true }, Say::data(b"new")];
-            let outcome = run(plan.clone(), sealing, client(suite));
+            let peer = peers(suite)[seed as usize / 2 % 2].clone();
+            let outcome = run(plan.clone(), sealing, peer.clone());
             let world = format!("{:?} seed {seed}", suite.suite());
             assert_eq!(outcome.report.fault, Some(Fault::RekeyRefused), "{world}");
-            assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
+            assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{world}");
             let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
-            assert!(!outcome.client.heard.contains(&answer), "{world}");
+            assert!(!outcome.peer.heard.contains(&answer), "{world}");
             assert!(!outcome.notes.contains(&Milestone::KeyUpdateSent), "{world}");
             // One that asks for no answer is followed.
             plan.script.says[1] = Say::KeyUpdate { requested: false };
             plan.script.says.push(Say::close_notify());
-            let outcome = run(plan, sealing, client(suite));
+            let outcome = run(plan, sealing, peer);
             assert_eq!(outcome.report.fault, None, "{world}");
-            assert_eq!(outcome.client.received, b"old new", "{world}");
+            assert_eq!(outcome.peer.received, b"old new", "{world}");
         }
     }
 }
@@ -231,9 +232,11 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
             plan.script.says = vec![Say::KeyUpdate { requested: true }; 300];
             plan.script.says.extend([Say::data(b"goes on"), Say::close_notify()]);
             plan.habits = Habits::of(generation);
-            let outcome = run(plan, offer, client(SUITES[3]));
-            assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
-            assert_eq!(outcome.client.received, b"goes on", "{generation:?} {at_once}");
+            for peer in peers(SUITES[3]) {
+                let outcome = run(plan.clone(), offer, peer);
+                assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
+                assert_eq!(outcome.peer.received, b"goes on", "{generation:?} {at_once}");
+            }
         }
     }
 }
@@ -254,9 +257,9 @@ fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
             plan.script.sends_at_once = true;
             plan.habits = Habits::of(Generation::Rekeying);
             let rekeying = Offer { rekeys: true, ..BOTH };
-            for offer in [NOTHING, rekeying] {
-                let outcome = run(plan.clone(), offer, client(suite));
-                assert_eq!(outcome.report.fault, Some(fault), "{:?}", suite.suite());
+            for (offer, role) in [(NOTHING, 0), (rekeying, 0), (NOTHING, 1), (rekeying, 1)] {
+                let outcome = run(plan.clone(), offer, peers(suite)[role].clone());
+                assert_eq!(outcome.report.fault, Some(fault), "{:?} role {role}", suite.suite());
                 assert!(count(&outcome, ControlKind::KeyUpdate) <= 1025);
             }
         }
@@ -268,8 +271,10 @@ fn empty_records_without_end_are_refused_in_userspace() {
     let mut plan = Plan::new(5, Vec::new());
     plan.script.says = vec![Say::data(&[]); 200];
     plan.script.sends_at_once = true;
-    let outcome = run(plan, NOTHING, client(SUITES[0]));
-    assert_eq!(outcome.report.fault, Some(Fault::UnexpectedRecord));
+    for peer in peers(SUITES[0]) {
+        let outcome = run(plan.clone(), NOTHING, peer);
+        assert_eq!(outcome.report.fault, Some(Fault::UnexpectedRecord));
+    }
 }
 
 #[test]
@@ -298,14 +303,14 @@ fn nothing_of_ours_follows_our_close_notify() {
     // The client goes on sending and then breaks the rules, when we have said our last word long before.
     for suite in SUITES {
         for offer in [NOTHING, BOTH] {
-            for seed in 0..20 {
+            for seed in 0..40 {
                 let mut plan = Plan::new(seed, Vec::new());
                 plan.backend = Backend::AnswersAndCloses(b"answer".to_vec());
                 let mut says = vec![Say::data(&[7; 5000]); 20];
                 says.push(Say::record(20, &[1]));
                 plan.script.says = says;
-                let outcome = run(plan, offer, client(suite));
-                let alerts: Vec<_> = outcome.client.heard.iter().filter(|(kind, _)| *kind == 21).collect();
+                let outcome = run(plan, offer, peers(suite)[seed as usize % 2].clone());
+                let alerts: Vec<_> = outcome.peer.heard.iter().filter(|(kind, _)| *kind == 21).collect();
                 assert!(alerts.len() <= 1, "seed {seed}: {alerts:?}");
             }
         }

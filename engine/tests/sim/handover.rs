@@ -26,7 +26,7 @@ fn each_direction_goes_over_after_its_bytes_and_nothing_is_lost() {
                 let world = format!("{:?} after {after_bytes} seed {seed}", suite.suite());
                 assert_eq!(outcome.report.fault, None, "{world}");
                 assert_eq!(outcome.to_backend, sends, "{world}");
-                assert_eq!(outcome.client.received, sends, "{world}");
+                assert_eq!(outcome.peer.received, sends, "{world}");
                 for direction in [Direction::Tx, Direction::Rx] {
                     assert_eq!(carried(&outcome.notes, direction).len(), 1, "{world} {direction:?}");
                 }
@@ -74,7 +74,7 @@ fn a_late_refusal_keeps_the_connection_in_userspace() {
             let offer = Offer { after_bytes: 20_000, ..BOTH };
             let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
             assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
-            assert_eq!(outcome.client.received, sends, "{errno} seed {seed}");
+            assert_eq!(outcome.peer.received, sends, "{errno} seed {seed}");
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
             let fell_back = by.concat().contains(&Carriage::Fallback { errno });
             let ended_before = by.concat().contains(&Carriage::Userspace);
@@ -94,7 +94,7 @@ fn a_kernel_that_begins_to_refuse_keeps_what_it_has_and_loses_nothing() {
             let offer = Offer { after_bytes: 40_000, ..BOTH };
             let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
             assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
-            assert_eq!(outcome.client.received, sends, "{errno} seed {seed}");
+            assert_eq!(outcome.peer.received, sends, "{errno} seed {seed}");
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
             refused += usize::from(by.concat().contains(&Carriage::Fallback { errno }));
         }
@@ -113,13 +113,13 @@ fn a_client_that_has_ended_with_its_last_flight_is_carried_in_userspace() {
             let mut plan = Plan::new(at, sends.clone());
             plan.script.sends_at_once = true;
             plan.backend = Backend::AnswersAndCloses(b"the answer".to_vec());
-            plan.mishap = Some((at as usize, Mishap::ClientFin));
+            plan.mishap = Some((at as usize, Mishap::PeerFin));
             let outcome = run(plan, BOTH, client(suite));
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
             let is_late = by.concat().contains(&Carriage::Fallback { errno: libc::ENOTCONN });
             if is_late && outcome.report.fault.is_none() {
                 assert_eq!(outcome.to_backend, sends, "{suite:?} at {at}");
-                assert_eq!(outcome.client.received, b"the answer", "{suite:?} at {at}");
+                assert_eq!(outcome.peer.received, b"the answer", "{suite:?} at {at}");
                 late += 1;
             }
         }
@@ -136,7 +136,7 @@ fn the_kill_switch_holds_for_what_is_not_handed_over_yet() {
         plan.mishap = Some((12, Mishap::NoMoreOffload));
         let outcome = run(plan, Offer { after_bytes: 60_000, ..BOTH }, client(SUITES[seed as usize % 6]));
         assert_eq!(outcome.report.fault, None, "seed {seed}");
-        assert_eq!(outcome.client.received, sends, "seed {seed}");
+        assert_eq!(outcome.peer.received, sends, "seed {seed}");
         let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction)).concat();
         held += usize::from(by == [Carriage::Userspace; 2]);
     }
@@ -158,7 +158,7 @@ fn each_generation_of_kernels_carries_what_it_can() {
             let mut plan = Plan::new(11, sends.clone());
             plan.habits = Habits::of(generation);
             let outcome = run(plan, BOTH, client(suite));
-            assert_eq!(outcome.client.received, sends, "{generation:?}");
+            assert_eq!(outcome.peer.received, sends, "{generation:?}");
             assert_eq!(carried(&outcome.notes, Direction::Tx), [tx], "{generation:?}");
             assert_eq!(carried(&outcome.notes, Direction::Rx), [rx], "{generation:?}");
         }

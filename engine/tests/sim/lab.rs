@@ -1,33 +1,33 @@
 //! The worlds of these tests.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) use offramp::sim::lab::{BOTH, NOTHING, SUITES, bytes, client, rules};
-pub(crate) use offramp::sim::wire::explicit_nonces;
+pub(crate) use offramp::sim::lab::{
+    BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
+};
 
 use offramp::conn::Rules;
 use offramp::conn::carrier::Offer;
-use offramp::sim::{Outcome, Plan, World};
-use rustls::ClientConfig;
+use offramp::sim::{Outcome, Plan, Role, World};
+use rustls::SupportedCipherSuite;
 
-pub(crate) fn run(plan: Plan, offer: Offer, client: Arc<ClientConfig>) -> Outcome {
-    run_under(plan, rules(offer), client)
+/// In the role that the peer leaves.
+pub(crate) fn run(plan: Plan, offer: Offer, peer: impl Into<Role>) -> Outcome {
+    let peer = peer.into();
+    let rules = match &peer {
+        Role::Client(_) => rules(offer),
+        Role::Server(_) => originating(offer),
+    };
+    run_under(plan, rules, peer)
 }
 
-pub(crate) fn run_under(plan: Plan, rules: Rules, client: Arc<ClientConfig>) -> Outcome {
+pub(crate) fn run_under(plan: Plan, rules: Rules, peer: impl Into<Role>) -> Outcome {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
-    World::new(plan, rules, client, beginning).run()
+    World::new(plan, rules, peer, beginning).run()
 }
 
-pub(crate) fn all_distinct(nonces: &[[u8; 8]]) -> bool {
-    let set: std::collections::HashSet<_> = nonces.iter().collect();
-    set.len() == nonces.len()
-}
-
-#[test]
-fn a_repeated_nonce_is_seen() {
-    assert!(all_distinct(&[[1; 8], [2; 8]]));
-    assert!(!all_distinct(&[[1; 8], [2; 8], [1; 8]]));
+/// One that leaves us the server's role, and one that leaves us the client's.
+pub(crate) fn peers(suite: SupportedCipherSuite) -> [Role; 2] {
+    [client(suite).into(), server(suite).into()]
 }

@@ -4,14 +4,19 @@ use offramp::conn::Rules;
 use offramp::conn::action::Milestone;
 use offramp::conn::carrier::Offer;
 use offramp::conn::fault::{Fault, alert};
-use offramp::sim::{Backend, Generation, Habits, Plan};
+use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Role};
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, rules, run_under};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, originating, peers, rules, run_under};
 
 const LIMIT: u64 = 1024;
 
-fn limited(offer: Offer) -> Rules {
-    Rules { record_limit: LIMIT, ..rules(offer) }
+/// In the role that the peer leaves.
+fn run_limited(plan: Plan, offer: Offer, peer: &Role) -> Outcome {
+    let rules = match peer {
+        Role::Client(_) => rules(offer),
+        Role::Server(_) => originating(offer),
+    };
+    run_under(plan, Rules { record_limit: LIMIT, ..rules }, peer.clone())
 }
 
 /// A client whose every write is a record or more, and more records than a key may protect.
@@ -27,15 +32,15 @@ fn a_next_key_is_asked_for_and_taken_where_there_is_one() {
     let rekeying = Offer { rekeys: true, ..BOTH };
     for suite in &SUITES[3..] {
         for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
-            for hides_sequence in [false, true] {
+            for (hides_sequence, role) in [(false, 0), (true, 0), (false, 1)] {
                 let mut plan = Plan::new(4, Vec::new());
                 plan.backend = Backend::AnswersAndCloses(bytes(30_000_000, 4));
                 plan.script.closes_first = false;
                 plan.habits = Habits { hides_sequence, ..Habits::of(generation) };
-                let outcome = run_under(plan, limited(offer), client(*suite));
+                let outcome = run_limited(plan, offer, &peers(*suite)[role]);
                 let updates = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
                 assert_eq!(outcome.report.fault, None, "{suite:?} {generation:?}");
-                assert_eq!(outcome.client.received, bytes(30_000_000, 4), "{suite:?} {generation:?}");
+                assert_eq!(outcome.peer.received, bytes(30_000_000, 4), "{suite:?} {generation:?}");
                 assert!(updates >= 1, "{suite:?} {generation:?}: {updates} updates");
             }
         }
@@ -49,13 +54,15 @@ fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
     {
         let mut plan = chatty(2);
         plan.habits = Habits::of(generation);
-        let outcome = run_under(plan, limited(offer), client(SUITES[3]));
-        let request = (22, vec![24, 0, 0, 1, 1]);
-        assert!(outcome.client.heard.contains(&request), "{generation:?}");
-        // This peer does not do what it was asked.
-        assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{generation:?}");
-        assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{generation:?}");
-        assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{generation:?}");
+        for peer in peers(SUITES[3]) {
+            let outcome = run_limited(plan.clone(), offer, &peer);
+            let request = (22, vec![24, 0, 0, 1, 1]);
+            assert!(outcome.peer.heard.contains(&request), "{generation:?}");
+            // This peer does not do what it was asked.
+            assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{generation:?}");
+            assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{generation:?}");
+            assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{generation:?}");
+        }
     }
 }
 
@@ -69,14 +76,14 @@ fn without_a_next_key_the_connection_is_wound_up_before_the_limit() {
             for seed in 0..4 {
                 let mut plan = chatty(seed);
                 plan.habits = Habits::of(generation);
-                let outcome = run_under(plan, limited(offer), client(suite));
+                let outcome = run_limited(plan, offer, &peers(suite)[seed as usize % 2]);
                 let world = format!("{:?} {generation:?} seed {seed}", suite.suite());
                 assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{world}");
                 let sent: Vec<u8> = (0..3000_u32).flat_map(u32::to_be_bytes).collect();
                 assert!(sent.starts_with(&outcome.to_backend), "{world}");
                 assert!(outcome.to_backend.len() as u64 <= 4 * LIMIT, "{world}");
-                assert_eq!(outcome.client.alert(), Some(alert::INTERNAL_ERROR), "{world}");
-                assert!(outcome.to_backend.starts_with(&outcome.client.received), "{world}");
+                assert_eq!(outcome.peer.alert(), Some(alert::INTERNAL_ERROR), "{world}");
+                assert!(outcome.to_backend.starts_with(&outcome.peer.received), "{world}");
                 assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
             }
         }

@@ -7,6 +7,8 @@ mod control;
 mod handover;
 mod lab;
 mod limit;
+mod nonces;
 mod offload;
+mod originate;
 mod relay;
 mod shutdown;

@@ -3,7 +3,7 @@
 use offramp::conn::fault::Fault;
 use offramp::sim::{Backend, Mishap, Outcome, Plan, Say};
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, run};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};
 
 #[test]
 fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
@@ -11,7 +11,7 @@ fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
     for at in 8..120 {
         let mut plan = Plan::new(at as u64, bytes(200_000, 5));
         plan.backend = Backend::Silent;
-        plan.mishap = Some((at, Mishap::ClientFin));
+        plan.mishap = Some((at, Mishap::PeerFin));
         let outcome = run(plan, BOTH, client(SUITES[at % 6]));
         if outcome.report.fault == Some(Fault::Truncated) {
             seen += 1;
@@ -25,21 +25,22 @@ fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
 /// whole stream.
 #[test]
 fn a_reset_behind_our_close_notify_is_no_orderly_end() {
-    let mut seen = 0;
+    let mut seen = [0; 2];
     for at in 10..300 {
-        for offer in [NOTHING, BOTH] {
+        for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
             let mut plan = Plan::new(at as u64, bytes(100_000, 6));
             plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
             plan.script.closes_first = false;
-            plan.mishap = Some((at, Mishap::ClientReset));
-            let outcome = run(plan.clone(), offer, client(SUITES[at % 6]));
+            plan.mishap = Some((at, Mishap::PeerReset));
+            let outcome = run(plan.clone(), offer, peers(SUITES[at % 6])[role].clone());
             if outcome.backend_saw_end && !outcome.backend_was_reset {
                 assert_eq!(outcome.to_backend, plan.script.sends, "at {at}: told a clean end");
             }
-            seen += usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.client.saw_close);
+            seen[role] +=
+                usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.peer.saw_close);
         }
     }
-    assert!(seen > 20, "{seen}");
+    assert!(seen.iter().all(|seen| *seen > 20), "{seen:?}");
 }
 
 #[test]
@@ -50,9 +51,11 @@ fn fin_in_the_middle_of_a_record_is_truncation_even_behind_our_close_notify() {
             plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
             plan.script.says = vec![Say::data(b"half a mess"), Say::Raw(front.to_vec())];
             // The kernel does not tell the front of a record from none.
-            let outcome = run(plan, NOTHING, client(suite));
-            assert_eq!(outcome.report.fault, Some(Fault::Truncated), "{suite:?} {front:?}");
-            assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{suite:?} {front:?}");
+            for peer in peers(suite) {
+                let outcome = run(plan.clone(), NOTHING, peer);
+                assert_eq!(outcome.report.fault, Some(Fault::Truncated), "{suite:?} {front:?}");
+                assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{suite:?} {front:?}");
+            }
         }
     }
 }
@@ -63,9 +66,11 @@ fn an_idle_connection_is_closed_in_order() {
         let mut plan = Plan::new(2, bytes(10, 2));
         plan.backend = Backend::Silent;
         plan.script.closes_first = false;
-        let outcome = run(plan, BOTH, client(suite));
-        assert_eq!(outcome.report.fault, Some(Fault::IdleTimeout));
-        assert!(outcome.client.saw_close && !outcome.backend_was_reset);
+        for peer in peers(suite) {
+            let outcome = run(plan.clone(), BOTH, peer);
+            assert_eq!(outcome.report.fault, Some(Fault::IdleTimeout));
+            assert!(outcome.peer.saw_close && !outcome.backend_was_reset);
+        }
     }
 }
 
@@ -74,9 +79,9 @@ fn an_idle_connection_is_closed_in_order() {
 #[test]
 fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
     let told = |outcome: &Outcome, world: &str| {
-        assert!(outcome.backend_was_reset && !outcome.client.saw_close, "{world}");
+        assert!(outcome.backend_was_reset && !outcome.peer.saw_close, "{world}");
     };
-    for (seed, suite) in SUITES.into_iter().cycle().take(24).enumerate() {
+    for (seed, suite) in SUITES.into_iter().cycle().take(48).enumerate() {
         for offer in [NOTHING, BOTH] {
             for mishap in [None, Some((30, Mishap::Drain))] {
                 let late = if mishap.is_some() { Fault::DrainTimeout } else { Fault::IdleTimeout };
@@ -86,17 +91,18 @@ fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
                 deaf.backend = Backend::AnswersAndCloses(bytes(1_000_000, 2));
                 deaf.script.deaf_after = Some(1000);
                 let world = format!("{:?} seed {seed} {late:?}", suite.suite());
-                let outcome = run(deaf, offer, client(suite));
+                let peer = peers(suite)[seed / 6 % 2].clone();
+                let outcome = run(deaf, offer, peer.clone());
                 assert_eq!(outcome.report.fault, Some(late), "{world}");
                 told(&outcome, &world);
                 let mut stalled = Plan::new(seed as u64, bytes(300_000, 2));
                 stalled.mishap = mishap;
                 stalled.backend = Backend::Stalls(5000);
-                let outcome = run(stalled, offer, client(suite));
+                let outcome = run(stalled, offer, peer);
                 assert_eq!(outcome.report.fault, Some(late), "{world}");
                 told(&outcome, &world);
                 let alert = rustls::AlertDescription::InternalError;
-                assert_eq!(outcome.client.error, Some(rustls::Error::AlertReceived(alert)), "{world}");
+                assert_eq!(outcome.peer.error, Some(rustls::Error::AlertReceived(alert)), "{world}");
             }
         }
     }

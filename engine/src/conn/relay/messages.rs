@@ -108,7 +108,10 @@ impl Relay {
             self.messages.take(record, |message| match message {
                 Message::Ticket(ticket) => {
                     has_ticket = true;
-                    rekey.as_mut().map_or(Ok(()), |rekey| rekey.take_ticket(ticket).map_err(Fault::from))
+                    // Not a fault of the handshake, whose alerts rustls sends: this one is ours to tell.
+                    rekey
+                        .as_mut()
+                        .map_or(Ok(()), |rekey| rekey.take_ticket(ticket).map_err(|_| Fault::Malformed))
                 }
                 Message::KeyUpdate { requested } => {
                     key_update = Some(requested);

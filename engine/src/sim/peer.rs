@@ -1,23 +1,46 @@
-//! The peer of the world: a rustls client, driven by bytes; hostile after the handshake if it is told to be.
+//! The peer of the world: a rustls client or server, driven by bytes; hostile if it is told to be.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection};
 
-use super::hostile::{Hostile, Say, Secrets, talkative};
+use super::hostile::{Hostile, Say, talkative, talkative_server};
+use super::schedule::Secrets;
 
 const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
 
-/// What the client does once the handshake is complete.
+/// The role of the peer, and what it does in it.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// We are the server.
+    Client(Arc<ClientConfig>),
+    /// We are the client.
+    Server(Arc<ServerConfig>),
+}
+
+impl From<Arc<ClientConfig>> for Role {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self::Client(config)
+    }
+}
+
+impl From<Arc<ServerConfig>> for Role {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self::Server(config)
+    }
+}
+
+/// What the peer does once the handshake is complete.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// What it sends.
     pub sends: Vec<u8>,
-    /// Whether its first data shares a flight with its Finished.
+    /// Whether its first data shares a flight with its Finished; that of a server of TLS 1.3 then comes
+    /// before the client's Finished (RFC 8446 §4.4.4), if its configuration allows.
     pub sends_at_once: bool,
     /// How many KeyUpdates it sends, spread over its data (TLS 1.3).
     pub key_updates: usize,
@@ -27,46 +50,57 @@ pub struct Script {
     pub deaf_after: Option<usize>,
     /// What it says instead of all that, if anything, in records of its own.
     pub says: Vec<Say>,
+    /// When it has sent so many bytes, these come next, whatever they cut in two.
+    pub interrupts: Option<(usize, Vec<u8>)>,
 }
 
-/// A client in progress.
+/// A peer in progress.
 #[derive(Debug)]
-pub struct Client {
-    tls: Option<ClientConnection>,
+pub struct Peer {
+    tls: Option<Connection>,
     hostile: Option<Hostile>,
-    secrets: Option<Arc<Secrets>>,
+    secrets: Arc<Secrets>,
     kind: Option<HandshakeKind>,
     script: Script,
     sent: usize,
     key_updates: usize,
     said_close: bool,
+    /// Bytes that it has sent.
+    on_wire: usize,
+    /// It was interrupted in the handshake.
+    pub(super) was_interrupted: bool,
     /// The front of a record.
     partial: Vec<u8>,
     /// What it received.
     pub received: Vec<u8>,
-    /// It has read the server's close_notify.
+    /// It has read our close_notify.
     pub saw_close: bool,
     /// What its TLS implementation objected to.
     pub error: Option<rustls::Error>,
-    /// Records other than application data that a hostile client has read.
+    /// Records other than application data that a hostile peer has read.
     pub heard: Vec<(u8, Vec<u8>)>,
 }
 
-impl Client {
-    /// A client of `localhost` under `config`.
+impl Peer {
+    /// In this role; a client asks for `localhost`.
     ///
     /// # Panics
     /// If rustls refuses the configuration.
     #[must_use]
-    pub fn new(config: Arc<ClientConfig>, script: Script) -> Self {
-        let name = ServerName::try_from("localhost").expect("a DNS name");
-        let (config, secrets) = if script.says.is_empty() {
-            (config, None)
-        } else {
-            let (config, secrets) = talkative(&config);
-            (Arc::new(config), Some(secrets))
+    pub fn new(role: &Role, script: Script) -> Self {
+        let (tls, secrets) = match role {
+            Role::Client(config) => {
+                let name = ServerName::try_from("localhost").expect("a DNS name");
+                let (config, secrets) = talkative(config);
+                let client = ClientConnection::new(Arc::new(config), name).expect("a valid configuration");
+                (Connection::Client(client), secrets)
+            }
+            Role::Server(config) => {
+                let (config, secrets) = talkative_server(config);
+                let server = ServerConnection::new(Arc::new(config)).expect("a valid configuration");
+                (Connection::Server(server), secrets)
+            }
         };
-        let tls = ClientConnection::new(config, name).expect("a valid configuration");
         Self {
             tls: Some(tls),
             hostile: None,
@@ -76,6 +110,8 @@ impl Client {
             sent: 0,
             key_updates: 0,
             said_close: false,
+            on_wire: 0,
+            was_interrupted: false,
             partial: Vec::new(),
             received: Vec::new(),
             saw_close: false,
@@ -84,13 +120,24 @@ impl Client {
         }
     }
 
+    /// What it tells of its secrets.
+    pub(super) fn secrets(&self) -> Arc<Secrets> {
+        Arc::clone(&self.secrets)
+    }
+
+    /// Whether its first flight is its last, so that data may follow at once: a server's in TLS 1.3.
+    pub(super) fn begins_with_its_last_flight(&self) -> bool {
+        let Some(Connection::Server(server)) = &self.tls else { return false };
+        server.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3)
+    }
+
     /// Full or resumed, once known.
     #[must_use]
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.kind
     }
 
-    /// The description of the last alert that a hostile client has read.
+    /// The description of the last alert that a hostile peer has read.
     #[must_use]
     pub fn alert(&self) -> Option<u8> {
         self.heard.iter().rev().find(|(kind, _)| *kind == ALERT).and_then(|(_, alert)| alert.get(1).copied())
@@ -144,11 +191,13 @@ impl Client {
     pub fn write(&mut self, most: usize, wire: &mut VecDeque<u8>) {
         let is_sociable = self.script.says.is_empty();
         let may_speak = self.may_speak();
-        if let Some(tls) = &mut self.tls {
-            let may_join_the_flight = self.script.sends_at_once || !tls.wants_write();
-            if may_speak && is_sociable && may_join_the_flight && !self.said_close {
-                self.say(most);
-            }
+        let has_flight = self.wants_write();
+        let may_join_the_flight = self.script.sends_at_once || !has_flight;
+        // A server's data may stand behind its Finished before the client's has come.
+        let is_server = matches!(self.tls, Some(Connection::Server(_)));
+        let is_early = is_server && has_flight && self.error.is_none();
+        if (may_speak || is_early) && is_sociable && may_join_the_flight && !self.said_close {
+            self.say(most);
         }
         let mut bytes = Vec::new();
         if let Some(tls) = &mut self.tls {
@@ -161,6 +210,13 @@ impl Client {
         if may_speak && !is_sociable {
             self.speak_out(most, &mut bytes);
         }
+        let end = self.on_wire + bytes.len();
+        if let Some((at, what)) = self.script.interrupts.take_if(|(at, _)| *at < end) {
+            let at = at - self.on_wire;
+            bytes.splice(at..at, what);
+            self.was_interrupted = !may_speak;
+        }
+        self.on_wire = end;
         wire.extend(bytes);
     }
 
@@ -205,24 +261,25 @@ impl Client {
         let Some(tls) = &mut self.tls else { return };
         let rest = &self.script.sends[self.sent..];
         let count = rest.len().min(most);
-        if count > 0 && tls.writer().write_all(&rest[..count]).is_ok() {
-            self.sent += count;
+        if count > 0 {
+            // It takes no more than it has room for.
+            self.sent += tls.writer().write(&rest[..count]).unwrap_or(0);
         }
         let due = self.script.key_updates * self.sent / self.script.sends.len().max(1);
         while self.key_updates < due && tls.refresh_traffic_keys().is_ok() {
             self.key_updates += 1;
         }
-        let is_done = self.sent == self.script.sends.len();
+        let is_done = self.sent == self.script.sends.len() && !tls.is_handshaking();
         if is_done && !self.said_close && (self.script.closes_first || self.saw_close) {
             tls.send_close_notify();
             self.said_close = true;
         }
     }
 
-    /// The hostile client's next records: all of them at once, or as many as the dice say.
+    /// The hostile peer's next records: all of them at once, or as many as the dice say.
     fn speak_out(&mut self, most: usize, bytes: &mut Vec<u8>) {
-        if let (Some(tls), Some(secrets)) = (self.tls.take(), &self.secrets) {
-            self.hostile = Some(Hostile::take_over(tls, secrets));
+        if let Some(tls) = self.tls.take() {
+            self.hostile = Some(Hostile::take_over(tls, &self.secrets));
         }
         let Some(hostile) = &mut self.hostile else { return };
         let count = if self.script.sends_at_once { usize::MAX } else { 1 + most % 8 };

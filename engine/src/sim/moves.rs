@@ -1,0 +1,193 @@
+//! What happens in a world when it is its turn: connects, receives and sends of both legs.
+
+use super::kernel::Received;
+use super::plan::Backend;
+use super::world::{Want, World};
+use crate::buf::BUF_BYTES;
+use crate::conn::event::{Event, Leg, Operation};
+
+/// The hellos are in so many bytes of a wire.
+const HELLO_BYTES: usize = 16 * 1024;
+
+impl World {
+    pub(super) fn connect(&mut self) {
+        let Some(leg) = self.asked.connect.take() else { return };
+        if let Some(errno) = self.plan.refuses {
+            return self.fail(leg, Operation::Connect, errno);
+        }
+        match leg {
+            Leg::Plain => self.backend_begins(),
+            Leg::Tls if self.peer_reset => return self.fail(leg, Operation::Connect, libc::ECONNRESET),
+            Leg::Tls => {}
+        }
+        self.step(Event::Connected);
+    }
+
+    /// The plain leg is open.
+    pub(super) fn backend_begins(&mut self) {
+        match self.plan.backend.clone() {
+            Backend::Greets(greeting) => self.from_backend.extend(greeting),
+            Backend::AnswersAndCloses(answer) => {
+                self.from_backend.extend(answer);
+                self.backend_ends = true;
+            }
+            Backend::Echo | Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => {}
+        }
+    }
+
+    pub(super) fn tls_receives(&mut self) {
+        let Some(want) = self.asked.tls_receive.take() else { return };
+        if self.peer_reset {
+            self.give_back(want);
+            return self.fail(Leg::Tls, Operation::Receive, libc::ECONNRESET);
+        }
+        if self.kernel.has_rx() {
+            return self.kernel_receives(want);
+        }
+        let (mut buf, max) = match want {
+            Want::Any(max) => (self.out.bufs.take(), max),
+            Want::Into(buf, max) => (buf, max),
+            Want::Record(_) => panic!("a record is asked for without keys in the kernel"),
+        };
+        let mut count = self.to_us.len().min(max);
+        if count > 0 {
+            count = match std::mem::take(&mut self.plan.cut) {
+                0 => self.some(count).min(count),
+                // The first flight goes as the dice have it.
+                cut if self.last_flight == Some(0) => {
+                    self.plan.cut = cut;
+                    self.some(count).min(count)
+                }
+                // It may come in parts, as the client's answer to parts of the server's flight.
+                cut => {
+                    let count = count.min(cut);
+                    self.plan.cut = cut - count;
+                    self.was_cut = self.plan.cut == 0;
+                    count
+                }
+            };
+            let chunk: Vec<u8> = self.to_us.drain(..count).collect();
+            if self.wire.received.len() < HELLO_BYTES {
+                self.wire.received.extend(&chunk);
+            }
+            assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
+        }
+        self.step(Event::Received { leg: Leg::Tls, buf, count });
+    }
+
+    fn kernel_receives(&mut self, want: Want) {
+        let (max, with_record_type) = match &want {
+            Want::Any(max) | Want::Into(_, max) => (*max, false),
+            Want::Record(_) => (BUF_BYTES, true),
+        };
+        let max = self.some(max).min(max);
+        match self.kernel.receive(&mut self.to_us, max, with_record_type) {
+            // Records were opened and there is nothing to be told: it goes on waiting.
+            Received::Nothing if !self.peer_finished => self.asked.tls_receive = Some(want),
+            Received::Nothing => self.kernel_received(want, &[], with_record_type.then_some(None)),
+            Received::Data(bytes) => self.kernel_received(want, &bytes, with_record_type.then_some(Some(23))),
+            Received::Record(record_type, bytes) => {
+                self.kernel_received(want, &bytes, Some(Some(record_type)));
+            }
+            Received::Error(errno) => {
+                self.give_back(want);
+                self.fail(Leg::Tls, Operation::Receive, errno);
+            }
+        }
+    }
+
+    /// `record_type` is what the kernel says of the type, if it was asked.
+    fn kernel_received(&mut self, want: Want, bytes: &[u8], record_type: Option<Option<u8>>) {
+        let mut buf = match want {
+            Want::Any(_) => self.out.bufs.take(),
+            Want::Into(buf, _) | Want::Record(buf) => buf,
+        };
+        let count = buf.extend(bytes);
+        assert_eq!(count, bytes.len(), "the buffer has room");
+        match record_type {
+            None => self.step(Event::Received { leg: Leg::Tls, buf, count }),
+            Some(record_type) => self.step(Event::Record { record_type, buf }),
+        }
+    }
+
+    pub(super) fn tls_sends(&mut self) {
+        let Some((mut buf, record_type)) = self.asked.tls_send.take() else { return };
+        if self.peer_reset {
+            self.out.bufs.give(buf);
+            return self.fail(Leg::Tls, Operation::Send, libc::EPIPE);
+        }
+        // The kernel takes a whole small record or none of it; application data it may take in part.
+        let count = if record_type.is_some() { buf.len() } else { self.some(buf.len()).min(buf.len()) };
+        let bytes = buf.filled()[..count].to_vec();
+        let on_wire = match (self.kernel.has_tx(), record_type) {
+            (false, None) => bytes,
+            (false, Some(_)) => panic!("a record is sent without keys in the kernel"),
+            (true, Some(record_type)) => self.kernel.seal(record_type, &bytes),
+            (true, None) => bytes.chunks(16_384).flat_map(|chunk| self.kernel.seal(23, chunk)).collect(),
+        };
+        if self.kernel.has_tx() {
+            self.kernel.unsent.extend(&on_wire);
+            if self.dice.below(2) > 0 {
+                self.kernel_sends();
+            }
+        } else {
+            self.to_peer.extend(&on_wire);
+            self.wire.sent.extend(&on_wire);
+        }
+        buf.consume(count);
+        if buf.is_empty() {
+            self.step(Event::Sent { leg: Leg::Tls, buf });
+        } else {
+            self.asked.tls_send = Some((buf, record_type));
+            self.step(Event::Moved { leg: Leg::Tls });
+        }
+    }
+
+    /// What the kernel has sealed goes to TCP, which takes nothing behind FIN.
+    pub(super) fn kernel_sends(&mut self) {
+        let sealed = std::mem::take(&mut self.kernel.unsent);
+        if !self.asked.tls_finished && !self.peer_reset {
+            self.to_peer.extend(&sealed);
+            self.wire.sent.extend(&sealed);
+        }
+    }
+
+    pub(super) fn plain_receives(&mut self) {
+        let Some(max) = self.asked.plain_receive.take() else { return };
+        if self.backend_down {
+            return self.fail(Leg::Plain, Operation::Receive, libc::ECONNRESET);
+        }
+        let mut buf = self.out.bufs.take();
+        let mut count = self.from_backend.len().min(max);
+        if count > 0 {
+            count = self.some(count).min(count);
+            let chunk: Vec<u8> = self.from_backend.drain(..count).collect();
+            buf.extend(&chunk);
+            self.received_from_backend += count;
+        }
+        self.step(Event::Received { leg: Leg::Plain, buf, count });
+    }
+
+    pub(super) fn plain_sends(&mut self) {
+        let Some(mut buf) = self.asked.plain_send.take() else { return };
+        if self.backend_down {
+            self.out.bufs.give(buf);
+            return self.fail(Leg::Plain, Operation::Send, libc::EPIPE);
+        }
+        let count = self.some(buf.len()).min(buf.len()).min(self.backend_room());
+        let bytes = buf.filled()[..count].to_vec();
+        self.to_backend.extend(&bytes);
+        match self.plan.backend {
+            Backend::Echo | Backend::Greets(_) => self.from_backend.extend(&bytes),
+            Backend::ResetsAfter(limit) if self.to_backend.len() >= limit => self.backend_down = true,
+            _ => {}
+        }
+        buf.consume(count);
+        if buf.is_empty() {
+            self.step(Event::Sent { leg: Leg::Plain, buf });
+        } else {
+            self.asked.plain_send = Some(buf);
+            self.step(Event::Moved { leg: Leg::Plain });
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Every stage: no key protects two records with one nonce, whoever seals. Each world holds its wire against
+//! that; here is that it sees all of it, and that it would not let a repetition pass.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use offramp::conn::carrier::Offer;
+use offramp::sim::{Generation, Habits, Misuse, Outcome, Plan, Role, Slip, Wire};
+
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};
+
+const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
+const MIDWAY: Offer = Offer { after_bytes: 20_000, ..BOTH };
+const HEADER_BYTES: usize = 5;
+
+fn world(seed: u64, peer: Role, offer: Offer, habits: Habits) -> Outcome {
+    let mut plan = Plan::new(seed, bytes(100_000, seed));
+    plan.habits = habits;
+    // A rustls that has said close_notify does not expect to have to send an alert.
+    plan.script.closes_first = habits.slip.is_none();
+    plan.script.key_updates = if habits.generation == Generation::Rekeying { 3 } else { 0 };
+    run(plan, offer, peer)
+}
+
+#[test]
+fn nonces_are_distinct_across_the_hand_over() {
+    let refusing = Habits { refuse_tx: Some(libc::ENOENT), ..Habits::default() };
+    let worlds = [
+        (NOTHING, Habits::default()),
+        (BOTH, Habits::default()),
+        (BOTH, refusing),
+        (MIDWAY, Habits::default()),
+        (REKEYING, Habits::of(Generation::Rekeying)),
+    ];
+    for suite in SUITES {
+        for (nth, peer) in peers(suite).into_iter().enumerate() {
+            for (offer, habits) in worlds {
+                for seed in 0..10 {
+                    let outcome = world(seed, peer.clone(), offer, habits);
+                    let world = format!("{suite:?} role {nth} {offer:?} {habits:?} seed {seed}");
+                    assert_eq!(outcome.report.fault, None, "{world}");
+                    assert_eq!(outcome.watched.unknown, 0, "{world}");
+                    // Finished, the data, close_notify.
+                    assert!(outcome.watched.opened > 8, "{world}: {:?}", outcome.watched);
+                }
+            }
+        }
+    }
+}
+
+/// A kernel that is given the iv as it is, without the nonce rule: the peer notices nothing.
+#[test]
+fn a_kernel_that_begins_with_the_nonce_of_finished_is_found_out() {
+    for suite in [SUITES[0], SUITES[1]] {
+        for peer in peers(suite) {
+            let habits = Habits { slip: Some(Slip::SameIv), ..Habits::default() };
+            assert_eq!(panic_of(|| world(1, peer, BOTH, habits)), "seed 1: NonceTwice { record: 1 }");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_begins_with_a_sequence_number_that_was_used_is_found_out() {
+    for suite in &SUITES[2..] {
+        for peer in peers(*suite) {
+            let habits = Habits { slip: Some(Slip::LastSequence), ..Habits::default() };
+            let told = panic_of(|| world(1, peer, MIDWAY, habits));
+            assert!(told.starts_with("seed 1: NonceTwice"), "{told}");
+        }
+    }
+}
+
+/// Userspace: what it would put on the wire if it sealed twice under one number, or left one out.
+#[test]
+fn a_record_that_is_repeated_or_left_out_is_found_out_wherever_it_is() {
+    for suite in SUITES {
+        for peer in peers(suite) {
+            let wire = world(1, peer, NOTHING, Habits::default()).wire;
+            let records = records(&wire.sent);
+            let first = records.len() - wire.watch().expect("nothing is wrong with it").opened;
+            for nth in first..records.len() {
+                let repeated = [&records[..=nth], &records[nth..]].concat();
+                let found = with(&wire, &repeated).watch();
+                assert_eq!(found, Err(Misuse::NonceTwice { record: nth + 1 - first }), "{suite:?}");
+                if nth + 1 < records.len() {
+                    let short = [&records[..nth], &records[nth + 1..]].concat();
+                    let found = with(&wire, &short).watch();
+                    assert_eq!(found, Err(Misuse::OutOfPlace { record: nth - first }), "{suite:?}");
+                }
+            }
+        }
+    }
+}
+
+fn records(wire: &[u8]) -> Vec<&[u8]> {
+    let (mut records, mut rest) = (Vec::new(), wire);
+    while let [_, _, _, high, low, ..] = *rest {
+        let (record, next) = rest.split_at(HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])));
+        records.push(record);
+        rest = next;
+    }
+    records
+}
+
+/// The same wire, but that other records were sent.
+fn with(wire: &Wire, records: &[&[u8]]) -> Wire {
+    let (received, secrets) = (wire.received.clone(), Arc::clone(&wire.secrets));
+    Wire { originates: wire.originates, sent: records.concat(), received, secrets }
+}
+
+/// What a world that panics says.
+fn panic_of(world: impl FnOnce() -> Outcome) -> String {
+    match catch_unwind(AssertUnwindSafe(world)) {
+        Ok(outcome) => format!("nothing was found: {:?}", outcome.watched),
+        Err(told) => told.downcast_ref::<String>().cloned().unwrap_or_default(),
+    }
+}
