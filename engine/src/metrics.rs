@@ -68,7 +68,7 @@ pub enum Counter {
     RefusedRxOther,
     /// Plaintext bytes sent to plain legs.
     BytesToPlain,
-    /// Plaintext bytes sent to TLS legs.
+    /// Plaintext bytes received from plain legs, for TLS legs.
     BytesToTls,
     /// Records received that are not application data: close_notify.
     ControlCloseNotify,
@@ -257,7 +257,7 @@ const FAMILIES: [Family; 9] = [
     },
     Family {
         name: "offramp_bytes",
-        help: "Plaintext bytes sent, by the leg they were sent to",
+        help: "Plaintext bytes by the leg they are for: sent to plain legs; received from them for TLS legs",
         series: &[(&[("leg", "plain")], Counter::BytesToPlain), (&[("leg", "tls")], Counter::BytesToTls)],
     },
     Family {
@@ -393,6 +393,8 @@ mod tests {
             "offramp_connections_accepted_total 0",
             "offramp_handshakes_total{version=\"1.3\",kind=\"resumed\"} 8",
             "offramp_offload_total{direction=\"rx\",carrier=\"fallback\"} 9",
+            "# HELP offramp_bytes Plaintext bytes by the leg they are for: sent to plain legs; received from \
+             them for TLS legs",
             "offramp_bytes_total{leg=\"plain\"} 0",
             "offramp_faults_total{fault=\"bad_record\"} 1",
             "offramp_buffers_lent 3",

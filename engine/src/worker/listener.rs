@@ -96,23 +96,23 @@ impl Listener {
         self.started = self.started.saturating_sub(1);
     }
 
-    /// An accept failed. Says whether that is worth a line in the log.
-    pub(super) fn failed(&mut self, errno: i32, now: Instant, ring: &mut Ring) -> bool {
+    /// An accept failed. Where that is worth a line in the log, what there is to say of it.
+    pub(super) fn failed(&mut self, errno: i32, now: Instant, ring: &mut Ring) -> Option<&'static str> {
         match errno {
             // The client was gone before it was accepted; or we were told to pause.
-            libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => false,
+            libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => None,
             // Not known here, or it has told a descriptor that cannot be (Linux 6.6 to 6.8).
             libc::EINVAL | libc::EBADF if self.multishot => {
                 self.multishot = false;
                 self.pause(ring);
-                true
+                Some("multishot accept does not work on this kernel: one by one from now on")
             }
             _ => {
                 if self.state != State::Closed {
                     self.pause(ring);
                     self.state = State::Resting(now + REST);
                 }
-                true
+                Some("for EMFILE raise LimitNOFILE")
             }
         }
     }

@@ -336,11 +336,9 @@ impl Worker {
             }
             Outcome::Failed { errno, .. } => {
                 front.listener.finished();
-                if front.listener.failed(errno, self.now, &mut self.ring) {
+                if let Some(hint) = front.listener.failed(errno, self.now, &mut self.ring) {
                     let error = io::Error::from_raw_os_error(errno);
-                    tracing::warn!(
-                        "a connection could not be accepted: {error}; for EMFILE raise LimitNOFILE"
-                    );
+                    tracing::warn!("a connection could not be accepted: {error}; {hint}");
                 }
             }
             _ => {}

@@ -1,5 +1,5 @@
-//! Clients that are not ours: OpenSSL and GnuTLS as programs that one types into, Java as one that is told
-//! what to transfer.
+//! Peers that are not ours: OpenSSL and GnuTLS as programs that one types into, OpenSSL in either role, and
+//! Java as a client that is told what to transfer.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::identity::NAME;
+use crate::identity::{Identity, NAME};
 use crate::peer::{Version, trust_file};
 use crate::tools::{PATIENCE, patiently, text};
 
@@ -19,6 +19,20 @@ pub(crate) const AEADS: [[&str; 3]; 3] = [
     ["AES-256-GCM", "TLS_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"],
     ["CHACHA20-POLY1305", "TLS_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"],
 ];
+
+/// What makes OpenSSL, in either role, use this version and one of [`AEADS`] alone.
+pub(crate) fn openssl_words(version: Version, [_, tls13, tls12]: [&str; 3]) -> String {
+    match version {
+        Version::Tls13 => format!("-tls1_3 -ciphersuites {tls13}"),
+        // By OpenSSL's own names (openssl-ciphers(1)).
+        Version::Tls12 => {
+            let name = tls12.trim_start_matches("TLS_").trim_end_matches("_SHA256").replace("_WITH_", "_");
+            let name = name.replace("AES_128", "AES128").replace("AES_256", "AES256").replace('_', "-");
+            let hash = if name.ends_with("AES128-GCM") { "-SHA256" } else { "" };
+            format!("-tls1_2 -cipher {name}{hash}")
+        }
+    }
+}
 
 /// A program that sends what it reads and prints what it receives, to be typed into.
 pub(crate) struct Typed {
@@ -30,12 +44,32 @@ pub(crate) struct Typed {
 }
 
 impl Typed {
-    /// `openssl s_client`, TLS 1.3: a line that begins with K or k is an order to update keys, and K asks for
-    /// the server's too.
-    pub(crate) fn openssl(addr: SocketAddr, directory: &Path) -> Self {
+    /// `openssl s_client` with these words. A line that begins with K or k is an order to update keys (TLS
+    /// 1.3), and K asks for the server's too; with R it is one to renegotiate (TLS 1.2).
+    pub(crate) fn openssl(addr: SocketAddr, directory: &Path, words: &str) -> Self {
         let mut command = patient("openssl");
-        command.args(["s_client", "-tls1_3", "-connect", &addr.to_string(), "-servername", NAME]);
+        command.args(["s_client", "-connect", &addr.to_string(), "-servername", NAME]);
+        command.args(words.split(' '));
         Self::start(command.args(["-verify_return_error", "-CAfile", &trust_file(directory)]))
+    }
+
+    /// `openssl s_server` with an identity of each key type and these words, and where it listens. Lines are
+    /// orders as to the client; r asks the client to renegotiate, q leaves the connection without
+    /// close_notify.
+    pub(crate) fn openssl_server(directory: &Path, words: &str) -> (Self, SocketAddr) {
+        let ((certificate, key), (rsa, rsa_key)) =
+            (Identity::ecdsa().write(directory), Identity::rsa().write(directory));
+        // Without a guard of its own: killed when dropped, it is itself what is killed.
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-accept", "127.0.0.1:0"]).args(words.split(' '));
+        command.arg("-cert").arg(certificate).arg("-key").arg(key);
+        command.arg("-dcert").arg(rsa).arg("-dkey").arg(rsa_key);
+        let server = Self::start(&mut command);
+        let accepting = |line: &str| line.strip_prefix("ACCEPT ")?.strip_suffix('\n')?.parse().ok();
+        let addr = patiently(|| {
+            String::from_utf8_lossy(&server.printed()).split_inclusive('\n').find_map(accepting)
+        });
+        (server, addr.expect("it says where it accepts"))
     }
 
     /// `gnutls-cli` with one version and one cipher; what it says of itself is in `directory`/log. A line
@@ -92,6 +126,12 @@ impl Typed {
     pub(crate) fn await_bytes(&self, count: usize) {
         let enough = patiently(|| (self.printed().len() >= count).then_some(()));
         assert!(enough.is_some(), "{} of {count} bytes are back", self.printed().len());
+    }
+
+    /// Gone without a word: its kernel ends its connections for it.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it can be waited for");
     }
 
     /// No more input; waits for its end and gives all that it printed.
@@ -176,4 +216,15 @@ fn parse(line: &str) -> Option<Transfer> {
 pub(crate) fn java_offers() -> Vec<String> {
     let both = |[_, tls13, tls12]: [&str; 3]| [format!("TLSv1.3/{tls13}"), format!("TLSv1.2/{tls12}")];
     AEADS.into_iter().flat_map(both).collect()
+}
+
+#[test]
+fn openssl_is_told_its_own_names() {
+    let words = |version| AEADS.map(|aead| openssl_words(version, aead));
+    assert_eq!(
+        words(Version::Tls12),
+        ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"]
+            .map(|name| format!("-tls1_2 -cipher {name}"))
+    );
+    assert_eq!(words(Version::Tls13)[1], "-tls1_3 -ciphersuites TLS_AES_256_GCM_SHA384");
 }

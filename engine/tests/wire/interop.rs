@@ -11,7 +11,7 @@ use crate::peer::{BOTH, Version, config};
 use crate::tools::{have, scratch, skip};
 
 /// Noise that a program which reads lines passes on unchanged.
-fn lines(seed: u64, count: usize) -> Vec<u8> {
+pub(crate) fn lines(seed: u64, count: usize) -> Vec<u8> {
     let line = |number| hex(&Noise::bytes(seed + number, 2000)) + "\n";
     (0..count as u64).map(line).collect::<String>().into_bytes()
 }

@@ -35,7 +35,9 @@ mod startup;
 
 mod accept;
 mod bulk;
+mod carriers;
 mod extensions;
+mod foreign_control;
 mod handshake;
 mod interop;
 mod key_update;
@@ -43,6 +45,7 @@ mod memory;
 mod midway;
 mod offload;
 mod originate;
+mod originate_control;
 mod peers;
 mod relay;
 mod resumption;

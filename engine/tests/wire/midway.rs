@@ -1,15 +1,15 @@
 //! The hand-over in the middle of a relay, captured: userspace seals the first records of a direction under
 //! a key, the kernel those that follow, in either role.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 
 use rustls::CipherSuite;
 
 use crate::backend::{Backend, Manner};
 use crate::capture::{Capture, distinct_nonces, records};
-use crate::identity::{Identity, NAME};
+use crate::foreign::Typed;
+use crate::identity::NAME;
 use crate::lab::{Lab, Setup};
 use crate::peer::{End, Peer, Version, config, dial, drain};
 use crate::tools::{have, in_guest, scratch, skip};
@@ -60,56 +60,20 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
     }
 }
 
-/// `openssl s_server` that sends each line back reversed; killed when dropped.
-struct Server {
-    child: Child,
-    addr: SocketAddr,
-    _files: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let files = scratch();
-        let (certificate, key) = Identity::ecdsa().write(files.path());
-        let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-tls1_2"])
-            .args(["-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256", "-cert"])
-            .arg(certificate)
-            .arg("-key")
-            .arg(key)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl runs");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let accepting = |line: String| line.strip_prefix("ACCEPT ").and_then(|addr| addr.parse().ok());
-        let addr = lines.map_while(Result::ok).find_map(accepting).expect("it says where it accepts");
-        Self { child, addr, _files: files }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
     if !have("openssl") {
         return;
     }
-    let server = Server::start();
     let files = scratch();
-    Identity::ecdsa().write(files.path());
+    let words = "-rev -tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256";
+    let (_server, server) = Typed::openssl_server(files.path(), words);
     let path = files.path().join("offramp.toml");
     let text = format!("mode = \"originate\"\nserver_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"\n");
     std::fs::write(&path, text).expect("the file can be written");
     let words = format!("{AFTER} --config {}", path.display());
-    let lab = Setup::new(server.addr).identities(&[]).flags(&words).start();
-    let capture = match Capture::start(server.addr.port()) {
+    let lab = Setup::new(server).identities(&[]).flags(&words).start();
+    let capture = match Capture::start(server.port()) {
         Ok(capture) => capture,
         Err(why) => return skip(&why),
     };
@@ -122,7 +86,7 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
     }
     tcp.shutdown(Shutdown::Write).expect("connected");
     assert_eq!(drain(&tcp).0, b"");
-    all_distinct(capture, server.addr.port());
+    all_distinct(capture, server.port());
     handed_over(&lab);
     lab.stop();
 }

@@ -169,7 +169,7 @@ fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
 }
 
 /// The kernel's own count of TLS sockets; `None` where it knows no TLS.
-fn tls_stat() -> Option<BTreeMap<String, u64>> {
+pub(crate) fn tls_stat() -> Option<BTreeMap<String, u64>> {
     let text = std::fs::read_to_string("/proc/net/tls_stat").ok()?;
     let line = |line: &str| {
         let (name, count) = line.split_once(char::is_whitespace)?;

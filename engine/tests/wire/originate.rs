@@ -1,17 +1,17 @@
 //! The client's role: plain in, TLS out. A pair of servers, one in each role; and `openssl s_server`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 
 use rustls::CipherSuite;
 
 use crate::backend::{Backend, Manner};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::dice::{Noise, sha256_of};
+use crate::foreign::Typed;
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
-use crate::peer::{End, Version, dial, drain, end_of_dial};
+use crate::peer::{End, Version, dial, drain, end_of_dial, trust_file};
 use crate::tools::{have, in_guest, scratch, skip};
 
 fn bulk_bytes() -> u64 {
@@ -20,18 +20,29 @@ fn bulk_bytes() -> u64 {
 
 /// A server in the client's role, towards `server`, that trusts what `trust` says.
 fn originating(server: SocketAddr, trust: &str) -> (Lab, tempfile::TempDir) {
+    originating_with(server, trust, "")
+}
+
+/// The same, with more of the command line.
+pub(crate) fn originating_with(server: SocketAddr, trust: &str, flags: &str) -> (Lab, tempfile::TempDir) {
     let files = scratch();
     for identity in Identity::all() {
         identity.write(files.path());
     }
+    trust_file(files.path());
     let path = files.path().join("offramp.toml");
     std::fs::write(&path, format!("mode = \"originate\"\n{trust}\n")).expect("the file can be written");
-    let lab = Setup::new(server).identities(&[]).flags(&format!("--config {}", path.display())).start();
-    (lab, files)
+    let words = format!("{flags} --config {}", path.display());
+    (Setup::new(server).identities(&[]).flags(&words).start(), files)
 }
 
 fn by_name() -> String {
     format!("server_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"")
+}
+
+/// Of either key type.
+pub(crate) fn by_name_and_any_key() -> String {
+    format!("server_name = \"{NAME}\"\nserver_ca = \"trust.pem\"")
 }
 
 fn fingerprint(identity: &Identity) -> String {
@@ -161,43 +172,8 @@ fn a_server_that_is_not_there_is_named() {
     lab.stop();
 }
 
-/// `openssl s_server` that sends each line back reversed; killed when dropped.
-struct OpensslServer {
-    child: Child,
-    addr: SocketAddr,
-    _files: tempfile::TempDir,
-}
-
-impl OpensslServer {
-    fn start(words: &str) -> Self {
-        let files = scratch();
-        let (certificate, key) = Identity::ecdsa().write(files.path());
-        let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-cert"])
-            .arg(certificate)
-            .arg("-key")
-            .arg(key)
-            .args(words.split(' '))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl runs");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let accepting = |line: String| line.strip_prefix("ACCEPT ").and_then(|addr| addr.parse().ok());
-        let addr = lines.map_while(Result::ok).find_map(accepting).expect("it says where it accepts");
-        Self { child, addr, _files: files }
-    }
-}
-
-impl Drop for OpensslServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn reversed(lab: &Lab, line: &str) -> TcpStream {
+/// A connection through to `openssl s_server -rev`, which sends each line back reversed, and one line.
+pub(crate) fn reversed(lab: &Lab, line: &str) -> TcpStream {
     let tcp = dial(lab.addr);
     writeln!(&tcp, "{line}").expect("it can be sent");
     let mut back = vec![0; line.len() + 1];
@@ -218,9 +194,10 @@ fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
         ("-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384", true),
         ("-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305", false),
     ] {
-        let server = OpensslServer::start(words);
-        let (lab, _files) = originating(server.addr, &by_name());
-        let capture = if is_gcm_12 { Some(Capture::start(server.addr.port())) } else { None };
+        let files = scratch();
+        let (_server, server) = Typed::openssl_server(files.path(), &format!("-rev {words}"));
+        let (lab, _files) = originating(server, &by_name());
+        let capture = if is_gcm_12 { Some(Capture::start(server.port())) } else { None };
         let capture = match capture.transpose() {
             Ok(capture) => capture,
             Err(why) => return skip(&why),

@@ -148,6 +148,27 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
     lab.stop();
 }
 
+/// Both are counted at the plain leg, where there is no record around them: what it took, and what came from
+/// it, whether or not the client has read it.
+#[test]
+fn bytes_are_counted_where_they_pass_the_plain_leg() {
+    const ANSWER: usize = 10_000;
+    for version in BOTH {
+        let backend = Backend::start(Manner::Source { seed: 31, bytes: ANSWER });
+        let lab = Lab::start(backend.addr);
+        let counted = |leg| lab.metrics().sum("offramp_bytes_total", &[("leg", leg)]);
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        eventually("what came is counted though nobody reads it", || counted("tls") == ANSWER as u64);
+        assert_eq!(counted("plain"), 0, "{version:?}");
+        peer.send(b"one record");
+        eventually("what the plain leg took is counted", || counted("plain") == 10);
+        peer.reset();
+        lab.settled();
+        assert_eq!((counted("plain"), counted("tls")), (10, ANSWER as u64), "{version:?}");
+        lab.stop();
+    }
+}
+
 #[test]
 fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
     let mut backend = Backend::start(Manner::Echo);

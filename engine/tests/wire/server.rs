@@ -1,20 +1,47 @@
-//! A TLS server on a thread, rustls, that sends everything back: what the client's role connects to where the
-//! version or the suite is to be this one and no other.
+//! A TLS server on a thread, rustls: what the client's role connects to where the version or the suite is to
+//! be this one and no other, or where the server shall end one direction and not the other.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CipherSuite, ServerConfig, ServerConnection};
+use rustls::{CipherSuite, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::backend::{EARLY_ANSWER, LATE_ANSWER};
+use crate::dice::sha256_of;
 use crate::identity::Identity;
 use crate::peer::Version;
 
-/// Listens for so many connections.
+/// What the server says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Talk {
+    /// Everything back, and at the end close_notify.
+    Echo,
+    /// To the end nothing; then `LATE_ANSWER` and close_notify.
+    AnswerAfterEnd,
+    /// `EARLY_ANSWER` and close_notify at once; then it reads to the end.
+    EndFirst,
+}
+
+/// SHA-256 and number of the bytes that came up to close_notify, if that is how they ended.
+pub(crate) type Heard = Result<(String, u64), io::ErrorKind>;
+
+/// Listens for so many connections that are echoed.
 pub(crate) fn echo(version: Version, suite: CipherSuite, connections: usize) -> SocketAddr {
+    start(version, suite, connections, Talk::Echo).0
+}
+
+/// Listens for so many connections; what each has heard is told, except where it was sent back.
+pub(crate) fn start(
+    version: Version,
+    suite: CipherSuite,
+    connections: usize,
+    talk: Talk,
+) -> (SocketAddr, Receiver<Heard>) {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|has| has.suite() == suite);
     let version = match version {
@@ -32,17 +59,24 @@ pub(crate) fn echo(version: Version, suite: CipherSuite, connections: usize) -> 
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("a bound listener has an address");
+    let (tell, heard) = channel();
     std::thread::spawn(move || {
         for tcp in listener.incoming().flatten().take(connections) {
             let tls = ServerConnection::new(Arc::clone(&config)).expect("a server");
-            std::thread::spawn(|| send_back(tls, tcp));
+            let (stream, tell) = (StreamOwned::new(tls, tcp), tell.clone());
+            std::thread::spawn(move || match talk {
+                Talk::Echo => send_back(stream),
+                Talk::AnswerAfterEnd => drop(tell.send(answer_after_end(stream))),
+                Talk::EndFirst => drop(tell.send(end_first(stream))),
+            });
         }
     });
-    addr
+    (addr, heard)
 }
 
-fn send_back(tls: ServerConnection, tcp: TcpStream) {
-    let mut stream = rustls::StreamOwned::new(tls, tcp);
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+fn send_back(mut stream: Stream) {
     let mut block = vec![0; 1 << 16];
     // After an error there is nobody to tell; who sent the bytes misses them.
     while let Ok(count @ 1..) = stream.read(&mut block) {
@@ -52,4 +86,29 @@ fn send_back(tls: ServerConnection, tcp: TcpStream) {
     }
     stream.conn.send_close_notify();
     let _ = stream.flush();
+}
+
+fn answer_after_end(mut stream: Stream) -> Heard {
+    let heard = to_the_end(&mut stream)?;
+    stream.write_all(LATE_ANSWER).map_err(|error| error.kind())?;
+    end(&mut stream)?;
+    Ok(heard)
+}
+
+fn end_first(mut stream: Stream) -> Heard {
+    stream.write_all(EARLY_ANSWER).map_err(|error| error.kind())?;
+    end(&mut stream)?;
+    to_the_end(&mut stream)
+}
+
+fn end(stream: &mut Stream) -> Result<(), io::ErrorKind> {
+    stream.conn.send_close_notify();
+    stream.flush().map_err(|error| error.kind())
+}
+
+/// An end without close_notify is an error of rustls's.
+fn to_the_end(stream: &mut Stream) -> Heard {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).map_err(|error| error.kind())?;
+    Ok(sha256_of(&all[..]))
 }

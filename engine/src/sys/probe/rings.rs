@@ -23,10 +23,13 @@ const WORD: &[u8; 4] = b"ring";
 /// The group of the provided buffer ring.
 const BUFFER_GROUP: u16 = 7;
 
+/// The one operation that the engine can do without: it then accepts connections one by one.
+const ACCEPT_MULTISHOT: &str = "accept multishot";
+
 /// What is tried, in this order.
 const OPERATIONS: [&str; 11] = [
     "EXT_ARG wait",
-    "accept multishot",
+    ACCEPT_MULTISHOT,
     "connect",
     "send",
     "recv",
@@ -61,7 +64,7 @@ pub(super) fn checks() -> Vec<Check> {
         checks.extend(untried(&OPERATIONS[1..]));
         return checks;
     }
-    checks.extend(operations(&mut Trial { ring, made: 0, early: Vec::new() }));
+    checks.extend(operations(&mut Trial { ring, made: 0, early: Vec::new() }, Operation::AcceptMulti));
     checks
 }
 
@@ -87,9 +90,9 @@ fn untried(names: &'static [&'static str]) -> impl Iterator<Item = Check> {
         .map(|name| Check::bad(Verdict::Untried, (GROUP, (*name).to_owned()), "what it needs is missing", ""))
 }
 
-fn operations(trial: &mut Trial) -> Vec<Check> {
+fn operations(trial: &mut Trial, accept: fn(RawFd) -> Operation) -> Vec<Check> {
     let mut results: Vec<io::Result<()>> = vec![trial.wait_for_nothing()];
-    if let Err(error) = Sockets::try_with(trial, &mut results) {
+    if let Err(error) = Sockets::try_with(trial, accept, &mut results) {
         // What could not be had counts against the operation that it was for.
         results.push(Err(error));
     }
@@ -97,6 +100,12 @@ fn operations(trial: &mut Trial) -> Vec<Check> {
     for (name, result) in OPERATIONS.iter().zip(&results) {
         checks.push(match result {
             Ok(()) => Check::ok(GROUP, *name, ""),
+            Err(error) if *name == ACCEPT_MULTISHOT => Check::bad(
+                Verdict::Degraded,
+                (GROUP, (*name).into()),
+                format!("{}: connections are accepted one by one", errno::name(error)),
+                "a kernel of 6.1 or later, but for 6.6 to 6.8",
+            ),
             Err(error) => Check::bad(
                 Verdict::Missing,
                 (GROUP, (*name).into()),
@@ -118,26 +127,40 @@ struct Sockets {
 impl Sockets {
     /// Tries the operations in their order and puts down what came of each; an error is a socket that could
     /// not be had.
-    fn try_with(trial: &mut Trial, results: &mut Vec<io::Result<()>>) -> io::Result<()> {
+    ///
+    /// Where `accept` is not the multishot one that it should be, a single one is made in its place.
+    fn try_with(
+        trial: &mut Trial,
+        accept: fn(RawFd) -> Operation,
+        results: &mut Vec<io::Result<()>>,
+    ) -> io::Result<()> {
         let listener = socket::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false, 8)?;
         let address = socket::local_addr(listener.as_fd())?;
         let ours = socket::outgoing(&Address::Tcp(address))?;
-        let accepting = trial.start(Operation::AcceptMulti(listener.as_raw_fd()))?;
+        let accepting = trial.start(accept(listener.as_raw_fd()))?;
         let connected = trial.complete(Operation::Connect(ours.as_raw_fd(), address.into()));
         let accepted = trial.wait_for(accepting);
+        let goes_on = matches!(&accepted, Ok((_, flags)) if cqueue::more(*flags));
         results.push(match &accepted {
-            Ok((_, flags)) if cqueue::more(*flags) => Ok(()),
+            Ok(_) if goes_on => Ok(()),
             Ok(_) => Err(io::Error::other("it ended after one connection")),
             Err(error) => Err(again(error)),
         });
         results.push(connected.map(drop));
-        let (theirs, _) = accepted?;
+        let (theirs, _) = match accepted {
+            Err(_) => trial.complete(Operation::Accept(listener.as_raw_fd()))?,
+            accepted => accepted?,
+        };
         // SAFETY: the kernel made this descriptor for the accept that has just completed; nobody else knows
         // its number.
         let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
         let sockets = Self { ours, theirs };
         sockets.transfers(trial, results);
-        results.push(trial.complete(Operation::Cancel(accepting)).map(drop));
+        let waiting = match goes_on {
+            true => accepting,
+            false => trial.start(Operation::Accept(listener.as_raw_fd()))?,
+        };
+        results.push(trial.complete(Operation::Cancel(waiting)).map(drop));
         results.push(trial.complete(Operation::Close(sockets.ours.into_raw_fd())).map(drop));
         Ok(())
     }
@@ -171,6 +194,7 @@ fn again(error: &io::Error) -> io::Error {
 
 enum Operation {
     AcceptMulti(RawFd),
+    Accept(RawFd),
     Connect(RawFd, SockAddr),
     Send(RawFd),
     Receive(RawFd),
@@ -300,6 +324,10 @@ impl Memory {
             Operation::AcceptMulti(fd) => {
                 opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
             }
+            Operation::Accept(fd) => {
+                let nobody = std::ptr::null_mut();
+                opcode::Accept::new(types::Fd(fd), nobody, nobody.cast()).flags(libc::SOCK_CLOEXEC).build()
+            }
             Operation::Connect(fd, address) => {
                 let address = self.address.insert(address);
                 opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build()
@@ -354,11 +382,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_operation_that_fails_says_so() {
+    fn trial() -> Trial {
         let mut ring = IoUring::builder();
         let ring = ring.setup_single_issuer().setup_defer_taskrun().build(8).unwrap();
-        let mut trial = Trial { ring, made: 0, early: Vec::new() };
+        Trial { ring, made: 0, early: Vec::new() }
+    }
+
+    /// As on a kernel whose multishot accept ends at once, and on one that knows none.
+    #[test]
+    fn without_multishot_accept_the_engine_is_degraded_and_all_else_is_tried() {
+        for accept in [Operation::Accept, |_| Operation::Accept(-1)] {
+            let checks = operations(&mut trial(), accept);
+            assert_eq!(checks.len(), OPERATIONS.len());
+            for check in checks {
+                let expected = if check.name == ACCEPT_MULTISHOT { Verdict::Degraded } else { Verdict::Ok };
+                assert_eq!(check.verdict, expected, "{check:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_that_fails_says_so() {
+        let mut trial = trial();
         let error = trial.complete(Operation::Send(-1)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
         let error = trial.complete(Operation::Cancel(99)).unwrap_err();
