@@ -373,11 +373,15 @@ fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
         ),
         ("-tls1_2 -groups P-384", Accepted("Peer signing digest: SHA384\nPeer signature type: ECDSA")),
         ("-tls1_3 -sigalgs ecdsa_secp384r1_sha384", Accepted("Peer signature type: ECDSA")),
+        ("-tls1_2 -groups P-256", Refused(FAILURE, NOTHING)),
+        ("-tls1_2 -groups X25519:P-384", Accepted("Server Temp Key: X25519")),
+        ("-tls1_3 -groups X25519", Accepted("Server Temp Key: X25519")),
         ("-tls1_3 -sigalgs ecdsa_secp256r1_sha256", Refused(FAILURE, NOTHING)),
     ];
     attempt_at(lab(), run, &attempts);
     let attempts = [
         ("+VERS-TLS1.2:-SIGN-ALL:+SIGN-ECDSA-SHA384", Accepted("(ECDSA-SHA384)")),
+        ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP256R1", Refused("Received alert [40]", NOTHING)),
         ("+VERS-TLS1.3:-SIGN-ALL:+SIGN-ECDSA-SECP384R1-SHA384", Accepted("(ECDSA-SECP384R1-SHA384)")),
     ];
     attempt_at(lab(), gnutls, &attempts);

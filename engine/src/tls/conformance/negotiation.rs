@@ -313,6 +313,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
         Yes,
         &[
             "profile negotiation::the_identity_is_chosen_by_signature_scheme",
+            "profile negotiation::in_tls_1_2_a_certificate_off_the_clients_curves_is_not_shown",
             GROUPS,
             "wire handshake::the_certificate_is_chosen_by_the_name_that_the_client_asks_for",
             CLIENT_OFFERS,
