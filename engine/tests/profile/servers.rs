@@ -328,11 +328,7 @@ fn certificates_outside_the_profile_are_refused() {
             if is_good {
                 asks(&lab, "there and back\n", "kcab dna ereht\n");
             } else {
-                is_refused(&lab, &server, &what, "SSL alert number", "peer_certificate_refused");
-                // rustls takes a signature that it has no algorithm for as one that does not fit.
-                let said = server.said();
-                let told = ["alert bad certificate", "alert decrypt error"];
-                assert!(told.iter().any(|alert| said.contains(alert)), "{what}: {said}");
+                is_refused(&lab, &server, &what, "alert bad certificate", "peer_certificate_refused");
             }
             lab.stop();
         }

@@ -3,7 +3,7 @@
 use super::Level::{May, Note, Shall, ShallNot};
 use super::Source::Read;
 use super::Verdict::{Deviation, No, Yes};
-use super::{ALLOWED, CLIENTS, FORBIDDEN, PLANNED, Row, SHARED, row};
+use super::{ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, row};
 
 const CERTIFICATES: &str = "TS 33.310 clause 6.1.1";
 const GATEWAY: &str = "TS 23.334 clause 5.11";
@@ -26,16 +26,16 @@ pub(super) static CERTIFICATION: &[Row] = &[
         Shall,
         "signatures with SHA-256, SHA-384 (should); never MD5, SHA-1",
         Yes,
-        &[ALLOWED, FORBIDDEN],
+        &[ALLOWED, FORBIDDEN, SERVERS_REFUSED, CLIENTS_REFUSED],
     ),
     row("C3", (CERTIFICATES, Read), Shall, "RSA and ECDSA", Yes, &[ALLOWED, CLIENTS[0]]),
     row(
         "C4",
         ("TS 33.310 clause 6.1.1, TS 33.210 clause 6.2", Read),
         ShallNot,
-        "RSA under 2048 bits, other curves: a configuration error that names the clause",
+        "RSA under 2048 bits, other curves: a configuration error that names the clause; peers: bad_certificate",
         Yes,
-        &[FORBIDDEN],
+        &[FORBIDDEN, SERVERS_REFUSED, CLIENTS_REFUSED],
     ),
     row(
         "C5",

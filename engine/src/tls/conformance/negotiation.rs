@@ -3,7 +3,7 @@
 use super::Level::{May, Note, Shall, ShallNot, Should};
 use super::Source::{Believed, Cited, Read};
 use super::Verdict::{Deviation, No, Yes};
-use super::{ALLOWED, CLIENTS, FORBIDDEN, PLANNED, Row, SHARED, row};
+use super::{ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, row};
 
 const ANNEX_M: &str = "TS 33.328 Annex M";
 const GENERAL: &str = "TS 33.210 clause 6.2.1";
@@ -339,7 +339,8 @@ pub(super) static NEGOTIATION: &[Row] = &[
             CLIENTS[0],
             CLIENTS[1],
             CLIENTS[2],
-            "profile servers::certificates_outside_the_profile_are_refused",
+            SERVERS_REFUSED,
+            CLIENTS_REFUSED,
         ],
     ),
     row(
