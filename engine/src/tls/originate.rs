@@ -16,7 +16,7 @@ use super::identity::Identities;
 use super::peer::{AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told};
 use super::sessions::ClientSessions;
 use super::{TermsError, Tickets, profile};
-use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
+use crate::config::{Fingerprint, IdentityFiles, Key, Originate, UnknownName, Voucher};
 
 /// All that a handshake in the client's role needs to know.
 pub(super) struct Origination {
@@ -53,11 +53,11 @@ impl Origination {
         alpn: Vec<Vec<u8>>,
     ) -> Result<Self, TermsError> {
         let mut made_of = MadeOf::default();
-        made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
+        made_of.add(&[rules.server_name.value.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
         let provider = profile::provider();
-        let name = ServerName::try_from(rules.server_name.clone())
-            .map_err(|_| TermsError::Profile(format!("server_name {:?} is no name", rules.server_name)))?;
+        let name = ServerName::try_from(rules.server_name.value.clone())
+            .map_err(|_| rules.server_name.clone().refused(Key::ServerName, Originate::ALLOWED_NAME))?;
         let trust = match &rules.trust {
             Voucher::Authorities(file) => {
                 let roots = authorities(file)?;
