@@ -14,6 +14,8 @@ const SUITES_REFUSED: &str =
 const SUITES_ACCEPTED: &str = "profile negotiation::every_suite_of_the_profile_is_accepted_alone";
 const GROUPS: &str = "profile negotiation::p256_p384_and_x25519_are_accepted_alone_and_no_other_group";
 const CLIENT_OFFERS: &str = "profile originate::the_hello_offers_the_profile_and_nothing_else";
+const HELLO_REQUEST: &str =
+    "profile originate::a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed";
 const CLIENT_REFUSES: &str = "profile originate::a_server_hello_outside_the_profile_is_refused";
 
 /// Section A.
@@ -49,6 +51,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         &[
             "wire resumption::openssl_echoes_lines_and_resumes_by_ticket",
             "profile clients::sessions_of_gnutls_nss_and_java_resume",
+            "profile clients::sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end",
             "wire memory::memory_is_flat_however_many_sessions_there_were",
         ],
     ),
@@ -63,6 +66,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "profile servers::gnutls_serves_and_its_sessions_resume",
             "profile servers::nss_serves_and_its_sessions_resume",
             "profile servers::java_serves_and_its_sessions_resume",
+            "profile originate::a_ticket_in_pieces_is_kept_and_resumes",
         ],
     ),
     row(
@@ -139,6 +143,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "wire control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
             "sim control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
             "profile servers::a_server_that_asks_to_renegotiate_is_told_no",
+            HELLO_REQUEST,
         ],
     ),
     row(
