@@ -106,9 +106,7 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
         let sign = "x509 -req -in it.csr -CA ca.crt -CAkey ca.key -extfile v3 -out it.crt";
         openssl(files, &format!("{sign} {hash}"));
         openssl(files, "x509 -in it.crt -outform DER -out it.der");
-        let digest = sha256_of(&std::fs::read(files.join("it.der")).unwrap()[..]).0;
-        let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
-        let told = format!("fingerprints = [\"sha-256 {}\"]", bytes.join(":"));
+        let told = fingerprint(&std::fs::read(files.join("it.der")).unwrap());
         for (voucher, holds) in [("client_ca = \"ca.crt\"", by_authority), (&told, by_fingerprint)] {
             let file = files.join("offramp.toml");
             std::fs::write(&file, format!("client_auth = \"require\"\n{voucher}\n")).unwrap();
@@ -130,6 +128,13 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
             lab.stop();
         }
     }
+}
+
+/// The line of the configuration with the fingerprint of a certificate in DER.
+pub(crate) fn fingerprint(der: &[u8]) -> String {
+    let digest = sha256_of(der).0;
+    let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
+    format!("fingerprints = [\"sha-256 {}\"]", bytes.join(":"))
 }
 
 fn assert_refused(output: &Output, parts: &[&str]) {

@@ -31,6 +31,7 @@ mod peer;
 mod tools;
 
 mod hello;
+mod seal;
 mod server;
 mod session;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use crate::certificates::fingerprint;
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
 use crate::peer::dial;
@@ -311,6 +312,7 @@ fn certificates_outside_the_profile_are_refused() {
     let trust = format!("server_name = \"{NAME}\"\nserver_ca = \"ca.crt\"");
     let cases = [
         ("rsa:2048", "-sha256", true),
+        ("ec -pkeyopt ec_paramgen_curve:P-384", "-sha384", true),
         ("rsa:1024", "-sha256", false),
         ("rsa:2048", "-sha1", false),
         ("rsa:2048", "-md5", false),
@@ -330,6 +332,50 @@ fn certificates_outside_the_profile_are_refused() {
             } else {
                 is_refused(&lab, &server, &what, "alert bad certificate", "peer_certificate_refused");
             }
+            lab.stop();
+        }
+    }
+}
+
+/// Its certificate is a carrier of its key: signed by itself or by anybody, of version 1, over, for another
+/// purpose, or by a hash that proves nothing (RFC 8122 §6.2).
+#[test]
+fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profile() {
+    if !have("openssl") {
+        return;
+    }
+    let directory = directory();
+    let files = directory.path();
+    std::fs::write(files.join("v3"), "extendedKeyUsage=clientAuth").unwrap();
+    let cases = [
+        ("version 1", "rsa:2048", "x509 -req -in it.csr -signkey it.key -sha256", true),
+        ("P-384", "ec -pkeyopt ec_paramgen_curve:P-384", "x509 -req -in it.csr -signkey it.key", true),
+        ("MD5", "rsa:2048", "x509 -req -in it.csr -signkey it.key -md5", true),
+        ("over", "rsa:2048", "x509 -req -in it.csr -signkey it.key -days -1", true),
+        ("for clients", "rsa:2048", "x509 -req -in it.csr -signkey it.key -extfile v3", true),
+        ("short key", "rsa:1024", "x509 -req -in it.csr -signkey it.key -sha256", false),
+    ];
+    for (what, key, sign, holds) in cases {
+        let request = format!("req -nodes -subj /CN=it -newkey {key} -keyout it.key -out it.csr");
+        run(files, "openssl", &request);
+        run(files, "openssl", &format!("{sign} -out it.crt"));
+        run(files, "openssl", "x509 -in it.crt -outform DER -out it.der");
+        let der = std::fs::read(files.join("it.der")).unwrap();
+        let trust = |der: &[u8]| format!("server_name = \"any.example\"\n{}", fingerprint(der));
+        for version in ["-tls1_2", "-tls1_3"] {
+            let what = format!("{what} {version}");
+            let words = format!("{version} -cipher ALL:@SECLEVEL=0 -rev -msg");
+            let server = Foreign::openssl(files, &words);
+            let lab = originating(files, server.addr, &trust(&der));
+            if holds {
+                serves_and_resumes(&lab, &what, "there and back\n", "kcab dna ereht\n");
+            } else {
+                is_refused(&lab, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
+            }
+            lab.stop();
+            let server = Foreign::openssl(files, &words);
+            let lab = originating(files, server.addr, &trust(&Identity::rsa().der));
+            is_refused(&lab, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
             lab.stop();
         }
     }

@@ -113,6 +113,7 @@ const ALLOWED: &str = "profile certificates::rsa_from_2048_bits_and_ecdsa_on_p25
 const SERVERS_REFUSED: &str = "profile servers::certificates_outside_the_profile_are_refused";
 const CLIENTS_REFUSED: &str =
     "profile certificates::certificates_of_clients_outside_the_profile_are_told_bad_certificate";
+const TICKET_CONTENT: &str = "profile tickets::a_ticket_whose_content_does_not_hold_is_not_taken";
 const SHARED: &str = "hosts a_ticket_of_one_host_resumes_on_another_as_its_very_first_connection";
 
 const fn row(

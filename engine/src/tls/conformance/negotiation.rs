@@ -3,7 +3,9 @@
 use super::Level::{May, Note, Shall, ShallNot, Should};
 use super::Source::{Believed, Cited, Read};
 use super::Verdict::{Deviation, No, Yes};
-use super::{ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, row};
+use super::{
+    ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, TICKET_CONTENT, row,
+};
 
 const ANNEX_M: &str = "TS 33.328 Annex M";
 const GENERAL: &str = "TS 33.210 clause 6.2.1";
@@ -97,6 +99,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "profile tickets::a_ticket_that_is_cut_or_damaged_is_not_taken",
             "profile tickets::a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken",
             "profile tickets::a_ticket_of_a_session_that_is_over_is_not_taken",
+            TICKET_CONTENT,
         ],
     ),
     row(
