@@ -132,6 +132,8 @@ fn a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken() {
     elsewhere.lab.stop();
 }
 
+type Change = fn(&mut Content);
+
 /// Under a good seal, as a host with the same keys might have made it: of the future, of long ago, of another
 /// class, of a form to come, and of no session.
 #[test]
@@ -149,7 +151,7 @@ fn a_ticket_whose_content_does_not_hold_is_not_taken() {
         let content = Seal::open(&session.ticket());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         assert!(now.abs_diff(content.origin) < PATIENCE.as_secs(), "made just now: {content:?}");
-        let changed = |change: fn(&mut Content)| {
+        let changed = |change: Change| {
             let mut content = content.clone();
             change(&mut content);
             session.clone().with_ticket(&Seal::seal(&content))
@@ -158,7 +160,7 @@ fn a_ticket_whose_content_does_not_hold_is_not_taken() {
         for good in [changed(|_| {}), changed(|it| it.origin += 60), changed(|it| it.origin -= HOUR)] {
             bench.resumes(version, &good);
         }
-        let bad: [(&str, fn(&mut Content)); 8] = [
+        let bad: [(&str, Change); 8] = [
             ("of the future", |it| it.origin += HOUR),
             ("of the end of time", |it| it.origin = u64::MAX),
             ("of a session that is over", |it| it.origin -= 2 * HOUR),
