@@ -85,8 +85,8 @@ fn a_certificate_of_version_1_is_refused_by_clause() {
     assert_refused(&output, &["X.509 certificate of version 1", "TS 33.310 clause 6.1.1"]);
 }
 
-/// Clients are told so by bad_certificate, whoever vouches for them: an authority, whose signature must be one
-/// of the profile, or a fingerprint, with which the key alone counts.
+/// Whoever vouches for them: an authority, whose signature must be one of the profile, or a fingerprint, with
+/// which the key alone counts.
 #[test]
 fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
     if !have("openssl") {

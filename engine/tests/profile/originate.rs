@@ -254,8 +254,8 @@ fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
     bench.lab.stop();
 }
 
-/// "This message MAY be ignored by the client if it does not wish to renegotiate a session, or the client may,
-/// if it wishes, respond with a no_renegotiation alert" (RFC 5246 §7.4.1.1).
+/// "This message MAY be ignored by the client if it does not wish to renegotiate a session, or the client
+/// may, if it wishes, respond with a no_renegotiation alert" (RFC 5246 §7.4.1.1).
 #[test]
 fn a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed() {
     const HELLO_REQUEST: [u8; 4] = [0; 4];

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::certificates::fingerprint;
 use crate::identity::{Identity, NAME};
@@ -378,5 +379,34 @@ fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profi
             is_refused(&lab, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
             lab.stop();
         }
+    }
+}
+
+/// Judged after every handshake, resumed or not; of a server that does not hold no session is kept.
+#[test]
+fn a_servers_certificate_that_ends_takes_the_sessions_made_under_it_along() {
+    if !have("openssl") {
+        return;
+    }
+    let files = scratch();
+    let unix_now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let last = Duration::from_secs(unix_now().as_secs() + 10);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + last;
+    std::fs::write(files.path().join("it.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(files.path().join("it.key"), key.serialize_pem()).unwrap();
+    let pairs = ["-tls1_2", "-tls1_3"].map(|version| {
+        let server = Foreign::openssl(files.path(), &format!("{version} -rev -msg"));
+        let lab = originating(files.path(), server.addr, &by_name());
+        serves_and_resumes(&lab, version, "there and back\n", "kcab dna ereht\n");
+        (version, server, lab)
+    });
+    eventually("the certificate ends", || unix_now() > last + Duration::from_secs(1));
+    for (version, server, lab) in pairs {
+        // OpenSSL resumes, and rustls would look at nothing.
+        is_refused(&lab, &server, version, "fatal bad_certificate", "peer_certificate_refused");
+        is_refused(&lab, &server, version, "fatal certificate_expired", "peer_certificate_refused");
+        lab.stop();
     }
 }

@@ -37,7 +37,8 @@ pub(super) static CERTIFICATION: &[Row] = &[
         "C4",
         ("TS 33.310 clause 6.1.1, TS 33.210 clause 6.2", Read),
         ShallNot,
-        "RSA under 2048 bits, other curves: a configuration error that names the clause; peers: bad_certificate",
+        "RSA under 2048 bits, other curves: a configuration error that names the clause; for peers \
+         bad_certificate",
         Yes,
         &[FORBIDDEN, SERVERS_REFUSED, CLIENTS_REFUSED],
     ),
@@ -161,6 +162,7 @@ pub(super) static RESUMPTION: &[Row] = &[
         &[
             OUTLIVED,
             "wire vouching::a_certificate_that_ends_takes_the_sessions_made_under_it_along",
+            "profile servers::a_servers_certificate_that_ends_takes_the_sessions_made_under_it_along",
             "wire vouching::an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along",
         ],
     ),
