@@ -25,11 +25,12 @@ use rustls::{
 const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
     [("1.2", &rustls::version::TLS12), ("1.3", &rustls::version::TLS13)];
 
-/// AES-128-GCM and X25519 on both sides, as `compare` has it.
+/// AES-128-GCM and X25519 on both sides, as `compare` has it; P-256 is for the certificate (RFC 8422 §5.1.1).
 fn provider() -> Arc<CryptoProvider> {
     let cipher_suites =
         vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
-    Arc::new(CryptoProvider { cipher_suites, kx_groups: vec![kx_group::X25519], ..default_provider() })
+    let kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
+    Arc::new(CryptoProvider { cipher_suites, kx_groups, ..default_provider() })
 }
 
 fn client(identity: &Identity, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {

@@ -11,12 +11,12 @@ use tracing::level_filters::LevelFilter;
 
 mod command;
 
-use command::ticket_key::TicketKeyTask;
+use command::ticket_key::{self, TicketKeyTask};
 use offramp::config::{Config, ConfigError, Key, Raw, file};
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::tls::ticket_keys::KeyRing;
-use offramp::tls::{Terms, conformance};
+use offramp::tls::{Terms, TermsError, conformance};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -217,12 +217,18 @@ fn check(path: &std::path::Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    if let Some(Err(error)) = config.ticket_keys.as_deref().map(KeyRing::read) {
-        return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
-    }
+    let warning = match config.ticket_keys.as_deref().map(|file| (file, KeyRing::read(file))) {
+        None => String::new(),
+        Some((file, Ok(ring))) => ticket_key::warning(file, &ring, ticket_key::now()),
+        Some((_, Err(error))) => {
+            return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
+        }
+    };
     for listener in &config.listeners {
-        if let Err(error) = Terms::load(listener, None) {
-            return refuse(&format_args!("{}: identity: {error}", path.display()));
+        match Terms::load(listener, None) {
+            Ok(_) => {}
+            Err(TermsError::Config(error)) => return refuse(&error),
+            Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();
@@ -231,7 +237,9 @@ fn check(path: &std::path::Path) -> ExitCode {
         count => format!("{count} listeners, "),
     };
     let plural = if identities == 1 { "y" } else { "ies" };
-    print(&format!("offramp check: {} is good: {listeners}{identities} identit{plural}\n", path.display()))
+    let good =
+        format!("offramp check: {} is good: {listeners}{identities} identit{plural}\n", path.display());
+    print(&format!("{good}{warning}"))
 }
 
 fn probe(json: bool) -> ExitCode {

@@ -218,6 +218,36 @@ fn ticket_key_needs_no_privilege_and_shows_no_secret() {
     }
 }
 
+/// The engine serves, with full handshakes: a warning, and no refusal.
+#[test]
+fn a_file_of_ticket_keys_of_which_none_seals_is_warned_of() {
+    let place = Place::new();
+    let key = |name: &str, times: &str| {
+        format!("key {} {times} {}\n", name.repeat(32), format!("{name}1b2").repeat(24))
+    };
+    let (over, to_come) = ("2001-01-01T00:00:00Z 2001-01-02T00:00:00Z", "9001-01-01T00:00:00Z");
+    let cases = [
+        (key("a", over), "all.keys: no key seals, and every handshake is a full one", "rotate all.keys"),
+        (
+            format!("{}{}", key("a", over), key("b", &format!("{to_come} 9001-01-02T00:00:00Z"))),
+            "all.keys: no key seals from ",
+            "until 9001-01-01T00:00:00Z",
+        ),
+    ];
+    place.write("offramp.toml", format!("{GOOD}ticket_keys = \"all.keys\"\n{IDENTITY}"));
+    for (content, what, more) in cases {
+        place.write_keys("all.keys", &content);
+        let output = place.run(&["check", "--config", "offramp.toml"]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.contains("offramp.toml is good"), "{said}");
+        assert!(said.contains(&format!("warning: {what}")) && said.contains(more), "no {what:?} in: {said}");
+        assert_shows_none(&said, &secrets(&content));
+    }
+    place.write("offramp.toml", format!("{GOOD}ticket_keys = \"ticket.keys\"\n{IDENTITY}"));
+    let output = place.run(&["check", "--config", "offramp.toml"]);
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("warning"), "one that seals");
+}
+
 #[test]
 fn a_fingerprint_by_a_weak_or_unknown_hash_is_refused_with_its_line() {
     let place = Place::new();
@@ -308,6 +338,10 @@ fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
     place
         .assert_refused(&format!("{name}{IDENTITY}"), &[&line(0), allowed, "only with mode = \"originate\""]);
     for (written, shown) in [("a\\u0000b.test", "\"a\\0b.test\""), ("a b", "\"a b\""), ("a..b", "\"a..b\"")] {
-        place.assert_refused(&format!("{mode}{ca}server_name = \"{written}\"\n"), &["server_name", shown]);
+        let lines = format!("{mode}{ca}server_name = \"{written}\"\n");
+        for said in place.refusals(&lines) {
+            let start = format!("{}server_name = {shown} is refused: allowed is {allowed}", line(2));
+            assert!(said.contains(&start) && !said.contains("identity"), "no {start:?} in: {said}");
+        }
     }
 }

@@ -47,10 +47,15 @@ impl TicketKeyTask {
                 ring.add(now, now.saturating_add(start_in.as_secs()))
                     .map_err(|cause| KeyFileError::Refused { path: file.clone(), cause })?;
                 ring.write(&file, true)?;
-                Ok(format!("{}: a key added\n{}{}", file.display(), ids(&file, now)?, warning(&ring, now)))
+                Ok(format!(
+                    "{}: a key added\n{}{}",
+                    file.display(),
+                    ids(&file, now)?,
+                    warning(&file, &ring, now)
+                ))
             }
             Self::ShowIds { file } => {
-                Ok(format!("{}{}", ids(&file, now)?, warning(&KeyRing::read(&file)?, now)))
+                Ok(format!("{}{}", ids(&file, now)?, warning(&file, &KeyRing::read(&file)?, now)))
             }
         }
     }
@@ -71,23 +76,25 @@ fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
     Ok(ring.uses(now).map(line).collect())
 }
 
-/// Of a time in which no key seals.
-fn warning(ring: &KeyRing, now: UnixSeconds) -> String {
-    if let Some((begin, end)) = ring.gap(now) {
-        return format!(
-            "warning: no key seals from {begin} until {end}, and every handshake will be a full one; add one \
-             with an earlier --start-in\n"
-        );
+/// Of a time in which no key of the file seals: a line, or nothing. The engine serves nevertheless.
+pub(crate) fn warning(file: &Path, ring: &KeyRing, now: UnixSeconds) -> String {
+    let seals = ring.uses(now).any(|(_, purpose)| purpose == Use::Seals);
+    let file = file.display();
+    match ring.gap(now) {
+        None if seals => String::new(),
+        None => format!(
+            "warning: {file}: no key seals, and every handshake is a full one; add one with: offramp \
+             ticket-key rotate {file} --start-in 0s\n"
+        ),
+        Some((begin, end)) => format!(
+            "warning: {file}: no key seals from {begin} until {end}, and every handshake will be a full one; \
+             add one with an earlier --start-in\n"
+        ),
     }
-    if ring.uses(now).any(|(_, purpose)| purpose == Use::Seals) {
-        return String::new();
-    }
-    "warning: no key seals, and every handshake is a full one; add one with: rotate --start-in 0s\n"
-        .to_owned()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command of its own, and the wall clock is what keys go by")]
-fn now() -> UnixSeconds {
+pub(crate) fn now() -> UnixSeconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -108,7 +115,7 @@ mod tests {
             TicketKeyTask::Rotate { file: file.clone(), start_in }.run().unwrap()
         };
         let rotated = rotate(47);
-        assert!(rotated.contains("warning: no key seals from"), "{rotated}");
+        assert!(rotated.contains("ticket.keys: no key seals from"), "{rotated}");
         let closed = rotate(23);
         assert!(!closed.contains("warning"), "{closed}");
     }

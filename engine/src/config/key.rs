@@ -171,7 +171,9 @@ pub struct Given {
 }
 
 impl Given {
-    pub(super) fn refused(self, key: Key, allowed: impl fmt::Display) -> ConfigError {
+    /// The error that names it, for whoever knows what is allowed.
+    #[must_use]
+    pub fn refused(self, key: Key, allowed: impl fmt::Display) -> ConfigError {
         ConfigError::Refused { origin: self.origin, key, value: self.value, allowed: allowed.to_string() }
     }
 }

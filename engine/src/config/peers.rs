@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Given;
+
 /// Whether clients are asked for a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAuth {
@@ -157,10 +159,15 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Originate {
     /// The name that it is asked for (RFC 6066 §3), and that its certificate must have where authorities
-    /// vouch for it.
-    pub server_name: String,
+    /// vouch for it; whether it is a name is for TLS to say.
+    pub server_name: Given,
     /// Who vouches for its certificate; not [`Voucher::Nobody`].
     pub trust: Voucher,
+}
+
+impl Originate {
+    /// What a name may be, as messages say it.
+    pub const ALLOWED_NAME: &str = "a DNS name or an IP address, and only with mode = \"originate\"";
 }
 
 #[cfg(test)]

@@ -36,13 +36,12 @@ impl Raw {
             "originate" => Some(true),
             _ => None,
         })?;
-        // Whether it is a name is for TLS to say.
-        let allowed = "a DNS name or an IP address, and only with mode = \"originate\"";
         let is_origin = originates == Some(true);
-        let server_name = self.parsed(Key::ServerName, allowed, |value| {
-            (is_origin && !value.is_empty()).then(|| value.to_owned())
-        })?;
+        let server_name = self.given.remove(&Key::ServerName);
         if !is_origin {
+            if let Some(given) = server_name {
+                return Err(given.refused(Key::ServerName, Originate::ALLOWED_NAME));
+            }
             return match self.given.remove(&Key::ServerCa) {
                 None => Ok(Mode::Terminate),
                 Some(given) => Err(given.refused(

@@ -147,8 +147,8 @@ faults! {
     UnexpectedRecord = "unexpected_record", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
     /// The client sent a fatal alert.
     AlertReceived = "alert_received", Tls, Info, None;
-    /// The client insisted on renegotiation.
-    Renegotiation = "renegotiation", Tls, Info, None;
+    /// The peer insisted on renegotiation after it was told no_renegotiation.
+    Renegotiation = "renegotiation", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
     /// The client updated its keys more often than any use of them explains.
     KeyUpdateFlood = "key_update_flood", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
     /// The client updated its keys and this kernel cannot follow.

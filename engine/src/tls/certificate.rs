@@ -63,6 +63,13 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
     Ok(checked)
 }
 
+/// Whether the key of a peer's certificate is one that the profile allows (C3, C4).
+pub(super) fn has_key_of_the_profile(der: &CertificateDer<'_>) -> bool {
+    // A peer has no file, and is told no more than an alert.
+    let place = Place { file: Path::new(""), nth: 1 };
+    X509Certificate::from_der(der).is_ok_and(|(_, it)| place.check_public_key(&it).is_ok())
+}
+
 fn dns_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),

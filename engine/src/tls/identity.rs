@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -141,21 +141,37 @@ impl ResolvesServerCert for Identities {
             suites: hello.cipher_suites(),
             groups: hello.named_groups(),
         };
-        self.choose(&hello).map(|identity| identity.certified.clone())
+        self.choose(&hello).map(|identity| identity.shown_to(&hello))
+    }
+}
+
+/// In the place of a key on a curve that the client does not take, to which rustls does not look: it signs
+/// nothing, which ends a full handshake in handshake_failure and is no obstacle to one that resumes.
+#[derive(Debug)]
+struct Unable;
+
+impl SigningKey for Unable {
+    fn choose_scheme(&self, _offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        None
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
     }
 }
 
 /// What the choice depends on.
 struct Hello<'a> {
     name: Option<&'a str>,
-    schemes: &'a [rustls::SignatureScheme],
+    schemes: &'a [SignatureScheme],
     suites: &'a [CipherSuite],
     groups: Option<&'a [NamedGroup]>,
 }
 
 impl Hello<'_> {
     /// A TLS 1.2 client's supported_groups bind the curve of an ECDSA certificate too (RFC 8422 §5.1.1); in
-    /// TLS 1.3 the signature scheme does (B10b).
+    /// TLS 1.3 the signature scheme does (B10b). Which it is shows in the suites: those of TLS 1.3 are of no
+    /// use to anybody else, and a client that has them and offers TLS 1.2 alone is taken at its suites.
     fn takes_curve(&self, curve: NamedGroup) -> bool {
         let tls13 = |suite: &CipherSuite| suites_key(*suite) == Some(None);
         self.groups.is_none_or(|groups| groups.contains(&curve)) || self.suites.iter().any(tls13)
@@ -189,6 +205,14 @@ impl Identity {
                 .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
             None => name.eq_ignore_ascii_case(pattern),
         })
+    }
+
+    /// Itself, unless its curve is not the client's: that is refused, and nothing of it shown.
+    fn shown_to(&self, hello: &Hello<'_>) -> Arc<CertifiedKey> {
+        if self.curve.is_none_or(|curve| hello.takes_curve(curve)) {
+            return Arc::clone(&self.certified);
+        }
+        Arc::new(CertifiedKey::new(Vec::new(), Arc::new(Unable)))
     }
 
     /// By suites, groups and signature_algorithms (B10b). What signature_algorithms_cert says of the chain
@@ -271,7 +295,6 @@ fn unusable(file: &Path, error: PemError, what: &'static str, label: &'static st
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
-    use rustls::SignatureScheme;
 
     fn write(dir: &Path, name: &str, names: &[&str], key: &KeyPair) -> IdentityFiles {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
@@ -329,18 +352,19 @@ mod tests {
         let identities = Identities::load(&files, UnknownName::First).expect("both are allowed");
         let chosen = |groups, suites| {
             let hello = Hello { name: None, schemes: &[P256[0], P384[0]], suites, groups };
-            identities.choose(&hello).map(|identity| identity.names[0].clone())
+            let chosen = identities.choose(&hello).expect("no name is asked for");
+            let can_sign = chosen.shown_to(&hello).key.choose_scheme(hello.schemes).is_some();
+            (chosen.names[0].clone(), can_sign)
         };
+        let is = |name: &str, can_sign| (name.to_owned(), can_sign);
         let tls13 = &[CipherSuite::TLS13_AES_128_GCM_SHA256, ECDSA_SUITES[0]];
         let only_p384 = &[NamedGroup::X25519, NamedGroup::secp384r1][..];
-        assert_eq!(chosen(Some(only_p384), ECDSA_SUITES).as_deref(), Some("b"));
-        assert_eq!(chosen(Some(only_p384), tls13).as_deref(), Some("a"));
-        assert_eq!(chosen(None, ECDSA_SUITES).as_deref(), Some("a"));
-        assert_eq!(
-            chosen(Some(&[NamedGroup::X25519]), ECDSA_SUITES).as_deref(),
-            Some("a"),
-            "neither: the first"
-        );
+        assert_eq!(chosen(Some(only_p384), ECDSA_SUITES), is("b", true));
+        assert_eq!(chosen(Some(only_p384), tls13), is("a", true));
+        assert_eq!(chosen(None, ECDSA_SUITES), is("a", true));
+        let neither = &[NamedGroup::X25519][..];
+        assert_eq!(chosen(Some(neither), ECDSA_SUITES), is("a", false), "the first, which signs nothing");
+        assert_eq!(chosen(Some(neither), tls13), is("a", true));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
-use crate::config::{Listener, Mode};
+use crate::config::{ConfigError, Listener, Mode};
 
 mod certificate;
 pub mod cipher;
@@ -53,6 +53,9 @@ enum Role {
 /// Why the terms could not be made; the text names the file, what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TermsError {
+    /// A value is not of the form that it must have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// An identity cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -13,10 +13,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::identity::Identities;
-use super::peer::{AnyCertificate, PeerError, PeerRefusal, authorities, is_told};
+use super::peer::{AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told};
 use super::sessions::ClientSessions;
 use super::{TermsError, Tickets, profile};
-use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
+use crate::config::{Fingerprint, IdentityFiles, Key, Originate, UnknownName, Voucher};
 
 /// All that a handshake in the client's role needs to know.
 pub(super) struct Origination {
@@ -30,7 +30,7 @@ pub(super) struct Origination {
 }
 
 enum Trust {
-    Authorities(Arc<WebPkiServerVerifier>),
+    Authorities(Arc<ByAuthority>),
     Fingerprints(Vec<Fingerprint>),
 }
 
@@ -53,11 +53,11 @@ impl Origination {
         alpn: Vec<Vec<u8>>,
     ) -> Result<Self, TermsError> {
         let mut made_of = MadeOf::default();
-        made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
+        made_of.add(&[rules.server_name.value.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
         let provider = profile::provider();
-        let name = ServerName::try_from(rules.server_name.clone())
-            .map_err(|_| TermsError::Profile(format!("server_name {:?} is no name", rules.server_name)))?;
+        let name = ServerName::try_from(rules.server_name.value.clone())
+            .map_err(|_| rules.server_name.clone().refused(Key::ServerName, Originate::ALLOWED_NAME))?;
         let trust = match &rules.trust {
             Voucher::Authorities(file) => {
                 let roots = authorities(file)?;
@@ -180,28 +180,69 @@ fn by_authority(
     file: &Path,
     all: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, PeerError> {
+) -> Result<Arc<ByAuthority>, PeerError> {
     let refused = |problem: String| PeerError::Authorities { file: file.to_owned(), problem };
     let mut roots = RootCertStore::empty();
     for (nth, root) in (1..).zip(all) {
         roots.add(root).map_err(|error| refused(format!("certificate {nth} is no authority ({error})")))?;
     }
-    WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider))
-        .build()
-        .map_err(|error| refused(error.to_string()))
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
+    let verifier = verifier.build().map_err(|error| refused(error.to_string()))?;
+    Ok(Arc::new(ByAuthority(verifier)))
+}
+
+/// rustls's verifier, with the alert that the standards ask for.
+#[derive(Debug)]
+struct ByAuthority(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for ByAuthority {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.0.verify_server_cert(certificate, issuers, name, ocsp, now);
+        let verified = verified.map_err(bad_certificate)?;
+        check_key(certificate).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 impl ServerCertVerifier for AnyCertificate {
     /// Which certificate it is, is judged after the handshake.
     fn verify_server_cert(
         &self,
-        _certificate: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _issuers: &[CertificateDer<'_>],
         _name: &ServerName<'_>,
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        check_key(certificate).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -12,8 +12,8 @@ use super::session::{Established, Progress, Session};
 use super::{PeerRefusal, Terms, Tickets};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
-    Backend, Fingerprint, FingerprintHash, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules,
-    UnknownName, Voucher,
+    Backend, Fingerprint, FingerprintHash, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin,
+    Originate, PeerRules, UnknownName, Voucher,
 };
 
 /// Of a handshake message (RFC 8446 §4).
@@ -53,7 +53,8 @@ fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> Terms {
 /// The client's role, for servers with one of these fingerprints.
 fn originate(told: &[Fingerprint]) -> Mode {
     let trust = Voucher::Fingerprints(told.to_vec());
-    Mode::Originate(Originate { server_name: "a.example".to_owned(), trust })
+    let server_name = Given { value: "a.example".to_owned(), origin: Origin::Default };
+    Mode::Originate(Originate { server_name, trust })
 }
 
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS

@@ -24,6 +24,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls::{PeerIncompatible, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::certificate::has_key_of_the_profile;
 use super::tickets::AuthenticationClass;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
 
@@ -174,7 +175,81 @@ fn by_authority(
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
     // Who must show a certificate and does not is judged after the handshake, with the alert of RFC 8122.
-    verifier.allow_unauthenticated().build().map_err(|error| refused(error.to_string()))
+    let verifier = verifier.allow_unauthenticated().build().map_err(|error| refused(error.to_string()))?;
+    Ok(Arc::new(ByAuthority(verifier)))
+}
+
+/// rustls's verifier, with the alert that the standards ask for.
+#[derive(Debug)]
+struct ByAuthority(Arc<dyn ClientCertVerifier>);
+
+/// What a peer is told of a certificate with a signature that does not verify: bad_certificate (RFC 5246
+/// §7.2.2), and so where it is by MD5 or SHA-1 (RFC 8446 §4.4.2.4) (B11c, C2). rustls would say
+/// decrypt_error, which is about signatures of the handshake.
+pub(super) fn bad_certificate(error: Error) -> Error {
+    use CertificateError as C;
+    match error {
+        Error::InvalidCertificate(
+            C::BadSignature
+            | C::UnsupportedSignatureAlgorithmContext { .. }
+            | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => BAD_CERTIFICATE,
+        error => error,
+    }
+}
+
+/// The same of a certificate whose key the profile forbids, before the key is tried (C4).
+pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    if has_key_of_the_profile(certificate) { Ok(()) } else { Err(BAD_CERTIFICATE) }
+}
+
+/// Of those that rustls tells as bad_certificate the one that says least.
+const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);
+
+impl ClientCertVerifier for ByAuthority {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.verify_client_cert(certificate, issuers, now).map_err(bad_certificate)?;
+        check_key(certificate).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate whose key has signed the handshake: which one it is, is judged afterwards.
@@ -239,11 +314,11 @@ impl ClientCertVerifier for AnyCertificate {
 
     fn verify_client_cert(
         &self,
-        _certificate: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _issuers: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
+        check_key(certificate).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

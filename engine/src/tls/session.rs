@@ -405,7 +405,11 @@ impl From<&Error> for Refusal {
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Self::PeerCertificate,
             Error::PeerIncompatible(P::ExtendedMasterSecretExtensionRequired) => Self::NoExtendedMasterSecret,
             Error::PeerIncompatible(
-                P::Tls12NotOffered | P::Tls12NotOfferedOrEnabled | P::SupportedVersionsExtensionRequired,
+                P::Tls12NotOffered
+                | P::Tls12NotOfferedOrEnabled
+                | P::SupportedVersionsExtensionRequired
+                | P::ServerDoesNotSupportTls12Or13
+                | P::ServerTlsVersionIsDisabledByOurConfig,
             ) => Self::NoCommonVersion,
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Self::NothingInCommon,
             error if is_incompatible_key(error) => Self::NothingInCommon,

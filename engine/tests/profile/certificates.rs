@@ -4,6 +4,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::backend::{Backend, Manner};
+use crate::dice::sha256_of;
+use crate::identity::NAME;
+use crate::lab::Setup;
+use crate::peer::{s_client, trust_file};
 use crate::tools::{have, scratch, text};
 
 fn openssl(directory: &Path, words: &str) {
@@ -78,6 +83,58 @@ fn a_certificate_of_version_1_is_refused_by_clause() {
     openssl(directory.path(), "x509 -req -in it.csr -signkey it.key -out it.crt");
     let output = check(directory.path());
     assert_refused(&output, &["X.509 certificate of version 1", "TS 33.310 clause 6.1.1"]);
+}
+
+/// Whoever vouches for them: an authority, whose signature must be one of the profile, or a fingerprint, with
+/// which the key alone counts.
+#[test]
+fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
+    if !have("openssl") {
+        return;
+    }
+    let (backend, directory) = (Backend::start(Manner::Echo), scratch());
+    let (files, trust) = (directory.path(), trust_file(directory.path()));
+    std::fs::write(files.join("v3"), "extendedKeyUsage=clientAuth").unwrap();
+    openssl(files, "req -x509 -nodes -subj /CN=ca -newkey rsa:2048 -keyout ca.key -out ca.crt");
+    for (key, hash, by_authority, by_fingerprint) in [
+        ("rsa:2048", "-sha256", true, true),
+        ("rsa:2048", "-sha1", false, true),
+        ("rsa:2048", "-md5", false, true),
+        ("rsa:1024", "-sha256", false, false),
+    ] {
+        openssl(files, &format!("req -nodes -subj /CN=it -newkey {key} -keyout it.key -out it.csr"));
+        let sign = "x509 -req -in it.csr -CA ca.crt -CAkey ca.key -extfile v3 -out it.crt";
+        openssl(files, &format!("{sign} {hash}"));
+        openssl(files, "x509 -in it.crt -outform DER -out it.der");
+        let told = fingerprint(&std::fs::read(files.join("it.der")).unwrap());
+        for (voucher, holds) in [("client_ca = \"ca.crt\"", by_authority), (&told, by_fingerprint)] {
+            let file = files.join("offramp.toml");
+            std::fs::write(&file, format!("client_auth = \"require\"\n{voucher}\n")).unwrap();
+            let lab = Setup::new(backend.addr).flags(&format!("--config {}", file.display())).start();
+            for version in ["-tls1_2", "-tls1_3"] {
+                let (certificate, key) = (files.join("it.crt"), files.join("it.key"));
+                let shown = format!("-cert {} -key {}", certificate.display(), key.display());
+                let words = format!("{version} -cipher ALL:@SECLEVEL=0 -servername {NAME} {shown}");
+                let before = lab.settled();
+                let (output, echoed) = s_client(lab.addr, &trust, &words, Some("there and back"));
+                let what = format!("{key:?} {hash} {version} {voucher}: {}", text(&output));
+                assert_eq!(echoed, holds, "{what}");
+                if !holds {
+                    assert!(text(&output).contains("alert bad certificate"), "{what}");
+                    assert_eq!(lab.faulted(&before, 1), ["peer_certificate_refused"], "{what}");
+                }
+            }
+            lab.settled();
+            lab.stop();
+        }
+    }
+}
+
+/// The line of the configuration with the fingerprint of a certificate in DER.
+pub(crate) fn fingerprint(der: &[u8]) -> String {
+    let digest = sha256_of(der).0;
+    let bytes: Vec<&str> = (0..32).map(|at| &digest[2 * at..2 * at + 2]).collect();
+    format!("fingerprints = [\"sha-256 {}\"]", bytes.join(":"))
 }
 
 fn assert_refused(output: &Output, parts: &[&str]) {

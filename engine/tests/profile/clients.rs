@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, EARLY_ANSWER, Manner};
 use crate::lab::{Lab, Setup};
 use crate::peer::{s_client, trust_file};
 use crate::session::{Session, field};
@@ -336,13 +336,37 @@ fn sessions_of_gnutls_nss_and_java_resume() {
         }
     }
     if have("tstclnt") {
-        // In TLS 1.3 it may have gone before the ticket comes, which is sent behind the handshake.
+        // In TLS 1.3 it has gone before the ticket comes: below it reads on.
         resumes("tstclnt", nss, "-V tls1.2:tls1.2 -u -L 2");
     }
     if have("java") {
         for words in ["-Dconnections=2 TLSv1.2", "-Dconnections=2 TLSv1.3"] {
             resumes("java", java, words);
         }
+    }
+    lab.stop();
+}
+
+/// In TLS 1.3 the ticket comes behind the handshake: NSS is to read on, until the backend has ended.
+#[test]
+fn sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end() {
+    if !have("tstclnt") {
+        return;
+    }
+    let (backend, files) = (Backend::start(Manner::EndFirst), scratch());
+    let lab = Lab::start(backend.addr);
+    let (port, request) = (lab.addr.port().to_string(), files.path().join("request"));
+    std::fs::write(&request, "is anybody there?\n").unwrap();
+    let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-u", "-A", request.to_str().unwrap()];
+    for version in ["tls1.2:tls1.2", "tls1.3:tls1.3"] {
+        let before = lab.settled();
+        let said = run("tstclnt", &[&fixed[..], &["-L", "3", "-V", version]].concat(), "");
+        let answer = String::from_utf8_lossy(EARLY_ANSWER);
+        assert_eq!(said.matches(&*answer).count(), 3, "{version}: {said}");
+        assert!(said.contains("2 stateless resumes"), "{version}: {said}");
+        let now = lab.settled();
+        let more = |kind| now.handshakes(kind) - before.handshakes(kind);
+        assert_eq!((more("full"), more("resumed")), (1, 2), "{version}: {said}");
     }
     lab.stop();
 }
@@ -373,11 +397,15 @@ fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
         ),
         ("-tls1_2 -groups P-384", Accepted("Peer signing digest: SHA384\nPeer signature type: ECDSA")),
         ("-tls1_3 -sigalgs ecdsa_secp384r1_sha384", Accepted("Peer signature type: ECDSA")),
+        ("-tls1_2 -groups P-256", Refused(FAILURE, NOTHING)),
+        ("-tls1_2 -groups X25519:P-384", Accepted("Server Temp Key: X25519")),
+        ("-tls1_3 -groups X25519", Accepted("Server Temp Key: X25519")),
         ("-tls1_3 -sigalgs ecdsa_secp256r1_sha256", Refused(FAILURE, NOTHING)),
     ];
     attempt_at(lab(), run, &attempts);
     let attempts = [
         ("+VERS-TLS1.2:-SIGN-ALL:+SIGN-ECDSA-SHA384", Accepted("(ECDSA-SHA384)")),
+        ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP256R1", Refused("Received alert [40]", NOTHING)),
         ("+VERS-TLS1.3:-SIGN-ALL:+SIGN-ECDSA-SECP384R1-SHA384", Accepted("(ECDSA-SECP384R1-SHA384)")),
     ];
     attempt_at(lab(), gnutls, &attempts);

@@ -1,7 +1,8 @@
 //! The 3GPP profile, row by row, seen from outside: the built `offramp` and clients that are not ours.
 //!
 //! `negotiation` and `extensions` speak in hellos made by hand and look at the very alert; `clients` are
-//! OpenSSL, GnuTLS, NSS and Java; `tickets` presents tickets that are not good; `certificates` is what the
+//! OpenSSL, GnuTLS, NSS and Java, and `servers` the same in the other role; `originate` is our client's role
+//! towards servers made by hand; `tickets` presents tickets that are not good; `certificates` is what the
 //! configuration refuses; `conformance` holds the statement to all of these. The laboratory is that of the
 //! wire tests, and their variables hold here too.
 #![expect(clippy::disallowed_methods, reason = "hang guards and polling of another process need a clock")]
@@ -30,6 +31,8 @@ mod peer;
 mod tools;
 
 mod hello;
+mod seal;
+mod server;
 mod session;
 
 mod certificates;

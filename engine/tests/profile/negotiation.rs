@@ -6,7 +6,8 @@ use crate::hello::{
     Answer, ECDHE_ECDSA_AES_128_GCM, ECDHE_RSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256,
     RSA_PSS_RSAE_SHA256, SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, refusal, say,
 };
-use crate::lab::Lab;
+use crate::identity::Identity;
+use crate::lab::{Lab, Setup};
 
 const HANDSHAKE_FAILURE: u8 = 40;
 const ILLEGAL_PARAMETER: u8 = 47;
@@ -193,6 +194,32 @@ fn the_identity_is_chosen_by_signature_scheme() {
         assert_eq!(say(lab.addr, &hello.records(RECORD)).accepted().version, TLS13, "{scheme:x}");
     }
     assert_refused_encrypted(&lab, "PKCS #1 alone", &Hello::tls13().schemes(&[RSA_PKCS1_SHA256]));
+    lab.settled();
+    lab.stop();
+}
+
+/// In TLS 1.3 the curve goes by the signature scheme, and with RSA there is none (RFC 8422 §5.1.1, RFC 8446
+/// §4.2.7).
+#[test]
+fn in_tls_1_2_a_certificate_off_the_clients_curves_is_not_shown() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
+    for groups in [&[X25519_GROUP][..], &[SECP384R1], &[X25519_GROUP, SECP384R1]] {
+        let hello = Hello::tls12().groups(groups);
+        assert_refused(&lab, "P-256 is not offered", &hello, HANDSHAKE_FAILURE, "nothing_in_common");
+        let hello = Hello::tls12().groups(&[groups, &[SECP256R1]].concat());
+        let accepted = say(lab.addr, &hello.records(RECORD)).accepted();
+        assert_eq!((accepted.group, accepted.suite), (groups[0], ECDHE_ECDSA_AES_128_GCM), "{groups:?}");
+    }
+    for group in [X25519_GROUP, SECP384R1] {
+        let accepted = say(lab.addr, &Hello::tls13().share(group).records(RECORD)).accepted();
+        assert_eq!((accepted.version, accepted.group), (TLS13, group));
+    }
+    lab.settled();
+    lab.stop();
+    let lab = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
+    let accepted = say(lab.addr, &Hello::tls12().groups(&[X25519_GROUP]).records(RECORD)).accepted();
+    assert_eq!((accepted.group, accepted.suite), (X25519_GROUP, ECDHE_RSA_AES_128_GCM));
     lab.settled();
     lab.stop();
 }

@@ -2,7 +2,8 @@
 //! profile.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 
 use crate::hello::{
     Answer, ECDHE_ECDSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256, RSA_PSS_RSAE_SHA256,
@@ -10,7 +11,8 @@ use crate::hello::{
 };
 use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
-use crate::peer::dial;
+use crate::peer::{BOTH, dial};
+use crate::server::{self, ALERT, DATA, HANDSHAKE, Keyed};
 use crate::tools::scratch;
 
 const HANDSHAKE_FAILURE: u8 = 40;
@@ -206,24 +208,22 @@ fn a_server_hello_outside_the_profile_is_refused() {
     let hello = |version, suite| ServerHello { version, suite, ..ServerHello::tls12() };
     let no_ems = ServerHello::tls12().without(extension::EXTENDED_MASTER_SECRET);
     let compressed = ServerHello { compression: 1, ..ServerHello::tls12() };
-    // What the version is called in the metrics is not what a server is told.
-    let version = &["no_common_version", "nothing_in_common"][..];
-    let unasked = &["handshake_unexpected"][..];
+    let version = "no_common_version";
+    let unasked = "handshake_unexpected";
     let cases = [
         ("SSL 3", hello(0x0300, 0xc009), PROTOCOL_VERSION, version),
         ("TLS 1.0", hello(0x0301, 0xc009), PROTOCOL_VERSION, version),
         ("TLS 1.1", hello(0x0302, 0xc009), PROTOCOL_VERSION, version),
-        ("no extended_master_secret", no_ems, HANDSHAKE_FAILURE, &["no_extended_master_secret"]),
+        ("no extended_master_secret", no_ems, HANDSHAKE_FAILURE, "no_extended_master_secret"),
         ("CBC", hello(TLS12, 0xc009), HANDSHAKE_FAILURE, unasked),
         ("static RSA", hello(TLS12, 0x009c), HANDSHAKE_FAILURE, unasked),
         ("DHE", hello(TLS12, 0x009e), HANDSHAKE_FAILURE, unasked),
         ("compression", compressed, ILLEGAL_PARAMETER, unasked),
     ];
-    for (what, hello, alert, faults) in cases {
+    for (what, hello, alert, fault) in cases {
         for most in [1 << 14, 7] {
-            let (told, fault) = bench.answer(&hello.message(), most);
-            assert_eq!(told, Some(alert), "{what}, records of {most}: {fault}");
-            assert!(faults.contains(&&*fault), "{what}, records of {most}: {fault}");
+            let refusal = bench.answer(&hello.message(), most);
+            assert_eq!(refusal, (Some(alert), fault.to_owned()), "{what}, records of {most}");
         }
     }
     bench.lab.settled();
@@ -252,4 +252,70 @@ fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
     }
     bench.lab.settled();
     bench.lab.stop();
+}
+
+/// "This message MAY be ignored by the client if it does not wish to renegotiate a session, or the client
+/// may, if it wishes, respond with a no_renegotiation alert" (RFC 5246 §7.4.1.1).
+#[test]
+fn a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed() {
+    const HELLO_REQUEST: [u8; 4] = [0; 4];
+    const NO_RENEGOTIATION: u8 = 100;
+    const UNEXPECTED_MESSAGE: u8 = 10;
+    let bench = Bench::start(&by_name());
+    let before = bench.lab.settled();
+    let mut plain = dial(bench.lab.addr);
+    let mut server = Keyed::shake(bench.server.accept().unwrap().0);
+    let mut there_and_back = |server: &mut Keyed, line: &[u8]| {
+        plain.write_all(line).unwrap();
+        assert_eq!(server.hear(), Some((DATA, line.to_vec())));
+        server.say(DATA, line);
+        let mut back = vec![0; line.len()];
+        plain.read_exact(&mut back).unwrap();
+        assert_eq!(back, line);
+    };
+    there_and_back(&mut server, b"before");
+    server.say(HANDSHAKE, &HELLO_REQUEST);
+    assert_eq!(server.hear(), Some((ALERT, vec![1, NO_RENEGOTIATION])), "a warning");
+    there_and_back(&mut server, b"behind");
+    // Asked again it is insisted on, and that ends it.
+    server.say(HANDSHAKE, &HELLO_REQUEST);
+    assert_eq!(server.hear(), Some((ALERT, vec![2, UNEXPECTED_MESSAGE])), "fatal");
+    assert_eq!(server.hear(), None);
+    drop((server, plain));
+    assert_eq!(bench.lab.faulted(&before, 1), ["renegotiation"]);
+    let metrics = bench.lab.settled();
+    assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "renegotiation")]), 2);
+    bench.lab.stop();
+}
+
+/// However records and segments are cut; the ticket of the stock ticketer alone is longer than a piece.
+#[test]
+fn a_ticket_in_pieces_is_kept_and_resumes() {
+    const PIECE: usize = 32;
+    const WHOLE: usize = 1 << 14;
+    for version in BOTH {
+        for (record, segment) in [(PIECE, WHOLE), (WHOLE, 3), (PIECE, 7)] {
+            let bench = Bench::start(&by_name());
+            let config = server::config(version, record);
+            for expected in [(1, 0), (1, 1)] {
+                let mut plain = dial(bench.lab.addr);
+                let tcp = bench.server.accept().unwrap().0;
+                let config = Arc::clone(&config);
+                let serving = std::thread::spawn(move || server::echo(&config, tcp, segment));
+                plain.write_all(b"there and back").unwrap();
+                plain.shutdown(Shutdown::Write).unwrap();
+                let mut back = Vec::new();
+                plain.read_to_end(&mut back).unwrap();
+                assert_eq!(back, b"there and back", "{version:?}, {record}, {segment}");
+                // What the sealing adds comes on top.
+                let longest = server::lengths(&serving.join().unwrap()).into_iter().max().unwrap();
+                assert!(record == WHOLE || longest < 2 * PIECE, "{version:?}: {longest} bytes in a record");
+                let metrics = bench.lab.settled();
+                let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
+                assert_eq!(counts, expected, "{version:?}, {record}, {segment}: {}", metrics.raw);
+                assert_eq!(metrics.faults().len(), 0, "{version:?}, {record}, {segment}: {}", metrics.raw);
+            }
+            bench.lab.stop();
+        }
+    }
 }

@@ -2,15 +2,17 @@
 //! handshake is completed as a full one, without an alert, and the ticket that comes with it resumes (RFC
 //! 5077 §3.1, RFC 8446 §4.2.11; TS 33.328 Annex M).
 
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::HandshakeKind;
 
 use crate::backend::{Backend, Manner};
-use crate::identity::NAME;
+use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup};
 use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
+use crate::seal::{Content, Seal};
 use crate::session::{self, Session, field};
 use crate::tools::{PATIENCE, have, scratch, text};
 
@@ -128,6 +130,89 @@ fn a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken() {
     }
     bench.lab.stop();
     elsewhere.lab.stop();
+}
+
+type Change = fn(&mut Content);
+
+/// Under a good seal, as a host with the same keys might have made it: of the future, of long ago, of another
+/// class, of a form to come, and of no session.
+#[test]
+fn a_ticket_whose_content_does_not_hold_is_not_taken() {
+    if !have("openssl") {
+        return;
+    }
+    const HOUR: u64 = 3600;
+    let keys = scratch();
+    let path = keys.path().join("ticket.keys");
+    Seal::write(&path);
+    let bench = Bench::start(&format!("--session-lifetime 2h --ticket-keys {}", path.display()));
+    for version in BOTH {
+        let session = bench.session(version);
+        let content = Seal::open(&session.ticket());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(content.origin) < PATIENCE.as_secs(), "made just now: {content:?}");
+        let changed = |change: Change| {
+            let mut content = content.clone();
+            change(&mut content);
+            session.clone().with_ticket(&Seal::seal(&content))
+        };
+        // Clocks of hosts that share keys may differ a little.
+        for good in [changed(|_| {}), changed(|it| it.origin += 60), changed(|it| it.origin -= HOUR)] {
+            bench.resumes(version, &good);
+        }
+        let bad: [(&str, Change); 8] = [
+            ("of the future", |it| it.origin += HOUR),
+            ("of the end of time", |it| it.origin = u64::MAX),
+            ("of a session that is over", |it| it.origin -= 2 * HOUR),
+            ("of the beginning of time", |it| it.origin = 0),
+            ("of another class", |it| it.class[0] ^= 1),
+            ("of a form to come", |it| it.form += 1),
+            ("of no session", |it| it.session.clear()),
+            ("of half a session", |it| it.session.truncate(it.session.len() / 2)),
+        ];
+        for (what, change) in bad {
+            bench.starts_afresh(version, what, &changed(change));
+        }
+    }
+    bench.lab.stop();
+}
+
+/// All listeners share the keys. Where clients know the other one by other names, a session that crossed
+/// would spare it to show the wrong certificate.
+#[test]
+fn a_ticket_does_not_cross_to_a_listener_with_other_names() {
+    if !have("openssl") {
+        return;
+    }
+    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let listener = |identity: &Identity| {
+        let (certificate, key) = identity.write(files.path());
+        format!(
+            "[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n[[listener.identity]]\n\
+             certificate = \"{}\"\nkey = \"{}\"\n",
+            backend.addr,
+            certificate.display(),
+            key.display()
+        )
+    };
+    let path = files.path().join("offramp.toml");
+    // The first has the names of the command line's listener, under another key.
+    std::fs::write(&path, [listener(Identity::rsa()), listener(Identity::one())].concat()).unwrap();
+    let mut bench = Bench::start(&format!("--config {}", path.display()));
+    let parts = bench.lab.ready.split("listening on ").skip(1);
+    let addr = |part: &str| part.split(',').next().and_then(|text| text.parse::<SocketAddr>().ok());
+    let listeners: Vec<SocketAddr> = parts.filter_map(addr).collect();
+    let [here, namesake, other] = listeners[..] else { panic!("three in: {}", bench.lab.ready) };
+    for version in BOTH {
+        bench.lab.addr = here;
+        let session = bench.session(version);
+        bench.lab.addr = other;
+        bench.starts_afresh(version, "of a listener with other names", &session);
+        // In TLS 1.2 the suite says what kind of key there is, and the namesake's is of another.
+        bench.lab.addr = if version == Version::Tls13 { namesake } else { here };
+        bench.resumes(version, &session);
+    }
+    bench.lab.stop();
 }
 
 #[test]

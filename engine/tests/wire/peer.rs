@@ -25,8 +25,9 @@ pub(crate) enum Version {
 
 pub(crate) const BOTH: [Version; 2] = [Version::Tls12, Version::Tls13];
 
-/// A client configuration that offers exactly one version, and only this suite or group where one is given.
-/// Connections made with the same one resume each other.
+/// A client configuration that offers exactly one version, only this suite where one is given, and this group
+/// first. P-256 stands behind it: in TLS 1.2 the groups are also the curves of certificates that are taken
+/// (RFC 8422 §5.1.1). Connections made with the same one resume each other.
 pub(crate) fn config(
     version: Version,
     suite: Option<CipherSuite>,
@@ -36,7 +37,10 @@ pub(crate) fn config(
     provider.cipher_suites = aws_lc_rs::ALL_CIPHER_SUITES.to_vec();
     provider.cipher_suites.retain(|offered| suite.is_none_or(|only| offered.suite() == only));
     provider.kx_groups = aws_lc_rs::ALL_KX_GROUPS.to_vec();
-    provider.kx_groups.retain(|offered| group.is_none_or(|only| offered.name() == only));
+    if let Some(group) = group {
+        provider.kx_groups.retain(|offered| [group, NamedGroup::secp256r1].contains(&offered.name()));
+        provider.kx_groups.sort_by_key(|offered| offered.name() != group);
+    }
     let version = match version {
         Version::Tls12 => &rustls::version::TLS12,
         Version::Tls13 => &rustls::version::TLS13,

@@ -121,6 +121,32 @@ fn tickets_are_switched_off_and_on_while_it_runs() {
     lab.stop();
 }
 
+/// The keys are those of the file and nobody makes up others: it is served without tickets, and said.
+#[test]
+fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
+    let backend = Backend::start(Manner::Echo);
+    let files = scratch();
+    let path = files.path().join("ticket.keys");
+    for times in ["2001-01-01T00:00:00Z 2001-01-02T00:00:00Z", "9001-01-01T00:00:00Z 9001-01-02T00:00:00Z"] {
+        std::fs::write(&path, format!("key {} {times} {}\n", "a".repeat(32), "1b2c".repeat(24)))
+            .expect("the file can be written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).expect("the mode can be set");
+        let lab = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
+        assert!(lab.stderr().contains("no ticket key seals"), "{times}: {}", lab.stderr());
+        for version in BOTH {
+            let client = plain(version);
+            for _ in 0..2 {
+                let mut peer = Peer::open(lab.addr, &client);
+                peer.ping(b"there and back");
+                assert_eq!(peer.kind(), HandshakeKind::Full, "{version:?}, {times}");
+            }
+        }
+        lab.settled();
+        lab.stop();
+    }
+}
+
 /// A file that cannot be used is named, and whoever has a ticket does not notice.
 #[test]
 fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {

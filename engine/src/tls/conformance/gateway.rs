@@ -3,11 +3,15 @@
 use super::Level::{May, Note, Shall, ShallNot};
 use super::Source::Read;
 use super::Verdict::{Deviation, No, Yes};
-use super::{ALLOWED, CLIENTS, FORBIDDEN, PLANNED, Row, SHARED, row};
+use super::{
+    ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, TICKET_CONTENT, row,
+};
 
 const CERTIFICATES: &str = "TS 33.310 clause 6.1.1";
 const GATEWAY: &str = "TS 23.334 clause 5.11";
 const FINGERPRINT: &str = "wire peers::a_fingerprint_that_was_told_is_let_in_and_no_other";
+const ANY_SERVER: &str =
+    "profile servers::under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profile";
 const OUTLIVED: &str = "wire peers::a_session_does_not_outlive_what_let_it_in";
 
 /// Section C.
@@ -26,16 +30,17 @@ pub(super) static CERTIFICATION: &[Row] = &[
         Shall,
         "signatures with SHA-256, SHA-384 (should); never MD5, SHA-1",
         Yes,
-        &[ALLOWED, FORBIDDEN],
+        &[ALLOWED, FORBIDDEN, SERVERS_REFUSED, CLIENTS_REFUSED],
     ),
     row("C3", (CERTIFICATES, Read), Shall, "RSA and ECDSA", Yes, &[ALLOWED, CLIENTS[0]]),
     row(
         "C4",
         ("TS 33.310 clause 6.1.1, TS 33.210 clause 6.2", Read),
         ShallNot,
-        "RSA under 2048 bits, other curves: a configuration error that names the clause",
+        "RSA under 2048 bits, other curves: a configuration error that names the clause; for peers \
+         bad_certificate",
         Yes,
-        &[FORBIDDEN],
+        &[FORBIDDEN, SERVERS_REFUSED, CLIENTS_REFUSED],
     ),
     row(
         "C5",
@@ -47,6 +52,7 @@ pub(super) static CERTIFICATION: &[Row] = &[
             FINGERPRINT,
             "wire peers::a_certificate_of_version_1_is_let_in_by_its_fingerprint",
             "wire vouching::a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority",
+            ANY_SERVER,
         ],
     ),
 ];
@@ -75,7 +81,7 @@ pub(super) static MEDIA: &[Row] = &[
         Shall,
         "the remote certificate is verified by the fingerprints that were told",
         Deviation("told for a listener, in its configuration, and not for each stream; planned"),
-        &[FINGERPRINT, "wire vouching::fingerprints_of_several_hashes_hold_side_by_side"],
+        &[FINGERPRINT, ANY_SERVER, "wire vouching::fingerprints_of_several_hashes_hold_side_by_side"],
     ),
     row(
         "D4",
@@ -83,7 +89,7 @@ pub(super) static MEDIA: &[Row] = &[
         Shall,
         "mismatch or missing certificate: bad_certificate, TLS ended, failure reported",
         Yes,
-        &[FINGERPRINT],
+        &[FINGERPRINT, ANY_SERVER, CLIENTS_REFUSED],
     ),
     row(
         "D5",
@@ -142,6 +148,8 @@ pub(super) static RESUMPTION: &[Row] = &[
         &[
             "lib tls::tickets::tests::a_ticket_does_not_cross_into_another_class",
             "lib tls::pair::tests::a_session_stays_with_the_names_that_it_was_made_under",
+            TICKET_CONTENT,
+            "profile tickets::a_ticket_does_not_cross_to_a_listener_with_other_names",
             OUTLIVED,
         ],
     ),
@@ -154,6 +162,7 @@ pub(super) static RESUMPTION: &[Row] = &[
         &[
             OUTLIVED,
             "wire vouching::a_certificate_that_ends_takes_the_sessions_made_under_it_along",
+            "profile servers::a_servers_certificate_that_ends_takes_the_sessions_made_under_it_along",
             "wire vouching::an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along",
         ],
     ),
@@ -166,6 +175,7 @@ pub(super) static RESUMPTION: &[Row] = &[
         &[
             "lib tls::tickets::tests::the_age_of_a_session_counts_from_its_first_full_handshake",
             "profile tickets::a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begins",
+            TICKET_CONTENT,
         ],
     ),
     row(

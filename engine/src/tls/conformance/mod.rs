@@ -110,6 +110,10 @@ const CLIENTS: [&str; 4] = [
 const FORBIDDEN: &str =
     "profile certificates::keys_and_signatures_that_the_profile_forbids_are_refused_by_clause";
 const ALLOWED: &str = "profile certificates::rsa_from_2048_bits_and_ecdsa_on_p256_and_p384_are_taken";
+const SERVERS_REFUSED: &str = "profile servers::certificates_outside_the_profile_are_refused";
+const CLIENTS_REFUSED: &str =
+    "profile certificates::certificates_of_clients_outside_the_profile_are_told_bad_certificate";
+const TICKET_CONTENT: &str = "profile tickets::a_ticket_whose_content_does_not_hold_is_not_taken";
 const SHARED: &str = "hosts a_ticket_of_one_host_resumes_on_another_as_its_very_first_connection";
 
 const fn row(

@@ -3,7 +3,9 @@
 use super::Level::{May, Note, Shall, ShallNot, Should};
 use super::Source::{Believed, Cited, Read};
 use super::Verdict::{Deviation, No, Yes};
-use super::{ALLOWED, CLIENTS, FORBIDDEN, PLANNED, Row, SHARED, row};
+use super::{
+    ALLOWED, CLIENTS, CLIENTS_REFUSED, FORBIDDEN, PLANNED, Row, SERVERS_REFUSED, SHARED, TICKET_CONTENT, row,
+};
 
 const ANNEX_M: &str = "TS 33.328 Annex M";
 const GENERAL: &str = "TS 33.210 clause 6.2.1";
@@ -14,6 +16,8 @@ const SUITES_REFUSED: &str =
 const SUITES_ACCEPTED: &str = "profile negotiation::every_suite_of_the_profile_is_accepted_alone";
 const GROUPS: &str = "profile negotiation::p256_p384_and_x25519_are_accepted_alone_and_no_other_group";
 const CLIENT_OFFERS: &str = "profile originate::the_hello_offers_the_profile_and_nothing_else";
+const HELLO_REQUEST: &str =
+    "profile originate::a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed";
 const CLIENT_REFUSES: &str = "profile originate::a_server_hello_outside_the_profile_is_refused";
 
 /// Section A.
@@ -49,6 +53,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
         &[
             "wire resumption::openssl_echoes_lines_and_resumes_by_ticket",
             "profile clients::sessions_of_gnutls_nss_and_java_resume",
+            "profile clients::sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end",
             "wire memory::memory_is_flat_however_many_sessions_there_were",
         ],
     ),
@@ -63,6 +68,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "profile servers::gnutls_serves_and_its_sessions_resume",
             "profile servers::nss_serves_and_its_sessions_resume",
             "profile servers::java_serves_and_its_sessions_resume",
+            "profile originate::a_ticket_in_pieces_is_kept_and_resumes",
         ],
     ),
     row(
@@ -93,6 +99,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "profile tickets::a_ticket_that_is_cut_or_damaged_is_not_taken",
             "profile tickets::a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken",
             "profile tickets::a_ticket_of_a_session_that_is_over_is_not_taken",
+            TICKET_CONTENT,
         ],
     ),
     row(
@@ -139,6 +146,7 @@ pub(super) static CONCLUSIONS: &[Row] = &[
             "wire control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
             "sim control::renegotiation_is_warned_of_once_and_then_ends_the_connection",
             "profile servers::a_server_that_asks_to_renegotiate_is_told_no",
+            HELLO_REQUEST,
         ],
     ),
     row(
@@ -313,6 +321,7 @@ pub(super) static NEGOTIATION: &[Row] = &[
         Yes,
         &[
             "profile negotiation::the_identity_is_chosen_by_signature_scheme",
+            "profile negotiation::in_tls_1_2_a_certificate_off_the_clients_curves_is_not_shown",
             GROUPS,
             "wire handshake::the_certificate_is_chosen_by_the_name_that_the_client_asks_for",
             CLIENT_OFFERS,
@@ -338,7 +347,8 @@ pub(super) static NEGOTIATION: &[Row] = &[
             CLIENTS[0],
             CLIENTS[1],
             CLIENTS[2],
-            "profile servers::certificates_outside_the_profile_are_refused",
+            SERVERS_REFUSED,
+            CLIENTS_REFUSED,
         ],
     ),
     row(
