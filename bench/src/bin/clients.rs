@@ -16,9 +16,10 @@ use offramp_loadgen::machine::{self, Machine};
 /// Where the generators run, one at a time.
 const CLIENT_CPU: usize = 1;
 const GENERATORS: [Generator; 2] = [Generator::Loadgen, Generator::STime];
-const METHOD: &str = "The generator's own CPU, user and system, with its start, by its handshakes. ECDSA P-256, \
-                      X25519, AES-128-GCM. loadgen verifies the certificate and every handshake's kind, sends \
-                      close_notify and waits for the server's; s_time closes the socket.";
+const METHOD: &str = "The generator's own CPU, user and system, with its start, by its handshakes. \
+                      ECDSA P-256, X25519, AES-128-GCM. loadgen verifies the certificate and every \
+                      handshake's kind, sends close_notify and waits for the server's; s_time closes the \
+                      socket.";
 
 /// Measure what a handshake costs the client that makes it.
 ///

@@ -10,7 +10,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Su
 
 use crate::config::limits::Timeouts;
 use crate::config::{
-    Backend, IdentityFiles, Listener, Mode, OffloadRules, Originate, PeerRules, UnknownName, Voucher,
+    Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, UnknownName,
+    Voucher,
 };
 use crate::conn::Rules;
 use crate::conn::carrier::{Offer, Suites};
@@ -63,7 +64,8 @@ fn originate(pem: &str, resumes: bool) -> Result<Terms, Box<dyn std::error::Erro
     let dir = tempfile::tempdir()?;
     let authority = dir.path().join("a.pem");
     std::fs::write(&authority, pem)?;
-    let rules = Originate { server_name: "localhost".to_owned(), trust: Voucher::Authorities(authority) };
+    let server_name = Given { value: "localhost".to_owned(), origin: Origin::Default };
+    let rules = Originate { server_name, trust: Voucher::Authorities(authority) };
     let listener = Listener { tickets: resumes, ..listener(Mode::Originate(rules), Vec::new()) };
     Ok(Terms::load(&listener, Some(&Arc::new(Tickets::generate(3600, 0)?)))?)
 }

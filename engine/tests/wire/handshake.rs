@@ -177,13 +177,29 @@ fn in_parallel<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> R + Sync) -
 #[test]
 fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
     const BURST: usize = 200;
+    // The talker waits for the clients of the burst and for all that this machine does besides, as well as for
+    // the server: any one try that goes well shows what the server does. One that is stopped never does well.
+    const TRIES: usize = 5;
     let backend = Backend::start(Manner::Echo);
     let lab = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
     let mut talker = Peer::open(lab.addr, &plain(Version::Tls13));
     talker.ping(b"before");
-    let mut burst: Vec<_> = (0..BURST).map(|_| Peer::dial(lab.addr, &plain(Version::Tls13), NAME)).collect();
+    // In a guest there is one CPU for all of them: there it is enough that everybody is served.
+    let enough = if in_guest() { 0 } else { BURST / 10 };
+    let mut seen = Vec::new();
+    while seen.len() < TRIES && seen.last().is_none_or(|&round_trips| round_trips < enough) {
+        seen.push(round_trips_beside(BURST, &mut talker, &lab));
+    }
+    assert!(seen.last() >= Some(&enough), "round trips beside {BURST} handshakes, in turn: {seen:?}");
+    drop(talker);
+    lab.stop();
+}
+
+/// How often the talker is answered while so many clients at once are served.
+fn round_trips_beside(burst: usize, talker: &mut Peer, lab: &Lab) -> usize {
+    let mut burst: Vec<_> = (0..burst).map(|_| Peer::dial(lab.addr, &plain(Version::Tls13), NAME)).collect();
     let is_over = AtomicBool::new(false);
-    let round_trips = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let talking = scope.spawn(|| {
             let mut round_trips = 0;
             while !is_over.load(Ordering::Relaxed) {
@@ -200,11 +216,5 @@ fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
         }
         is_over.store(true, Ordering::Relaxed);
         talking.join().expect("the talker was answered each time")
-    });
-    // On one CPU the talker waits for the clients of the burst as much as for the server.
-    if !in_guest() {
-        assert!(round_trips >= BURST / 10, "{round_trips} round trips beside {BURST} handshakes");
-    }
-    drop((burst, talker));
-    lab.stop();
+    })
 }
