@@ -40,8 +40,8 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    /// What both generators can make. Without TLS 1.3 resumed: s_time reads nothing after the handshake, and so
-    /// never sees a ticket of TLS 1.3.
+    /// What both generators can make. Without TLS 1.3 resumed: s_time reads nothing after the handshake, and
+    /// so never sees a ticket of TLS 1.3.
     pub const ALL: [Self; 3] = [
         Self { version: Version::Tls12, resumed: true },
         Self { version: Version::Tls12, resumed: false },

@@ -165,8 +165,8 @@ fn beside_bulk(bench: &Bench<'_>, version: Version, span: Span) -> Result<f64> {
     })
 }
 
-/// Lowers the calling thread's priority as far as it goes. Who opens the bulk shares a CPU with who measures the
-/// messages: the terminator that moves more bulk would be charged with the time that its client takes.
+/// Lowers the calling thread's priority as far as it goes. Who opens the bulk shares a CPU with who measures
+/// the messages: the terminator that moves more bulk would be charged with the time that its client takes.
 fn yield_to_others() -> Result<()> {
     let thread = fs::read_link("/proc/thread-self").context("/proc is mounted")?;
     let id = thread.file_name().context("/proc/thread-self names the thread")?;
