@@ -113,7 +113,7 @@ impl Generator {
                 let resume = if wanted.resumed { "1" } else { "0" };
                 command.args(["handshake", "--target", &target, "--tls", version, "--resume", resume]);
                 command.arg("--ca").arg(certificate).args(["--sni", SERVER_NAME, "--suites", SUITES]);
-                command.args(["--groups", "X25519", "-t", "1", "-c", AT_ONCE, "--warm-up", "0s"]);
+                command.args(["--groups", "X25519,secp256r1", "-t", "1", "-c", AT_ONCE, "--warm-up", "0s"]);
                 command.args(["-d", &format!("{seconds}s"), "--json", "-q"]);
             }
             Self::STime => {
