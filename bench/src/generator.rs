@@ -139,15 +139,17 @@ impl Generator {
     }
 }
 
-/// s_time prints a character for each handshake: `r` for a resumed one, `*` for any other, and at the end
-/// the sum. The first of those that are to be resumed is full, and is not in the sum.
+/// s_time prints a character for each handshake, `r` for a resumed one, `*` for any other; and then the sum,
+/// of which the first of those that are to be resumed is no part.
 fn s_time_count(printed: &str, wanted: Handshakes) -> Result<u64> {
-    let sum = printed.lines().find_map(|line| {
-        line.split_once(" connections in")?.0.rsplit(['*', 'r']).next()?.parse::<u64>().ok()
-    });
-    let sum = sum.context("openssl s_time gives no sum")?;
     let kind = if wanted.resumed { 'r' } else { '*' };
-    let seen = printed.chars().filter(|&c| c == kind).count() as u64;
+    let (mut seen, mut sum) = (0, None);
+    for line in printed.lines() {
+        let rest = line.trim_start_matches(['r', '*']);
+        seen += line[..line.len() - rest.len()].matches(kind).count() as u64;
+        sum = sum.or_else(|| rest.split_once(" connections in ")?.0.parse::<u64>().ok());
+    }
+    let sum = sum.context("openssl s_time gives no sum")?;
     ensure!(seen >= sum, "of {sum} handshakes of openssl s_time {seen} were as wanted ({wanted:?})");
     Ok(sum)
 }

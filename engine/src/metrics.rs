@@ -143,9 +143,10 @@ impl Counters {
         }
     }
 
-    /// Sets. Only the worker that the counters belong to may call this.
+    /// Sets. Only the worker that the counters belong to may call this. Whoever sees the value sees all that
+    /// was counted before.
     pub fn set(&self, gauge: Gauge, value: u64) {
-        self.gauges[gauge as usize].store(value, Ordering::Relaxed);
+        self.gauges[gauge as usize].store(value, Ordering::Release);
     }
 }
 
@@ -180,10 +181,10 @@ impl Metrics {
         self.sum(|worker| &worker.counters[counter as usize])
     }
 
-    /// The sum over the workers.
+    /// The sum over the workers. What is read after it has all that was counted before the gauges were set.
     #[must_use]
     pub fn level(&self, gauge: Gauge) -> u64 {
-        self.sum(|worker| &worker.gauges[gauge as usize])
+        self.workers.iter().map(|worker| worker.gauges[gauge as usize].load(Ordering::Acquire)).sum()
     }
 
     /// Every fault's label and its sum over the workers, those that never happened included.
@@ -303,6 +304,8 @@ const LEVELS: [(&str, &str, Gauge); GAUGES] = [
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // Before the counters: what is no longer open is counted as closed, and its fault with it.
+        let levels = LEVELS.map(|(name, help, gauge)| (name, help, self.level(gauge)));
         for family in &FAMILIES {
             let mut metric =
                 encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
@@ -315,10 +318,8 @@ impl Collector for Metrics {
         for (label, count) in self.faults() {
             write_counter(&mut metric, &[("fault", label)], count)?;
         }
-        for (name, help, gauge) in LEVELS {
-            encoder
-                .encode_descriptor(name, help, None, MetricType::Gauge)?
-                .encode_gauge(&self.level(gauge))?;
+        for (name, help, level) in levels {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&level)?;
         }
         let workers = self.workers.len() as u64;
         encoder
