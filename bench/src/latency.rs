@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use offramp_loadgen::backend;
@@ -19,6 +20,9 @@ use crate::workload::{Bench, more_to_client};
 pub const LOAD_SHARE: f64 = 0.7;
 /// Connections at once where the highest rate is looked for.
 const CONNECTIONS: &str = "16";
+/// What the other connection moves, a MiB at a time: the same for all, which each of them can. As much as it
+/// takes would burden the clients' CPU by how fast a terminator is, and they would measure that.
+const BULK_MIB_PER_SECOND: u32 = 256;
 /// Connections with a message due each 10 ms while another one moves bulk.
 const TALKERS: &str = "8";
 
@@ -33,7 +37,7 @@ pub enum Latency {
         resumed: bool,
     },
     /// From when a message of 1 KiB is due until its answer is there, while another connection moves bulk
-    /// to a client that has the lowest priority.
+    /// to its client.
     MessageBesideBulk {
         /// On which version of TLS.
         version: Version,
@@ -76,7 +80,10 @@ impl Latency {
                 format!("{} {kind} connection, p99 to its first byte", version.label())
             }
             Self::MessageBesideBulk { version } => {
-                format!("{} 1 KiB round trip beside bulk, p99", version.label())
+                format!(
+                    "{} 1 KiB round trip beside {BULK_MIB_PER_SECOND} MiB/s of bulk, p99",
+                    version.label()
+                )
             }
         }
     }
@@ -146,17 +153,7 @@ fn beside_bulk(bench: &Bench<'_>, version: Version, span: Span) -> Result<f64> {
     ];
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let bulk = scope.spawn(|| -> Result<u32> {
-            yield_to_others()?;
-            let client = Client::new(bench.terminator.address, bench.trusted, version, false)?;
-            let mut connection = client.open(backend::SOURCE, HandshakeKind::Full)?;
-            let mut mib = 0;
-            while !over.load(Ordering::Relaxed) {
-                more_to_client(&mut connection, mib, 4)?;
-                mib += 4;
-            }
-            Ok(mib)
-        });
+        let bulk = scope.spawn(|| move_bulk(bench, version, &over));
         let report = loadgen(bench, &words.map(str::to_owned));
         over.store(true, Ordering::Relaxed);
         let mib = bulk.join().map_err(|_| anyhow!("the bulk client panicked"))??;
@@ -165,8 +162,27 @@ fn beside_bulk(bench: &Bench<'_>, version: Version, span: Span) -> Result<f64> {
     })
 }
 
+/// Moves bulk to the client until it is over, a MiB whenever one is due.
+#[expect(clippy::disallowed_methods, reason = "a client of its own, which sends when it is planned")]
+fn move_bulk(bench: &Bench<'_>, version: Version, over: &AtomicBool) -> Result<u32> {
+    yield_to_others()?;
+    let client = Client::new(bench.terminator.address, bench.trusted, version, false)?;
+    let mut connection = client.open(backend::SOURCE, HandshakeKind::Full)?;
+    let mut mib = 0;
+    let began = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        more_to_client(&mut connection, mib, 1)?;
+        mib += 1;
+        let due = began + Duration::from_secs(mib.into()) / BULK_MIB_PER_SECOND;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    let planned = began.elapsed().as_secs_f64() * f64::from(BULK_MIB_PER_SECOND);
+    ensure!(f64::from(mib) > 0.8 * planned, "{mib} MiB of bulk were moved where {planned:.0} were planned");
+    Ok(mib)
+}
+
 /// Lowers the calling thread's priority as far as it goes. Who opens the bulk shares a CPU with who measures
-/// the messages: the terminator that moves more bulk would be charged with the time that its client takes.
+/// the messages: a burst that a fast terminator hands over at once would keep that CPU, and be measured.
 fn yield_to_others() -> Result<()> {
     let thread = fs::read_link("/proc/thread-self").context("/proc is mounted")?;
     let id = thread.file_name().context("/proc/thread-self names the thread")?;
