@@ -223,8 +223,8 @@ pub struct Common {
     /// Cipher suites by their IANA names, in order of preference.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub suites: Vec<String>,
-    /// Groups, in order of preference; a ClientHello carries the first one's share. A TLS 1.2 server wants the
-    /// curve of its certificate among them (RFC 8422 section 5.1.1).
+    /// Groups, in order of preference; a ClientHello carries the first one's share. A TLS 1.2 server wants
+    /// the curve of its certificate among them (RFC 8422 section 5.1.1).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub groups: Vec<String>,
     /// Server names to ask for, in turn; the target's name if there is none.
