@@ -30,6 +30,21 @@ pub enum Generator {
     STime,
 }
 
+/// Load on a terminator.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'a> {
+    /// The terminator.
+    pub target: SocketAddr,
+    /// Whom it shows.
+    pub identity: &'a Identity,
+    /// What is asked of it.
+    pub wanted: Handshakes,
+    /// For how long.
+    pub seconds: u32,
+    /// Where the generator runs.
+    pub cpu: usize,
+}
+
 /// What handshakes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshakes {
@@ -69,41 +84,25 @@ impl Generator {
         }
     }
 
-    /// CPU time of one handshake, in microseconds, and how many there were in so many `seconds` of load on
-    /// `target` from `cpu`.
+    /// CPU time of one handshake, in microseconds, and how many there were.
     ///
     /// # Errors
     /// It could not be started, or it ended in failure, or handshakes were not of the kind that was wanted.
-    pub fn sample(
-        self,
-        program: &Path,
-        target: SocketAddr,
-        identity: &Identity,
-        wanted: Handshakes,
-        (seconds, cpu): (u32, usize),
-    ) -> Result<(f64, u32)> {
+    pub fn sample(self, program: &Path, load: &Load<'_>) -> Result<(f64, u32)> {
         let before = process::ended_children()?;
-        let output = self
-            .command(program, target, identity, wanted, (seconds, cpu))
-            .output()
-            .context("taskset (util-linux) could not be started")?;
+        let output =
+            self.command(program, load).output().context("taskset (util-linux) could not be started")?;
         let spent = process::ended_children()?.saturating_sub(before);
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} ended with {}: {said}", self.name(), output.status);
-        let done = self.count(&output, wanted)?;
+        let done = self.count(&output, load.wanted)?;
         ensure!(done > 0, "{} made no handshake: {said}", self.name());
         let done = u32::try_from(done)?;
         Ok((spent.as_secs_f64() * 1e6 / f64::from(done), done))
     }
 
-    fn command(
-        self,
-        program: &Path,
-        target: SocketAddr,
-        identity: &Identity,
-        wanted: Handshakes,
-        (seconds, cpu): (u32, usize),
-    ) -> Command {
+    fn command(self, program: &Path, load: &Load<'_>) -> Command {
+        let Load { target, identity, wanted, seconds, cpu } = *load;
         let mut command = Command::new("taskset");
         command.stdin(Stdio::null()).args(["-c", &cpu.to_string()]).arg(program);
         let (target, certificate) = (target.to_string(), identity.certificate_file());

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use offramp_bench::generator::{Generator, Handshakes};
+use offramp_bench::generator::{Generator, Handshakes, Load};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::by_name;
 use offramp_loadgen::backend::Backend;
@@ -90,13 +90,14 @@ fn clients(arguments: &Arguments) -> Result<()> {
     let (backend, identity) = (Backend::start(1)?, Identity::generate()?);
     let running = terminator.start(&terminator.program(), backend.address(), &identity)?;
     for wanted in Handshakes::ALL {
+        let (target, seconds) = (running.address, arguments.seconds);
+        let load = Load { target, identity: &identity, wanted, seconds, cpu: CLIENT_CPU };
         let mut samples = GENERATORS.map(|generator| (generator.name().to_owned(), Vec::new()));
         let mut fewest = u32::MAX;
         for round in 1..=report.rounds {
             for ((generator, program), (name, samples)) in GENERATORS.iter().zip(&programs).zip(&mut samples)
             {
-                let load = (arguments.seconds, CLIENT_CPU);
-                let (figure, done) = generator.sample(program, running.address, &identity, wanted, load)?;
+                let (figure, done) = generator.sample(program, &load)?;
                 eprintln!("{}, round {round}, {name}: {figure:.1} µs", wanted.label());
                 samples.push(figure);
                 fewest = fewest.min(done);

@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use offramp::conn::action::{Carriage, ControlKind, Milestone};
+use offramp::conn::action::{ControlKind, Milestone};
 use offramp::conn::carrier::Offer;
 use offramp::conn::fault::{Fault, alert};
 use offramp::sim::{Backend, Generation, Habits, Mishap, Outcome, Plan, Say};
-use offramp::tls::secrets::Direction;
 use rustls::HandshakeKind;
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server, server_showing};
@@ -20,24 +19,6 @@ const HELLO_REQUEST: [u8; 4] = [0, 0, 0, 0];
 
 fn is_13(suite: rustls::SupportedCipherSuite) -> bool {
     matches!(suite, rustls::SupportedCipherSuite::Tls13(_))
-}
-
-#[test]
-fn any_cut_arrives_once_in_order_unchanged() {
-    for seed in 0..1200_u64 {
-        let suite = SUITES[seed as usize % SUITES.len()];
-        let offer = OFFERS[(seed / 6) as usize % 2];
-        let length = [0, 1, 2, 1000, 16_384, 16_385, 70_000, 200_000][(seed / 12) as usize % 8];
-        let sends = bytes(length, seed);
-        let mut plan = Plan::new(seed, sends.clone());
-        plan.script.sends_at_once = seed % 5 == 0;
-        let outcome = run(plan, offer, server(suite));
-        assert_eq!(outcome.report.fault, None, "seed {seed}");
-        assert_eq!(outcome.to_backend, sends, "seed {seed}");
-        assert_eq!(outcome.peer.received, sends, "seed {seed}");
-        assert!(outcome.peer.saw_close && outcome.peer.error.is_none(), "seed {seed}");
-        assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "seed {seed}");
-    }
 }
 
 /// As a client of the gateway does: it asks at once, and the server answers.
@@ -91,32 +72,6 @@ fn a_session_that_was_kept_resumes() {
                     assert_eq!(outcome.report.fault, None, "{suite:?} {nth}");
                     assert_eq!(outcome.peer.handshake_kind(), Some(kind), "{suite:?} {nth}");
                     assert_eq!(outcome.peer.received, sends, "{suite:?} {nth}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_direction_that_the_kernel_refuses_stays_in_userspace_and_nothing_is_lost() {
-    let refusals = [None, Some(libc::ENOENT), Some(libc::ENOTCONN), Some(libc::ENOMEM)];
-    for suite in SUITES {
-        for refuse_tx in refusals {
-            for refuse_rx in refusals {
-                for seed in 0..4 {
-                    let sends = bytes(60_000, seed);
-                    let mut plan = Plan::new(seed, sends.clone());
-                    plan.script.sends_at_once = seed % 2 == 0;
-                    plan.habits = Habits { refuse_tx, refuse_rx, ..Habits::default() };
-                    let outcome = run(plan, BOTH, server(suite));
-                    assert_eq!(outcome.report.fault, None, "{suite:?} {refuse_tx:?} {refuse_rx:?}");
-                    assert_eq!(outcome.peer.received, sends);
-                    for (direction, refused) in [(Direction::Tx, refuse_tx), (Direction::Rx, refuse_rx)] {
-                        let by = refused.map_or(Carriage::Kernel, |errno| Carriage::Fallback { errno });
-                        let note = |by| outcome.notes.contains(&Milestone::Carried { direction, by });
-                        // A server that closed with its last flight leaves nothing to hand over.
-                        assert!(note(by) || refused.is_none() && note(Carriage::Userspace));
-                    }
                 }
             }
         }

@@ -15,14 +15,16 @@ fn any_cut_arrives_once_in_order_unchanged() {
         let offer = OFFERS[(seed / 6) as usize % 2];
         let length = [0, 1, 2, 1000, 16_384, 16_385, 70_000, 200_000][(seed / 12) as usize % 8];
         let sends = bytes(length, seed);
-        let mut plan = Plan::new(seed, sends.clone());
-        plan.script.sends_at_once = seed % 5 == 0;
-        let outcome = run(plan, offer, client(suite));
-        assert_eq!(outcome.report.fault, None, "seed {seed}");
-        assert_eq!(outcome.to_backend, sends, "seed {seed}");
-        assert_eq!(outcome.peer.received, sends, "seed {seed}");
-        assert!(outcome.peer.saw_close && outcome.peer.error.is_none(), "seed {seed}");
-        assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "seed {seed}");
+        for peer in peers(suite) {
+            let mut plan = Plan::new(seed, sends.clone());
+            plan.script.sends_at_once = seed % 5 == 0;
+            let outcome = run(plan, offer, peer);
+            assert_eq!(outcome.report.fault, None, "seed {seed}");
+            assert_eq!(outcome.to_backend, sends, "seed {seed}");
+            assert_eq!(outcome.peer.received, sends, "seed {seed}");
+            assert!(outcome.peer.saw_close && outcome.peer.error.is_none(), "seed {seed}");
+            assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "seed {seed}");
+        }
     }
 }
 
