@@ -3,14 +3,16 @@
 //!
 //! 1. [`packages`] fetches kernel, modules and busybox below `target/kernel-lab`;
 //! 2. [`init`] writes the guest's first process, the same for both kinds;
-//! 3. [`uml`] boots Linux as a process of this machine, with its files as the root; [`qemu`] boots Debian's
-//!    6.12 cloud kernel on an emulated machine, with an [`initramfs`] of the files that the command needs;
+//! 3. [`uml`] boots Linux as a process of this machine, with its files as the root, and with a C library of
+//!    its [`own`] where it comes from a newer Debian; [`qemu`] boots Debian's 6.12 cloud kernel on an
+//!    emulated machine, with an [`initramfs`] of the files that the command needs;
 //! 4. [`boot`] waits, but not for ever.
 #![expect(clippy::disallowed_methods, reason = "a guest that hangs is ended by the clock")]
 
 mod boot;
 mod init;
 mod initramfs;
+mod own;
 mod packages;
 mod qemu;
 mod uml;
@@ -22,7 +24,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
     /// User-Mode Linux 6.1: boots in two seconds, user code at native speed, one CPU.
-    UserMode,
+    UserMode6_1,
+    /// The same of Debian 13, 6.12.
+    UserMode6_12,
+    /// The same of Debian unstable, 7.2 or newer: it can replace the keys of a direction.
+    UserModeNewest,
     /// Debian's 6.12 cloud kernel on an emulated x86-64: the kernel that servers run, AES instructions and
     /// all, many times slower. Its clock counts instructions, a nanosecond each.
     Cloud,
@@ -75,14 +81,17 @@ pub fn obtain(kernel: Kernel, target: &Path) -> Result<Guest, String> {
     let lab = target.join("kernel-lab");
     std::fs::create_dir_all(&lab).map_err(|error| format!("{}: {error}", lab.display()))?;
     let busybox = packages::busybox(&lab)?;
-    let (linux, modules) = match kernel {
-        Kernel::UserMode => packages::user_mode(&lab)?,
+    let (linux, modules, loader) = match kernel {
+        Kernel::UserMode6_1 => packages::user_mode(&lab, &packages::USER_MODE_6_1)?,
+        Kernel::UserMode6_12 => packages::user_mode(&lab, &packages::USER_MODE_6_12)?,
+        Kernel::UserModeNewest => packages::user_mode(&lab, &packages::USER_MODE_NEWEST)?,
         Kernel::Cloud => {
             qemu::available()?;
-            packages::cloud(&lab)?
+            let (linux, modules) = packages::cloud(&lab)?;
+            (linux, modules, None)
         }
     };
-    Ok(Guest { kernel, linux, modules, busybox, lab })
+    Ok(Guest { kernel, linux, modules, loader, busybox, lab })
 }
 
 /// A guest that can be booted, any number of times.
@@ -92,6 +101,8 @@ pub struct Guest {
     linux: PathBuf,
     /// Loaded in this order.
     modules: Vec<PathBuf>,
+    /// Of the C library that User-Mode Linux wants, where it is not this machine's.
+    loader: Option<PathBuf>,
     busybox: PathBuf,
     lab: PathBuf,
 }
@@ -105,8 +116,8 @@ impl Guest {
         let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&self.lab);
         let directory = directory.map_err(|error| format!("{}: {error}", self.lab.display()))?;
         match self.kernel {
-            Kernel::UserMode => uml::run(self, job, directory.path()),
             Kernel::Cloud => qemu::run(self, job, directory.path()),
+            _ => uml::run(self, job, directory.path()),
         }
     }
 }

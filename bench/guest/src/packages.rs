@@ -4,19 +4,69 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Loaded in this order; what a module needs comes before it.
-const USER_MODE_MODULES: [&str; 10] = [
-    "gf128mul",
-    "ghash-generic",
-    "ctr",
-    "gcm",
-    "libchacha",
-    "libpoly1305",
-    "chacha_generic",
-    "poly1305_generic",
-    "chacha20poly1305",
-    "tls",
-];
+/// One User-Mode Linux: in which suite Debian has it, and its modules, loaded in this order; what a module
+/// needs comes before it.
+pub(crate) struct UserMode {
+    directory: &'static str,
+    /// `None` for the suite of this machine.
+    suite: Option<&'static str>,
+    modules: &'static [&'static str],
+}
+
+/// Debian 12: Linux 6.1.
+pub(crate) const USER_MODE_6_1: UserMode = UserMode {
+    directory: "user-mode-linux",
+    suite: None,
+    modules: &[
+        "gf128mul",
+        "ghash-generic",
+        "ctr",
+        "gcm",
+        "libchacha",
+        "libpoly1305",
+        "chacha_generic",
+        "poly1305_generic",
+        "chacha20poly1305",
+        "tls",
+    ],
+};
+
+/// Debian 13: Linux 6.12.
+pub(crate) const USER_MODE_6_12: UserMode = UserMode {
+    directory: "user-mode-linux-6.12",
+    suite: Some("trixie"),
+    modules: &[
+        "gf128mul",
+        "ghash-generic",
+        "crypto_null",
+        "ctr",
+        "gcm",
+        "libchacha",
+        "libpoly1305",
+        "chacha_generic",
+        "poly1305_generic",
+        "chacha20poly1305",
+        "tls",
+    ],
+};
+
+/// Debian unstable: Linux 7.2 when this was written, and newer with time. It can replace keys.
+pub(crate) const USER_MODE_NEWEST: UserMode = UserMode {
+    directory: "user-mode-linux-newest",
+    suite: Some("sid"),
+    modules: &[
+        "aead",
+        "crypto_skcipher",
+        "ctr",
+        "libgf128hash",
+        "gcm",
+        "libchacha",
+        "chacha",
+        "libpoly1305",
+        "chacha20poly1305",
+        "tls",
+    ],
+};
 
 /// The same for the cloud kernel, with what uses the CPU's instructions for AES and ChaCha20.
 const CLOUD_MODULES: [&str; 14] = [
@@ -36,13 +86,16 @@ const CLOUD_MODULES: [&str; 14] = [
     "tls",
 ];
 
-/// Where Debian 12 has newer kernels; this machine's own lists need not name it.
-const BACKPORTS: &str = "Types: deb
-URIs: http://deb.debian.org/debian
-Suites: bookworm-backports
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-";
+/// Where Debian 12 has newer kernels.
+const BACKPORTS: &str = "bookworm-backports";
+
+/// A suite of Debian's; this machine's own lists need not name it.
+fn sources(suite: &str) -> String {
+    format!(
+        "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
+         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+}
 
 /// The package that depends on the newest kernel of its kind.
 const CLOUD: &str = "linux-image-cloud-amd64";
@@ -57,13 +110,23 @@ pub(crate) fn busybox(lab: &Path) -> Result<PathBuf, String> {
     )
 }
 
-/// User-Mode Linux and its modules.
-pub(crate) fn user_mode(lab: &Path) -> Result<(PathBuf, Vec<PathBuf>), String> {
-    let locate = |root: &Path| Ok((find(root, "bin/linux.uml")?, modules(root, &USER_MODE_MODULES, "ko")?));
-    obtain(lab, "user-mode-linux", locate, |into| {
-        fetch(into, None, |_| Ok(vec!["user-mode-linux".to_owned()]))
-    })
+/// User-Mode Linux, its modules, and the loader of the C library that it wants, where that is not this
+/// machine's.
+pub(crate) fn user_mode(
+    lab: &Path,
+    kind: &UserMode,
+) -> Result<(PathBuf, Vec<PathBuf>, Option<PathBuf>), String> {
+    let locate = |root: &Path| {
+        let loader = kind.suite.map(|_| find(root, LOADER)).transpose()?;
+        Ok((find(root, "bin/linux.uml")?, modules(root, kind.modules, "ko")?, loader))
+    };
+    let wanted = ["user-mode-linux", "libc6"].map(str::to_owned);
+    let wanted = &wanted[..if kind.suite.is_some() { 2 } else { 1 }];
+    obtain(lab, kind.directory, locate, |into| fetch(into, kind.suite, |_| Ok(wanted.to_vec())))
 }
+
+/// The loader of programs, in the package of the C library.
+const LOADER: &str = "x86_64-linux-gnu/ld-linux-x86-64.so.2";
 
 /// The cloud kernel and its modules, packed as they come.
 pub(crate) fn cloud(lab: &Path) -> Result<(PathBuf, Vec<PathBuf>), String> {
@@ -115,10 +178,10 @@ fn obtain<T>(
 }
 
 /// Downloads packages: with this machine's lists, or with lists of our own where it has none (or keeps them
-/// from us) or other `sources` are wanted. Which packages may depend on what the lists say.
+/// from us) or another `suite` is wanted. Which packages may depend on what the lists say.
 fn fetch(
     into: &Path,
-    sources: Option<&str>,
+    suite: Option<&str>,
     wanted: impl Fn(&[String]) -> Result<Vec<String>, String>,
 ) -> Result<(), String> {
     let apt = |options: &[String], words: &[String]| {
@@ -126,7 +189,7 @@ fn fetch(
     };
     let download =
         |options: &[String]| apt(options, &[vec!["download".to_owned()], wanted(options)?].concat());
-    if sources.is_none() && download(&[]).is_ok() {
+    if suite.is_none() && download(&[]).is_ok() {
         return Ok(());
     }
     let mut options = Vec::new();
@@ -137,9 +200,9 @@ fn fetch(
         fs::create_dir_all(directory.join("partial")).map_err(|error| error.to_string())?;
         options.extend(["-o".to_owned(), format!("{key}={}", directory.display())]);
     }
-    if let Some(sources) = sources {
+    if let Some(suite) = suite {
         let list = into.join("own.sources");
-        fs::write(&list, sources).map_err(|error| error.to_string())?;
+        fs::write(&list, sources(suite)).map_err(|error| error.to_string())?;
         options.extend(["-o".to_owned(), format!("Dir::Etc::sourcelist={}", list.display())]);
         options.extend(["-o".to_owned(), "Dir::Etc::sourceparts=-".to_owned()]);
     }
@@ -199,14 +262,14 @@ mod tests {
     #[test]
     fn packages_with_a_part_missing_are_not_taken_for_whole() {
         let root = tempfile::tempdir().unwrap();
-        let found = || modules(root.path(), &USER_MODE_MODULES, "ko");
+        let found = || modules(root.path(), USER_MODE_6_1.modules, "ko");
         assert!(found().is_err_and(|why| why.contains("gf128mul.ko")));
         let deep = root.path().join("usr/lib");
         fs::create_dir_all(&deep).unwrap();
-        for name in USER_MODE_MODULES {
+        for name in USER_MODE_6_1.modules {
             fs::write(deep.join(format!("{name}.ko")), b"").unwrap();
         }
-        assert_eq!(found().unwrap().len(), USER_MODE_MODULES.len());
+        assert_eq!(found().unwrap().len(), USER_MODE_6_1.modules.len());
         fs::remove_file(deep.join("tls.ko")).unwrap();
         assert!(found().is_err_and(|why| why.contains("tls.ko")));
         assert!(image(root.path()).is_err());

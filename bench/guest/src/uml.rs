@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::init::{Places, script};
-use crate::{Guest, Job, Outcome, boot};
+use crate::{Guest, Job, Outcome, boot, own};
 
 pub(crate) fn run(guest: &Guest, job: &Job, directory: &Path) -> Result<Outcome, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
@@ -26,7 +26,10 @@ pub(crate) fn run(guest: &Guest, job: &Job, directory: &Path) -> Result<Outcome,
     fs::write(&init, script(job, &places)).map_err(failed)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).map_err(failed)?;
     let console = fs::File::create(directory.join("console")).map_err(failed)?;
-    let mut linux = Command::new(&guest.linux);
+    let mut linux = match &guest.loader {
+        Some(loader) => own::command(&guest.linux, loader, directory)?,
+        None => Command::new(&guest.linux),
+    };
     linux.args(["mem=2048M", "rootfstype=hostfs", "rootflags=/", "rw"]);
     linux.args(["con=null", "con0=fd:0,fd:1", "ssl=null", "quiet", "panic=1"]);
     linux.arg(format!("init={}", init.display())).arg(format!("uml_dir={}/", directory.display()));

@@ -70,7 +70,8 @@ impl Stat {
         left.map_or(Ok(()), |(name, count)| Err(format!("{name} is still {count}")))
     }
 
-    fn count(&self, name: &str) -> Result<u64, String> {
+    /// By its name in that file.
+    pub(crate) fn count(&self, name: &str) -> Result<u64, String> {
         self.0.get(name).copied().ok_or_else(|| format!("the kernel does not count {name}"))
     }
 }

@@ -23,7 +23,7 @@ const PEERS: [&str; 10] = [
 ];
 
 /// The scenarios that libtest's words choose, one after the other.
-pub(crate) fn job(binary: &Path, words: &[&str], bulk_bytes: u64, limit: Duration) -> Job {
+pub(crate) fn job(binary: &Path, words: &[&str], bulk_bytes: u64, rekeys: bool, limit: Duration) -> Job {
     let mut command = vec![binary.to_str().expect("paths are UTF-8").to_owned()];
     command.extend(words.iter().map(|word| (*word).to_owned()));
     // Ignored are those that need such a kernel.
@@ -33,6 +33,7 @@ pub(crate) fn job(binary: &Path, words: &[&str], bulk_bytes: u64, limit: Duratio
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
     environment.push(("OFFRAMP_BULK_BYTES".to_owned(), bulk_bytes.to_string()));
+    environment.push(("OFFRAMP_GUEST_REKEYS".to_owned(), u8::from(rekeys).to_string()));
     for name in ["OFFRAMP_BIN", "OFFRAMP_SKIPS_ARE_FAILURES"] {
         environment.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }

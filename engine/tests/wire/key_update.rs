@@ -1,12 +1,30 @@
-//! KeyUpdates of clients that are not ours, in the middle of a stream.
+//! KeyUpdates of clients, ours and others, in the middle of a stream.
+
+use std::io::ErrorKind;
+
+use rustls::CipherSuite;
 
 use crate::backend::{Backend, Manner};
 use crate::bulk::bulk_bytes;
+use crate::dice::{Dice, Noise, sha256_of};
 use crate::foreign::{AEADS, Typed, java};
 use crate::lab::{Lab, Setup};
 use crate::metrics::Metrics;
-use crate::peer::Version;
+use crate::peer::{End, Peer, Version, config};
 use crate::tools::{have, in_guest, scratch};
+
+/// Userspace, and the kernel if it can follow a KeyUpdate.
+const CARRIERS: [&str; 2] = ["--offload never", "--keyupdate userspace"];
+
+/// All connections so far had both directions on the carrier that `flags`, of [`CARRIERS`], ask for.
+fn carried_where_it_can_follow(lab: &Lab, flags: &str, connections: u64) {
+    let follows = in_guest() && flags.contains("keyupdate") && !lab.refuses_key_updates();
+    let (metrics, kernel) = (lab.settled(), if follows { connections } else { 0 });
+    for direction in ["tx", "rx"] {
+        assert_eq!(metrics.offload(direction, "kernel"), kernel, "{}", metrics.raw);
+        assert_eq!(metrics.offload(direction, "userspace"), connections - kernel, "{}", metrics.raw);
+    }
+}
 
 pub(crate) fn received(metrics: &Metrics) -> u64 {
     metrics.sum("offramp_control_records_total", &[("type", "key_update")])
@@ -17,12 +35,20 @@ pub(crate) fn sent(metrics: &Metrics) -> u64 {
 }
 
 #[test]
-fn openssl_updates_keys_in_userspace_and_the_stream_goes_on() {
+fn openssl_updates_keys_and_the_stream_goes_on() {
     if !have("openssl") {
         return;
     }
     let backend = Backend::start(Manner::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload never").start();
+    for flags in CARRIERS {
+        let lab = Setup::new(backend.addr).flags(flags).start();
+        openssl_updates_keys(&lab);
+        carried_where_it_can_follow(&lab, flags, 1);
+        lab.stop();
+    }
+}
+
+fn openssl_updates_keys(lab: &Lab) {
     let files = scratch();
     let mut client = Typed::openssl(lab.addr, files.path(), "-tls1_3");
     client.write(b"under the first keys\n");
@@ -38,7 +64,6 @@ fn openssl_updates_keys_in_userspace_and_the_stream_goes_on() {
     let metrics = lab.settled();
     assert_eq!((received(&metrics), sent(&metrics)), (3, 2), "K asks for an answer, k does not");
     assert_eq!(metrics.faults().len(), 0, "{:?}", metrics.faults());
-    lab.stop();
 }
 
 /// Where the kernel carries the records and cannot replace keys, the client is told and the fault is counted;
@@ -58,7 +83,10 @@ fn a_key_update_of_openssl_is_followed_or_refused_by_alert() {
         let before = lab.metrics();
         client.write(order.as_bytes());
         if in_guest() {
-            assert_eq!(before.offload("rx", "kernel"), 1, "{}", before.raw);
+            let kernel = (before.offload("tx", "kernel"), before.offload("rx", "kernel"));
+            assert_eq!(kernel, (1, 1), "{}", before.raw);
+        }
+        if lab.refuses_key_updates() {
             assert_eq!(lab.faulted(&before, 1), ["rekey_refused"], "{order:?}");
             // Before its input ends: its close_notify would come under a key that the kernel does not have.
             client.await_said("alert internal error");
@@ -76,13 +104,21 @@ fn a_key_update_of_openssl_is_followed_or_refused_by_alert() {
 }
 
 #[test]
-fn gnutls_updates_keys_in_userspace_and_the_stream_goes_on() {
-    const UPDATES: u64 = 5;
+fn gnutls_updates_keys_and_the_stream_goes_on() {
     if !have("gnutls-cli") {
         return;
     }
     let backend = Backend::start(Manner::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload never").start();
+    for flags in CARRIERS {
+        let lab = Setup::new(backend.addr).flags(flags).start();
+        gnutls_updates_keys(&lab);
+        carried_where_it_can_follow(&lab, flags, AEADS.len() as u64);
+        lab.stop();
+    }
+}
+
+fn gnutls_updates_keys(lab: &Lab) {
+    const UPDATES: u64 = 5;
     for [cipher, ..] in AEADS {
         let (files, mut whole) = (scratch(), Vec::new());
         let before = lab.metrics();
@@ -102,12 +138,11 @@ fn gnutls_updates_keys_in_userspace_and_the_stream_goes_on() {
         assert_eq!(sent(&metrics) - sent(&before), UPDATES, "{cipher}: each asks for an answer");
         assert_eq!(metrics.faults().len(), 0, "{cipher}: {:?}", metrics.faults());
     }
-    lab.stop();
 }
 
 /// Java updates its keys when it has sent so much, and asks for ours when it has received so much. The
 /// whole amount with the first AEAD, less with the others. Under this policy a kernel that cannot replace
-/// keys is not given those of TLS 1.3, though it is told to have all others.
+/// keys is not given those of TLS 1.3, though it is told to have all others; one that can carries it all.
 #[test]
 fn java_updates_keys_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_follow() {
     const UPDATES: u64 = 8;
@@ -116,7 +151,7 @@ fn java_updates_keys_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fo
     }
     let backend = Backend::start(Manner::Echo);
     let lab = Setup::new(backend.addr).flags("--keyupdate userspace").start();
-    for ([_, suite, _], part) in AEADS.into_iter().zip([1, 16, 16]) {
+    for (nth, ([_, suite, _], part)) in (1..).zip(AEADS.into_iter().zip([1, 16, 16])) {
         let bytes = bulk_bytes() / part;
         let (files, before) = (scratch(), lab.metrics());
         let offer = [format!("TLSv1.3/{suite}")];
@@ -129,11 +164,80 @@ fn java_updates_keys_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fo
         // Java counts what it protects, which is a little more than the data.
         assert!(updates >= UPDATES && answers >= UPDATES, "{suite}: {updates} KeyUpdates, {answers} answers");
         assert_eq!(now.faults().len(), 0, "{suite}: {:?}", now.faults());
-        if in_guest() {
-            for direction in ["tx", "rx"] {
-                assert_eq!(now.offload(direction, "kernel"), 0, "{suite}: {}", now.raw);
-            }
-        }
+        carried_where_it_can_follow(&lab, "--keyupdate userspace", nth);
     }
     lab.stop();
+}
+
+const TLS13_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+
+/// With bytes on the way in both directions, and data behind each KeyUpdate in the same segment.
+#[test]
+fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_follow() {
+    const BYTES: usize = 4 << 20;
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--keyupdate userspace").start();
+    for (nth, suite) in (1..).zip(TLS13_SUITES) {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
+        let (data, mut parts, mut updates) = (Noise::bytes(nth, BYTES), 0, 0);
+        let back = peer.exchange_but(&data, &mut Dice::new(nth), |tls| {
+            parts += 1;
+            if parts % 8 == 0 {
+                tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
+                updates += 1;
+            }
+        });
+        assert!(back == data, "{suite:?}: the echo differs");
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{suite:?}");
+        assert_eq!(backend.seen().bytes, BYTES as u64, "{suite:?}");
+        let now = lab.settled();
+        assert!(updates > 20, "{suite:?}: {updates}");
+        assert_eq!(received(&now) - received(&before), updates, "{suite:?}");
+        assert_eq!(sent(&now) - sent(&before), updates, "{suite:?}: each asks for an answer");
+        assert_eq!(now.faults().len(), 0, "{suite:?}: {:?}", now.faults());
+        carried_where_it_can_follow(&lab, "--keyupdate userspace", nth);
+    }
+    lab.stop();
+}
+
+/// What came before the KeyUpdate reaches the backend or is cut by a reset, but never looks whole; the client
+/// is told, though it goes on sending.
+#[test]
+fn a_key_update_in_the_middle_of_bulk_is_followed_or_refused_by_alert() {
+    const BYTES: usize = 2 << 20;
+    for suite in TLS13_SUITES {
+        let backend = Backend::start(Manner::Sink);
+        let lab = Lab::start(backend.addr);
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
+        let data = Noise::bytes(1, BYTES);
+        peer.send(&data);
+        peer.tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
+        if lab.refuses_key_updates() {
+            peer.seal(&data);
+            let sent = peer.flush();
+            let (heard, end) = peer.rest();
+            assert!(sent.is_ok() && heard.is_empty(), "{suite:?}: {sent:?}, {heard:?}");
+            assert!(matches!(&end, End::Alert(alert) if alert.contains("InternalError")), "{end:?}");
+            assert_eq!(lab.faulted(&before, 1), ["rekey_refused"], "{suite:?}");
+            let seen = backend.seen();
+            assert!(seen.bytes <= BYTES as u64, "{suite:?}: {seen:?}");
+            assert_eq!(seen.end, Err(ErrorKind::ConnectionReset), "{suite:?}: {seen:?}");
+        } else {
+            peer.send(&data);
+            peer.close_notify();
+            let (digest, end) = peer.rest();
+            assert_eq!(end, End::Clean, "{suite:?}");
+            let whole = sha256_of([data.as_slice(), &data].concat().as_slice()).0;
+            assert_eq!(String::from_utf8_lossy(&digest), whole, "{suite:?}");
+        }
+        lab.settled();
+        lab.stop();
+    }
 }

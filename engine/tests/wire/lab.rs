@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::identity::Identity;
@@ -110,6 +110,11 @@ impl Lab {
         Setup::new(backend).start()
     }
 
+    /// Whether this server has a kernel carry records that cannot follow a KeyUpdate (before Linux 6.14).
+    pub(crate) fn refuses_key_updates(&self) -> bool {
+        self.ready.contains("kernel (") && probed_rekey() == Some(false)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
@@ -206,9 +211,7 @@ struct Process {
 
 impl Process {
     fn spawn(arguments: &[String]) -> Self {
-        let binary =
-            std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned());
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         command
             .arg("serve")
             .args(arguments)
@@ -308,6 +311,21 @@ impl Log {
             pause();
         }
     }
+}
+
+fn binary() -> String {
+    std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned())
+}
+
+/// What `offramp probe` says of this kernel: whether it replaces keys; `None` if it was not tried.
+pub(crate) fn probed_rekey() -> Option<bool> {
+    static SAID: OnceLock<Option<bool>> = OnceLock::new();
+    *SAID.get_or_init(|| {
+        let output = Command::new(binary()).arg("probe").output().expect("the probe runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.contains("rekey TLS 1.3")).expect("it tells of rekeying");
+        (!line.contains("untried")).then(|| line.contains(" ok "))
+    })
 }
 
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {

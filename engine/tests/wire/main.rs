@@ -11,6 +11,7 @@
 //! | `OFFRAMP_BULK_BYTES` | size of one bulk transfer (default 1 GiB) |
 //! | `OFFRAMP_SESSIONS` | how many sessions `memory` makes (default 20,000) |
 //! | `OFFRAMP_GUEST` | set inside the guest: nothing else uses that kernel's TLS, so its counters are exact |
+//! | `OFFRAMP_GUEST_REKEYS` | set with it: `1` if that kernel can replace the keys of a direction, or `0` |
 //! | `OFFRAMP_SKIPS_ARE_FAILURES` | `1`: a scenario that cannot run fails instead of saying `SKIP:` |
 //! | `OFFRAMP_BIN` | another server with the same command line, to develop the scenarios against |
 #![expect(clippy::disallowed_methods, reason = "hang guards and polling of another process need a clock")]

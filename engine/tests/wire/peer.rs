@@ -223,12 +223,23 @@ impl Peer {
 
     /// Everything through an echo and back, both directions at once, each segment cut by dice.
     pub(crate) fn exchange(&mut self, data: &[u8], dice: &mut Dice) -> Vec<u8> {
+        self.exchange_but(data, dice, |_| {})
+    }
+
+    /// The same, with something done to TLS in front of each part that is sealed.
+    pub(crate) fn exchange_but(
+        &mut self,
+        data: &[u8],
+        dice: &mut Dice,
+        mut first: impl FnMut(&mut ClientConnection),
+    ) -> Vec<u8> {
         self.tcp.set_nonblocking(true).expect("a socket option");
         let (mut rest, mut pending, mut back) = (data, Vec::new(), Vec::with_capacity(data.len()));
         let end = std::time::Instant::now() + 4 * PATIENCE;
         while back.len() < data.len() {
             if pending.is_empty() && !rest.is_empty() {
                 let (now, later) = rest.split_at(dice.between(1, 20_000).min(rest.len()));
+                first(&mut self.tls);
                 self.seal(now);
                 (rest, pending) = (later, self.outgoing());
             }

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
-use crate::lab::{Lab, Refusal, identity_flags, refused};
+use crate::lab::{Lab, Refusal, identity_flags, probed_rekey, refused};
 use crate::peer::{BOTH, Peer, plain};
-use crate::tools::{have, scratch, text};
+use crate::tools::{have, in_guest, scratch, text};
 
 const SOMEWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9"];
 
@@ -107,6 +107,16 @@ fn the_ready_line_is_true() {
         Peer::open(lab.addr, &plain(version)).ping(b"at once");
     }
     lab.stop();
+}
+
+/// In a guest, of which `tests/kernel` knows it.
+#[test]
+fn the_probe_tells_whether_the_kernel_replaces_keys() {
+    let known = std::env::var("OFFRAMP_GUEST_REKEYS").ok().map(|value| value == "1");
+    assert_eq!(known.is_some(), in_guest(), "set in a guest, and nowhere else");
+    if in_guest() {
+        assert_eq!(probed_rekey(), known);
+    }
 }
 
 fn refuse_identity(certificate: &Path, key: &Path) -> Refusal {
