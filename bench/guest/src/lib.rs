@@ -32,6 +32,8 @@ pub enum Kernel {
     /// Debian's 6.12 cloud kernel on an emulated x86-64: the kernel that servers run, AES instructions and
     /// all, many times slower. Its clock counts instructions, a nanosecond each.
     Cloud,
+    /// The same, the newest: 7.3 or later.
+    CloudNewest,
 }
 
 /// What is run in a guest.
@@ -85,13 +87,17 @@ pub fn obtain(kernel: Kernel, target: &Path) -> Result<Guest, String> {
         Kernel::UserMode6_1 => packages::user_mode(&lab, &packages::USER_MODE_6_1)?,
         Kernel::UserMode6_12 => packages::user_mode(&lab, &packages::USER_MODE_6_12)?,
         Kernel::UserModeNewest => packages::user_mode(&lab, &packages::USER_MODE_NEWEST)?,
-        Kernel::Cloud => {
-            qemu::available()?;
-            let (linux, modules) = packages::cloud(&lab)?;
-            (linux, modules, None)
-        }
+        Kernel::Cloud => emulated(&lab, &packages::CLOUD_6_12)?,
+        Kernel::CloudNewest => emulated(&lab, &packages::CLOUD_NEWEST)?,
     };
     Ok(Guest { kernel, linux, modules, loader, busybox, lab })
+}
+
+/// A kernel that only an emulator boots: itself, its modules, and no loader.
+fn emulated(lab: &Path, kind: &packages::Cloud) -> Result<(PathBuf, Vec<PathBuf>, Option<PathBuf>), String> {
+    qemu::available()?;
+    let (linux, modules) = packages::cloud(lab, kind)?;
+    Ok((linux, modules, None))
 }
 
 /// A guest that can be booted, any number of times.
@@ -116,7 +122,7 @@ impl Guest {
         let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&self.lab);
         let directory = directory.map_err(|error| format!("{}: {error}", self.lab.display()))?;
         match self.kernel {
-            Kernel::Cloud => qemu::run(self, job, directory.path()),
+            Kernel::Cloud | Kernel::CloudNewest => qemu::run(self, job, directory.path()),
             _ => uml::run(self, job, directory.path()),
         }
     }

@@ -68,28 +68,54 @@ pub(crate) const USER_MODE_NEWEST: UserMode = UserMode {
     ],
 };
 
-/// The same for the cloud kernel, with what uses the CPU's instructions for AES and ChaCha20.
-const CLOUD_MODULES: [&str; 14] = [
-    "crypto_null",
-    "gf128mul",
-    "cryptd",
-    "crypto_simd",
-    "ghash-generic",
-    "gcm",
-    "ghash-clmulni-intel",
-    "aesni-intel",
-    "libchacha",
-    "chacha-x86_64",
-    "libpoly1305",
-    "poly1305-x86_64",
-    "chacha20poly1305",
-    "tls",
-];
+/// One cloud kernel, the newest that a suite has, and its modules, with those that use the CPU's instructions
+/// for AES and ChaCha20.
+pub(crate) struct Cloud {
+    directory: &'static str,
+    suite: &'static str,
+    modules: &'static [&'static str],
+}
 
-/// Where Debian 12 has newer kernels.
-const BACKPORTS: &str = "bookworm-backports";
+/// For Debian 12: Linux 6.12.
+pub(crate) const CLOUD_6_12: Cloud = Cloud {
+    directory: CLOUD,
+    suite: "bookworm-backports",
+    modules: &[
+        "crypto_null",
+        "gf128mul",
+        "cryptd",
+        "crypto_simd",
+        "ghash-generic",
+        "gcm",
+        "ghash-clmulni-intel",
+        "aesni-intel",
+        "libchacha",
+        "chacha-x86_64",
+        "libpoly1305",
+        "poly1305-x86_64",
+        "chacha20poly1305",
+        "tls",
+    ],
+};
 
-/// A suite of Debian's; this machine's own lists need not name it.
+/// For Debian 13: Linux 7.3 when this was written.
+pub(crate) const CLOUD_NEWEST: Cloud = Cloud {
+    directory: "linux-image-cloud-amd64-newest",
+    suite: "trixie-backports",
+    modules: &[
+        "gf128mul",
+        "ctr",
+        "gcm",
+        "aesni-intel",
+        "libchacha",
+        "chacha",
+        "libpoly1305",
+        "chacha20poly1305",
+        "tls",
+    ],
+};
+
+/// A suite of Debian's, which this machine's own lists need not name.
 fn sources(suite: &str) -> String {
     format!(
         "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
@@ -129,13 +155,18 @@ pub(crate) fn user_mode(
 const LOADER: &str = "x86_64-linux-gnu/ld-linux-x86-64.so.2";
 
 /// The cloud kernel and its modules, packed as they come.
-pub(crate) fn cloud(lab: &Path) -> Result<(PathBuf, Vec<PathBuf>), String> {
-    let locate = |root: &Path| Ok((image(root)?, modules(root, &CLOUD_MODULES, "ko.xz")?));
-    obtain(lab, CLOUD, locate, |into| {
-        fetch(into, Some(BACKPORTS), |options| {
-            let shown = run(Command::new("apt-cache").args(options).args(["show", CLOUD]))?;
-            let image = dependency(&shown).ok_or_else(|| format!("{CLOUD} depends on no kernel: {shown}"))?;
-            Ok(vec![image])
+pub(crate) fn cloud(lab: &Path, kind: &Cloud) -> Result<(PathBuf, Vec<PathBuf>), String> {
+    let locate = |root: &Path| Ok((image(root)?, modules(root, kind.modules, "ko.xz")?));
+    obtain(lab, kind.directory, locate, |into| {
+        fetch(into, Some(kind.suite), |options| {
+            let show = |package: &str| run(Command::new("apt-cache").args(options).args(["show", package]));
+            let shown = show(CLOUD)?;
+            let image = dependency(&shown, "linux-image-");
+            let image = image.ok_or_else(|| format!("{CLOUD} depends on no kernel: {shown}"))?;
+            // Newer Debians have the kernel and its modules in packages of their own.
+            let shown = show(&image)?;
+            let parts = ["linux-binary-", "linux-modules-"].map(|kind| dependency(&shown, kind));
+            Ok(parts.into_iter().flatten().chain([image]).collect())
         })
     })
 }
@@ -210,16 +241,16 @@ fn fetch(
     download(&options)
 }
 
-/// The kernel that a package of no content depends on.
-fn dependency(shown: &str) -> Option<String> {
+/// The package whose name begins so, of those that a package depends on.
+fn dependency(shown: &str, name: &str) -> Option<String> {
     let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
-    let names = depends.split([',', ' ']);
-    names.map(str::to_owned).find(|name| name.starts_with("linux-image-"))
+    let mut names = depends.split([',', ' ']);
+    names.find(|word| word.starts_with(name)).map(str::to_owned)
 }
 
 fn image(root: &Path) -> Result<PathBuf, String> {
     let is_image =
-        |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+        |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"));
     let found = files(root).into_iter().find(|file| is_image(file));
     found.ok_or_else(|| format!("no kernel image under {}", root.display()))
 }
@@ -288,7 +319,10 @@ mod tests {
     #[test]
     fn the_kernel_behind_a_package_without_content_is_found() {
         let shown = "Package: linux-image-cloud-amd64\nDepends: linux-image-6.12.9+deb12-cloud-amd64 (= 1)\n";
-        assert_eq!(dependency(shown).as_deref(), Some("linux-image-6.12.9+deb12-cloud-amd64"));
-        assert_eq!(dependency("Package: x\nDepends: libc6\n"), None);
+        assert_eq!(
+            dependency(shown, "linux-image-").as_deref(),
+            Some("linux-image-6.12.9+deb12-cloud-amd64")
+        );
+        assert_eq!(dependency("Package: x\nDepends: libc6\n", "linux-image-"), None);
     }
 }

@@ -38,6 +38,8 @@ const V6_12: Kernel = Kernel::UserMode6_12;
 /// The one that can replace the keys of a direction.
 const NEWEST: Kernel = Kernel::UserModeNewest;
 const CLOUD: Kernel = Kernel::Cloud;
+/// As [`NEWEST`], for servers.
+const NEWEST_CLOUD: Kernel = Kernel::CloudNewest;
 
 #[test]
 fn accept_and_handshake_hold_on_kernel_records() {
@@ -135,11 +137,19 @@ fn every_scenario_holds_on_kernel_records_of_the_newest_kernel() {
 }
 
 /// Control records, by clients of ours.
+const CONTROL_IN_SHORT: [&str; 8] =
+    ["control::", "key_update", "--skip", "java", "--skip", "foreign_", "--skip", "originate_"];
+
 #[test]
 #[ignore = "slow: an emulated machine"]
 fn control_records_are_met_in_short_on_an_emulated_machine() {
-    let words = ["control::", "key_update", "--skip", "java", "--skip", "foreign_", "--skip", "originate_"];
-    holds_but_for(BAD_RECORDS, CLOUD, &words, 16 * MIB, 20);
+    holds_but_for(BAD_RECORDS, CLOUD, &CONTROL_IN_SHORT, 16 * MIB, 20);
+}
+
+#[test]
+#[ignore = "slow: an emulated machine"]
+fn keys_are_replaced_in_short_on_an_emulated_machine() {
+    replaced_keys(holds_but_for(FORGED, NEWEST_CLOUD, &CONTROL_IN_SHORT, 16 * MIB, 20), 1200);
 }
 
 #[test]
@@ -193,7 +203,7 @@ fn holds_but_for(
     let expected = wire::count(&binary, words);
     assert!(expected > 0, "{words:?} chooses no scenario");
 
-    let job = wire::job(&binary, words, bulk_bytes, kernel == NEWEST, LIMIT);
+    let job = wire::job(&binary, words, bulk_bytes, [NEWEST, NEWEST_CLOUD].contains(&kernel), LIMIT);
     let outcome = guest.run(&job).expect("the guest can be started");
     for line in outcome.output.lines().filter(|line| line.contains("SKIP:")) {
         skip(&format!("in the guest: {line}"));
