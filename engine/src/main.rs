@@ -98,6 +98,10 @@ struct Serve {
     /// Who carries TLS 1.3 where the kernel cannot replace keys [default: offload]
     #[arg(long, value_name = "offload|userspace")]
     keyupdate: Option<String>,
+    /// Whether the kernel opens TLS 1.3 records where they are wanted, at twice the cost if one is padded
+    /// [default: off]
+    #[arg(long, value_name = "on|off")]
+    expect_no_pad: Option<String>,
     /// Records that one key may protect [default: what the cipher allows]
     #[arg(long, value_name = "N")]
     record_limit: Option<String>,
@@ -187,6 +191,7 @@ impl Serve {
             (Key::Offload, &self.offload),
             (Key::OffloadDirections, &self.offload_directions),
             (Key::KeyUpdate, &self.keyupdate),
+            (Key::ExpectNoPad, &self.expect_no_pad),
             (Key::RecordLimit, &self.record_limit),
             (Key::Tickets, &self.tickets),
             (Key::TicketKeys, &self.ticket_keys),

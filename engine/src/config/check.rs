@@ -188,21 +188,26 @@ impl Raw {
         let record_limit = self.parsed(Key::RecordLimit, allowed, |value| {
             value.parse().ok().filter(|limit| RECORD_LIMIT.contains(limit))
         })?;
+        let expect_no_pad = self.switch(Key::ExpectNoPad)?;
         Ok(OffloadRules {
             policy: policy.unwrap_or(default.policy),
             directions: directions.unwrap_or(default.directions),
             key_update: key_update.unwrap_or(default.key_update),
+            expect_no_pad: expect_no_pad.unwrap_or(default.expect_no_pad),
             record_limit: record_limit.unwrap_or(default.record_limit),
         })
     }
 
     fn tickets(&mut self) -> Result<bool, ConfigError> {
-        let tickets = self.parsed(Key::Tickets, "on or off", |value| match value {
+        Ok(self.switch(Key::Tickets)?.unwrap_or(true))
+    }
+
+    fn switch(&mut self, key: Key) -> Result<Option<bool>, ConfigError> {
+        self.parsed(key, "on or off", |value| match value {
             "on" => Some(true),
             "off" => Some(false),
             _ => None,
-        })?;
-        Ok(tickets.unwrap_or(true))
+        })
     }
 
     pub(super) fn path(&mut self, key: Key) -> Result<Option<PathBuf>, ConfigError> {

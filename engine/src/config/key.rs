@@ -26,6 +26,8 @@ pub enum Key {
     OffloadDirections,
     /// What of TLS 1.3 on a kernel that cannot replace keys.
     KeyUpdate,
+    /// Whether peers are expected not to pad their records.
+    ExpectNoPad,
     /// Most records under one key.
     RecordLimit,
     /// Session tickets.
@@ -62,7 +64,7 @@ pub enum Key {
 
 impl Key {
     /// Every key.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Listen,
         Self::Backend,
         Self::Mode,
@@ -72,6 +74,7 @@ impl Key {
         Self::Offload,
         Self::OffloadDirections,
         Self::KeyUpdate,
+        Self::ExpectNoPad,
         Self::RecordLimit,
         Self::Tickets,
         Self::TicketKeys,
@@ -108,6 +111,7 @@ impl Key {
             Self::Offload => ("offload", "--offload"),
             Self::OffloadDirections => ("offload_directions", "--offload-directions"),
             Self::KeyUpdate => ("keyupdate", "--keyupdate"),
+            Self::ExpectNoPad => ("expect_no_pad", "--expect-no-pad"),
             Self::RecordLimit => ("record_limit", "--record-limit"),
             Self::Tickets => ("tickets", "--tickets"),
             Self::TicketKeys => ("ticket_keys", "--ticket-keys"),

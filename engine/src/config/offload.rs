@@ -125,6 +125,8 @@ pub struct OffloadRules {
     pub directions: OffloadDirections,
     /// What of TLS 1.3 where keys cannot be replaced.
     pub key_update: KeyUpdatePolicy,
+    /// Whether peers are expected not to pad their records (`TLS_RX_EXPECT_NO_PAD`).
+    pub expect_no_pad: bool,
     /// Most records that one key may protect, whoever carries them; where its AEAD allows fewer, those.
     pub record_limit: u64,
 }
@@ -135,6 +137,7 @@ impl Default for OffloadRules {
             policy: OffloadPolicy::default(),
             directions: OffloadDirections::default(),
             key_update: KeyUpdatePolicy::default(),
+            expect_no_pad: false,
             record_limit: u64::MAX,
         }
     }

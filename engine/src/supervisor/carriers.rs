@@ -23,6 +23,8 @@ pub struct Carriers {
     after_bytes: u64,
     /// The kernel takes the key that follows a KeyUpdate.
     rekeys: bool,
+    /// Peers are expected not to pad.
+    expect_no_pad: bool,
 }
 
 /// Who will carry the records of one direction.
@@ -39,7 +41,8 @@ impl Carriers {
     pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
         if rules.policy == OffloadPolicy::Never {
             let userspace = Carriage::Userspace("offload = never".to_owned());
-            return Ok(Self { tx: userspace.clone(), rx: userspace, after_bytes: 0, rekeys: false });
+            let tx = userspace.clone();
+            return Ok(Self { tx, rx: userspace, after_bytes: 0, rekeys: false, expect_no_pad: false });
         }
         let (wants_tx, wants_rx) = (rules.directions.has_tx(), rules.directions.has_rx());
         if rules.policy == OffloadPolicy::Always && wants_tx {
@@ -66,7 +69,7 @@ impl Carriers {
             rx = Carriage::Userspace("offload = auto: it costs less there".to_owned());
         }
         let tx = carriage(found.tx, found.tx_reason.as_ref(), wants_tx);
-        Ok(Self { tx, rx, after_bytes, rekeys })
+        Ok(Self { tx, rx, after_bytes, rekeys, expect_no_pad: rules.expect_no_pad })
     }
 
     pub(super) fn offer(&self) -> Offer {
@@ -75,6 +78,7 @@ impl Carriers {
             rx: self.rx.ciphers(),
             after_bytes: self.after_bytes,
             rekeys: self.rekeys,
+            expect_no_pad: self.expect_no_pad,
         }
     }
 }

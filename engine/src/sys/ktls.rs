@@ -187,6 +187,17 @@ pub fn install(socket: BorrowedFd<'_>, direction: Direction, material: &Material
     result
 }
 
+/// Has the kernel open records of TLS 1.3 where they are wanted, and not first where it can look for padding;
+/// one that is padded, or is not application data, it opens a second time (`TLS_RX_EXPECT_NO_PAD`). After the
+/// keys of the receive direction.
+///
+/// # Errors
+/// EINVAL: these are not keys of TLS 1.3 for the receive direction. ENOPROTOOPT: a kernel before 6.0.
+pub fn expect_no_pad(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const TLS_RX_EXPECT_NO_PAD: i32 = 4;
+    set_option(socket, SOL_TLS, TLS_RX_EXPECT_NO_PAD, &1_u32.to_ne_bytes())
+}
+
 /// The sequence number of the next record of a direction whose keys were installed, as the kernel counts it
 /// now.
 ///

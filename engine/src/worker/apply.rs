@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::front::Front;
 use super::slots::{Purpose, SlotId, Slots, token};
 use super::timers::Timers;
 use crate::conn::action::{Action, Carriage, ControlKind, Milestone, Report};
@@ -22,7 +23,8 @@ pub(super) struct Destination {
 pub(super) struct Hands<'a> {
     pub(super) slots: &'a mut Slots,
     pub(super) ring: &'a mut Ring,
-    pub(super) destination: &'a Destination,
+    /// What accepted it.
+    pub(super) front: &'a Front,
     pub(super) counters: &'a Counters,
     pub(super) timers: &'a mut Timers,
     pub(super) now: Instant,
@@ -106,7 +108,7 @@ impl Hands<'_> {
     }
 
     fn connect(&mut self, id: SlotId, leg: Leg) -> Result {
-        let opened = socket::outgoing(&self.destination.address);
+        let opened = socket::outgoing(&self.front.destination.address);
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         match opened {
             Err(e) => {
@@ -118,7 +120,7 @@ impl Hands<'_> {
                 line.open(socket);
                 line.in_flight += 1;
                 if let Some(socket) = line.socket() {
-                    let address = self.destination.sockaddr.clone();
+                    let address = self.front.destination.sockaddr.clone();
                     self.ring.connect(socket, address, token(Purpose::Connect(leg), id));
                 }
                 Result::Started
@@ -129,6 +131,7 @@ impl Hands<'_> {
     /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
     fn install(&mut self, id: SlotId, direction: Direction, keys: &TrafficKeys) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let expect_no_pad = self.front.expect_no_pad;
         let sealing = std::mem::take(&mut slot.sealing);
         let line = slot.line(Leg::Tls);
         let Some(socket) = line.socket() else { return Result::Started };
@@ -143,6 +146,10 @@ impl Hands<'_> {
             Ok(()) => {
                 line.hintless |= direction == Direction::Rx;
                 line.drained &= !line.hintless;
+                if expect_no_pad && direction == Direction::Rx && keys.version() == Version::Tls13 {
+                    // A kernel that does not know it opens records as ever.
+                    let _ = line.socket().map(ktls::expect_no_pad);
+                }
                 Event::Keyed { direction }
             }
             Err(e) => Event::Refused { direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },

@@ -29,6 +29,8 @@ pub struct Offer {
     pub after_bytes: u64,
     /// Whether the kernel takes the key that follows a KeyUpdate.
     pub rekeys: bool,
+    /// Whether the kernel is told that peers do not pad their records.
+    pub expect_no_pad: bool,
 }
 
 /// The offers in force, one a listener, and the terms: all that changes under a running worker. A worker
@@ -109,6 +111,8 @@ pub(super) struct Front {
     pub(super) listener: Listener,
     pub(super) rules: Rules,
     pub(super) destination: Destination,
+    /// Of the offer in force.
+    pub(super) expect_no_pad: bool,
 }
 
 impl Front {
@@ -130,7 +134,8 @@ impl Front {
             record_limit: setup.record_limit,
         };
         let destination = Destination { address, sockaddr };
-        Ok(Self { listener: Listener::new(index, setup.listener), rules, destination })
+        let listener = Listener::new(index, setup.listener);
+        Ok(Self { listener, rules, destination, expect_no_pad: offer.expect_no_pad })
     }
 
     /// Which leg of a connection is the accepted one.
@@ -141,6 +146,7 @@ impl Front {
     /// What has changed; handshakes in progress end under the terms that they began under.
     pub(super) fn take(&mut self, offer: Offer, terms: Option<Arc<Terms>>) {
         self.rules.offer = core_offer(offer);
+        self.expect_no_pad = offer.expect_no_pad;
         if let Some(terms) = terms {
             self.rules.terms = terms;
         }
@@ -179,7 +185,7 @@ mod tests {
         let mut tx = CipherSet::EMPTY;
         tx.insert(Cipher::Tls13Aes128Gcm);
         let offers = Offers::new(vec![Offer::default(); 2], Vec::new());
-        let other = Offer { tx, after_bytes: 7, rekeys: true, ..Offer::default() };
+        let other = Offer { tx, after_bytes: 7, rekeys: true, expect_no_pad: true, ..Offer::default() };
         let version = offers.version();
         offers.replace(vec![Offer::default(), other], Vec::new());
         assert_ne!(offers.version(), version);

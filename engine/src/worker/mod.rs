@@ -255,7 +255,7 @@ impl Worker {
             let mut hands = Hands {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
-                destination: &front.destination,
+                front,
                 counters: &self.counters,
                 timers: &mut self.timers,
                 now: self.now,
@@ -389,7 +389,7 @@ impl Worker {
         let mut hands = Hands {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            destination: &front.destination,
+            front,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,
@@ -404,7 +404,7 @@ impl Worker {
         let mut hands = Hands {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            destination: &front.destination,
+            front,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,

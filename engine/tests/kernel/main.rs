@@ -22,11 +22,11 @@ mod wire;
 
 use std::io::Write;
 use std::ops::RangeInclusive;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use offramp_guest::{Kernel, Outcome};
+use offramp_guest::{Guest, Kernel, Outcome};
 use outcome::{Stat, Summary};
 
 const MIB: u64 = 1 << 20;
@@ -188,18 +188,14 @@ fn holds_but_for(
     bulk_bytes: u64,
     at_least: u64,
 ) -> Option<Stat> {
-    // One guest at a time: each takes gigabytes and a core.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp is in target");
-    let guest = match offramp_guest::obtain(kernel, target) {
-        Ok(guest) => guest,
+    let _core = Core::take();
+    let (guest, binary) = match ready(kernel) {
+        Ok(ready) => ready,
         Err(why) => {
             skip(&why);
             return None;
         }
     };
-    let binary = wire::binary();
     let expected = wire::count(&binary, words);
     assert!(expected > 0, "{words:?} chooses no scenario");
 
@@ -212,6 +208,39 @@ fn holds_but_for(
     Some(checked.unwrap_or_else(|why| {
         panic!("{why}\n--- guest output\n{}\n--- guest console\n{}", outcome.output, outcome.console)
     }))
+}
+
+/// The guest and the scenarios; fetched and built by one test at a time.
+fn ready(kernel: Kernel) -> Result<(Guest, PathBuf), String> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp is in target");
+    Ok((offramp_guest::obtain(kernel, target)?, wire::binary()))
+}
+
+/// Held while a guest runs: each takes a core and up to three gigabytes, so no more run at once than there
+/// are cores.
+struct Core;
+
+/// Guests that run.
+static GUESTS: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+impl Core {
+    fn take() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let guests = GUESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = ENDED.wait_while(guests, |guests| *guests >= cores);
+        *free.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        *GUESTS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 fn check(

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use offramp::sim::{Hostile, Say, talkative};
 
 use crate::backend::{Backend, Manner};
+use crate::dice::Noise;
 use crate::identity::NAME;
 use crate::lab::{Lab, Setup};
+use crate::offload::tls_stat;
 use crate::peer::{BOTH, Peer, Version, plain};
 use crate::tools::in_guest;
 
@@ -82,8 +84,12 @@ impl Speaker {
 
 /// A connection of each version, on whatever carrier there is; all must be the kernel's in the guest.
 fn each_version(versions: &[Version], scenario: impl Fn(&Lab, &mut Speaker, &str)) {
+    each_version_with("", versions, scenario);
+}
+
+fn each_version_with(flags: &str, versions: &[Version], scenario: impl Fn(&Lab, &mut Speaker, &str)) {
     let backend = Backend::start(Manner::Echo);
-    let lab = Setup::new(backend.addr).start();
+    let lab = Setup::new(backend.addr).flags(flags).start();
     for (nth, version) in (1..).zip(versions) {
         let mut speaker = Speaker::open(&lab, *version);
         scenario(&lab, &mut speaker, &format!("{version:?}"));
@@ -107,6 +113,40 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
         speaker.say(&[Say::data(b"one "), record(b"", 0), record(b"", 500), record(b"padded", 9000)]);
         speaker.expect(b"one padded");
         speaker.say(&[Say::close_notify()]);
+        speaker.read_to_the_end();
+        assert_eq!(speaker.alert(), Some(0), "{version}");
+        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+    });
+}
+
+/// With `expect_no_pad` the kernel opens a record where it is wanted, and a second time where it was padded or
+/// is no data; it counts both itself.
+#[test]
+fn padded_records_are_met_where_none_are_expected() {
+    const RECORDS: u64 = 20;
+    let counted = || {
+        let stat = tls_stat().unwrap_or_default();
+        ["TlsRxNoPadViolation", "TlsDecryptRetry"].map(|name| stat.get(name).copied().unwrap_or(0))
+    };
+    each_version_with("--expect-no-pad on", &BOTH, |lab, speaker, version| {
+        let before = lab.metrics();
+        let mut echo = Vec::new();
+        for padding in [0, 100] {
+            let stat = counted();
+            for nth in 0..RECORDS {
+                let payload = Noise::bytes(nth, 1000 + 700 * usize::try_from(nth).unwrap_or(0));
+                echo.extend_from_slice(&payload);
+                speaker.say(&[Say::Record { record_type: DATA, payload, padding }]);
+                speaker.expect(&echo);
+            }
+            // TLS 1.2 has no padding, and the option is not for it.
+            let padded = u64::from(in_guest() && version == "Tls13" && padding > 0) * RECORDS;
+            let grown = counted().into_iter().zip(stat).map(|(now, before)| now - before);
+            assert!(grown.eq([padded; 2]), "{version}, {padding}: {stat:?}, then {:?}", counted());
+        }
+        speaker.say(&[Say::record(ALERT, &[1, 90]), Say::data(b"!"), Say::close_notify()]);
+        echo.push(b'!');
+        speaker.expect(&echo);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
         assert_eq!(lab.settled().faults(), before.faults(), "{version}");
