@@ -119,8 +119,8 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
     });
 }
 
-/// With `expect_no_pad` the kernel opens a record where it is wanted, and a second time where it was padded or
-/// is no data; it counts both itself.
+/// With `expect_no_pad` the kernel opens a record where it is wanted, and a second time where it was padded
+/// or is no data; it counts both itself.
 #[test]
 fn padded_records_are_met_where_none_are_expected() {
     const RECORDS: u64 = 20;
