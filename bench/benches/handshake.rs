@@ -4,83 +4,33 @@
 //! Only the server's calls are timed; the client's part of a full handshake costs more than the server's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use offramp::buf::{BUF_BYTES, Buf};
 use offramp::tls::Terms;
 use offramp::tls::session::{Progress, Session};
+use offramp_bench::pair::{self, hear, timed};
 use offramp_bench::scenario;
-use offramp_loadgen::identity::{Identity, SERVER_NAME};
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::NoServerSessionStorage;
-use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
-    SupportedProtocolVersion,
-};
+use offramp_bench::suite::Suite;
+use offramp_loadgen::identity::Identity;
+use offramp_loadgen::plan::Version;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
 
-const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
-    [("1.2", &rustls::version::TLS12), ("1.3", &rustls::version::TLS13)];
+const KEEPS: &str = "the server keeps to the protocol";
 
-/// AES-128-GCM and X25519 on both sides, as `compare` has it; P-256 is for the certificate (RFC 8422 §5.1.1).
-fn provider() -> Arc<CryptoProvider> {
-    let cipher_suites =
-        vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
-    let kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
-    Arc::new(CryptoProvider { cipher_suites, kx_groups, ..default_provider() })
-}
-
-fn client(identity: &Identity, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity.certificate.clone()).expect("a certificate that can be trusted");
-    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]);
-    Arc::new(config.expect("a version of the suites").with_root_certificates(roots).with_no_client_auth())
-}
-
-fn floor(identity: &Identity) -> Arc<ServerConfig> {
-    let chain = vec![CertificateDer::from_pem_file(identity.certificate_file()).expect("a certificate")];
-    let key = PrivateKeyDer::from_pem_file(identity.key_file()).expect("its key");
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("versions of the suites")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("a pair");
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = Ticketer::new().expect("randomness");
-    config.send_tls13_tickets = 1;
-    Arc::new(config)
-}
-
-fn timed<T>(total: &mut Duration, call: impl FnOnce() -> T) -> T {
-    #[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
-    let begin = Instant::now();
-    let result = call();
-    *total += begin.elapsed();
-    result
+fn client(identity: &Identity, version: Version) -> Arc<ClientConfig> {
+    pair::client(identity, Suite::usual(version)).expect("a certificate that can be trusted")
 }
 
 fn begin(client: &Arc<ClientConfig>) -> ClientConnection {
-    let name = ServerName::try_from(SERVER_NAME).expect("a DNS name");
-    ClientConnection::new(Arc::clone(client), name).expect("a valid configuration")
+    pair::begin(client).expect("a valid configuration")
 }
 
 fn say(peer: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
-    while peer.wants_write() {
-        peer.write_tls(&mut bytes).expect("a vector takes all");
-    }
+    pair::say(peer, &mut bytes).expect("a vector takes all");
     bytes
-}
-
-fn hear(peer: &mut ClientConnection, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        peer.read_tls(&mut bytes).expect("a slice can be read");
-        peer.process_new_packets().expect("the server keeps to the protocol");
-    }
 }
 
 /// One handshake with our session: the time of the server's calls, until the keys are in hand.
@@ -91,7 +41,7 @@ fn ours(terms: &Terms, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Dur
     loop {
         incoming.extend(&say(&mut peer));
         let progress = timed(&mut total, || session.feed(&mut incoming, &mut outgoing));
-        hear(&mut peer, outgoing.filled());
+        hear(&mut peer, outgoing.filled()).expect(KEEPS);
         outgoing.clear();
         if progress.expect("a handshake of the profile") == Progress::Complete {
             break;
@@ -119,7 +69,7 @@ fn floors(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>, wanted: Handsh
             }
             outgoing
         });
-        hear(&mut peer, &outgoing);
+        hear(&mut peer, &outgoing).expect(KEEPS);
     }
     assert_eq!(peer.handshake_kind(), Some(wanted));
     total
@@ -127,21 +77,23 @@ fn floors(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>, wanted: Handsh
 
 fn group(criterion: &mut Criterion, name: &str, wanted: HandshakeKind) {
     let identity = Identity::generate().expect("a certificate can be made");
-    let (terms, server) = (scenario::terms(&identity).expect("an identity of the profile"), floor(&identity));
+    let (terms, server) = (scenario::terms(&identity), pair::server(&identity));
+    let (terms, server) = (terms.expect("an identity of the profile"), server.expect("the same"));
     let mut group = criterion.benchmark_group(name);
-    for (version, supported) in VERSIONS {
+    for version in Version::BOTH {
+        let number = version.label().trim_start_matches("TLS ");
         let measure = |handshake: &dyn Fn(&Arc<ClientConfig>, HandshakeKind) -> Duration, count: u64| {
-            let config = client(&identity, supported);
+            let config = client(&identity, version);
             if wanted == HandshakeKind::Resumed {
                 handshake(&config, HandshakeKind::Full);
                 return (0..count).map(|_| handshake(&config, wanted)).sum();
             }
-            (0..count).map(|_| handshake(&client(&identity, supported), wanted)).sum::<Duration>()
+            (0..count).map(|_| handshake(&client(&identity, version), wanted)).sum::<Duration>()
         };
-        group.bench_function(format!("{version} ours"), |bencher| {
+        group.bench_function(format!("{number} ours"), |bencher| {
             bencher.iter_custom(|count| measure(&|config, kind| ours(&terms, config, kind), count));
         });
-        group.bench_function(format!("{version} rustls alone"), |bencher| {
+        group.bench_function(format!("{number} rustls alone"), |bencher| {
             bencher.iter_custom(|count| measure(&|config, kind| floors(&server, config, kind), count));
         });
     }

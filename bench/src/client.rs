@@ -1,4 +1,4 @@
-//! The TLS client: one version, one suite, X25519; blocking; every connection verified to be what was asked.
+//! The TLS client: one suite, X25519; blocking; every connection verified to be what was asked.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use offramp::sys::socket;
 use offramp_loadgen::identity::SERVER_NAME;
-use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{Tickets, client_config};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, StreamOwned};
+
+use crate::suite::Suite;
 
 /// How long any single read or write may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,11 +38,11 @@ impl Client {
     pub fn new(
         address: SocketAddr,
         trusted: &CertificateDer<'static>,
-        version: Version,
+        suite: Suite,
         resume: bool,
     ) -> Result<Self> {
         let tickets = if resume { Tickets::Use } else { Tickets::Forget };
-        Ok(Self { config: client_config(trusted, version, tickets)?, address })
+        Ok(Self { config: client_config(trusted, suite.rustls(), tickets)?, address })
     }
 
     /// Connects, shakes hands, sends `mode` through to the backend and waits for its echo.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use offramp::tls::secrets::Aead;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan::Version;
@@ -14,11 +15,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{Messages, Way};
 use crate::report::RowReport;
+use crate::suite::Suite;
 use crate::terminator::CARRIERS;
 use crate::workload::{Amount, BACKEND_THREADS, Bench, Row, Work};
 
-/// Message sizes, and how many of each make a sample.
+/// Message sizes, and how many of each make a sample. What small ones cost is not the AEAD's doing: only the
+/// usual one has them.
 const SIZES: [(usize, u32); 3] = [(1 << 10, 400), (16 << 10, 100), (64 << 10, 40)];
+const LARGE: usize = 16 << 10;
+/// What is counted, version by version.
+const AEADS: [(Version, &[Aead]); 2] = [
+    (Version::Tls13, &[Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305]),
+    (Version::Tls12, &[Aead::Aes128Gcm, Aead::ChaCha20Poly1305]),
+];
 /// The kernel's count of connections that it was given the keys of, each way.
 const KEYED: [&str; 2] = ["TlsTxSw", "TlsRxSw"];
 
@@ -49,12 +58,16 @@ impl Counted {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for version in [Version::Tls13, Version::Tls12] {
-            for way in [Way::ToClient, Way::FromClient] {
-                let sizes = SIZES.map(|(bytes, count)| Messages { version, way, bytes, count });
-                all.extend(sizes.map(Self::Messages));
+        for (version, aeads) in AEADS {
+            for suite in aeads.iter().map(|&aead| Suite { version, aead }) {
+                for way in [Way::ToClient, Way::FromClient] {
+                    let sizes = SIZES.map(|(bytes, count)| Messages { suite, way, bytes, count });
+                    let wanted = |it: &Messages| suite == Suite::usual(version) || it.bytes >= LARGE;
+                    all.extend(sizes.into_iter().filter(wanted).map(Self::Messages));
+                }
             }
-            all.push(Self::Connection(Row { work: Work::Connection { resumed: false }, version }));
+            let connection = |resumed| Row { work: Work::Connection { resumed }, version };
+            all.extend([false, true].map(connection).map(Self::Connection));
         }
         all
     }
@@ -65,6 +78,13 @@ impl Counted {
         match self {
             Self::Messages(messages) => messages.label(),
             Self::Connection(row) => row.label(),
+        }
+    }
+
+    fn suite(self) -> Suite {
+        match self {
+            Self::Messages(messages) => messages.suite,
+            Self::Connection(row) => Suite::usual(row.version),
         }
     }
 
@@ -134,23 +154,28 @@ pub fn rows(samples: &[Sample], rounds: usize) -> Result<(Vec<RowReport>, String
                 samples.iter().filter(|one| (one.row, one.terminator) == (index, terminator)).collect();
             let has = of_this.len();
             ensure!(has == rounds, "{has} samples of {rounds}: {}, {}", counted.label(), entry.name);
-            let version = &counted.label()[.."TLS 1.x".len()];
-            carried.insert((entry.name, version.to_owned()), of_this[0].kernel);
+            carried.insert((counted.suite().label(), entry.name), of_this[0].kernel);
             columns.push((entry.name.to_owned(), of_this.iter().map(|one| one.instructions).collect()));
         }
         rows.push(RowReport::new(counted.label(), "instructions (icount)", counted.units(), columns));
     }
-    let ways = carried.iter().map(|((name, version), [tx, rx])| {
-        let ways = match (tx, rx) {
-            (true, true) => "tx and rx",
-            (true, false) => "tx",
-            (false, true) => "rx",
-            (false, false) => "neither",
+    Ok((rows, format!("Carried by the kernel, as it counted itself: {}.", ways(&carried))))
+}
+
+/// Each terminator with the suites that it gave the kernel in the same ways.
+fn ways(carried: &BTreeMap<(String, &str), [bool; 2]>) -> String {
+    let mut suites: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for ((suite, name), kernel) in carried {
+        let ways = match kernel {
+            [true, true] => "tx and rx",
+            [true, false] => "tx",
+            [false, true] => "rx",
+            [false, false] => "neither",
         };
-        format!("{name}, {version}: {ways}")
-    });
-    let ways = ways.collect::<Vec<_>>().join("; ");
-    Ok((rows, format!("Carried by the kernel, as it counted itself: {ways}.")))
+        suites.entry((name, ways)).or_default().push(suite);
+    }
+    let said = suites.iter().map(|((name, ways), suites)| format!("{name}: {ways} ({})", suites.join(", ")));
+    said.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -173,9 +198,12 @@ mod tests {
     fn a_table_is_made_of_all_samples_and_refused_if_one_is_missing() {
         let mut all = samples(2);
         let (table, carried) = rows(&all, 2).unwrap();
-        assert_eq!(table.len(), 14);
+        assert_eq!(table.len(), 28);
         assert!(table.iter().all(|row| row.figures.len() == CARRIERS.len()));
-        assert!(carried.contains("offramp kernel, TLS 1.3: tx;"), "{carried}");
+        let suites: std::collections::BTreeSet<_> =
+            Counted::all().into_iter().map(|counted| counted.suite().label()).collect();
+        let suites = suites.into_iter().collect::<Vec<_>>().join(", ");
+        assert!(carried.contains(&format!("offramp kernel: tx ({suites});")), "{carried}");
         all.pop();
         assert!(rows(&all, 2).unwrap_err().to_string().contains("1 samples of 2"));
     }

@@ -5,8 +5,9 @@
 //! [backend](offramp_loadgen::backend) keep it busy from the other CPU, [`workload`] takes the sample between
 //! two readings of [`process`], and [`report`] makes the table, with what [machine](offramp_loadgen::machine)
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
-//! guest. What the engine's core needs for one [`scenario`], without a socket, is in [`instructions`]. What
-//! load costs the [`generator`] itself is compared as well.
+//! guest, [`suite`] by suite. What the engine's core needs for one [`scenario`], without a socket, is in
+//! [`instructions`]; the floor beside its sessions and ciphers is a [`pair`] of rustls's own connections.
+//! What load costs the [`generator`] itself is compared as well.
 
 pub mod chart;
 pub mod client;
@@ -16,9 +17,11 @@ pub mod handover;
 pub mod instructions;
 pub mod latency;
 pub mod message;
+pub mod pair;
 pub mod plain;
 pub mod process;
 pub mod report;
 pub mod scenario;
+pub mod suite;
 pub mod terminator;
 pub mod workload;

@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use anyhow::{Context, Result, ensure};
 use offramp_loadgen::backend;
 use offramp_loadgen::pattern;
-use offramp_loadgen::plan::Version;
 
 use crate::client::Connection;
+use crate::suite::Suite;
 use crate::workload::Bench;
 
 /// Messages on a connection before a reading is taken.
@@ -25,8 +25,8 @@ pub enum Way {
 /// Messages of one size.
 #[derive(Clone, Copy, Debug)]
 pub struct Messages {
-    /// On which version of TLS.
-    pub version: Version,
+    /// On which suite.
+    pub suite: Suite,
     /// Their way.
     pub way: Way,
     /// Their size.
@@ -40,7 +40,7 @@ impl Messages {
     #[must_use]
     pub fn label(self) -> String {
         let way = if self.way == Way::ToClient { "to the client" } else { "from the client" };
-        format!("{} byte of {} KiB messages {way}", self.version.label(), self.bytes / 1024)
+        format!("{} byte of {} KiB messages {way}", self.suite.label(), self.bytes / 1024)
     }
 
     /// The terminator's CPU time for one message, in µs: on one connection, each message after the one before
@@ -52,7 +52,7 @@ impl Messages {
         let mode = if self.way == Way::ToClient { backend::SOURCE } else { backend::SINK };
         let warm_up = |connection: &mut Connection| self.exchange(connection, 0, WARM_UP);
         let measured = |connection: &mut Connection| self.exchange(connection, WARM_UP, WARM_UP + self.count);
-        let total = bench.streams(self.version, mode, 1, warm_up, measured);
+        let total = bench.streams(self.suite, mode, 1, warm_up, measured);
         let total = total.with_context(|| bench.terminator.last_words()).with_context(|| self.label())?;
         Ok(total / f64::from(self.count))
     }

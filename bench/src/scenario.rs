@@ -23,6 +23,8 @@ use offramp_loadgen::session::{self, Session};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 
+use crate::suite::Suite;
+
 /// How long a ticket may be used: longer than any run.
 const SESSION_SECONDS: u64 = 24 * 3600;
 /// Free buffers kept, as a worker does.
@@ -136,8 +138,9 @@ impl Lab {
     }
 
     pub(crate) fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
+        let suite = Suite::usual(self.version);
         let tickets = if resume { session::Tickets::Use } else { session::Tickets::Forget };
-        Ok(session::client_config(&self.identity.certificate, self.version, tickets)?)
+        Ok(session::client_config(&self.identity.certificate, suite.rustls(), tickets)?)
     }
 
     pub(crate) fn open<'a>(&self, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Core<'a>> {

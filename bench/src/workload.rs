@@ -17,6 +17,7 @@ use offramp_loadgen::plan::Version;
 
 use crate::client::{Client, Connection, PATIENCE};
 use crate::process::{self, CpuTime};
+use crate::suite::Suite;
 use crate::terminator::Running;
 
 /// Clients at work at once, each a thread with its own session store.
@@ -145,31 +146,31 @@ impl Bench<'_> {
     /// Any connection failed or was not what the row asks for; the text has the end of what the terminator
     /// printed.
     pub fn sample(&self, row: Row, amount: Amount) -> Result<f64> {
-        let count = row.count(amount);
+        let (count, suite) = (row.count(amount), Suite::usual(row.version));
         let total = match row.work {
-            Work::Connection { resumed } => self.connections(row.version, resumed, count),
-            Work::ToClient => self.streams(row.version, backend::SOURCE, BULK_CLIENTS, cold, |connection| {
+            Work::Connection { resumed } => self.connections(suite, resumed, count),
+            Work::ToClient => self.streams(suite, backend::SOURCE, BULK_CLIENTS, cold, |connection| {
                 to_client(connection, share(count, BULK_CLIENTS))
             }),
-            Work::FromClient => self.streams(row.version, backend::SINK, BULK_CLIENTS, cold, |connection| {
+            Work::FromClient => self.streams(suite, backend::SINK, BULK_CLIENTS, cold, |connection| {
                 from_client(connection, share(count, BULK_CLIENTS))
             }),
-            Work::Exchange => self.streams(row.version, backend::ECHO, CLIENTS, cold, |connection| {
+            Work::Exchange => self.streams(suite, backend::ECHO, CLIENTS, cold, |connection| {
                 exchange(connection, share(count, CLIENTS))
             }),
-            Work::Idle => self.idle(row.version, count),
+            Work::Idle => self.idle(suite, count),
             Work::Plain => self.plain(count),
         };
         let total = total.with_context(|| self.terminator.last_words()).context(row.label())?;
         Ok(total / f64::from(count))
     }
 
-    fn connections(&self, version: Version, resumed: bool, count: u32) -> Result<f64> {
+    fn connections(&self, suite: Suite, resumed: bool, count: u32) -> Result<f64> {
         let wanted = if resumed { HandshakeKind::Resumed } else { HandshakeKind::Full };
         let connect = |client: &Client, count| -> Result<()> {
             (0..count).try_for_each(|_| client.open(backend::ECHO, wanted).map(drop))
         };
-        let clients = at_once(self.clients(version, resumed, CLIENTS)?, |client| {
+        let clients = at_once(self.clients(suite, resumed, CLIENTS)?, |client| {
             client.open(backend::ECHO, HandshakeKind::Full)?;
             connect(&client, WARM_UP)?;
             Ok(client)
@@ -192,13 +193,13 @@ impl Bench<'_> {
     /// Connections that are open before and after: only what `work` does on them is measured.
     pub(crate) fn streams(
         &self,
-        version: Version,
+        suite: Suite,
         mode: u8,
         clients: u32,
         warm_up: impl Fn(&mut Connection) -> Result<()> + Sync,
         work: impl Fn(&mut Connection) -> Result<()> + Sync,
     ) -> Result<f64> {
-        let warm = at_once(self.clients(version, false, clients)?, |client| {
+        let warm = at_once(self.clients(suite, false, clients)?, |client| {
             let mut connection = client.open(mode, HandshakeKind::Full)?;
             warm_up(&mut connection)?;
             Ok(connection)
@@ -215,8 +216,8 @@ impl Bench<'_> {
         total
     }
 
-    fn idle(&self, version: Version, count: u32) -> Result<f64> {
-        let clients = self.clients(version, false, CLIENTS)?;
+    fn idle(&self, suite: Suite, count: u32) -> Result<f64> {
+        let clients = self.clients(suite, false, CLIENTS)?;
         let hold = |count| {
             at_once(clients.clone(), |client| {
                 (0..count)
@@ -236,8 +237,8 @@ impl Bench<'_> {
         Ok(after_kib.saturating_sub(before_kib) as f64)
     }
 
-    fn clients(&self, version: Version, resume: bool, count: u32) -> Result<Vec<Client>> {
-        (0..count).map(|_| Client::new(self.terminator.address, self.trusted, version, resume)).collect()
+    fn clients(&self, suite: Suite, resume: bool, count: u32) -> Result<Vec<Client>> {
+        (0..count).map(|_| Client::new(self.terminator.address, self.trusted, suite, resume)).collect()
     }
 
     /// The terminator's CPU time for `work`, in µs, including what it does about connections that the work

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use offramp_bench::client::Client;
+use offramp_bench::suite::Suite;
 use offramp_bench::terminator::TERMINATORS;
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::identity::Identity;
@@ -37,7 +38,8 @@ fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
         let running = terminator.start(&terminator.program(), backend.address(), &identity);
         let running = running.unwrap_or_else(|error| panic!("{}: {error:#}", terminator.name));
         for version in [Version::Tls12, Version::Tls13] {
-            let client = Client::new(running.address, &identity.certificate, version, true).unwrap();
+            let client =
+                Client::new(running.address, &identity.certificate, Suite::usual(version), true).unwrap();
             for wanted in [HandshakeKind::Full, HandshakeKind::Resumed] {
                 let opened = client.open(backend::ECHO, wanted);
                 opened.unwrap_or_else(|error| {

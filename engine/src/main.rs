@@ -89,6 +89,9 @@ struct Serve {
     /// Worker threads [default: one a core]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
+    /// Whether each stays on a CPU of its own [default: off]
+    #[arg(long, value_name = "on|off")]
+    pin_workers: Option<String>,
     /// Whether the kernel carries the records [default: auto]
     #[arg(long, value_name = "auto|always|never|after-bytes(N)")]
     offload: Option<String>,
@@ -188,6 +191,7 @@ impl Serve {
             (Key::ServerName, &self.server_name),
             (Key::ServerCa, &self.server_ca),
             (Key::Workers, &self.workers),
+            (Key::PinWorkers, &self.pin_workers),
             (Key::Offload, &self.offload),
             (Key::OffloadDirections, &self.offload_directions),
             (Key::KeyUpdate, &self.keyupdate),

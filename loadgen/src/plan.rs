@@ -169,6 +169,15 @@ pub enum Ending {
     Reset,
 }
 
+/// Where client threads run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pin {
+    /// Each on a CPU of its own, if this process may use as many as there are threads.
+    Auto,
+    /// Wherever the kernel puts them.
+    Off,
+}
+
 /// When a run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -193,6 +202,8 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// Client threads, at least one.
     pub threads: usize,
+    /// Where they run.
+    pub pin: Pin,
     /// Load before anything counts.
     pub warm_up: Duration,
     /// Load that counts.
@@ -251,6 +262,7 @@ mod tests {
             ending: Ending::Reset,
             sources: Vec::new(),
             threads: 3,
+            pin: Pin::Off,
             warm_up: Duration::ZERO,
             until: Until::Counted(1),
             patience: Duration::from_secs(1),

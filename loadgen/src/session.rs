@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use offramp::buf::Buf;
+use rustls::SupportedCipherSuite;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -11,7 +12,6 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, Protoco
 
 use crate::failure::Failure;
 use crate::hello::offers_session;
-use crate::plan::Version;
 use crate::tickets::Forgetful;
 
 /// What a client does with the tickets that it gets. It asks for them in any case: making one is part of the
@@ -24,20 +24,21 @@ pub enum Tickets {
     Forget,
 }
 
-/// A client configuration on equal terms for every terminator: this version, AES-128-GCM, X25519, and this
-/// one certificate trusted. It has its own store for sessions.
+/// A client configuration on equal terms for every terminator: this suite and with it its version, X25519,
+/// and this one certificate trusted. It has its own store for sessions.
 ///
 /// # Errors
 /// The certificate cannot be trusted.
 pub fn client_config(
     trusted: &CertificateDer<'static>,
-    version: Version,
+    suite: SupportedCipherSuite,
     tickets: Tickets,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone())?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(equal_terms()))
-        .with_protocol_versions(&[version.protocol()])?
+    let provider = CryptoProvider { cipher_suites: vec![suite], ..equal_terms() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[suite.version()])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = match tickets {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
-use offramp_loadgen::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Request, Target, Until, Version, Work};
 use offramp_loadgen::runner::{Clients, Outcome};
 use offramp_loadgen::schedule::{Rate, Spacing};
 use offramp_loadgen::tally::Part;
@@ -30,6 +30,7 @@ fn plan(work: Work, connections: usize) -> Plan {
         ending: Ending::Reset,
         sources: Vec::new(),
         threads: 1,
+        pin: Pin::Off,
         warm_up: Duration::ZERO,
         until: Until::Elapsed(Duration::from_millis(500)),
         patience: Duration::from_secs(20),

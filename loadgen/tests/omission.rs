@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
-use offramp_loadgen::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Request, Target, Until, Version, Work};
 use offramp_loadgen::runner::Clients;
 use offramp_loadgen::schedule::{Rate, Spacing};
 use offramp_loadgen::tally::{Part, Tally};
@@ -93,6 +93,7 @@ fn plan(work: Work, load: Load) -> Plan {
         ending: Ending::Orderly,
         sources: Vec::new(),
         threads: 1,
+        pin: Pin::Off,
         warm_up: Duration::ZERO,
         until: Until::Elapsed(3 * STALL),
         patience: Duration::from_secs(10),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::latency::{Kind, LatencyReport, Row, Saved, Saving};
-use offramp_loadgen::plan::{Ending, Load, Pace, Plan, Target, Until, Version, Work};
+use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Target, Until, Version, Work};
 use offramp_loadgen::report::{Environment, FORMAT, Report, Run, SearchStep};
 use offramp_loadgen::runner::{Clients, Outcome};
 use offramp_loadgen::schedule::{Rate, Spacing};
@@ -75,6 +75,7 @@ fn the_shape_of_the_json_is_the_one_on_file() {
         ending: Ending::Orderly,
         sources: Vec::new(),
         threads: 1,
+        pin: Pin::Off,
         warm_up: Duration::ZERO,
         until: Until::Elapsed(Duration::from_millis(300)),
         patience: Duration::from_secs(5),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
-use offramp_loadgen::plan::{Ending, Load, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::plan::{Ending, Load, Pin, Plan, Request, Target, Until, Version, Work};
 use offramp_loadgen::runner::{Clients, Outcome};
 use offramp_loadgen::terms::Terms;
 use rustls::pki_types::CertificateDer;
@@ -26,6 +26,7 @@ fn plan(work: Work, resume: f64) -> Plan {
         ending: Ending::Reset,
         sources: Vec::new(),
         threads: 1,
+        pin: Pin::Off,
         warm_up: Duration::ZERO,
         until: Until::Elapsed(Duration::from_millis(300)),
         patience: Duration::from_secs(5),

@@ -116,7 +116,7 @@ fn in_guest(rounds: usize) -> Result<Outcome> {
         environment: Vec::new(),
         scratch: "TMPDIR",
         files: files.into_iter().chain([offramp()?]).collect(),
-        limit: Duration::from_secs(1200 + 600 * rounds as u64),
+        limit: Duration::from_secs(1200 + 1800 * rounds as u64),
     };
     guest.run(&job).map_err(|why| anyhow!(why))
 }

@@ -83,6 +83,7 @@ impl Raw {
     /// The first [`ConfigError`] that there is.
     pub fn check(mut self) -> Result<Config, ConfigError> {
         let workers = self.number(Key::Workers, WORKERS)?.unwrap_or_else(default_workers);
+        let pin_workers = self.switch(Key::PinWorkers)?.unwrap_or(false);
         let admin = self.address(Key::Admin)?;
         let timeouts = self.timeouts()?;
         let max_connections = self.max_connections(workers)?;
@@ -90,7 +91,16 @@ impl Raw {
         let session_lifetime =
             self.duration(Key::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
         let listeners = self.all_listeners()?;
-        Ok(Config { listeners, workers, admin, timeouts, max_connections, ticket_keys, session_lifetime })
+        Ok(Config {
+            listeners,
+            workers,
+            pin_workers,
+            admin,
+            timeouts,
+            max_connections,
+            ticket_keys,
+            session_lifetime,
+        })
     }
 
     /// The one at the top, unless it is all defaults for others; then those.
@@ -134,7 +144,7 @@ impl Raw {
             unknown_name: self
                 .parsed(Key::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
                 .unwrap_or_default(),
-            tickets: self.tickets()?,
+            tickets: self.switch(Key::Tickets)?.unwrap_or(true),
             peers: self.peers(is_origin)?,
             identities: self.identities,
         };
@@ -196,10 +206,6 @@ impl Raw {
             expect_no_pad: expect_no_pad.unwrap_or(default.expect_no_pad),
             record_limit: record_limit.unwrap_or(default.record_limit),
         })
-    }
-
-    fn tickets(&mut self) -> Result<bool, ConfigError> {
-        Ok(self.switch(Key::Tickets)?.unwrap_or(true))
     }
 
     fn switch(&mut self, key: Key) -> Result<Option<bool>, ConfigError> {
@@ -305,7 +311,7 @@ pub(super) mod tests {
         let listener = &config.listeners[0];
         assert_eq!((listener.offload, listener.tickets, config.admin), (OffloadRules::default(), true, None));
         assert_eq!((config.max_connections, config.timeouts), (MAX_CONNECTIONS_DEFAULT, Timeouts::default()));
-        assert!(config.workers >= 1);
+        assert!(config.workers >= 1 && !config.pin_workers);
     }
 
     #[test]

@@ -54,6 +54,7 @@ struct Written {
     server_name: Option<Spanned<String>>,
     server_ca: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
+    pin_workers: Option<Spanned<String>>,
     offload: Option<Spanned<String>>,
     offload_directions: Option<Spanned<String>>,
     keyupdate: Option<Spanned<String>>,
@@ -142,6 +143,7 @@ fn raw(path: &Path, text: &str, written: Written) -> Raw {
         (Key::UnknownName, written.unknown_name),
         (Key::Admin, written.admin),
         (Key::Workers, written.workers.map(digits)),
+        (Key::PinWorkers, written.pin_workers),
         (Key::MaxConnections, written.max_connections.map(digits)),
         (Key::Handshake, written.timeouts.handshake),
         (Key::Connect, written.timeouts.connect),
@@ -325,6 +327,7 @@ mod tests {
                 "record_limit = \"1023\" is refused: allowed is a whole number from 1024 to 16777216",
             ),
             ("tickets = \"true\"", "tickets = \"true\" is refused: allowed is on or off"),
+            ("pin_workers = \"1\"", "pin_workers = \"1\" is refused: allowed is on or off"),
             (
                 "admin = \"localhost\"",
                 "admin = \"localhost\" is refused: allowed is an IP address and a port",

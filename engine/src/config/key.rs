@@ -20,6 +20,8 @@ pub enum Key {
     ServerCa,
     /// Worker threads.
     Workers,
+    /// Whether each stays on a CPU of its own.
+    PinWorkers,
     /// When the kernel shall carry the records.
     Offload,
     /// Which directions the kernel may carry.
@@ -64,13 +66,14 @@ pub enum Key {
 
 impl Key {
     /// Every key.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Listen,
         Self::Backend,
         Self::Mode,
         Self::ServerName,
         Self::ServerCa,
         Self::Workers,
+        Self::PinWorkers,
         Self::Offload,
         Self::OffloadDirections,
         Self::KeyUpdate,
@@ -108,6 +111,7 @@ impl Key {
             Self::ServerName => ("server_name", "--server-name"),
             Self::ServerCa => ("server_ca", "--server-ca"),
             Self::Workers => ("workers", "--workers"),
+            Self::PinWorkers => ("pin_workers", "--pin-workers"),
             Self::Offload => ("offload", "--offload"),
             Self::OffloadDirections => ("offload_directions", "--offload-directions"),
             Self::KeyUpdate => ("keyupdate", "--keyupdate"),

@@ -75,6 +75,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Worker threads, at least one.
     pub workers: usize,
+    /// Whether each stays on a CPU of its own.
+    pub pin_workers: bool,
     /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
     pub admin: Option<SocketAddr>,
     /// The deadlines of a connection.

@@ -10,7 +10,9 @@ use std::thread::{self, JoinHandle};
 
 use super::{Control, StartError, WorkerLost};
 use crate::admin;
+use crate::config::Config;
 use crate::config::limits::{START_DEADLINE, TICK};
+use crate::sys::affinity;
 use crate::sys::errno;
 use crate::sys::socket;
 use crate::worker::{self, Setup};
@@ -30,12 +32,19 @@ enum Report {
 }
 
 impl Crew {
-    /// Starts a thread for each of `setups` and waits until all accept connections; otherwise ends those that
-    /// do.
-    pub(super) fn start(setups: impl Iterator<Item = Setup>, control: Control) -> Result<Self, StartError> {
+    /// Starts a thread for each of `setups`, on a CPU of its own if there are `cpus`, and waits until all
+    /// accept connections; otherwise ends those that do.
+    pub(super) fn start(
+        setups: impl Iterator<Item = Setup>,
+        cpus: &[usize],
+        control: Control,
+    ) -> Result<Self, StartError> {
         let (reports, inbox) = channel();
         let mut crew = Self { inbox, threads: Vec::new(), control };
-        let started = setups.into_iter().try_for_each(|setup| crew.hire(setup, reports.clone()));
+        let started = setups.into_iter().try_for_each(|setup| {
+            let cpu = cpus.get(setup.index).copied();
+            crew.hire(setup, cpu, reports.clone())
+        });
         drop(reports);
         match started.and_then(|()| crew.wait_until_ready()) {
             Ok(()) => Ok(crew),
@@ -74,12 +83,15 @@ impl Crew {
         outcome
     }
 
-    fn hire(&mut self, setup: Setup, reports: Sender<Report>) -> Result<(), StartError> {
+    fn hire(&mut self, setup: Setup, cpu: Option<usize>, reports: Sender<Report>) -> Result<(), StartError> {
         let index = setup.index;
         let ready = reports.clone();
         // Nobody listens any more only after the start has failed: there is nobody to tell.
         let ready = move |result| drop(ready.send(Report::Ready(index, result)));
         let work = move || {
+            if let Some(cpu) = cpu {
+                stay_on(cpu, index);
+            }
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(setup, ready)));
             drop(reports.send(Report::Ended(index, result.err().map(|panic| message(panic.as_ref())))));
         };
@@ -163,6 +175,31 @@ impl Admin {
     }
 }
 
+/// The CPU of each worker; empty if they are not to be pinned, or must share.
+pub(super) fn cpus(config: &Config) -> Vec<usize> {
+    if !config.pin_workers {
+        return Vec::new();
+    }
+    let mut allowed = affinity::allowed().unwrap_or_default();
+    if allowed.len() < config.workers {
+        tracing::warn!(
+            "pin_workers: {} workers and {} CPUs for this process: none is pinned; try: fewer --workers",
+            config.workers,
+            allowed.len()
+        );
+        return Vec::new();
+    }
+    allowed.truncate(config.workers);
+    allowed
+}
+
+/// Keeps the calling thread on this CPU. A worker that cannot be kept there works as well elsewhere.
+fn stay_on(cpu: usize, index: usize) {
+    if let Err(error) = affinity::pin(cpu) {
+        tracing::warn!(cpu, error = errno::name(&error), "worker {index} is not pinned");
+    }
+}
+
 /// A thread with a name, of which the kernel shows the first 15 bytes (`top -H`).
 pub(super) fn spawn<T: Send + 'static>(
     name: String,
@@ -190,6 +227,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::config::{Key, Raw};
 
     fn control() -> Control {
         let tickets = Arc::new(crate::tls::Tickets::generate(1, 0).unwrap());
@@ -218,6 +256,45 @@ mod tests {
         crew.control.drain();
         assert_eq!(crew.lost(0, None), None);
         assert!(crew.lost(0, Some("late".to_owned())).is_some());
+    }
+
+    fn config(workers: usize, pin: &str) -> Config {
+        let mut raw = Raw::default();
+        let workers = workers.to_string();
+        for (key, value) in [
+            (Key::Listen, "127.0.0.1:0"),
+            (Key::Backend, "127.0.0.1:1"),
+            (Key::Workers, &*workers),
+            (Key::PinWorkers, pin),
+        ] {
+            raw.give_flag(key, Some(value.to_owned()));
+        }
+        raw.give_identities(&["c".into()], &["k".into()]).unwrap();
+        raw.check().unwrap()
+    }
+
+    #[test]
+    fn each_worker_has_a_cpu_of_its_own_or_none_has() {
+        let allowed = affinity::allowed().unwrap();
+        assert_eq!(cpus(&config(allowed.len(), "on")), allowed);
+        assert_eq!(cpus(&config(1, "on")), allowed[..1]);
+        assert_eq!(cpus(&config(allowed.len() + 1, "on")), [0; 0]);
+        assert_eq!(cpus(&config(1, "off")), [0; 0]);
+    }
+
+    #[test]
+    fn a_thread_stays_on_its_cpu_and_goes_on_where_there_is_no_such() {
+        let allowed = affinity::allowed().unwrap();
+        let last = *allowed.last().unwrap();
+        let after = |cpu| {
+            let thread = thread::spawn(move || {
+                stay_on(cpu, 0);
+                affinity::allowed()
+            });
+            thread.join().unwrap().unwrap()
+        };
+        assert_eq!(after(last), [last]);
+        assert_eq!(after(usize::MAX), allowed);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Engine {
             counters,
             stop: Arc::clone(&control.stops[index]),
         });
-        let crew = Crew::start(setups, control.clone())?;
+        let crew = Crew::start(setups, &crew::cpus(&config), control.clone())?;
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),

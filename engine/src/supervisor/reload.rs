@@ -56,7 +56,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let rest = if *running == new {
         ""
     } else {
-        "; what else has changed needs a restart: addresses, workers, timeouts, record_limit, \
+        "; what else has changed needs a restart: addresses, workers, pin_workers, timeouts, record_limit, \
          max_connections, the path of ticket_keys, session_lifetime"
     };
     Ok(format!("certificates, peers, tickets and offload in force; {}{rest}", texts.join("; ")))

@@ -10,10 +10,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, Tls12Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::identity::Identities;
-use super::peer::{AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told};
+use super::peer::{
+    AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told, roots,
+};
 use super::sessions::ClientSessions;
 use super::{TermsError, Tickets, profile};
 use crate::config::{Fingerprint, IdentityFiles, Key, Originate, UnknownName, Voucher};
@@ -60,9 +62,9 @@ impl Origination {
             .map_err(|_| rules.server_name.clone().refused(Key::ServerName, Originate::ALLOWED_NAME))?;
         let trust = match &rules.trust {
             Voucher::Authorities(file) => {
-                let roots = authorities(file)?;
-                made_of.add(&roots);
-                Trust::Authorities(by_authority(file, roots, &provider)?)
+                let authorities = authorities(file)?;
+                made_of.add(&authorities);
+                Trust::Authorities(by_authority(file, authorities, &provider)?)
             }
             Voucher::Fingerprints(told) => {
                 let texts: Vec<String> = told.iter().map(ToString::to_string).collect();
@@ -178,16 +180,13 @@ impl MadeOf {
 
 fn by_authority(
     file: &Path,
-    all: Vec<CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<ByAuthority>, PeerError> {
-    let refused = |problem: String| PeerError::Authorities { file: file.to_owned(), problem };
-    let mut roots = RootCertStore::empty();
-    for (nth, root) in (1..).zip(all) {
-        roots.add(root).map_err(|error| refused(format!("certificate {nth} is no authority ({error})")))?;
-    }
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
-    let verifier = verifier.build().map_err(|error| refused(error.to_string()))?;
+    let roots = roots(file, authorities)?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .build()
+        .map_err(|error| PeerError::authorities(file, error))?;
     Ok(Arc::new(ByAuthority(verifier)))
 }
 

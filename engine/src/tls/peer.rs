@@ -42,6 +42,12 @@ pub enum PeerError {
     },
 }
 
+impl PeerError {
+    pub(super) fn authorities(file: &Path, problem: impl fmt::Display) -> Self {
+        Self::Authorities { file: file.to_owned(), problem: problem.to_string() }
+    }
+}
+
 /// Why a peer does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerRefusal {
@@ -75,9 +81,9 @@ impl Peers {
         let voucher = match (&rules.voucher, rules.auth) {
             (_, ClientAuth::None) | (Voucher::Nobody, _) => Vouching::Nobody,
             (Voucher::Authorities(file), _) => {
-                let roots = authorities(file)?;
-                roots.iter().for_each(|root| made_of.extend_from_slice(root));
-                Vouching::Authorities(by_authority(file, roots, provider)?)
+                let authorities = authorities(file)?;
+                authorities.iter().for_each(|authority| made_of.extend_from_slice(authority));
+                Vouching::Authorities(by_authority(file, authorities, provider)?)
             }
             (Voucher::Fingerprints(told), _) => {
                 // Which ones is judged after every handshake: a session outlives a change of the list.
@@ -155,27 +161,36 @@ impl Fingerprint {
 }
 
 pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, PeerError> {
-    let refused =
-        |problem: &str| PeerError::Authorities { file: file.to_owned(), problem: problem.to_owned() };
     let all = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| refused(&format!("cannot be read as PEM ({error})")))?;
-    if all.is_empty() { Err(refused("has no certificate")) } else { Ok(all) }
+        .map_err(|error| PeerError::authorities(file, format!("cannot be read as PEM ({error})")))?;
+    if all.is_empty() { Err(PeerError::authorities(file, "has no certificate")) } else { Ok(all) }
+}
+
+/// What a verifier starts from: the authorities of a file.
+pub(super) fn roots(
+    file: &Path,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<Arc<RootCertStore>, PeerError> {
+    let mut roots = RootCertStore::empty();
+    for (nth, authority) in (1..).zip(authorities) {
+        let refused = |error| format!("certificate {nth} is no authority ({error})");
+        roots.add(authority).map_err(|error| PeerError::authorities(file, refused(error)))?;
+    }
+    Ok(Arc::new(roots))
 }
 
 fn by_authority(
     file: &Path,
-    all: Vec<CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, PeerError> {
-    let refused = |problem: String| PeerError::Authorities { file: file.to_owned(), problem };
-    let mut roots = RootCertStore::empty();
-    for (nth, root) in (1..).zip(all) {
-        roots.add(root).map_err(|error| refused(format!("certificate {nth} is no authority ({error})")))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
-    // Who must show a certificate and does not is judged after the handshake, with the alert of RFC 8122.
-    let verifier = verifier.allow_unauthenticated().build().map_err(|error| refused(error.to_string()))?;
+    let roots = roots(file, authorities)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+        // Who must show a certificate and does not is judged after the handshake, with the alert of RFC 8122.
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| PeerError::authorities(file, error))?;
     Ok(Arc::new(ByAuthority(verifier)))
 }
 

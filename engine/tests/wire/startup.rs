@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
-use crate::lab::{Lab, Refusal, identity_flags, probed_rekey, refused};
+use crate::lab::{Lab, Refusal, Setup, identity_flags, probed_rekey, refused};
 use crate::peer::{BOTH, Peer, plain};
 use crate::tools::{have, in_guest, scratch, text};
 
@@ -138,4 +138,33 @@ fn says(refusal: &Refusal, parts: &[&str]) {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The CPUs that each worker may run on, as the kernel lists them.
+fn cpus_of_workers(lab: &Lab) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("the server runs");
+    let read = |task: &std::fs::DirEntry, name: &str| {
+        std::fs::read_to_string(task.path().join(name)).expect("a worker lasts as long as the server")
+    };
+    let workers = tasks.flatten().filter(|task| read(task, "comm").trim() == "offramp-0");
+    let listed = workers.map(|task| {
+        let status = read(&task, "status");
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.expect("the kernel lists them").trim().to_owned()
+    });
+    listed.collect()
+}
+
+#[test]
+fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = |pin: &str| Setup::new(backend.addr).flags(&format!("--pin-workers {pin}")).start();
+    let (pinned, free) = (lab("on"), lab("off"));
+    let allowed = offramp::sys::affinity::allowed().expect("the kernel tells");
+    assert_eq!(cpus_of_workers(&pinned), [allowed[0].to_string()]);
+    if allowed.len() > 1 {
+        assert_ne!(cpus_of_workers(&free), [allowed[0].to_string()]);
+    }
+    pinned.stop();
+    free.stop();
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo;
-use crate::plan::{Request, Target, Version};
+use crate::plan::{Pin, Request, Target, Version};
 use crate::schedule::{Rate, Spacing};
 use crate::trust::{Fingerprint, parse_fingerprint};
 
@@ -245,6 +245,10 @@ pub struct Common {
     /// Client threads; one a core unless told otherwise.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
+    /// Where they run: auto keeps each on a CPU of its own, if there are as many as threads; off leaves them
+    /// to the kernel, as when several load generators share a host.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Pin::Auto, hide_possible_values = true)]
+    pub pin: Pin,
     /// How long to count.
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub duration: Duration,

@@ -201,6 +201,7 @@ fn plan(common: &Common, work: Work) -> Result<Plan> {
         ending: if common.rst { Ending::Reset } else { Ending::Orderly },
         sources: common.source.clone(),
         threads,
+        pin: common.pin,
         warm_up: common.warm_up,
         until: Until::Elapsed(common.duration),
         patience: common.timeout,

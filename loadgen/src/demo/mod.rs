@@ -136,6 +136,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
             tickets: true,
         }],
         workers: WORKERS,
+        pin_workers: false,
         admin: None,
         timeouts: Timeouts::default(),
         max_connections: CONNECTIONS_MAX,

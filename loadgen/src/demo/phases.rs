@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::plan::{Ending, Load, Plan, Request, Until, Version, Work};
+use crate::plan::{Ending, Load, Pin, Plan, Request, Until, Version, Work};
 
 /// One kind of load for some time.
 #[derive(Clone, Debug)]
@@ -45,6 +45,7 @@ impl Phase {
             ending: Ending::Reset,
             sources: Vec::new(),
             threads: self.threads,
+            pin: Pin::Off,
             warm_up: self.warm_up,
             until: Until::Elapsed(self.measured),
             patience: PATIENCE,

@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use serde::Serialize;
 
 use crate::machine;
-use crate::plan::{Ending, Load, Plan, Request, Target, Until, Version, Work};
+use crate::plan::{Ending, Load, Pin, Plan, Request, Target, Until, Version, Work};
 use crate::report::Environment;
 use crate::report::table::aligned;
 use crate::runner::{Clients, time_of_day};
@@ -292,6 +292,7 @@ impl Experiment {
             ending: Ending::Reset,
             sources: Vec::new(),
             threads: 1,
+            pin: Pin::Off,
             warm_up: Duration::ZERO,
             until: Until::Counted(self.samples),
             patience: PATIENCE + 8 * self.one_way,

@@ -173,7 +173,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::failure::Failure;
-    use crate::plan::{Ending, Load, Plan, Request, Until, Work};
+    use crate::plan::{Ending, Load, Pin, Plan, Request, Until, Work};
     use crate::runner::Outcome;
     use crate::schedule::{Rate, Spacing};
     use crate::series::Interval;
@@ -192,6 +192,7 @@ pub(crate) mod tests {
             ending: Ending::Orderly,
             sources: Vec::new(),
             threads: 1,
+            pin: Pin::Off,
             warm_up: Duration::ZERO,
             until: Until::Elapsed(Duration::from_secs(1)),
             patience: Duration::from_secs(1),

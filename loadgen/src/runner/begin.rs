@@ -168,7 +168,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::{Request, Until, Work};
+    use crate::plan::{Pin, Request, Until, Work};
     use crate::schedule::{Rate, Spacing};
 
     #[test]
@@ -185,6 +185,7 @@ mod tests {
                 ending: Ending::Orderly,
                 sources: Vec::new(),
                 threads: 2,
+                pin: Pin::Off,
                 warm_up: Duration::from_secs(warm_up),
                 until: Until::Elapsed(Duration::from_secs(1)),
                 patience: Duration::from_secs(1),

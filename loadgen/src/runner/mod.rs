@@ -9,6 +9,7 @@ mod complete;
 mod connection;
 mod free;
 mod meter;
+mod pin;
 mod timers;
 mod worker;
 
@@ -98,6 +99,7 @@ impl Clients {
         let origin = self.origin(target);
         let began = time_of_day();
         let shared = Arc::new(Shared::new(plan, now()));
+        let cpus = pin::cpus(plan);
         let ends = thread::scope(|scope| {
             let threads: Vec<_> = self
                 .profiles
@@ -106,7 +108,11 @@ impl Clients {
                 .map(|(index, profiles)| {
                     profiles.set_origin(origin);
                     let shared = Arc::clone(&shared);
+                    let cpu = cpus.get(index).copied();
                     scope.spawn(move || {
+                        if let Some(cpu) = cpu {
+                            pin::to(cpu, index);
+                        }
                         let ended = Worker::new(plan, target, profiles, (index, origin), &shared)
                             .and_then(Worker::run);
                         if ended.is_err() {

@@ -34,6 +34,7 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
     let config = Config {
         listeners: vec![listener],
         workers: 1,
+        pin_workers: false,
         admin: None,
         timeouts: Timeouts::default(),
         max_connections: 64,
