@@ -114,8 +114,9 @@ pub static TERMINATORS: [Terminator; 5] = [
 
 /// The same two, beside what they are where the kernel has TLS. The first is the one that the others are
 /// compared with.
-pub static CARRIERS: [Terminator; 5] = [
+pub static CARRIERS: [Terminator; 6] = [
     offramp("offramp kernel", &["--offload", "always"]),
+    offramp("offramp kernel no pad", &["--offload", "always", "--expect-no-pad", "on"]),
     offramp("offramp kernel tx", &["--offload", "always", "--offload-directions", "tx"]),
     offramp("offramp userspace", &["--offload", "never"]),
     nginx("nginx kernel", "ssl_conf_command Options KTLS;"),

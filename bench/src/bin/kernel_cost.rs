@@ -1,5 +1,5 @@
 //! `kernel_cost`: what records cost the terminator when the kernel carries them and when it does not, in
-//! instructions, on Linux 6.12 in a guest whose clock counts them.
+//! instructions, on Linux 6.12 or the newest, in a guest whose clock counts them.
 
 use std::env;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use offramp_bench::counted::{self, Sample};
 use offramp_bench::report::{Report, Versioned};
 use offramp_bench::terminator::STREAM_MODULE;
@@ -29,6 +29,9 @@ const PROGRAMS: [&str; 6] =
 /// Count the instructions that records cost when the kernel carries them and when it does not.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// Debian's kernel in the guest.
+    #[arg(long, value_enum, default_value_t = Release::V6_12)]
+    kernel: Release,
     /// Samples per terminator and row.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20))]
     rounds: u16,
@@ -41,6 +44,16 @@ struct Arguments {
     /// Take the samples here: what the guest runs.
     #[arg(long, hide = true)]
     inside: bool,
+}
+
+/// Kernels for servers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Release {
+    /// The one that Debian 12 can be given.
+    #[value(name = "6.12")]
+    V6_12,
+    /// The newest that Debian has.
+    Newest,
 }
 
 fn main() -> ExitCode {
@@ -68,7 +81,7 @@ fn inside(rounds: usize) -> Result<()> {
 fn outside(arguments: &Arguments) -> Result<()> {
     let machine = Machine::this();
     let (date, rounds) = (machine::date(), usize::from(arguments.rounds));
-    let outcome = in_guest(rounds)?;
+    let outcome = in_guest(arguments.kernel, rounds)?;
     let said = || anyhow!("--- guest output\n{}\n--- guest console\n{}", outcome.output, outcome.console);
     ensure!(outcome.status == Some(0), "the guest ended with {:?}\n{:#}", outcome.status, said());
     let (kernel, lines) = outcome.output.split_once('\n').with_context(said)?;
@@ -98,10 +111,14 @@ fn outside(arguments: &Arguments) -> Result<()> {
 }
 
 /// This very program, inside the guest.
-fn in_guest(rounds: usize) -> Result<Outcome> {
+fn in_guest(release: Release, rounds: usize) -> Result<Outcome> {
     let this = env::current_exe()?;
     let target = this.ancestors().nth(2).context("this program is in target/")?;
-    let guest = offramp_guest::obtain(Kernel::Cloud, target).map_err(|why| anyhow!(why))?;
+    let kernel = match release {
+        Release::V6_12 => Kernel::Cloud,
+        Release::Newest => Kernel::CloudNewest,
+    };
+    let guest = offramp_guest::obtain(kernel, target).map_err(|why| anyhow!(why))?;
     let files: Vec<_> = PROGRAMS.iter().copied().chain([STREAM_MODULE]).map(PathBuf::from).collect();
     let missing: Vec<_> = files.iter().filter(|path| !path.exists()).collect();
     ensure!(missing.is_empty(), "missing {missing:?}: apt-get install nginx libnginx-mod-stream util-linux");
