@@ -1,7 +1,7 @@
 //! Guest kernels that have kernel TLS, for machines whose own kernel has none: fetched from Debian, booted
 //! without privilege, given one command, and asked what their kernel counted.
 //!
-//! 1. [`packages`] fetches kernel, modules and busybox below `target/kernel-lab`;
+//! 1. [`packages`] fetches kernel, [`modules`] and busybox below `target/kernel-lab`;
 //! 2. [`init`] writes the guest's first process, the same for both kinds;
 //! 3. [`uml`] boots Linux as a process of this machine, with its files as the root, and with a C library of
 //!    its [`own`] where it comes from a newer Debian; [`qemu`] boots Debian's 6.12 cloud kernel on an
@@ -12,6 +12,7 @@
 mod boot;
 mod init;
 mod initramfs;
+mod modules;
 mod own;
 mod packages;
 mod qemu;
@@ -19,6 +20,8 @@ mod uml;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use packages::Parts;
 
 /// The kinds of guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,21 +86,20 @@ pub fn obtain(kernel: Kernel, target: &Path) -> Result<Guest, String> {
     let lab = target.join("kernel-lab");
     std::fs::create_dir_all(&lab).map_err(|error| format!("{}: {error}", lab.display()))?;
     let busybox = packages::busybox(&lab)?;
-    let (linux, modules, loader) = match kernel {
-        Kernel::UserMode6_1 => packages::user_mode(&lab, &packages::USER_MODE_6_1)?,
-        Kernel::UserMode6_12 => packages::user_mode(&lab, &packages::USER_MODE_6_12)?,
-        Kernel::UserModeNewest => packages::user_mode(&lab, &packages::USER_MODE_NEWEST)?,
-        Kernel::Cloud => emulated(&lab, &packages::CLOUD_6_12)?,
-        Kernel::CloudNewest => emulated(&lab, &packages::CLOUD_NEWEST)?,
+    let parts = match kernel {
+        Kernel::UserMode6_1 => packages::user_mode(&lab, &busybox, &packages::USER_MODE_6_1),
+        Kernel::UserMode6_12 => packages::user_mode(&lab, &busybox, &packages::USER_MODE_6_12),
+        Kernel::UserModeNewest => packages::user_mode(&lab, &busybox, &packages::USER_MODE_NEWEST),
+        Kernel::Cloud => emulated(&lab, &busybox, &packages::CLOUD_6_12),
+        Kernel::CloudNewest => emulated(&lab, &busybox, &packages::CLOUD_NEWEST),
     };
+    let Parts { linux, modules, loader } = parts?;
     Ok(Guest { kernel, linux, modules, loader, busybox, lab })
 }
 
-/// A kernel that only an emulator boots: itself, its modules, and no loader.
-fn emulated(lab: &Path, kind: &packages::Cloud) -> Result<(PathBuf, Vec<PathBuf>, Option<PathBuf>), String> {
+fn emulated(lab: &Path, busybox: &Path, source: &packages::Source) -> Result<Parts, String> {
     qemu::available()?;
-    let (linux, modules) = packages::cloud(lab, kind)?;
-    Ok((linux, modules, None))
+    packages::cloud(lab, busybox, source)
 }
 
 /// A guest that can be booted, any number of times.

@@ -4,116 +4,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One User-Mode Linux: in which suite Debian has it, and its modules, loaded in this order; what a module
-/// needs comes before it.
-pub(crate) struct UserMode {
+use crate::modules;
+
+/// A kernel: where its packages are unpacked, and the suite of Debian that has them.
+pub(crate) struct Source {
     directory: &'static str,
     /// `None` for the suite of this machine.
     suite: Option<&'static str>,
-    modules: &'static [&'static str],
 }
 
-/// Debian 12: Linux 6.1.
-pub(crate) const USER_MODE_6_1: UserMode = UserMode {
-    directory: "user-mode-linux",
-    suite: None,
-    modules: &[
-        "gf128mul",
-        "ghash-generic",
-        "ctr",
-        "gcm",
-        "libchacha",
-        "libpoly1305",
-        "chacha_generic",
-        "poly1305_generic",
-        "chacha20poly1305",
-        "tls",
-    ],
-};
+/// User-Mode Linux 6.1, of Debian 12.
+pub(crate) const USER_MODE_6_1: Source = Source { directory: "user-mode-linux", suite: None };
 
-/// Debian 13: Linux 6.12.
-pub(crate) const USER_MODE_6_12: UserMode = UserMode {
-    directory: "user-mode-linux-6.12",
-    suite: Some("trixie"),
-    modules: &[
-        "gf128mul",
-        "ghash-generic",
-        "crypto_null",
-        "ctr",
-        "gcm",
-        "libchacha",
-        "libpoly1305",
-        "chacha_generic",
-        "poly1305_generic",
-        "chacha20poly1305",
-        "tls",
-    ],
-};
+/// User-Mode Linux 6.12, of Debian 13.
+pub(crate) const USER_MODE_6_12: Source = Source { directory: "user-mode-linux-6.12", suite: Some("trixie") };
 
-/// Debian unstable: Linux 7.2 when this was written, and newer with time. It can replace keys.
-pub(crate) const USER_MODE_NEWEST: UserMode = UserMode {
-    directory: "user-mode-linux-newest",
-    suite: Some("sid"),
-    modules: &[
-        "aead",
-        "crypto_skcipher",
-        "ctr",
-        "libgf128hash",
-        "gcm",
-        "libchacha",
-        "chacha",
-        "libpoly1305",
-        "chacha20poly1305",
-        "tls",
-    ],
-};
+/// User-Mode Linux of Debian unstable: 7.2 when this was written, and newer with time. It can replace keys.
+pub(crate) const USER_MODE_NEWEST: Source =
+    Source { directory: "user-mode-linux-newest", suite: Some("sid") };
 
-/// One cloud kernel, the newest that a suite has, and its modules, with those that use the CPU's instructions
-/// for AES and ChaCha20.
-pub(crate) struct Cloud {
-    directory: &'static str,
-    suite: &'static str,
-    modules: &'static [&'static str],
-}
+/// The kernel for servers that Debian 12 can be given: 6.12.
+pub(crate) const CLOUD_6_12: Source = Source { directory: CLOUD, suite: Some("bookworm-backports") };
 
-/// For Debian 12: Linux 6.12.
-pub(crate) const CLOUD_6_12: Cloud = Cloud {
-    directory: CLOUD,
-    suite: "bookworm-backports",
-    modules: &[
-        "crypto_null",
-        "gf128mul",
-        "cryptd",
-        "crypto_simd",
-        "ghash-generic",
-        "gcm",
-        "ghash-clmulni-intel",
-        "aesni-intel",
-        "libchacha",
-        "chacha-x86_64",
-        "libpoly1305",
-        "poly1305-x86_64",
-        "chacha20poly1305",
-        "tls",
-    ],
-};
-
-/// For Debian 13: Linux 7.3 when this was written.
-pub(crate) const CLOUD_NEWEST: Cloud = Cloud {
-    directory: "linux-image-cloud-amd64-newest",
-    suite: "trixie-backports",
-    modules: &[
-        "gf128mul",
-        "ctr",
-        "gcm",
-        "aesni-intel",
-        "libchacha",
-        "chacha",
-        "libpoly1305",
-        "chacha20poly1305",
-        "tls",
-    ],
-};
+/// The newest kernel for servers: 7.3 when this was written.
+pub(crate) const CLOUD_NEWEST: Source =
+    Source { directory: "linux-image-cloud-amd64-newest", suite: Some("trixie-backports") };
 
 /// A suite of Debian's, which this machine's own lists need not name.
 fn sources(suite: &str) -> String {
@@ -136,29 +51,38 @@ pub(crate) fn busybox(lab: &Path) -> Result<PathBuf, String> {
     )
 }
 
-/// User-Mode Linux, its modules, and the loader of the C library that it wants, where that is not this
-/// machine's.
-pub(crate) fn user_mode(
-    lab: &Path,
-    kind: &UserMode,
-) -> Result<(PathBuf, Vec<PathBuf>, Option<PathBuf>), String> {
+/// What a guest is booted from.
+pub(crate) struct Parts {
+    pub(crate) linux: PathBuf,
+    /// In the order in which they are loaded, as they come: perhaps packed.
+    pub(crate) modules: Vec<PathBuf>,
+    /// Of the C library that User-Mode Linux wants, where that is not this machine's.
+    pub(crate) loader: Option<PathBuf>,
+}
+
+/// User-Mode Linux.
+pub(crate) fn user_mode(lab: &Path, busybox: &Path, source: &Source) -> Result<Parts, String> {
     let locate = |root: &Path| {
-        let loader = kind.suite.map(|_| find(root, LOADER)).transpose()?;
-        Ok((find(root, "bin/linux.uml")?, modules(root, kind.modules, "ko")?, loader))
+        let loader = source.suite.map(|_| find(root, LOADER)).transpose()?;
+        let modules = modules::in_order(&files(root), busybox)?;
+        Ok(Parts { linux: find(root, "bin/linux.uml")?, modules, loader })
     };
     let wanted = ["user-mode-linux", "libc6"].map(str::to_owned);
-    let wanted = &wanted[..if kind.suite.is_some() { 2 } else { 1 }];
-    obtain(lab, kind.directory, locate, |into| fetch(into, kind.suite, |_| Ok(wanted.to_vec())))
+    let wanted = &wanted[..if source.suite.is_some() { 2 } else { 1 }];
+    obtain(lab, source.directory, locate, |into| fetch(into, source.suite, |_| Ok(wanted.to_vec())))
 }
 
 /// The loader of programs, in the package of the C library.
 const LOADER: &str = "x86_64-linux-gnu/ld-linux-x86-64.so.2";
 
-/// The cloud kernel and its modules, packed as they come.
-pub(crate) fn cloud(lab: &Path, kind: &Cloud) -> Result<(PathBuf, Vec<PathBuf>), String> {
-    let locate = |root: &Path| Ok((image(root)?, modules(root, kind.modules, "ko.xz")?));
-    obtain(lab, kind.directory, locate, |into| {
-        fetch(into, Some(kind.suite), |options| {
+/// A cloud kernel.
+pub(crate) fn cloud(lab: &Path, busybox: &Path, source: &Source) -> Result<Parts, String> {
+    let locate = |root: &Path| {
+        let modules = modules::in_order(&files(root), busybox)?;
+        Ok(Parts { linux: image(root)?, modules, loader: None })
+    };
+    obtain(lab, source.directory, locate, |into| {
+        fetch(into, source.suite, |options| {
             let show = |package: &str| run(Command::new("apt-cache").args(options).args(["show", package]));
             let shown = show(CLOUD)?;
             let image = dependency(&shown, "linux-image-");
@@ -169,16 +93,6 @@ pub(crate) fn cloud(lab: &Path, kind: &Cloud) -> Result<(PathBuf, Vec<PathBuf>),
             Ok(parts.into_iter().flatten().chain([image]).collect())
         })
     })
-}
-
-/// A module as the kernel takes it.
-pub(crate) fn unpacked(module: &Path, busybox: &Path) -> Result<Vec<u8>, String> {
-    let output = Command::new(busybox).args(["xz", "-dc"]).arg(module).output();
-    let output = output.map_err(|error| format!("{}: {error}", busybox.display()))?;
-    if !output.status.success() || output.stdout.is_empty() {
-        return Err(format!("{} cannot be unpacked: {}", module.display(), output.status));
-    }
-    Ok(output.stdout)
 }
 
 /// What `locate` finds in the packages that were unpacked before, or are now.
@@ -255,10 +169,6 @@ fn image(root: &Path) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("no kernel image under {}", root.display()))
 }
 
-fn modules(root: &Path, names: &[&str], extension: &str) -> Result<Vec<PathBuf>, String> {
-    names.iter().map(|name| find(root, &format!("{name}.{extension}"))).collect()
-}
-
 /// By the end of the path: a package also has directories and hooks of its program's name.
 fn find(root: &Path, name: &str) -> Result<PathBuf, String> {
     let found = files(root).into_iter().find(|file| file.ends_with(name));
@@ -293,19 +203,14 @@ mod tests {
     #[test]
     fn packages_with_a_part_missing_are_not_taken_for_whole() {
         let root = tempfile::tempdir().unwrap();
-        let found = || modules(root.path(), USER_MODE_6_1.modules, "ko");
-        assert!(found().is_err_and(|why| why.contains("gf128mul.ko")));
-        let deep = root.path().join("usr/lib");
-        fs::create_dir_all(&deep).unwrap();
-        for name in USER_MODE_6_1.modules {
-            fs::write(deep.join(format!("{name}.ko")), b"").unwrap();
-        }
-        assert_eq!(found().unwrap().len(), USER_MODE_6_1.modules.len());
-        fs::remove_file(deep.join("tls.ko")).unwrap();
-        assert!(found().is_err_and(|why| why.contains("tls.ko")));
         assert!(image(root.path()).is_err());
-        fs::write(deep.join("vmlinuz-6.12"), b"").unwrap();
-        assert!(image(root.path()).is_ok());
+        assert!(find(root.path(), "bin/linux.uml").is_err_and(|why| why.contains("bin/linux.uml")));
+        let deep = root.path().join("usr/bin");
+        fs::create_dir_all(&deep).unwrap();
+        for name in ["vmlinuz-6.12", "linux.uml"] {
+            fs::write(deep.join(name), b"").unwrap();
+        }
+        assert!(image(root.path()).is_ok() && find(root.path(), "bin/linux.uml").is_ok());
     }
 
     #[test]

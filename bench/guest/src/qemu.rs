@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::init::{Places, script};
 use crate::initramfs::Initramfs;
-use crate::{Guest, Job, Outcome, boot, packages};
+use crate::{Guest, Job, Outcome, boot, modules};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -83,7 +83,7 @@ fn root(guest: &Guest, job: &Job) -> Result<Initramfs, String> {
     for packed in &guest.modules {
         let name = packed.file_stem().unwrap_or_default();
         let module = Path::new("/modules").join(name);
-        root.text(&module, packages::unpacked(packed, &guest.busybox)?);
+        root.text(&module, modules::unpacked(packed, &guest.busybox)?);
         modules.push(module);
     }
     let places = Places {

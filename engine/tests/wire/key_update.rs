@@ -199,7 +199,9 @@ fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fol
         let now = lab.settled();
         assert!(updates > 20, "{suite:?}: {updates}");
         assert_eq!(received(&now) - received(&before), updates, "{suite:?}");
-        assert_eq!(sent(&now) - sent(&before), updates, "{suite:?}: each asks for an answer");
+        // Each asks for an answer; one may do for those that came before it was sent (RFC 8446 §4.6.3).
+        let answers = sent(&now) - sent(&before);
+        assert!((1..=updates).contains(&answers), "{suite:?}: {answers} answers to {updates}");
         assert_eq!(now.faults().len(), 0, "{suite:?}: {:?}", now.faults());
         carried_where_it_can_follow(&lab, "--keyupdate userspace", nth);
     }
