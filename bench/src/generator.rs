@@ -15,7 +15,7 @@ use offramp_loadgen::report::Report;
 use crate::process;
 
 /// What both may negotiate, by its names in TLS 1.2 and in TLS 1.3; s_time takes the first from OpenSSL.
-const SUITES: &str = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS13_AES_128_GCM_SHA256";
+pub(crate) const SUITES: &str = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS13_AES_128_GCM_SHA256";
 const OPENSSL_SUITE: [&str; 4] =
     ["-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256", "-ciphersuites", "TLS_AES_128_GCM_SHA256"];
 /// Connections that loadgen has open at once: s_time has one.

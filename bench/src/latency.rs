@@ -14,6 +14,7 @@ use rustls::HandshakeKind;
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::generator::SUITES;
 use crate::suite::Suite;
 use crate::workload::{Bench, more_to_client};
 
@@ -210,6 +211,8 @@ fn loadgen(bench: &Bench<'_>, arguments: &[String]) -> Result<Value> {
             "--groups",
             "X25519,secp256r1",
         ])
+        // Some servers go by the client's preference, which would be AES-256-GCM.
+        .args(["--suites", SUITES])
         .args(["--threads", "1", "--quiet", "--json"])
         .output()
         .with_context(|| program.display().to_string())?;

@@ -80,7 +80,8 @@ fn inside(rounds: usize) -> Result<()> {
 
 fn outside(arguments: &Arguments) -> Result<()> {
     let machine = Machine::this();
-    let (date, rounds) = (machine::date(), usize::from(arguments.rounds));
+    // What runs is what is there now: by its end somebody may have gone on working.
+    let (date, commit, rounds) = (machine::date(), machine::commit(), usize::from(arguments.rounds));
     let outcome = in_guest(arguments.kernel, rounds)?;
     let said = || anyhow!("--- guest output\n{}\n--- guest console\n{}", outcome.output, outcome.console);
     ensure!(outcome.status == Some(0), "the guest ended with {:?}\n{:#}", outcome.status, said());
@@ -91,7 +92,7 @@ fn outside(arguments: &Arguments) -> Result<()> {
     let report = Report {
         date,
         command: command(env::args().skip(1)),
-        commit: machine::commit(),
+        commit,
         method: format!("{METHOD} {carried}"),
         profile: if cfg!(debug_assertions) { "debug" } else { "release" },
         machine: Machine { cpu: format!("emulated by QEMU on {}", machine.cpu), cores: 1, ..machine },

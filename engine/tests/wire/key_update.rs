@@ -175,7 +175,8 @@ const TLS13_SUITES: [CipherSuite; 3] = [
     CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
 
-/// With bytes on the way in both directions, and data behind each KeyUpdate in the same segment.
+/// With bytes on the way in both directions, and data behind each KeyUpdate in the same segment. No more of
+/// them than the client would take in a row, 32: that many answers may come before the echo.
 #[test]
 fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_follow() {
     const BYTES: usize = 4 << 20;
@@ -187,7 +188,7 @@ fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fol
         let (data, mut parts, mut updates) = (Noise::bytes(nth, BYTES), 0, 0);
         let back = peer.exchange_but(&data, &mut Dice::new(nth), |tls| {
             parts += 1;
-            if parts % 8 == 0 {
+            if parts % 20 == 0 {
                 tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
                 updates += 1;
             }
@@ -197,7 +198,7 @@ fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fol
         assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{suite:?}");
         assert_eq!(backend.seen().bytes, BYTES as u64, "{suite:?}");
         let now = lab.settled();
-        assert!(updates > 20, "{suite:?}: {updates}");
+        assert!((10..=32).contains(&updates), "{suite:?}: {updates}");
         assert_eq!(received(&now) - received(&before), updates, "{suite:?}");
         // Each asks for an answer; one may do for those that came before it was sent (RFC 8446 §4.6.3).
         let answers = sent(&now) - sent(&before);
