@@ -154,7 +154,7 @@ impl Relay {
         for socket in self.pairs[index].sockets.iter_mut().filter_map(Option::take) {
             // It is a socket of ours; a reset leaves no port in TIME_WAIT, as the engine does after a fault.
             let _ = socket::abort_on_close(socket.as_fd());
-            self.ring.cancel(socket.as_fd());
+            self.ring.cancel_all(socket.as_fd());
             self.ring.close(socket);
         }
     }

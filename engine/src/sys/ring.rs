@@ -21,12 +21,19 @@ use crate::buf::{Buf, Bufs};
 /// What the owner of a ring hangs on an operation and gets back with its completion.
 pub type Token = u64;
 
+/// Names an operation that was started, for as long as it is under way: no later one has the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started(u64);
+
 /// Submission entries; the completion queue has four times as many.
 const ENTRIES: u32 = 1024;
 /// `user_data` of operations whose completion nobody waits for.
 const UNWATCHED: u64 = u64::MAX;
-/// Marks the `user_data` of an accept, which is otherwise its place in the table of operations.
+/// Marks the `user_data` of an accept. Otherwise it is the operation's place in the table of operations and,
+/// above that, its number, which tells it from those that had the place before.
 const ACCEPT: u64 = 1 << 62;
+const PLACE_BITS: u32 = 32;
+const NUMBERS: u64 = 1 << 30;
 /// How often `drop` waits for cancelled operations, 10 ms each, before it leaks what the kernel may still
 /// touch.
 const DROP_WAITS: usize = 100;
@@ -36,6 +43,8 @@ pub struct Ring {
     uring: IoUring,
     pool: Option<Pool>,
     operations: Slab<Operation>,
+    /// The number of the next operation, below [`NUMBERS`].
+    next_number: u64,
     /// Completions that were read from the queue and not yet taken, but for those of accepts.
     ready: VecDeque<cqueue::Entry>,
     /// Those of accepts: one wait may bring a whole backlog of them, which hold up nobody else here.
@@ -134,7 +143,7 @@ impl Ring {
         let pool = Pool::register(&uring.submitter())?;
         let operations = Slab::with_capacity(1024);
         let (ready, accepts) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { uring, pool: Some(pool), operations, ready, accepts })
+        Ok(Self { uring, pool: Some(pool), operations, next_number: 0, ready, accepts })
     }
 
     /// Accepts connections, one completion each, until one comes without `more` or a failure.
@@ -154,54 +163,72 @@ impl Ring {
     /// Receives at most `max` bytes into a provided buffer, taken when they arrive. ENOBUFS means that none
     /// was left: start again after the next [`Ring::wait`], which fills more. `expect_empty` skips the first,
     /// vain attempt.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, max: usize, expect_empty: bool, token: Token) {
+    pub fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        max: usize,
+        expect_empty: bool,
+        token: Token,
+    ) -> Started {
         let flags = if expect_empty { POLL_FIRST } else { 0 };
         let entry = opcode::Recv::new(fd(socket), std::ptr::null_mut(), length(max))
             .buf_group(GROUP)
             .ioprio(flags)
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
-        self.start(token, Held::Receive, entry);
+        self.start(token, Held::Receive, entry)
     }
 
     /// Receives at most `max` bytes behind the window of `buf`.
-    pub fn receive_into(&mut self, socket: BorrowedFd<'_>, mut buf: Buf, max: usize, token: Token) {
+    pub fn receive_into(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        mut buf: Buf,
+        max: usize,
+        token: Token,
+    ) -> Started {
         let room = buf.spare_mut();
         let (address, room) = (room.as_mut_ptr(), room.len().min(max));
         let entry = opcode::Recv::new(fd(socket), address, length(room)).build();
-        self.start(token, Held::ReceiveInto(buf), entry);
+        self.start(token, Held::ReceiveInto(buf), entry)
     }
 
     /// Receives one record of any type from a socket whose receive direction the kernel carries.
-    pub fn receive_record(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) {
+    pub fn receive_record(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) -> Started {
         let mut message = Message::to_receive(buf);
         let entry = opcode::RecvMsg::new(fd(socket), message.header()).build();
-        self.start(token, Held::Record(message), entry);
+        self.start(token, Held::Record(message), entry)
     }
 
     /// Sends the window of `buf`; may send only its front.
-    pub fn send(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) {
+    pub fn send(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) -> Started {
         let window = buf.filled();
         let entry = opcode::Send::new(fd(socket), window.as_ptr(), length(window.len()))
             .flags(libc::MSG_NOSIGNAL)
             .build();
-        self.start(token, Held::Send(buf), entry);
+        self.start(token, Held::Send(buf), entry)
     }
 
     /// Sends the window of `buf` as one record of `record_type` on a socket whose transmit direction the
     /// kernel carries.
-    pub fn send_record(&mut self, socket: BorrowedFd<'_>, record_type: u8, buf: Buf, token: Token) {
+    pub fn send_record(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        record_type: u8,
+        buf: Buf,
+        token: Token,
+    ) -> Started {
         let mut message = Message::to_send(buf, record_type);
         let entry =
             opcode::SendMsg::new(fd(socket), message.header()).flags(libc::MSG_NOSIGNAL as u32).build();
-        self.start(token, Held::SendRecord(message), entry);
+        self.start(token, Held::SendRecord(message), entry)
     }
 
     /// Connects the socket.
-    pub fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr, token: Token) {
+    pub fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr, token: Token) -> Started {
         let address = Box::new(address);
         let entry = opcode::Connect::new(fd(socket), address.as_ptr().cast(), address.len()).build();
-        self.start(token, Held::Connect(address), entry);
+        self.start(token, Held::Connect(address), entry)
     }
 
     /// Waits for the eventfd to be signalled and resets it.
@@ -211,9 +238,15 @@ impl Ring {
         self.start(token, Held::Event(count), entry);
     }
 
+    /// Cancels an operation, which still gets its completion: ECANCELED, or its own if it was faster.
+    pub fn cancel(&mut self, operation: Started) {
+        let entry = opcode::AsyncCancel::new(operation.0).build();
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(UNWATCHED));
+    }
+
     /// Cancels all that is in flight on the socket; each operation still gets its completion (ECANCELED, or
-    /// its own).
-    pub fn cancel(&mut self, socket: BorrowedFd<'_>) {
+    /// its own). The kernel looks through all that is in flight on the ring for it.
+    pub fn cancel_all(&mut self, socket: BorrowedFd<'_>) {
         let which = types::CancelBuilder::fd(fd(socket)).all();
         let entry = opcode::AsyncCancel2::new(which).build();
         self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(UNWATCHED));
@@ -306,7 +339,7 @@ impl Ring {
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
-        let key = usize::try_from(entry.user_data() & !ACCEPT).ok()?;
+        let key = usize::try_from(entry.user_data() & ((1 << PLACE_BITS) - 1)).ok()?;
         let result = entry.result();
         let more = cqueue::more(entry.flags());
         let token = self.operations.get(key)?.token;
@@ -379,10 +412,13 @@ impl Ring {
         Outcome::Failed { errno, buf }
     }
 
-    fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) {
+    fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) -> Started {
         let mark = if matches!(held, Held::Accept) { ACCEPT } else { 0 };
-        let key = self.operations.insert(Operation { token, held });
-        self.push(&entry.user_data(key as u64 | mark));
+        let place = self.operations.insert(Operation { token, held }) as u64;
+        let name = place | self.next_number << PLACE_BITS | mark;
+        self.next_number = (self.next_number + 1) % NUMBERS;
+        self.push(&entry.user_data(name));
+        Started(name)
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -447,3 +483,6 @@ fn accepted(result: i32, more: bool) -> Outcome {
     let socket = unsafe { OwnedFd::from_raw_fd(result) };
     Outcome::Accepted { socket, more }
 }
+
+#[cfg(test)]
+mod tests;

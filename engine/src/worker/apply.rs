@@ -81,23 +81,26 @@ impl Hands<'_> {
         if line.socket().is_none() {
             return;
         }
-        line.in_flight += 1;
         if let Action::Receive { max, .. } = &action {
             line.max = *max;
         }
         let drained = line.drained;
+        let purpose = match &action {
+            Action::Receive { .. } | Action::ReceiveInto { .. } => Purpose::Receive(leg),
+            Action::ReceiveRecord { .. } => Purpose::ReceiveRecord,
+            _ => Purpose::Send(leg),
+        };
+        let (token, ring) = (token(purpose, id), &mut *self.ring);
         let Some(socket) = line.socket() else { return };
-        let (receive, send) = (token(Purpose::Receive(leg), id), token(Purpose::Send(leg), id));
-        match action {
-            Action::Receive { max, .. } => self.ring.receive(socket, max, drained, receive),
-            Action::ReceiveInto { buf, max, .. } => self.ring.receive_into(socket, buf, max, receive),
-            Action::ReceiveRecord { buf } => {
-                self.ring.receive_record(socket, buf, token(Purpose::ReceiveRecord, id));
-            }
-            Action::Send { buf, .. } => self.ring.send(socket, buf, send),
-            Action::SendRecord { record_type, buf } => self.ring.send_record(socket, record_type, buf, send),
-            _ => {}
-        }
+        let started = match action {
+            Action::Receive { max, .. } => ring.receive(socket, max, drained, token),
+            Action::ReceiveInto { buf, max, .. } => ring.receive_into(socket, buf, max, token),
+            Action::ReceiveRecord { buf } => ring.receive_record(socket, buf, token),
+            Action::Send { buf, .. } => ring.send(socket, buf, token),
+            Action::SendRecord { record_type, buf } => ring.send_record(socket, record_type, buf, token),
+            _ => return,
+        };
+        line.started(purpose, started);
     }
 
     /// Starts a receive again that found no buffer.
@@ -118,10 +121,10 @@ impl Hands<'_> {
             Ok(socket) => {
                 let line = slot.line(leg);
                 line.open(socket);
-                line.in_flight += 1;
                 if let Some(socket) = line.socket() {
-                    let address = self.front.destination.sockaddr.clone();
-                    self.ring.connect(socket, address, token(Purpose::Connect(leg), id));
+                    let (address, purpose) = (self.front.destination.sockaddr.clone(), Purpose::Connect(leg));
+                    let started = self.ring.connect(socket, address, token(purpose, id));
+                    line.started(purpose, started);
                 }
                 Result::Started
             }
@@ -171,15 +174,10 @@ impl Hands<'_> {
     fn release(&mut self, id: SlotId, leg: Leg, reset: bool) {
         let Some(slot) = self.slots.get(id) else { return };
         let line = slot.line(leg);
-        let in_flight = line.in_flight;
-        let Some(descriptor) = line.close() else { return };
-        let socket = std::os::fd::AsFd::as_fd(&descriptor);
+        let Some(descriptor) = line.close(self.ring) else { return };
         if reset {
             // A Unix socket has no reset; its peer reads end of file.
-            let _ = socket::abort_on_close(socket);
-        }
-        if in_flight > 0 {
-            self.ring.cancel(socket);
+            let _ = socket::abort_on_close(std::os::fd::AsFd::as_fd(&descriptor));
         }
         self.ring.close(descriptor);
     }

@@ -36,7 +36,7 @@ pub(super) fn read(
     };
     let Some(slot) = slots.get(id) else { return recycle(outcome, bufs) };
     let line = slot.line(leg);
-    line.in_flight = line.in_flight.saturating_sub(1);
+    line.finished(purpose);
     if line.socket().is_none() {
         return recycle(outcome, bufs);
     }
@@ -89,13 +89,14 @@ pub(super) fn read(
 fn send_rest(slot: &mut Slot, leg: Leg, buf: Buf, id: SlotId, ring: &mut Ring) {
     let record_type = slot.record_type;
     let line = slot.line(leg);
-    line.in_flight += 1;
     let Some(socket) = line.socket() else { return };
-    let token = token(Purpose::Send(leg), id);
-    match record_type {
+    let purpose = Purpose::Send(leg);
+    let token = token(purpose, id);
+    let started = match record_type {
         Some(record_type) if leg == Leg::Tls => ring.send_record(socket, record_type, buf, token),
         _ => ring.send(socket, buf, token),
-    }
+    };
+    line.started(purpose, started);
 }
 
 fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Meaning {

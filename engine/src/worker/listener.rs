@@ -77,7 +77,7 @@ impl Listener {
         if let Some(socket) = self.socket.as_ref().filter(|_| self.started > 0)
             && matches!(self.state, State::Single | State::Multishot)
         {
-            ring.cancel(socket.as_fd());
+            ring.cancel_all(socket.as_fd());
             self.state = State::Pausing;
         }
     }

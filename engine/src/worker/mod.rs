@@ -5,6 +5,7 @@
 //! and submits all that with the next wait: one system call a turn, whatever the number of connections in it.
 
 mod apply;
+mod bulk;
 mod complete;
 mod faults;
 mod flush;
@@ -116,6 +117,8 @@ struct Worker {
     max_connections: usize,
     /// What came for handshakes, which are the costly part: they wait for the bytes of everybody else.
     handshakes: VecDeque<Completion>,
+    /// Completions of many bytes: they wait for those of few.
+    bulk: VecDeque<Completion>,
     /// No slot was free at the end of the last turn.
     is_full: bool,
     /// Receives that found no buffer.
@@ -147,6 +150,7 @@ impl Worker {
             now: clock(),
             max_connections: setup.max_connections,
             handshakes: VecDeque::new(),
+            bulk: VecDeque::new(),
             is_full: false,
             again: Vec::new(),
             events: VecDeque::new(),
@@ -166,20 +170,16 @@ impl Worker {
     fn turn(&mut self) -> io::Result<()> {
         let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
         let patience = rests.chain(self.timers.patience(self.now)).min();
-        let patience = if self.handshakes.is_empty() { patience } else { Some(Duration::ZERO) };
+        let waits = !self.handshakes.is_empty() || !self.bulk.is_empty();
+        let patience = if waits { Some(Duration::ZERO) } else { patience };
         self.ring.wait(&mut self.outbox.bufs, patience)?;
         self.now = clock();
         self.look_at_the_offers();
-        for _ in 0..TURN_COMPLETIONS {
-            if self.handshakes.len() >= WAITING_HANDSHAKES {
-                break;
-            }
-            let Some(completion) = self.ring.next_transfer() else { break };
-            if self.is_of_a_handshake(&completion) {
-                self.handshakes.push_back(completion);
-            } else {
-                self.complete(completion);
-            }
+        let has_waited = !self.bulk.is_empty();
+        let little = self.take_completions();
+        // What little there was of others is submitted first: bulk waits for that once, and not again.
+        if has_waited || !self.is_of_others(little) {
+            self.go_on_with_bulk();
         }
         self.go_on_with_handshakes();
         for (id, leg) in std::mem::take(&mut self.again) {

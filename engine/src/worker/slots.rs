@@ -8,7 +8,7 @@ use slab::Slab;
 use super::flush::{Look, Sealing};
 use crate::conn::Conn;
 use crate::conn::event::Leg;
-use crate::sys::ring::Token;
+use crate::sys::ring::{Ring, Started, Token};
 
 /// What an operation on the ring was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,10 @@ pub(super) struct Slot {
 #[derive(Default)]
 pub(super) struct Line {
     socket: Option<OwnedFd>,
-    /// Operations under way.
-    pub(super) in_flight: u8,
+    /// The receive that is under way.
+    receiving: Option<Started>,
+    /// The send, or the connect.
+    sending: Option<Started>,
     /// The last receive left nothing to read.
     pub(super) drained: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
@@ -60,9 +62,29 @@ impl Line {
         self.socket.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes the socket away: the leg is closed.
-    pub(super) fn close(&mut self) -> Option<OwnedFd> {
+    /// Takes the socket away, and cancels what is under way on it: the leg is closed.
+    pub(super) fn close(&mut self, ring: &mut Ring) -> Option<OwnedFd> {
+        for operation in [self.receiving.take(), self.sending.take()].into_iter().flatten() {
+            ring.cancel(operation);
+        }
         self.socket.take()
+    }
+
+    /// An operation was started.
+    pub(super) fn started(&mut self, purpose: Purpose, operation: Started) {
+        *self.under_way(purpose) = Some(operation);
+    }
+
+    /// It is complete.
+    pub(super) fn finished(&mut self, purpose: Purpose) {
+        *self.under_way(purpose) = None;
+    }
+
+    fn under_way(&mut self, purpose: Purpose) -> &mut Option<Started> {
+        match purpose {
+            Purpose::Receive(_) | Purpose::ReceiveRecord => &mut self.receiving,
+            _ => &mut self.sending,
+        }
     }
 
     /// Opens the leg.

@@ -293,7 +293,7 @@ impl Server {
             return;
         }
         if over {
-            self.ring.cancel(connection.socket.as_fd());
+            self.ring.cancel_all(connection.socket.as_fd());
             return;
         }
         let token = (key as Token) << 2;

@@ -226,7 +226,7 @@ impl Worker<'_> {
         let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
         if connection.sending || connection.receiving {
             if connection.receiving {
-                self.ring.cancel(connection.socket.as_fd());
+                self.ring.cancel_all(connection.socket.as_fd());
             }
             return Ok(());
         }
@@ -318,7 +318,7 @@ impl Worker<'_> {
         let Some(connection) = &mut self.places[index].connection else { return };
         connection.stage = Stage::Ended;
         if connection.sending || connection.receiving {
-            self.ring.cancel(connection.socket.as_fd());
+            self.ring.cancel_all(connection.socket.as_fd());
         }
     }
 

@@ -1,0 +1,62 @@
+//! What is cancelled, and what is not.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
+
+/// A ring and its free list; none where io_uring is forbidden, which the test then says.
+fn ring() -> Option<(Ring, Bufs)> {
+    match Ring::new() {
+        Ok(ring) => Some((ring, Bufs::new(8))),
+        Err(error) => {
+            eprintln!("skipped: there is no io_uring: {error}");
+            None
+        }
+    }
+}
+
+fn wait(ring: &mut Ring, bufs: &mut Bufs) -> Completion {
+    ring.wait(bufs, PATIENCE).unwrap();
+    ring.next_completion().expect("an operation is complete")
+}
+
+#[test]
+fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
+    let Some((mut ring, mut bufs)) = ring() else { return };
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let early = ring.receive(near.as_fd(), 16, false, 1);
+    far.write_all(b"x").unwrap();
+    let first = wait(&mut ring, &mut bufs);
+    assert!(matches!(first.outcome, Outcome::Received { count: 1, .. }), "{first:?}");
+
+    let late = ring.receive(near.as_fd(), 16, false, 2);
+    assert_ne!(early, late);
+    ring.cancel(early);
+    ring.wait(&mut bufs, Some(Duration::ZERO)).unwrap();
+    assert!(ring.next_completion().is_none(), "the second receive is none of the first one's business");
+
+    ring.cancel(late);
+    let second = wait(&mut ring, &mut bufs);
+    assert_eq!(second.token, 2);
+    assert!(matches!(second.outcome, Outcome::Failed { errno: libc::ECANCELED, .. }), "{second:?}");
+}
+
+#[test]
+fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
+    let Some((mut ring, mut bufs)) = ring() else { return };
+    let (near, _far) = UnixStream::pair().unwrap();
+    let (other, mut other_far) = UnixStream::pair().unwrap();
+    ring.receive(near.as_fd(), 16, false, 1);
+    ring.receive(other.as_fd(), 16, false, 2);
+    ring.cancel_all(near.as_fd());
+    let first = wait(&mut ring, &mut bufs);
+    assert_eq!(first.token, 1);
+    assert!(matches!(first.outcome, Outcome::Failed { errno: libc::ECANCELED, .. }), "{first:?}");
+    other_far.write_all(b"x").unwrap();
+    let second = wait(&mut ring, &mut bufs);
+    assert!(matches!(second.outcome, Outcome::Received { count: 1, .. }), "{second:?}");
+}
