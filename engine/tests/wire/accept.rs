@@ -176,7 +176,7 @@ fn clients_far_past_the_cap_wait_in_the_backlog() {
     for _ in 0..50 {
         // At most one was accepted and found no slot.
         let accepted = lab.accepted_sockets();
-        assert!((CAP..=CAP + 1).contains(&accepted), "{accepted} sockets accepted, the cap is {CAP}");
+        assert!((CAP..=CAP + 1).contains(&accepted.len()), "the cap is {CAP}, accepted are {accepted:#?}");
         held.iter_mut().for_each(|peer| peer.ping(b"undisturbed"));
         pause();
     }

@@ -145,8 +145,9 @@ impl Lab {
     }
 
     /// Connections to the TLS listener that the server has accepted and holds. One that still waits in the
-    /// backlog has no inode yet, and one that was closed none any more (Linux, `proc_net_tcp`).
-    pub(crate) fn accepted_sockets(&self) -> usize {
+    /// backlog has no inode yet, and one that was closed none any more (Linux, `proc_net_tcp`). As they are
+    /// listed there.
+    pub(crate) fn accepted_sockets(&self) -> Vec<String> {
         const LISTEN: &str = "0A";
         let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
         let port = format!(":{:04X}", self.addr.port());
@@ -154,7 +155,7 @@ impl Lab {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields[1].ends_with(&port) && fields[3] != LISTEN && fields[9] != "0"
         };
-        table.lines().skip(1).filter(held).count()
+        table.lines().skip(1).filter(held).map(str::to_owned).collect()
     }
 
     /// Waits until no connection is open any more.
