@@ -113,8 +113,8 @@ fn a_gibibyte_with_key_updates_holds_on_kernel_records() {
     replaced_keys(kernel, 24);
 }
 
-/// The flood's are 1,024 each way, but that one answer may do for several; another hundred are replaced in the
-/// middle of streams.
+/// The flood's are 1,024 each way, but that one answer may do for several; another hundred are replaced in
+/// the middle of streams.
 const REPLACED: u64 = 600;
 
 fn replaced_keys(kernel: Option<Stat>, at_least: u64) {
