@@ -9,7 +9,7 @@ use crate::sys::probe::{Ktls, Refusal, Rekey};
 use crate::worker::Offer;
 
 /// Bytes after which `auto` gives the kernel what goes to the peer. The hand-over costs a connection one to
-/// three in a hundred of its instructions (`bench/results`, kernel records): short ones are spared it.
+/// five in a hundred of its instructions (`bench/results`, kernel records): short ones are spared it.
 const AUTO_AFTER_BYTES: u64 = 64 * 1024;
 
 /// Who will carry the records of connections whose cipher allows it, per direction.

@@ -180,17 +180,21 @@ pub(super) fn cpus(config: &Config) -> Vec<usize> {
     if !config.pin_workers {
         return Vec::new();
     }
-    let mut allowed = affinity::allowed().unwrap_or_default();
-    if allowed.len() < config.workers {
-        tracing::warn!(
-            "pin_workers: {} workers and {} CPUs for this process: none is pinned; try: fewer --workers",
-            config.workers,
-            allowed.len()
-        );
-        return Vec::new();
+    let workers = config.workers;
+    match affinity::one_each(workers) {
+        Ok(cpus) if cpus.is_empty() => {
+            tracing::warn!(
+                "pin_workers: fewer CPUs for this process than {workers} workers: none is pinned; \
+                 try: fewer --workers"
+            );
+            cpus
+        }
+        Ok(cpus) => cpus,
+        Err(error) => {
+            tracing::warn!(error = errno::name(&error), "pin_workers: no worker is pinned");
+            Vec::new()
+        }
     }
-    allowed.truncate(config.workers);
-    allowed
 }
 
 /// Keeps the calling thread on this CPU. A worker that cannot be kept there works as well elsewhere.

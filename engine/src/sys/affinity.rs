@@ -36,6 +36,17 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..CPUS_MAX).filter(is_in).collect())
 }
 
+/// A CPU for each of so many threads: the first of those that the calling thread may run on. None if there
+/// are fewer: threads that must share are better moved about by the kernel.
+///
+/// # Errors
+/// As [`allowed`].
+pub fn one_each(threads: usize) -> io::Result<Vec<usize>> {
+    let mut cpus = allowed()?;
+    cpus.truncate(threads);
+    Ok(if cpus.len() < threads { Vec::new() } else { cpus })
+}
+
 /// Bits in the set.
 const CPUS_MAX: usize = size_of::<libc::cpu_set_t>() * 8;
 
@@ -53,6 +64,14 @@ mod tests {
         let cpu = *allowed().unwrap().last().unwrap();
         let after = std::thread::spawn(move || pin(cpu).and_then(|()| allowed())).join().unwrap();
         assert_eq!(after.unwrap(), [cpu]);
+    }
+
+    #[test]
+    fn each_thread_has_a_cpu_of_its_own_or_none_has() {
+        let all = allowed().unwrap();
+        assert_eq!(one_each(all.len()).unwrap(), all);
+        assert_eq!(one_each(1).unwrap(), all[..1]);
+        assert_eq!(one_each(all.len() + 1).unwrap(), [0; 0]);
     }
 
     #[test]

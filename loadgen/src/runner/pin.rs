@@ -8,24 +8,11 @@ use crate::plan::{Pin, Plan};
 pub(super) fn cpus(plan: &Plan) -> Vec<usize> {
     match plan.pin {
         Pin::Off => Vec::new(),
-        Pin::Auto => match affinity::allowed() {
-            Ok(allowed) => shared_out(allowed, plan.threads),
-            Err(error) => {
-                eprintln!("loadgen: warning: no thread is pinned: {error}");
-                Vec::new()
-            }
-        },
+        Pin::Auto => affinity::one_each(plan.threads).unwrap_or_else(|error| {
+            eprintln!("loadgen: warning: no thread is pinned: {error}");
+            Vec::new()
+        }),
     }
-}
-
-/// The first so many of those that this process may use; none if there are fewer: threads that must share are
-/// better moved about.
-fn shared_out(mut allowed: Vec<usize>, threads: usize) -> Vec<usize> {
-    if allowed.len() < threads {
-        return Vec::new();
-    }
-    allowed.truncate(threads);
-    allowed
 }
 
 /// Keeps the calling thread, which is number `index`, on this CPU. Without that a run is no less right.
@@ -38,13 +25,6 @@ pub(super) fn to(cpu: usize, index: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_thread_has_a_cpu_of_its_own_or_none_has() {
-        assert_eq!(shared_out(vec![1, 4, 6], 2), [1, 4]);
-        assert_eq!(shared_out(vec![1, 4, 6], 3), [1, 4, 6]);
-        assert_eq!(shared_out(vec![1, 4, 6], 4), [0; 0]);
-    }
 
     #[test]
     fn a_thread_stays_on_its_cpu_and_goes_on_where_there_is_no_such() {

@@ -8,15 +8,8 @@ use super::*;
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
-/// A ring and its free list; none where io_uring is forbidden, which the test then says.
-fn ring() -> Option<(Ring, Bufs)> {
-    match Ring::new() {
-        Ok(ring) => Some((ring, Bufs::new(8))),
-        Err(error) => {
-            eprintln!("skipped: there is no io_uring: {error}");
-            None
-        }
-    }
+fn ring() -> (Ring, Bufs) {
+    (Ring::new().expect("io_uring, without which there is no engine"), Bufs::new(8))
 }
 
 fn wait(ring: &mut Ring, bufs: &mut Bufs) -> Completion {
@@ -26,7 +19,7 @@ fn wait(ring: &mut Ring, bufs: &mut Bufs) -> Completion {
 
 #[test]
 fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
-    let Some((mut ring, mut bufs)) = ring() else { return };
+    let (mut ring, mut bufs) = ring();
     let (near, mut far) = UnixStream::pair().unwrap();
     let early = ring.receive(near.as_fd(), 16, false, 1);
     far.write_all(b"x").unwrap();
@@ -47,7 +40,7 @@ fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
 
 #[test]
 fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
-    let Some((mut ring, mut bufs)) = ring() else { return };
+    let (mut ring, mut bufs) = ring();
     let (near, _far) = UnixStream::pair().unwrap();
     let (other, mut other_far) = UnixStream::pair().unwrap();
     ring.receive(near.as_fd(), 16, false, 1);
