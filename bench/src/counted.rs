@@ -17,7 +17,7 @@ use crate::message::{Messages, Way};
 use crate::report::RowReport;
 use crate::suite::Suite;
 use crate::terminator::CARRIERS;
-use crate::workload::{Amount, BACKEND_THREADS, Bench, Row, Work};
+use crate::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 
 /// Message sizes, and how many of each make a sample. What small ones cost is not the AEAD's doing: only the
 /// usual one has them.
@@ -117,7 +117,8 @@ pub fn take(rounds: usize, show: impl Fn(&Sample) -> Result<()>) -> Result<()> {
         for (row, counted) in Counted::all().into_iter().enumerate() {
             for (index, terminator) in CARRIERS.iter().enumerate() {
                 let running = terminator.start(&terminator.program(), backend.address(), &identity)?;
-                let bench = Bench { terminator: &running, backend: &backend, trusted: &identity.certificate };
+                let trusted = &identity.certificate;
+                let bench = Bench { terminator: &running, backend: &backend, trusted, clients: CLIENTS };
                 let before = keyed()?;
                 let instructions = counted.sample(&bench).context(terminator.name)?;
                 let after = keyed()?;

@@ -18,7 +18,9 @@ use crate::process;
 
 /// The CPU that a terminator has for itself.
 pub const TERMINATOR_CPU: usize = 0;
-/// The same, as taskset(1) takes it; and both, where two workers are measured.
+/// The CPU that clients and backend share.
+pub const CLIENT_CPU: usize = 1;
+/// The first as taskset(1) takes it; and both, where workers are compared.
 const ONE_CPU: &str = "0";
 const TWO_CPUS: &str = "0,1";
 
@@ -50,6 +52,8 @@ pub struct Terminator {
     carrier: &'static [&'static str],
     /// Where it may run.
     cpus: &'static str,
+    /// How many workers it is told to have.
+    pub workers: u8,
     ready: Ready,
 }
 
@@ -75,6 +79,7 @@ const fn offramp(name: &'static str, carrier: &'static [&'static str]) -> Termin
         ],
         carrier,
         cpus: ONE_CPU,
+        workers: 1,
         ready: Ready::Prints("offramp ready: listening on "),
     }
 }
@@ -88,6 +93,7 @@ const fn nginx(name: &'static str, more: &'static str) -> Terminator {
         arguments: &["-p", "@DIRECTORY@", "-c", "@CONFIG@"],
         carrier: &[],
         cpus: ONE_CPU,
+        workers: 1,
         ready: Ready::Accepts,
     }
 }
@@ -99,7 +105,7 @@ const fn peer(
     arguments: &'static [&'static str],
 ) -> Terminator {
     let (more, carrier, cpus, ready): (_, &[_], _, _) = ("", &[], ONE_CPU, Ready::Accepts);
-    Terminator { name, version_arguments, template, more, arguments, carrier, cpus, ready }
+    Terminator { name, version_arguments, template, more, arguments, carrier, cpus, workers: 1, ready }
 }
 
 /// Every terminator that can be compared; the first is the one that the others are compared with. One worker
@@ -123,11 +129,18 @@ pub static CARRIERS: [Terminator; 6] = [
     nginx("nginx userspace", ""),
 ];
 
-/// One worker and two, on both CPUs: what is shared between workers shows as a rise.
-pub static WORKERS: [Terminator; 2] = [
-    Terminator { cpus: TWO_CPUS, ..offramp("offramp 2 workers", &["--offload", "never"]) },
-    Terminator { cpus: TWO_CPUS, ..offramp("offramp 1 worker", &["--offload", "never"]) },
+/// Two workers, each with as many clients as the one that they are compared with, and another product for the
+/// same comparison: what workers share shows as a rise that the other has not.
+pub static WORKERS: [Terminator; 4] = [
+    on_both_cpus(2, offramp("offramp 2 workers", &["--offload", "never"])),
+    on_both_cpus(1, offramp("offramp 1 worker", &["--offload", "never"])),
+    on_both_cpus(2, nginx("nginx 2 workers", "")),
+    on_both_cpus(1, nginx("nginx 1 worker", "")),
 ];
+
+const fn on_both_cpus(workers: u8, one: Terminator) -> Terminator {
+    Terminator { cpus: TWO_CPUS, workers, ..one }
+}
 
 /// Plain TCP in and out: the engine's ring without TLS, and others without theirs.
 pub static PLAIN: [Terminator; 3] = [
@@ -139,6 +152,7 @@ pub static PLAIN: [Terminator; 3] = [
         arguments: &["@BACKEND@"],
         carrier: &[],
         cpus: ONE_CPU,
+        workers: 1,
         ready: Ready::Prints("plain relay ready: listening on "),
     },
     peer(
@@ -211,7 +225,7 @@ impl Terminator {
             ("@DIRECTORY@", text(directory.path())?),
             ("@MORE@", self.more.to_owned()),
             ("@LOAD_STREAM@", load_stream(Path::new(STREAM_MODULE))),
-            ("@WORKERS@", if self.name == "offramp 2 workers" { "2" } else { "1" }.to_owned()),
+            ("@WORKERS@", self.workers.to_string()),
             ("@AS_NOBODY@", if is_root()? { "user = \"nobody\"".to_owned() } else { String::new() }),
         ];
         // Some want both in one file, and that file to be nobody else's.

@@ -20,19 +20,19 @@ use crate::process::{self, CpuTime};
 use crate::suite::Suite;
 use crate::terminator::Running;
 
-/// Clients at work at once, each a thread with its own session store.
-const CLIENTS: u32 = 8;
+/// Clients that a worker has at work at once, each a thread with its own session store.
+pub const CLIENTS: u32 = 8;
 /// Connections that each client makes before a reading is taken; the first gives the ticket for the others.
 const WARM_UP: u32 = 10;
 /// Bytes of a request and of its answer.
 const EXCHANGE_BYTES: usize = 1024;
-/// Connections that carry bulk data at once: one, since what is shared with others would only blur the
-/// figure.
-const BULK_CLIENTS: u32 = 1;
+/// So many clients make one connection that carries bulk data: a worker has one, since what is shared with
+/// others would only blur the figure.
+const BULK_SHARE: u32 = CLIENTS;
 const MIB: u64 = 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Threads of the backend: every client at work, and connections that are being closed.
-pub const BACKEND_THREADS: usize = 32;
+pub const BACKEND_THREADS: usize = 64;
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,9 @@ pub enum Work {
     /// A connection that was used once and is held.
     Idle,
     /// The first of these without TLS: TCP connect, one byte to the backend and its echo back, reset.
-    Plain,
+    PlainConnection,
+    /// 1 KiB to the backend and 1 KiB back without TLS.
+    PlainExchange,
 }
 
 /// How many units make one sample.
@@ -91,8 +93,15 @@ impl Row {
         let others = [Work::ToClient, Work::FromClient, Work::Exchange, Work::Idle]
             .into_iter()
             .flat_map(|work| [Version::Tls12, Version::Tls13].map(|version| Self { work, version }));
-        let plain = Self { work: Work::Plain, version: Version::Tls12 };
-        connections.chain(others).chain([plain]).collect()
+        let plain = [Work::PlainConnection, Work::PlainExchange];
+        let plain = plain.map(|work| Self { work, version: Version::Tls12 });
+        connections.chain(others).chain(plain).collect()
+    }
+
+    /// Whether there is TLS in it.
+    #[must_use]
+    pub fn is_plain(self) -> bool {
+        matches!(self.work, Work::PlainConnection | Work::PlainExchange)
     }
 
     /// As in the table.
@@ -105,7 +114,8 @@ impl Row {
             Work::FromClient => "MiB from the client",
             Work::Exchange => "1 KiB request + 1 KiB answer",
             Work::Idle => "idle connection",
-            Work::Plain => return "plain TCP connection".to_owned(),
+            Work::PlainConnection => return "plain TCP connection".to_owned(),
+            Work::PlainExchange => return "plain TCP 1 KiB request + 1 KiB answer".to_owned(),
         };
         format!("{} {work}", self.version.label())
     }
@@ -120,9 +130,9 @@ impl Row {
     #[must_use]
     pub fn count(self, amount: Amount) -> u32 {
         match self.work {
-            Work::Connection { .. } | Work::Plain => amount.connections,
+            Work::Connection { .. } | Work::PlainConnection => amount.connections,
             Work::ToClient | Work::FromClient => amount.mib,
-            Work::Exchange => amount.exchanges,
+            Work::Exchange | Work::PlainExchange => amount.exchanges,
             Work::Idle => amount.idle,
         }
     }
@@ -137,6 +147,8 @@ pub struct Bench<'a> {
     pub backend: &'a Backend,
     /// Its certificate.
     pub trusted: &'a CertificateDer<'static>,
+    /// Clients at work at once: 1, 2, 4, 8, 16 or 32.
+    pub clients: u32,
 }
 
 impl Bench<'_> {
@@ -147,19 +159,21 @@ impl Bench<'_> {
     /// printed.
     pub fn sample(&self, row: Row, amount: Amount) -> Result<f64> {
         let (count, suite) = (row.count(amount), Suite::usual(row.version));
+        let bulk_clients = (self.clients / BULK_SHARE).max(1);
         let total = match row.work {
             Work::Connection { resumed } => self.connections(suite, resumed, count),
-            Work::ToClient => self.streams(suite, backend::SOURCE, BULK_CLIENTS, cold, |connection| {
-                to_client(connection, share(count, BULK_CLIENTS))
+            Work::ToClient => self.streams(suite, backend::SOURCE, bulk_clients, cold, |connection| {
+                to_client(connection, share(count, bulk_clients))
             }),
-            Work::FromClient => self.streams(suite, backend::SINK, BULK_CLIENTS, cold, |connection| {
-                from_client(connection, share(count, BULK_CLIENTS))
+            Work::FromClient => self.streams(suite, backend::SINK, bulk_clients, cold, |connection| {
+                from_client(connection, share(count, bulk_clients))
             }),
-            Work::Exchange => self.streams(suite, backend::ECHO, CLIENTS, cold, |connection| {
-                exchange(connection, share(count, CLIENTS))
+            Work::Exchange => self.streams(suite, backend::ECHO, self.clients, cold, |connection| {
+                exchange(connection, share(count, self.clients))
             }),
             Work::Idle => self.idle(suite, count),
-            Work::Plain => self.plain(count),
+            Work::PlainConnection => self.plain_connections(count),
+            Work::PlainExchange => self.plain_exchanges(count),
         };
         let total = total.with_context(|| self.terminator.last_words()).context(row.label())?;
         Ok(total / f64::from(count))
@@ -170,24 +184,36 @@ impl Bench<'_> {
         let connect = |client: &Client, count| -> Result<()> {
             (0..count).try_for_each(|_| client.open(backend::ECHO, wanted).map(drop))
         };
-        let clients = at_once(self.clients(suite, resumed, CLIENTS)?, |client| {
+        let clients = at_once(self.new_clients(suite, resumed, self.clients)?, |client| {
             client.open(backend::ECHO, HandshakeKind::Full)?;
             connect(&client, WARM_UP)?;
             Ok(client)
         })?;
         self.cpu_us(|| {
-            at_once(clients, |client| connect(&client, share(count, CLIENTS)))?;
+            at_once(clients, |client| connect(&client, share(count, self.clients)))?;
             Ok(())
         })
     }
 
-    fn plain(&self, count: u32) -> Result<f64> {
-        let address = self.terminator.address;
+    fn plain_connections(&self, count: u32) -> Result<f64> {
         let connect = |count: u32| {
-            at_once((0..CLIENTS).collect(), |_| (0..share(count, CLIENTS)).try_for_each(|_| plain(address)))
+            let each = share(count, self.clients);
+            at_once(self.addresses(), |address| (0..each).try_for_each(|_| plain(address).map(drop)))
         };
-        connect(WARM_UP * CLIENTS)?;
+        connect(WARM_UP * self.clients)?;
         self.cpu_us(|| connect(count).map(drop))
+    }
+
+    fn plain_exchanges(&self, count: u32) -> Result<f64> {
+        let mut open = at_once(self.addresses(), plain)?;
+        self.cpu_us(|| {
+            at_once(open.iter_mut().collect(), |tcp| exchange(tcp, share(count, self.clients))).map(drop)
+        })
+    }
+
+    /// Where each client connects to.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        (0..self.clients).map(|_| self.terminator.address).collect()
     }
 
     /// Connections that are open before and after: only what `work` does on them is measured.
@@ -199,7 +225,7 @@ impl Bench<'_> {
         warm_up: impl Fn(&mut Connection) -> Result<()> + Sync,
         work: impl Fn(&mut Connection) -> Result<()> + Sync,
     ) -> Result<f64> {
-        let warm = at_once(self.clients(suite, false, clients)?, |client| {
+        let warm = at_once(self.new_clients(suite, false, clients)?, |client| {
             let mut connection = client.open(mode, HandshakeKind::Full)?;
             warm_up(&mut connection)?;
             Ok(connection)
@@ -217,7 +243,7 @@ impl Bench<'_> {
     }
 
     fn idle(&self, suite: Suite, count: u32) -> Result<f64> {
-        let clients = self.clients(suite, false, CLIENTS)?;
+        let clients = self.new_clients(suite, false, CLIENTS)?;
         let hold = |count| {
             at_once(clients.clone(), |client| {
                 (0..count)
@@ -237,7 +263,7 @@ impl Bench<'_> {
         Ok(after_kib.saturating_sub(before_kib) as f64)
     }
 
-    fn clients(&self, suite: Suite, resume: bool, count: u32) -> Result<Vec<Client>> {
+    fn new_clients(&self, suite: Suite, resume: bool, count: u32) -> Result<Vec<Client>> {
         (0..count).map(|_| Client::new(self.terminator.address, self.trusted, suite, resume)).collect()
     }
 
@@ -266,8 +292,8 @@ impl Bench<'_> {
     }
 }
 
-/// One connection without TLS.
-fn plain(address: SocketAddr) -> Result<()> {
+/// A connection without TLS, through which one byte has come back.
+fn plain(address: SocketAddr) -> Result<TcpStream> {
     let mut tcp = TcpStream::connect(address).context("connecting to the relay")?;
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
@@ -277,7 +303,7 @@ fn plain(address: SocketAddr) -> Result<()> {
     let mut echo = [0];
     tcp.read_exact(&mut echo).context("waiting for the echo of one byte")?;
     ensure!(echo == [backend::ECHO], "one byte came back changed");
-    Ok(())
+    Ok(tcp)
 }
 
 /// No warm-up: so much is asked that the beginning does not count.
@@ -321,7 +347,7 @@ fn from_client(connection: &mut Connection, mib: u32) -> Result<()> {
     Ok(())
 }
 
-fn exchange(connection: &mut Connection, count: u32) -> Result<()> {
+fn exchange(connection: &mut (impl Read + Write), count: u32) -> Result<()> {
     let request = [0x5a; EXCHANGE_BYTES];
     let mut answer = [0; EXCHANGE_BYTES];
     for _ in 0..count {
@@ -357,11 +383,15 @@ mod tests {
     #[test]
     fn rows_are_distinct_and_amounts_divide_among_the_clients() {
         let rows = Row::all();
-        assert_eq!(rows.len(), 13);
+        assert_eq!(rows.len(), 14);
         for (index, row) in rows.iter().enumerate() {
             assert!(rows[index + 1..].iter().all(|other| other.label() != row.label()));
             for amount in [Amount::FULL, Amount::QUICK, Amount::COUNTED] {
-                assert_eq!(row.count(amount) % CLIENTS.max(BULK_CLIENTS), 0, "{}", row.label());
+                assert_eq!(row.count(amount) % CLIENTS, 0, "{}", row.label());
+            }
+            let has_clients = !matches!(row.work, Work::Idle | Work::ToClient | Work::FromClient);
+            for amount in [Amount::FULL, Amount::QUICK].into_iter().filter(|_| has_clients) {
+                assert_eq!(row.count(amount) % (4 * CLIENTS), 0, "{}", row.label());
             }
         }
     }

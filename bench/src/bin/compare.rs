@@ -13,15 +13,13 @@ use offramp_bench::chart;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
-    CARRIERS, PLAIN, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS, by_name,
+    CARRIERS, CLIENT_CPU, PLAIN, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS, by_name,
 };
-use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, Row, Work};
+use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::machine::{self, Machine};
 
-/// The CPU that the clients and the backend share.
-const CLIENT_CPU: usize = 1;
 /// Descriptors that we, and what we start, may have open: two for each connection that is held.
 const DESCRIPTORS: u64 = 8192;
 const METHOD: &str = "CPU: the terminator's own, user and system, all of its processes, from schedstat. \
@@ -50,6 +48,10 @@ struct Arguments {
     /// Fewer units per sample: rough figures.
     #[arg(long)]
     quick: bool,
+    /// Clients at work at once for each worker: 1, 2, 4, 8 or 16. Idle connections, bulk and latencies have
+    /// their own numbers.
+    #[arg(long, default_value_t = CLIENTS, value_parser = power_of_two)]
+    clients: u32,
     /// Only these terminators, in this order; the same twice shows how far equal things differ.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
@@ -81,9 +83,10 @@ struct Arguments {
 enum Set {
     /// Every terminator that is installed, in every row.
     Peers,
-    /// offramp with two workers and with one, on both CPUs, in the rows of connections and of bulk.
+    /// Two workers, with twice the clients, and one, on both CPUs, in the rows of connections and of bulk.
     Workers,
-    /// Plain TCP on the engine's ring, and through others: what a connection costs before any TLS.
+    /// Plain TCP on the engine's ring, and through others: what a connection and a round trip cost before any
+    /// TLS.
     Plain,
 }
 
@@ -98,10 +101,18 @@ impl Set {
 
     fn has(self, row: Row) -> bool {
         match self {
-            Self::Peers => row.work != Work::Plain,
+            Self::Peers => !row.is_plain(),
             Self::Workers => matches!(row.work, Work::Connection { .. } | Work::ToClient | Work::FromClient),
-            Self::Plain => row.work == Work::Plain,
+            Self::Plain => row.is_plain(),
         }
+    }
+}
+
+/// Amounts of work are multiples of these.
+fn power_of_two(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ (1 | 2 | 4 | 8 | 16)) => Ok(count),
+        _ => Err("not one of 1, 2, 4, 8 and 16".to_owned()),
     }
 }
 
@@ -159,7 +170,13 @@ fn compare(arguments: Arguments) -> Result<()> {
         rows: Vec::new(),
     };
     let (backend, identity) = (Backend::start(BACKEND_THREADS)?, Identity::generate()?);
-    let field = Field { entrants: &entrants, backend: &backend, identity: &identity, rounds: report.rounds };
+    let field = Field {
+        entrants: &entrants,
+        backend: &backend,
+        identity: &identity,
+        rounds: report.rounds,
+        clients: arguments.clients,
+    };
     let amount = if arguments.quick { Amount::QUICK } else { Amount::FULL };
     for row in rows {
         let samples = field.rounds(&row.label(), row.unit(), |bench| bench.sample(row, amount))?;
@@ -187,6 +204,8 @@ struct Field<'a> {
     backend: &'a Backend,
     identity: &'a Identity,
     rounds: usize,
+    /// For each worker.
+    clients: u32,
 }
 
 impl Field<'_> {
@@ -230,7 +249,8 @@ impl Field<'_> {
     fn with<T>(&self, entrant: &Entrant, sample: impl Fn(&Bench<'_>) -> Result<T>) -> Result<T> {
         let terminator = entrant.terminator.start(&entrant.program, self.backend.address(), self.identity)?;
         let trusted = &self.identity.certificate;
-        let bench = Bench { terminator: &terminator, backend: self.backend, trusted };
+        let clients = self.clients * u32::from(entrant.terminator.workers);
+        let bench = Bench { terminator: &terminator, backend: self.backend, trusted, clients };
         sample(&bench).with_context(|| entrant.label.clone())
     }
 }
@@ -346,6 +366,7 @@ mod tests {
 
     #[test]
     fn arguments_out_of_range_are_refused() {
+        assert!(Arguments::try_parse_from(["compare", "--clients", "3"]).is_err());
         assert!(Arguments::try_parse_from(["compare", "--rounds", "0"]).is_err());
         assert!(Arguments::try_parse_from(["compare", "--rounds", "101"]).is_err());
     }
