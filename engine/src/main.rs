@@ -89,8 +89,8 @@ struct Serve {
     /// Worker threads [default: one a core]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
-    /// Whether each stays on a CPU of its own [default: off]
-    #[arg(long, value_name = "on|off")]
+    /// Whether each stays on a CPU of its own, and takes the connections that arrive there [default: off]
+    #[arg(long, value_name = "off|on|incoming-cpu")]
     pin_workers: Option<String>,
     /// Whether the kernel carries the records [default: auto]
     #[arg(long, value_name = "auto|always|never|after-bytes(N)")]

@@ -14,7 +14,7 @@ use super::limits::{
 };
 use super::{
     Backend, Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, UnknownName, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, UnknownName, trust,
 };
 
 /// What was given, not yet checked.
@@ -83,7 +83,7 @@ impl Raw {
     /// The first [`ConfigError`] that there is.
     pub fn check(mut self) -> Result<Config, ConfigError> {
         let workers = self.number(Key::Workers, WORKERS)?.unwrap_or_else(default_workers);
-        let pin_workers = self.switch(Key::PinWorkers)?.unwrap_or(false);
+        let pin_workers = self.parsed(Key::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
         let admin = self.address(Key::Admin)?;
         let timeouts = self.timeouts()?;
         let max_connections = self.max_connections(workers)?;
@@ -311,7 +311,7 @@ pub(super) mod tests {
         let listener = &config.listeners[0];
         assert_eq!((listener.offload, listener.tickets, config.admin), (OffloadRules::default(), true, None));
         assert_eq!((config.max_connections, config.timeouts), (MAX_CONNECTIONS_DEFAULT, Timeouts::default()));
-        assert!(config.workers >= 1 && !config.pin_workers);
+        assert!(config.workers >= 1 && config.pin_workers == Pinning::Off);
     }
 
     #[test]

@@ -327,7 +327,7 @@ mod tests {
                 "record_limit = \"1023\" is refused: allowed is a whole number from 1024 to 16777216",
             ),
             ("tickets = \"true\"", "tickets = \"true\" is refused: allowed is on or off"),
-            ("pin_workers = \"1\"", "pin_workers = \"1\" is refused: allowed is on or off"),
+            ("pin_workers = \"1\"", "pin_workers = \"1\" is refused: allowed is off, on or incoming-cpu"),
             (
                 "admin = \"localhost\"",
                 "admin = \"localhost\" is refused: allowed is an IP address and a port",

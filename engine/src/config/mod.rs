@@ -14,6 +14,7 @@ mod key;
 pub mod limits;
 mod offload;
 mod peers;
+mod pinning;
 mod trust;
 
 pub use check::{Raw, RawListener};
@@ -21,6 +22,7 @@ pub use key::{Given, Key, Origin};
 
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
 pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
+pub use pinning::Pinning;
 
 use limits::Timeouts;
 
@@ -75,8 +77,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Worker threads, at least one.
     pub workers: usize,
-    /// Whether each stays on a CPU of its own.
-    pub pin_workers: bool,
+    /// Where each runs.
+    pub pin_workers: Pinning,
     /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
     pub admin: Option<SocketAddr>,
     /// The deadlines of a connection.

@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use super::{Control, StartError, WorkerLost};
 use crate::admin;
-use crate::config::Config;
 use crate::config::limits::{START_DEADLINE, TICK};
+use crate::config::{Config, Pinning};
 use crate::sys::affinity;
 use crate::sys::errno;
 use crate::sys::socket;
@@ -177,7 +177,7 @@ impl Admin {
 
 /// The CPU of each worker; empty if they are not to be pinned, or must share.
 pub(super) fn cpus(config: &Config) -> Vec<usize> {
-    if !config.pin_workers {
+    if config.pin_workers == Pinning::Off {
         return Vec::new();
     }
     let workers = config.workers;
@@ -282,6 +282,7 @@ mod tests {
         let allowed = affinity::allowed().unwrap();
         assert_eq!(cpus(&config(allowed.len(), "on")), allowed);
         assert_eq!(cpus(&config(1, "on")), allowed[..1]);
+        assert_eq!(cpus(&config(1, "incoming-cpu")), allowed[..1]);
         assert_eq!(cpus(&config(allowed.len() + 1, "on")), [0; 0]);
         assert_eq!(cpus(&config(1, "off")), [0; 0]);
     }

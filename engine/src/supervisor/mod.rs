@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
-use crate::config::{Backend, Config, ConfigError};
+use crate::config::{Backend, Config, ConfigError, Pinning};
 use crate::conn::fault::Fault;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
@@ -81,10 +81,14 @@ impl Engine {
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
         let (mut served, mut all_terms) = (Vec::new(), Vec::new());
+        let cpus = crew::cpus(&config);
         for listener in &config.listeners {
             let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
             let carriers = Carriers::choose(&listener.offload, &found)?;
             let sockets = bind_workers(listener.listen, config.workers)?;
+            if config.pin_workers == Pinning::IncomingCpu {
+                prefer_incoming(&sockets, &cpus);
+            }
             let local_addr = bound(&sockets[0], listener.listen)?;
             for (fronts, socket) in fronts.iter_mut().zip(sockets) {
                 fronts.push(FrontSetup {
@@ -115,7 +119,7 @@ impl Engine {
             counters,
             stop: Arc::clone(&control.stops[index]),
         });
-        let crew = Crew::start(setups, &crew::cpus(&config), control.clone())?;
+        let crew = Crew::start(setups, &cpus, control.clone())?;
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),
@@ -280,6 +284,15 @@ fn bind_workers(address: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, Sta
     Ok(listeners)
 }
 
+/// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
+fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
+    for (listener, &cpu) in listeners.iter().zip(cpus) {
+        if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {
+            tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
+        }
+    }
+}
+
 fn bind_admin(address: SocketAddr) -> Result<OwnedFd, StartError> {
     if !address.ip().is_loopback() {
         tracing::warn!(
@@ -356,9 +369,11 @@ enum RunError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread;
 
     use super::*;
+    use crate::sys::affinity;
 
     #[test]
     fn shares_add_up_and_differ_by_at_most_one() {
@@ -378,6 +393,32 @@ mod tests {
         }
         let error = bind_workers(address, 1).unwrap_err().to_string();
         assert!(error.contains("is in use") && error.contains("ss -ltnp"), "{error}");
+    }
+
+    #[test]
+    fn the_listener_of_the_cpu_that_a_connection_arrives_on_gets_it() {
+        let listeners = bind_workers((Ipv4Addr::LOCALHOST, 0).into(), 2).unwrap();
+        let address = bound(&listeners[0], (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let cpus = affinity::one_each(2).unwrap();
+        if cpus.is_empty() {
+            eprintln!("skipped: one CPU cannot show which of two a connection arrives on");
+            return;
+        }
+        prefer_incoming(&listeners, &cpus);
+        let listeners = listeners.into_iter().map(TcpListener::from);
+        let listeners: Vec<_> = listeners.inspect(|it| it.set_nonblocking(true).unwrap()).collect();
+        // On loopback the CPU that sends receives too. By the hash, all would be where they are wanted once
+        // in 2^32 times.
+        for (mine, &cpu) in cpus.iter().enumerate() {
+            let connect = move || {
+                affinity::pin(cpu).unwrap();
+                (0..16).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>()
+            };
+            let connections = thread::spawn(connect).join().unwrap();
+            let accepted = |listener: &TcpListener| (0..).take_while(|_| listener.accept().is_ok()).count();
+            assert_eq!(accepted(&listeners[mine]), connections.len());
+            assert_eq!(accepted(&listeners[1 - mine]), 0);
+        }
     }
 
     #[test]

@@ -47,6 +47,16 @@ pub fn listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::Resu
     Ok(socket.into())
 }
 
+/// Of the listeners of one port, this one shall get the connections whose first packet `cpu` handles
+/// (SO_INCOMING_CPU, socket(7)); where no listener is for that CPU, and on kernels between 4.6 and 2022
+/// (mended by commit b261eda84ec1), the hash of addresses and ports decides.
+///
+/// # Errors
+/// EBADF, ENOTSOCK; none of a socket.
+pub fn prefer_incoming_cpu(listener: BorrowedFd<'_>, cpu: usize) -> io::Result<()> {
+    SockRef::from(&listener).set_cpu_affinity(cpu)
+}
+
 /// Whether nobody listens at `address`: binds it, without listening and without SO_REUSEPORT, which would let
 /// us share the port with somebody else's listeners. Port 0 is always free.
 ///

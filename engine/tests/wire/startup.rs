@@ -1,14 +1,18 @@
 //! What must not start, and that it says why: each message names the thing that is wrong.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+
+use offramp::sys::affinity;
 
 use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
 use crate::lab::{Lab, Refusal, Setup, identity_flags, probed_rekey, refused};
 use crate::peer::{BOTH, Peer, plain};
-use crate::tools::{have, in_guest, scratch, text};
+use crate::tools::{have, in_guest, scratch, skip, text};
 
 const SOMEWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9"];
 
@@ -159,12 +163,37 @@ fn cpus_of_workers(lab: &Lab) -> Vec<String> {
 fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
     let backend = Backend::start(Manner::Echo);
     let lab = |pin: &str| Setup::new(backend.addr).flags(&format!("--pin-workers {pin}")).start();
-    let (pinned, free) = (lab("on"), lab("off"));
-    let allowed = offramp::sys::affinity::allowed().expect("the kernel tells");
-    assert_eq!(cpus_of_workers(&pinned), [allowed[0].to_string()]);
+    let (pinned, free) = ([lab("on"), lab("incoming-cpu")], lab("off"));
+    let allowed = affinity::allowed().expect("the kernel tells");
+    for lab in &pinned {
+        assert_eq!(cpus_of_workers(lab), [allowed[0].to_string()]);
+    }
     if allowed.len() > 1 {
         assert_ne!(cpus_of_workers(&free), [allowed[0].to_string()]);
     }
-    pinned.stop();
-    free.stop();
+    pinned.into_iter().chain([free]).for_each(Lab::stop);
+}
+
+#[test]
+fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_for() {
+    let allowed = affinity::allowed().expect("the kernel tells");
+    let &[_, second, ..] = &allowed[..] else {
+        return skip("one CPU cannot show which of two a connection arrives on");
+    };
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
+    let (before, addr) = (lab.metrics(), lab.addr);
+    // On loopback the CPU that sends receives too.
+    let arrive = move || {
+        affinity::pin(second).expect("it is allowed");
+        (0..16).for_each(|_| {
+            let mut client = TcpStream::connect(addr).expect("it listens");
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it reads");
+        });
+    };
+    thread::spawn(arrive).join().expect("the client has done all");
+    assert_eq!(lab.faulted(&before, 16), ["not_tls"]);
+    let log = lab.stderr();
+    assert!(log.contains("not_tls") && log.contains("worker=1") && !log.contains("worker=0"), "{log}");
+    lab.stop();
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
-use offramp::config::{self, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
+use offramp::config::{
+    self, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, UnknownName,
+};
 use offramp::metrics::{Counter, Metrics};
 use offramp::supervisor::Engine;
 
@@ -136,7 +138,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
             tickets: true,
         }],
         workers: WORKERS,
-        pin_workers: false,
+        pin_workers: Pinning::Off,
         admin: None,
         timeouts: Timeouts::default(),
         max_connections: CONNECTIONS_MAX,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    Backend as PlainLeg, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName,
+    Backend as PlainLeg, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, UnknownName,
 };
 use offramp::supervisor::Engine;
 use offramp_loadgen::identity::Identity;
@@ -34,7 +34,7 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
     let config = Config {
         listeners: vec![listener],
         workers: 1,
-        pin_workers: false,
+        pin_workers: Pinning::Off,
         admin: None,
         timeouts: Timeouts::default(),
         max_connections: 64,
