@@ -177,25 +177,27 @@ fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
 #[test]
 fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_for() {
     let allowed = affinity::allowed().expect("the kernel tells");
-    let second = allowed[1.min(allowed.len() - 1)];
     let backend = Backend::start(Manner::Echo);
-    let lab = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
-    let (before, addr) = (lab.metrics(), lab.addr);
-    // On loopback the CPU that sends receives too.
-    let arrive = move || {
-        affinity::pin(second).expect("it is allowed");
-        (0..16).for_each(|_| {
-            let mut client = TcpStream::connect(addr).expect("it listens");
-            client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it reads");
-        });
-    };
-    thread::spawn(arrive).join().expect("the client has done all");
-    assert_eq!(lab.faulted(&before, 16), ["not_tls"]);
-    let log = lab.stderr();
-    if allowed.len() > 1 {
-        assert!(log.contains("not_tls") && log.contains("worker=1") && !log.contains("worker=0"), "{log}");
-    } else {
-        assert!(log.contains("pin_workers: fewer CPUs for this process than 2 workers"), "{log}");
+    for (worker, &cpu) in allowed.iter().take(2).enumerate() {
+        let lab = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
+        let (before, addr) = (lab.metrics(), lab.addr);
+        // On loopback the CPU that sends receives too.
+        let arrive = move || {
+            affinity::pin(cpu).expect("it is allowed");
+            (0..16).for_each(|_| {
+                let mut client = TcpStream::connect(addr).expect("it listens");
+                client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it reads");
+            });
+        };
+        thread::spawn(arrive).join().expect("the client has done all");
+        assert_eq!(lab.faulted(&before, 16), ["not_tls"]);
+        let log = lab.stderr();
+        let by = |worker: usize| log.contains(&format!("fault not_tls worker={worker} "));
+        if allowed.len() > 1 {
+            assert!(by(worker) && !by(1 - worker), "from CPU {cpu}: {log}");
+        } else {
+            assert!(log.contains("pin_workers: fewer CPUs for this process than 2 workers"), "{log}");
+        }
+        lab.stop();
     }
-    lab.stop();
 }
