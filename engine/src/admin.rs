@@ -1,12 +1,17 @@
 //! The admin address, over HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, and the kill
-//! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`.
+//! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`. HEAD is answered as
+//! GET.
 //!
 //! It has a thread of its own beside the supervisor's, so that no client can hold up the supervisor. One
-//! request a connection. What a client can make us hold is bounded: connections, bytes of a request, and the
-//! time from accept to close (`config::limits`), whatever the client does or leaves undone. This is the only
-//! module that names tokio-uring.
+//! request per connection. What a client can make us hold is bounded: connections, bytes of a request, and
+//! the time from accept to close (`config::limits`), whatever the client does or leaves undone. A
+//! connection too many costs the oldest its place, whose request has not come: slow clients keep nobody out
+//! that sends its request before [`ADMIN_CONNECTIONS_MAX`] others connect. This is the only module that
+//! names tokio-uring.
 
-use std::cell::RefCell;
+mod http;
+
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
@@ -18,10 +23,11 @@ use std::time::Duration;
 use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
-use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, ADMIN_REQUEST_BYTES_MAX};
-use crate::metrics::Metrics;
+use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
+use crate::metrics::{Gauge, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::Offers;
+use http::{Answer, Parsed, Request, Route};
 
 /// What is served.
 #[derive(Clone, Debug)]
@@ -30,7 +36,8 @@ pub struct Service {
     pub metrics: Metrics,
     /// `/offload`.
     pub offers: Arc<Offers>,
-    /// Once set, `/healthz` says 503: whoever balances load shall go elsewhere.
+    /// Once set, `/healthz` says 503, as it does while a worker is stuck: whoever balances load shall go
+    /// elsewhere.
     pub draining: Arc<AtomicBool>,
 }
 
@@ -51,6 +58,10 @@ const REST_BYTES_MAX: usize = 64 * 1024;
 
 const CHUNK_BYTES: usize = 2048;
 
+/// Accepts that may be refused, each a tenth of the deadline after the one before, until the log says it once
+/// more: ten seconds.
+const REFUSALS_PER_LINE: u64 = 20;
+
 fn serve_within(deadline: Duration, listener: OwnedFd, stop: OwnedFd, service: &Service) -> io::Result<()> {
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
@@ -67,32 +78,45 @@ fn serve_within(deadline: Duration, listener: OwnedFd, stop: OwnedFd, service: &
 #[derive(Clone, Default)]
 struct Open(Rc<RefCell<Vec<Entry>>>);
 
+/// A connection as its task holds it.
+struct Client {
+    stream: TcpStream,
+    /// Its request has come whole: it only has to be answered.
+    has_asked: Cell<bool>,
+}
+
 struct Entry {
     ticks_left: u32,
-    stream: Weak<TcpStream>,
+    client: Weak<Client>,
 }
 
 impl Open {
-    /// Takes a connection in, unless there are too many.
-    fn admit(&self, stream: TcpStream) -> Option<Rc<TcpStream>> {
+    /// Takes a connection in. If there are too many, the oldest whose request has not come is ended, or else
+    /// the oldest.
+    fn admit(&self, stream: TcpStream) -> Rc<Client> {
         let mut open = self.0.borrow_mut();
-        open.retain(|entry| entry.stream.strong_count() > 0);
+        open.retain(|entry| entry.client.strong_count() > 0);
         if open.len() >= ADMIN_CONNECTIONS_MAX {
-            return None;
+            let is_slow = |entry: &Entry| entry.client.upgrade().is_some_and(|held| !held.has_asked.get());
+            let oldest = open.iter().position(is_slow).unwrap_or(0);
+            if let Some(client) = open.remove(oldest).client.upgrade() {
+                // One that is gone already needs no ending.
+                let _ = client.stream.shutdown(Shutdown::Both);
+            }
         }
-        let stream = Rc::new(stream);
-        open.push(Entry { ticks_left: TICKS, stream: Rc::downgrade(&stream) });
-        Some(stream)
+        let client = Rc::new(Client { stream, has_asked: Cell::new(false) });
+        open.push(Entry { ticks_left: TICKS, client: Rc::downgrade(&client) });
+        client
     }
 
     /// Shuts down what has used up its time: whatever its task waits for then completes.
     fn tick(&self) {
         self.0.borrow_mut().retain_mut(|entry| {
-            let Some(stream) = entry.stream.upgrade() else { return false };
+            let Some(client) = entry.client.upgrade() else { return false };
             entry.ticks_left = entry.ticks_left.saturating_sub(1);
             if entry.ticks_left == 0 {
                 // One that is gone already needs no ending.
-                let _ = stream.shutdown(Shutdown::Both);
+                let _ = client.stream.shutdown(Shutdown::Both);
             }
             true
         });
@@ -116,15 +140,17 @@ fn file(descriptor: OwnedFd) -> File {
 
 async fn accept(listener: TcpListener, pause: File, open: Open, service: Service) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let mut refused = 0_u64;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if let Some(stream) = open.admit(stream) {
-                    tokio_uring::spawn(converse(stream, service.clone()));
-                }
+                tokio_uring::spawn(converse(open.admit(stream), service.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "admin: a connection cannot be accepted");
+                if refused.is_multiple_of(REFUSALS_PER_LINE) {
+                    tracing::warn!(%error, "admin: no connection is accepted; for EMFILE raise LimitNOFILE");
+                }
+                refused += 1;
                 // Out of descriptors, most likely: no use in asking again at once.
                 if next(&pause).await.is_err() {
                     return;
@@ -134,13 +160,16 @@ async fn accept(listener: TcpListener, pause: File, open: Open, service: Service
     }
 }
 
-/// One request, one answer, close. An error means that the client is gone: there is nobody to tell.
-async fn converse(stream: Rc<TcpStream>, service: Service) {
-    let mut request = Vec::new();
+/// One request, one answer, close. An error means that the client is gone: nobody reads an answer.
+async fn converse(client: Rc<Client>, service: Service) {
+    let (stream, mut request) = (&client.stream, Vec::new());
     let answer = loop {
-        match parse(&request) {
-            Parsed::Whole(route) => break answer(route, &service),
-            Parsed::Bad => break Answer::new("400 Bad Request", "bad request\n"),
+        match http::parse(&request) {
+            Parsed::Whole(Request { route, is_head }) => {
+                client.has_asked.set(true);
+                break answer(route, &service).into_bytes(is_head);
+            }
+            Parsed::Bad => break Answer::bad_request().into_bytes(false),
             Parsed::Partial => {}
         }
         match stream.read(Vec::with_capacity(CHUNK_BYTES)).await {
@@ -148,7 +177,7 @@ async fn converse(stream: Rc<TcpStream>, service: Service) {
             (Ok(_) | Err(_), _) => return,
         }
     };
-    if stream.write_all(answer.into_bytes()).await.0.is_err() || stream.shutdown(Shutdown::Write).is_err() {
+    if stream.write_all(answer).await.0.is_err() || stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
     let mut rest = 0;
@@ -160,107 +189,41 @@ async fn converse(stream: Rc<TcpStream>, service: Service) {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Parsed {
-    Partial,
-    Bad,
-    Whole(Route),
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    Metrics,
-    Health,
-    Offload,
-    AllowOffload(bool),
-    /// This one is the right one.
-    WrongMethod(&'static str),
-    /// A web page asks, by way of somebody's browser.
-    Foreign,
-    Nowhere,
-}
-
-fn parse(request: &[u8]) -> Parsed {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(request) {
-        Ok(httparse::Status::Complete(length)) if length <= ADMIN_REQUEST_BYTES_MAX => {}
-        Ok(httparse::Status::Partial) if request.len() < ADMIN_REQUEST_BYTES_MAX => return Parsed::Partial,
-        _ => return Parsed::Bad,
-    }
-    let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Parsed::Bad };
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    let is_foreign = parsed.headers.iter().any(|header| header.name.eq_ignore_ascii_case("origin"));
-    Parsed::Whole(match path {
-        _ if is_foreign && method != "GET" => Route::Foreign,
-        "/metrics" if method == "GET" => Route::Metrics,
-        "/healthz" if method == "GET" => Route::Health,
-        "/offload" if method == "GET" => Route::Offload,
-        "/offload/on" if method == "POST" => Route::AllowOffload(true),
-        "/offload/off" if method == "POST" => Route::AllowOffload(false),
-        "/metrics" | "/healthz" | "/offload" => Route::WrongMethod("GET"),
-        "/offload/on" | "/offload/off" => Route::WrongMethod("POST"),
-        _ => Route::Nowhere,
-    })
-}
-
 fn answer(route: Route, service: &Service) -> Answer {
     match route {
-        Route::Metrics => Answer {
-            status: "200 OK",
-            allow: "",
-            kind: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body: service.metrics.exposition(probe::tls_statistics()),
-        },
-        Route::Health if service.draining.load(Ordering::Relaxed) => {
-            Answer::new("503 Service Unavailable", "draining\n")
-        }
-        Route::Health => Answer::new("200 OK", "ok\n"),
-        Route::Offload => Answer::new("200 OK", state(service.offers.allowed().load(Ordering::Relaxed))),
+        Route::Metrics => Answer::metrics(service.metrics.exposition(probe::tls_statistics())),
+        Route::Health => health(service),
+        Route::Offload => Answer::ok(state(service.offers.allowed().load(Ordering::Relaxed))),
         Route::AllowOffload(allowed) => {
-            service.offers.allow(allowed);
-            tracing::warn!("offload turned {} at the admin address", state(allowed).trim_end());
-            Answer::new("200 OK", state(allowed))
+            if service.offers.allow(allowed) {
+                tracing::warn!("offload turned {} at the admin address", state(allowed).trim_end());
+            }
+            Answer::ok(state(allowed))
         }
-        Route::WrongMethod(allow) => {
-            let answer = Answer::new("405 Method Not Allowed", "another method is wanted: see Allow\n");
-            Answer { allow, ..answer }
-        }
-        Route::Foreign => Answer::new("403 Forbidden", "nothing is changed for a web page\n"),
-        Route::Nowhere => Answer::new(
-            "404 Not Found",
-            "there are /metrics, /healthz, /offload, /offload/on, /offload/off\n",
-        ),
+        Route::Refused(answer) => answer,
+    }
+}
+
+/// 503 is for who balances load: send no more here. Full slots are no reason for that: connections wait in
+/// the backlog for the next free slot, and where every instance is full, taking them out one by one would
+/// make it worse. The text says it to whoever wants to know, as does the gauge `offramp_workers_full`.
+fn health(service: &Service) -> Answer {
+    let stuck = |(_, seconds): &(usize, u64)| *seconds >= STUCK_SECONDS;
+    if let Some((worker, seconds)) = service.metrics.stalled().enumerate().find(stuck) {
+        return Answer::unavailable(&format!("worker {worker} has not turned for {seconds} s\n"));
+    }
+    if service.draining.load(Ordering::Relaxed) {
+        return Answer::unavailable("draining\n");
+    }
+    let (full, workers) = (service.metrics.level(Gauge::Full), service.metrics.workers());
+    match full {
+        0 => Answer::ok("ok\n"),
+        _ => Answer::ok(&format!("full: {full} of {workers} workers have no free slot\n")),
     }
 }
 
 fn state(allowed: bool) -> &'static str {
     if allowed { "on\n" } else { "off\n" }
-}
-
-struct Answer {
-    status: &'static str,
-    /// RFC 9110 §15.5.6: a 405 names the methods there are.
-    allow: &'static str,
-    kind: &'static str,
-    body: String,
-}
-
-impl Answer {
-    fn new(status: &'static str, body: &str) -> Self {
-        Self { status, allow: "", kind: "text/plain; charset=utf-8", body: body.to_owned() }
-    }
-
-    fn into_bytes(self) -> Vec<u8> {
-        let Self { status, allow, kind, body } = self;
-        let allow = if allow.is_empty() { String::new() } else { format!("Allow: {allow}\r\n") };
-        let length = body.len();
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}\
-             Connection: close\r\n\r\n{body}"
-        )
-        .into_bytes()
-    }
 }
 
 #[cfg(test)]
@@ -271,11 +234,13 @@ mod tests {
     use std::thread::JoinHandle;
 
     use super::*;
+    use crate::config::limits::ADMIN_REQUEST_BYTES_MAX;
     use crate::metrics::{Counter, Counters};
 
     struct Running {
         address: SocketAddr,
         service: Service,
+        counters: Arc<Counters>,
         stop: OwnedFd,
         thread: Option<JoinHandle<io::Result<()>>>,
     }
@@ -287,12 +252,12 @@ mod tests {
             let counters = Arc::new(Counters::new(&[]));
             counters.add(Counter::Accepted, 42);
             let offers = Arc::new(Offers::new(Vec::new(), Vec::new()));
-            let metrics = Metrics::new(vec![counters], offers.allowed());
+            let metrics = Metrics::new(vec![Arc::clone(&counters)], offers.allowed());
             let service = Service { metrics, offers, draining: Arc::new(AtomicBool::new(false)) };
             let stop = socket::event().unwrap();
             let (theirs, serves) = (stop.try_clone().unwrap(), service.clone());
             let thread = std::thread::spawn(move || serve_within(deadline, listener, theirs, &serves));
-            Self { address, service, stop, thread: Some(thread) }
+            Self { address, service, counters, stop, thread: Some(thread) }
         }
 
         fn connect(&self) -> TcpStream {
@@ -327,7 +292,7 @@ mod tests {
     #[test]
     fn metrics_and_health_are_served() {
         let running = Running::start(LONG);
-        let metrics = running.ask("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+        let metrics = running.ask("GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
         assert!(metrics.contains("\nofframp_connections_accepted_total 42\n"), "{metrics}");
         assert!(running.ask("GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nok\n"));
@@ -357,7 +322,7 @@ mod tests {
         let running = Running::start(LONG);
         assert!(running.ask("GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
         let wrong = running.ask("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
-        assert!(wrong.starts_with("HTTP/1.1 405 ") && wrong.contains("\r\nAllow: GET\r\n"), "{wrong}");
+        assert!(wrong.starts_with("HTTP/1.1 405 ") && wrong.contains("\r\nAllow: GET, HEAD\r\n"), "{wrong}");
         assert!(running.ask("\x16\x03\x01 no HTTP\r\n\r\n").starts_with("HTTP/1.1 400 "));
         let many = "X: y\r\n".repeat(33);
         assert!(running.ask(&format!("GET /healthz HTTP/1.1\r\n{many}\r\n")).starts_with("HTTP/1.1 400 "));
@@ -388,12 +353,61 @@ mod tests {
     }
 
     #[test]
-    fn a_client_too_many_is_closed_and_the_others_are_served_after_the_deadline() {
-        let running = Running::start(Duration::from_millis(400));
-        let mut held: Vec<TcpStream> = (0..=ADMIN_CONNECTIONS_MAX).map(|_| running.connect()).collect();
-        for stream in &mut held {
-            assert_eq!(read_all(stream), "", "closed: the last at once, the others at the deadline");
+    fn a_client_too_many_ends_the_oldest_that_is_slow_and_is_served() {
+        let running = Running::start(LONG);
+        let mut asked = running.connect();
+        asked.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        let mut held: Vec<TcpStream> = (0..3 * ADMIN_CONNECTIONS_MAX).map(|_| running.connect()).collect();
+        assert!(running.ask("GET /healthz HTTP/1.1\r\n\r\n").ends_with("ok\n"), "within the deadline");
+        assert_eq!(read_all(&mut held[0]), "", "the oldest is ended");
+        assert!(read_all(&mut asked).ends_with("ok\n"), "and not the one that was answered");
+        held.last_mut().unwrap().write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        assert!(read_all(held.last_mut().unwrap()).ends_with("ok\n"), "the youngest is not ended");
+    }
+
+    #[test]
+    fn head_is_answered_as_get_without_a_body() {
+        let running = Running::start(LONG);
+        for path in ["/healthz", "/metrics", "/offload", "/nowhere", "/offload/on"] {
+            let get = running.ask(&format!("GET {path} HTTP/1.1\r\n\r\n"));
+            let head = running.ask(&format!("HEAD {path} HTTP/1.1\r\n\r\n"));
+            assert_eq!(head, get.split_inclusive("\r\n\r\n").next().unwrap(), "{path}");
         }
-        assert!(running.ask("GET /healthz HTTP/1.1\r\n\r\n").ends_with("ok\n"));
+    }
+
+    #[test]
+    fn a_name_that_is_none_of_ours_is_refused() {
+        let running = Running::start(LONG);
+        for host in
+            ["rebound.example", "rebound.example:80", "127.0.0.1.example", "localhost.example", "", "a b"]
+        {
+            let answer = running.ask(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 421 "), "{host}: {answer}");
+        }
+        for host in ["127.0.0.1", "127.0.0.1:9100", "[::1]:9100", "[::1]", "LocalHost:1", "192.0.2.1"] {
+            let answer = running.ask(&format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+        }
+        let two = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n";
+        assert!(running.ask(two).starts_with("HTTP/1.1 421 "));
+        let post = "POST /offload/off HTTP/1.1\r\nHost: rebound.example\r\n\r\n";
+        assert!(running.ask(post).starts_with("HTTP/1.1 421 "));
+        assert!(running.service.offers.allowed().load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn health_knows_stuck_and_full_workers() {
+        let running = Running::start(LONG);
+        let health = || running.ask("GET /healthz HTTP/1.1\r\n\r\n");
+        running.counters.set(Gauge::Full, 1);
+        let full = health();
+        assert!(
+            full.starts_with("HTTP/1.1 200 ") && full.ends_with("full: 1 of 1 workers have no free slot\n")
+        );
+        running.service.metrics.set_stalled(0, STUCK_SECONDS - 1);
+        assert!(health().starts_with("HTTP/1.1 200 "));
+        running.service.metrics.set_stalled(0, STUCK_SECONDS);
+        let stuck = health();
+        assert!(stuck.starts_with("HTTP/1.1 503 ") && stuck.ends_with("worker 0 has not turned for 5 s\n"));
     }
 }

@@ -17,9 +17,9 @@
 //!   worker::apply      Action → an operation on the ring, or a system call
 //! ```
 //!
-//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`], [`config`] is what was
-//! asked for, [`tls`] is policy, [`sys`] is the kernel and the only place with `unsafe`. `ARCHITECTURE.md`
-//! beside this crate has the decisions and their reasons.
+//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`], [`mod@log`] keeps the log
+//! out of everybody's way, [`config`] is what was asked for, [`tls`] is policy, [`sys`] is the kernel and the
+//! only place with `unsafe`. `ARCHITECTURE.md` beside this crate has the decisions and their reasons.
 //!
 //! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`].
 #![forbid(unsafe_op_in_unsafe_fn)]
@@ -28,6 +28,7 @@ pub mod admin;
 pub mod buf;
 pub mod config;
 pub mod conn;
+pub mod log;
 pub mod metrics;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -13,6 +14,7 @@ mod command;
 
 use command::ticket_key::{self, TicketKeyTask};
 use offramp::config::{Config, ConfigError, Key, Raw, file};
+use offramp::log::Log;
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::tls::ticket_keys::KeyRing;
@@ -155,19 +157,28 @@ struct Serve {
     drain_timeout: Option<String>,
 }
 
+/// How long the end waits for a log that is slow.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let command = Command::parse();
+    let log = match Log::to_stderr() {
+        Ok(log) => log,
+        Err(error) => return refuse(&format_args!("the log cannot be started: {error}; try: ulimit -a")),
+    };
+    let lines = log.clone();
     tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(move || lines.clone())
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(command.log_level)
         .with_target(false)
+        // They would be printed to stderr, which panics where stderr is what has failed.
+        .log_internal_errors(false)
         .init();
-    match command.task {
-        Task::Serve(serve) => match serve.checked() {
-            Ok(config) => supervisor::run(config, move || serve.checked()),
-            Err(error) => refuse(&error),
-        },
+    // The hook of the standard library writes to stderr, and waits for a reader that stands still.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    let code = match command.task {
+        Task::Serve(serve) => run(*serve, &log),
         Task::Check { config } => check(&config),
         Task::TicketKey(task) => match task.run() {
             Ok(text) => print(&text),
@@ -176,6 +187,26 @@ fn main() -> ExitCode {
         Task::Conformance { json: false } => print(&conformance::markdown()),
         Task::Conformance { json: true } => print_json(&conformance::rows()),
         Task::Probe { json } => probe(json),
+    };
+    log.finish(LOG_PATIENCE);
+    code
+}
+
+/// What goes wrong is said in the log: nothing else may wait for a reader of stderr that stands still.
+fn run(serve: Serve, log: &Log) -> ExitCode {
+    let config = match serve.checked() {
+        Ok(config) => config,
+        Err(error) => {
+            log.say(&format!("offramp: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match supervisor::run(config, move || serve.checked(), log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.say(&format!("offramp: {error}"));
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -301,7 +332,8 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Whoever closed our stderr does not want to know.
 fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("offramp: {error}");
+    let _ = writeln!(io::stderr(), "offramp: {error}");
     ExitCode::FAILURE
 }

@@ -14,6 +14,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+mod process;
+
+pub use process::LogCounters;
+
 /// Kinds of fault that can be told apart.
 pub const FAULTS_MAX: usize = 64;
 
@@ -101,9 +105,11 @@ pub enum Gauge {
     BuffersLent,
     /// Ring operations in flight.
     OperationsInFlight,
+    /// 1 while no slot is free.
+    Full,
 }
 
-const GAUGES: usize = Gauge::OperationsInFlight as usize + 1;
+const GAUGES: usize = Gauge::Full as usize + 1;
 
 /// One worker's counters: written by that worker alone (relaxed load + store, no locked instruction), read by
 /// anyone.
@@ -114,6 +120,7 @@ pub struct Counters {
     counters: [AtomicU64; COUNTERS],
     gauges: [AtomicU64; GAUGES],
     faults: [AtomicU64; FAULTS_MAX],
+    turns: AtomicU64,
     fault_labels: &'static [&'static str],
 }
 
@@ -129,8 +136,14 @@ impl Counters {
             counters: [const { AtomicU64::new(0) }; COUNTERS],
             gauges: [const { AtomicU64::new(0) }; GAUGES],
             faults: [const { AtomicU64::new(0) }; FAULTS_MAX],
+            turns: AtomicU64::new(0),
             fault_labels,
         }
+    }
+
+    /// The heartbeat, once a turn. Only the worker that the counters belong to may call this.
+    pub fn turn(&self) {
+        bump(&self.turns, 1);
     }
 
     /// Adds. Only the worker that the counters belong to may call this.
@@ -170,13 +183,17 @@ fn bump(slot: &AtomicU64, count: u64) {
 pub struct Metrics {
     workers: Arc<[Arc<Counters>]>,
     offload_allowed: Arc<AtomicBool>,
+    /// For how many seconds each worker has not turned, as the control plane sees it.
+    stalled: Arc<[AtomicU64]>,
+    log: Arc<LogCounters>,
 }
 
 impl Metrics {
     /// Reads these counters, one a worker, and the kill switch.
     #[must_use]
     pub fn new(workers: Vec<Arc<Counters>>, offload_allowed: Arc<AtomicBool>) -> Self {
-        Self { workers: workers.into(), offload_allowed }
+        let stalled = workers.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { workers: workers.into(), offload_allowed, stalled, log: Arc::default() }
     }
 
     /// The sum over the workers.
@@ -310,6 +327,7 @@ const LEVELS: [(&str, &str, Gauge); GAUGES] = [
     ("offramp_handshakes_unfinished", "Connections open whose handshake is not complete", Gauge::Unfinished),
     ("offramp_buffers_lent", "Buffers in use", Gauge::BuffersLent),
     ("offramp_operations_in_flight", "Ring operations in flight", Gauge::OperationsInFlight),
+    ("offramp_workers_full", "Workers without a free slot: connections wait in the backlog", Gauge::Full),
 ];
 
 impl Collector for Metrics {
@@ -339,7 +357,8 @@ impl Collector for Metrics {
         let allowed = u64::from(self.offload_allowed.load(Ordering::Relaxed));
         encoder
             .encode_descriptor("offramp_offload_allowed", help, None, MetricType::Gauge)?
-            .encode_gauge(&allowed)
+            .encode_gauge(&allowed)?;
+        self.encode_process(&mut encoder)
     }
 }
 

@@ -42,13 +42,16 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a session may be resumed, counted from its first full handshake, unless told otherwise.
 pub const SESSION_LIFETIME_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the control plane looks at the clock and at the file of ticket keys.
+/// How often the control plane looks at the clock, at the file of ticket keys and at the workers.
 pub const TICK: Duration = Duration::from_secs(1);
+
+/// A worker that has not turned for so long, although it was woken each [`TICK`], is stuck.
+pub const STUCK_SECONDS: u64 = 5;
 
 /// How long the workers may take to say whether they could start.
 pub const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Connections to the admin address open at once; one more is closed as soon as it is accepted.
+/// Connections to the admin address open at once; one more ends the oldest whose request has not come.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 /// Bytes in a request to the admin address, head and all.
@@ -124,9 +127,10 @@ impl Default for Timeouts {
     }
 }
 
-/// Open descriptors that `max_connections` on `workers` threads need: two sockets a connection; ring, event
-/// descriptor and `listeners` a worker; 128 for the control plane (64 of them its admin connections) and
-/// what the process inherited.
+/// Open descriptors that `max_connections` on `workers` threads need, beside those that are open already: two
+/// sockets per connection, so that accepting stops before a backend would find none; ring, event descriptor
+/// and `listeners` per worker; 128 for the control plane: 64 of them its admin connections, the others files
+/// that a reload reads and sockets that are being closed.
 #[must_use]
 pub fn descriptors_needed(max_connections: usize, workers: usize, listeners: usize) -> u64 {
     let by_worker = workers.saturating_mul(listeners.saturating_add(3));

@@ -5,11 +5,18 @@ use super::action::{Action, Outbox};
 use super::event::Event;
 use super::fault::Fault;
 use crate::buf::Buf;
+use crate::tls::evidence::quoted;
 use crate::tls::record::{Header, RecordType};
 
 /// Waits for the first bytes of the client.
-#[derive(Debug)]
-pub(super) struct Accept;
+#[derive(Debug, Default)]
+pub(super) struct Accept {
+    /// What came in place of TLS, for the log.
+    pub(super) first_bytes: Option<Box<str>>,
+}
+
+/// Bytes of what is no TLS that the log shows.
+const FIRST_BYTES: usize = 16;
 
 impl Accept {
     /// 1. The leg is open: receive. 2. The first bytes decide.
@@ -25,6 +32,7 @@ impl Accept {
             }
             Event::Received { buf, .. } if starts_a_handshake(buf.filled()) => Next::Advance(buf),
             Event::Received { buf, .. } => {
+                self.first_bytes = Some(quoted(&buf.filled()[..buf.filled().len().min(FIRST_BYTES)]));
                 out.bufs.give(buf);
                 Next::End(Fault::NotTls)
             }

@@ -3,6 +3,7 @@
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::{Buf, Bufs};
+pub use crate::tls::evidence::Evidence;
 use crate::tls::secrets::{Direction, TrafficKeys, Version};
 
 /// Most actions that one event can cause.
@@ -162,12 +163,14 @@ pub enum Carriage {
 }
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// What went wrong, if anything did.
     pub fault: Option<Fault>,
     /// The description of the fatal alert that the peer sent, if that is what it was.
     pub heard: Option<u8>,
+    /// What was offending, as far as it is known.
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// The actions of one event, in order, and the free list that buffers come from and go back to.

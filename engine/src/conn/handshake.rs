@@ -1,7 +1,7 @@
 //! Stage 2: bytes into a `Session` until the handshake is complete and its last flight is sent.
 
 use super::Next;
-use super::action::{Action, Outbox};
+use super::action::{Action, Evidence, Outbox};
 use super::event::{Event, Leg, Operation};
 use super::fault::{Fault, alert};
 use crate::buf::Buf;
@@ -9,6 +9,8 @@ use crate::tls::cipher::Sealer;
 use crate::tls::record::RecordType;
 use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
 use crate::tls::{PeerRefusal, Terms};
+
+const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
 
 /// AlertLevel fatal (RFC 5246 §7.2).
 const LEVEL_FATAL: u8 = 2;
@@ -45,11 +47,13 @@ pub(super) struct Failure {
     pub(super) alert: Option<Buf>,
     /// The description of the peer's.
     pub(super) heard: Option<u8>,
+    /// Where the session is gone by then.
+    pub(super) evidence: Option<Evidence>,
 }
 
 impl Failure {
     fn silent(fault: Fault) -> Self {
-        Self { fault, alert: None, heard: None }
+        Self { fault, alert: None, heard: None, evidence: None }
     }
 
     /// With this to be sent.
@@ -70,8 +74,10 @@ impl Handshake {
         };
         let mut this =
             Self { session, incoming: Some(first), receiving: false, sending: false, complete: false };
-        this.feed(out)?;
-        Ok(this)
+        match this.feed(out) {
+            Ok(()) => Ok(this),
+            Err(failure) => Err(Failure { evidence: Some(this.evidence()), ..failure }),
+        }
     }
 
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<()>, Failure> {
@@ -112,15 +118,22 @@ impl Handshake {
     /// # Errors
     /// The peer is not one that may connect, and is told so; nothing of it has been passed on.
     pub(super) fn finish(self, out: &mut Outbox) -> Result<Handshaken, Failure> {
-        let Self { session, incoming, .. } = self;
+        let Self { mut session, incoming, .. } = self;
+        let offered = session.take_offered();
         let result = session.establish().map_err(|refusal| Failure::silent(refusal.into()));
         match result.and_then(|established| admit(established, out)) {
             Ok(established) => Ok(Handshaken { established, incoming }),
             Err(failure) => {
                 incoming.into_iter().for_each(|buf| out.bufs.give(buf));
-                Err(failure)
+                let reason = (failure.fault == Fault::PeerCertificateRefused).then(|| NOT_VOUCHED_FOR.into());
+                Err(Failure { evidence: Some(offered.evidence(reason)), ..failure })
             }
         }
+    }
+
+    /// What is known of the client, for the log.
+    pub(super) fn evidence(&self) -> Evidence {
+        self.session.evidence()
     }
 
     /// Gives what it holds back to the free list.

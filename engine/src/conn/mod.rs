@@ -25,10 +25,10 @@ mod shutdown;
 use std::sync::Arc;
 
 use accept::Accept;
-use action::{Action, Milestone, Outbox, Report};
+use action::{Action, Evidence, Milestone, Outbox, Report};
 use carrier::{Ended, Farewell, Offer};
 use dial::Dial;
-use event::{Event, Leg};
+use event::{Event, Leg, Operation};
 use fault::Fault;
 use handshake::{Failure, Handshake, Handshaken};
 use offload::Offload;
@@ -71,6 +71,8 @@ pub struct Conn {
     /// When a record that the peer has begun is to be whole.
     record_until: Option<Instant>,
     drain_until: Option<Instant>,
+    /// What may have been offending, for the report.
+    evidence: Option<Box<Evidence>>,
 }
 
 #[derive(Debug)]
@@ -106,8 +108,9 @@ impl Conn {
     /// A connection whose TLS leg was accepted.
     #[must_use]
     pub fn new() -> Self {
-        let (stage, busy) = (Stage::Accept(Accept), Busy::default());
-        Self { stage, busy, is_established: false, deadline: None, record_until: None, drain_until: None }
+        let (stage, busy) = (Stage::Accept(Accept::default()), Busy::default());
+        let (deadline, record_until, drain_until) = (None, None, None);
+        Self { stage, busy, is_established: false, deadline, record_until, drain_until, evidence: None }
     }
 
     /// When it wants [`Event::Expired`], if nothing happens before; asked anew after every step.
@@ -137,6 +140,9 @@ impl Conn {
         match &event {
             Event::Opened => self.deadline = Some(now + rules.timeouts.handshake),
             Event::Drain { until } => self.drain_until = Some(*until),
+            // The kernel opens what comes, and what comes is a record that is not data.
+            Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EIO } => {}
+            Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
             _ => {}
         }
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
@@ -181,7 +187,12 @@ impl Conn {
     ) -> Stage {
         match stage.on(event, out) {
             Next::Stay => Stage::Accept(stage),
-            Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
+            Next::End(fault) => {
+                if stage.first_bytes.is_some() {
+                    self.evidence.get_or_insert_default().reason = stage.first_bytes;
+                }
+                self.end(Ended::silently(fault), now, rules, out)
+            }
             Next::Advance(first) => self.begin_handshake(first, now, rules, out),
         }
     }
@@ -207,7 +218,10 @@ impl Conn {
     fn begin_handshake(&mut self, first: Buf, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
         match Handshake::begin(&rules.terms, first, out) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
-            Err(failure) => self.end(failure.into(), now, rules, out),
+            Err(mut failure) => {
+                self.keep(failure.evidence.take());
+                self.end(failure.into(), now, rules, out)
+            }
         }
     }
 
@@ -223,13 +237,17 @@ impl Conn {
             Ok(Next::Stay) => Stage::Handshake(stage),
             Ok(Next::Advance(())) => match stage.finish(out) {
                 Ok(handshaken) => self.begin_offload(handshaken, now, rules, out),
-                Err(failure) => self.end(failure.into(), now, rules, out),
+                Err(mut failure) => {
+                    self.keep(failure.evidence.take());
+                    self.end(failure.into(), now, rules, out)
+                }
             },
             Ok(Next::End(fault)) => {
                 stage.release(out);
                 self.end(Ended::silently(fault), now, rules, out)
             }
             Err(failure) => {
+                self.keep(Some(stage.evidence()));
                 stage.release(out);
                 self.end(failure.into(), now, rules, out)
             }
@@ -333,6 +351,14 @@ impl Conn {
         self.end(ended, now, rules, out)
     }
 
+    /// Keeps what a stage knows beside what the system said.
+    fn keep(&mut self, evidence: Option<Evidence>) {
+        if let Some(evidence) = evidence {
+            let errno = self.evidence.take().and_then(|before| before.errno);
+            self.evidence = Some(Box::new(Evidence { errno, ..evidence }));
+        }
+    }
+
     /// Into the last stage, from wherever.
     fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
         self.deadline = Some(now + rules.timeouts.linger);
@@ -347,7 +373,8 @@ impl Conn {
         match next {
             Next::Advance(report) => {
                 (self.deadline, self.drain_until) = (None, None);
-                out.push(Action::Close(report));
+                let evidence = self.evidence.take().filter(|_| report.fault.is_some());
+                out.push(Action::Close(Report { evidence, ..report }));
                 Stage::Closed
             }
             Next::Stay | Next::End(_) => Stage::Shutdown(stage),

@@ -137,6 +137,6 @@ impl Shutdown {
         {
             out.bufs.give(buf);
         }
-        Next::Advance(Report { fault: self.fault, heard: self.heard })
+        Next::Advance(Report { fault: self.fault, heard: self.heard, evidence: None })
     }
 }

@@ -132,7 +132,7 @@ impl World {
             Err(Misuse::OutOfPlace { .. }) if was_altered => Watched::default(),
             found => found.unwrap_or_else(|misuse| panic!("seed {}: {misuse:?}", self.plan.seed)),
         };
-        let report = self.report.unwrap_or(Report { fault: None, heard: None });
+        let report = self.report.unwrap_or(Report { fault: None, heard: None, evidence: None });
         Outcome {
             report,
             notes: self.notes,

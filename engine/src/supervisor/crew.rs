@@ -1,34 +1,40 @@
-//! The threads: those of the workers, watched, and that of the admin address.
+//! The threads: those of the workers, watched, and the others that must not be lost.
 
 use std::any::Any;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use super::{Control, StartError, WorkerLost};
+use super::pulse::Pulse;
+use super::{Control, StartError, ThreadLost};
 use crate::admin;
 use crate::config::limits::{START_DEADLINE, TICK};
 use crate::config::{Config, Pinning};
+use crate::log::Log;
 use crate::sys::affinity;
 use crate::sys::errno;
 use crate::sys::socket;
 use crate::worker::{self, Setup};
 
-/// The workers' threads and what they report.
+/// The workers' threads and what all threads report.
 pub(super) struct Crew {
     inbox: Receiver<Report>,
-    threads: Vec<JoinHandle<()>>,
+    reports: Sender<Report>,
+    /// By worker; none of one that has ended or was given up.
+    threads: Vec<Option<JoinHandle<()>>>,
     control: Control,
 }
 
-enum Report {
+/// What a thread reports to the one that watches.
+pub(super) enum Report {
     /// The worker accepts connections, or cannot start.
     Ready(usize, Result<(), worker::StartError>),
     /// The worker's thread is about to end; with the message if it panicked.
     Ended(usize, Option<String>),
+    /// Another thread is about to end that was to go on.
+    Gone(ThreadLost),
 }
 
 impl Crew {
@@ -40,12 +46,11 @@ impl Crew {
         control: Control,
     ) -> Result<Self, StartError> {
         let (reports, inbox) = channel();
-        let mut crew = Self { inbox, threads: Vec::new(), control };
+        let mut crew = Self { inbox, reports, threads: Vec::new(), control };
         let started = setups.into_iter().try_for_each(|setup| {
             let cpu = cpus.get(setup.index).copied();
-            crew.hire(setup, cpu, reports.clone())
+            crew.hire(setup, cpu)
         });
-        drop(reports);
         match started.and_then(|()| crew.wait_until_ready()) {
             Ok(()) => Ok(crew),
             Err(error) => {
@@ -58,34 +63,67 @@ impl Crew {
         }
     }
 
-    /// Until every worker has ended; ends all as soon as one is lost. Calls `tick` once a second.
-    pub(super) fn watch(mut self, mut tick: impl FnMut(), admin: Option<Admin>) -> Result<(), WorkerLost> {
+    /// Where other threads report their end: see [`vital`].
+    pub(super) fn reports(&self) -> Sender<Report> {
+        self.reports.clone()
+    }
+
+    /// Until every worker has ended; ends all as soon as a thread is lost. A worker that is stuck when all
+    /// are to end is given up: nobody waits for it.
+    pub(super) fn watch(
+        mut self,
+        mut pulse: Pulse,
+        admin: Option<Admin>,
+        log: Option<Log>,
+    ) -> Result<(), ThreadLost> {
         let mut outcome = Ok(());
-        loop {
-            match self.inbox.recv_timeout(TICK) {
-                Ok(Report::Ready(..)) => {}
+        while self.threads.iter().any(Option::is_some) {
+            let lost = match self.inbox.recv_timeout(TICK) {
+                Ok(Report::Ready(..)) => None,
                 Ok(Report::Ended(index, panic)) => {
-                    if let Some(lost) = self.lost(index, panic) {
-                        tracing::error!("worker {index} is lost: the others are ended");
-                        self.control.end();
-                        outcome = outcome.and(Err(lost));
-                    }
+                    self.join(index);
+                    self.lost(index, panic)
                 }
-                Err(RecvTimeoutError::Timeout) => tick(),
-                // Every worker has let go of its end.
-                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Report::Gone(lost)) => Some(lost),
+                // A service manager's watchdog would be fed where all workers turn.
+                Err(_) if pulse.all_turn() => None,
+                Err(_) => self.give_up(&pulse),
+            };
+            let lost = lost.or_else(|| log.as_ref().filter(|log| log.is_lost()).map(|_| log_lost()));
+            if let Some(lost) = lost
+                && outcome.is_ok()
+            {
+                tracing::error!("{lost}: everything is ended");
+                self.control.end();
+                outcome = Err(lost);
             }
         }
-        self.join();
         if let Some(admin) = admin {
             admin.stop();
         }
         outcome
     }
 
-    fn hire(&mut self, setup: Setup, cpu: Option<usize>, reports: Sender<Report>) -> Result<(), StartError> {
+    /// Stops waiting for workers that do not turn, if all are to end.
+    fn give_up(&mut self, pulse: &Pulse) -> Option<ThreadLost> {
+        if !self.control.stopping.load(Ordering::Relaxed) {
+            return None;
+        }
+        let stuck = |(index, thread): &(usize, &mut Option<JoinHandle<()>>)| {
+            thread.is_some() && pulse.is_stuck(*index)
+        };
+        let given_up = self.threads.iter_mut().enumerate().filter(stuck);
+        given_up
+            .map(|(index, thread)| {
+                *thread = None;
+                ThreadLost::worker(index, "does not turn and was given up: its connections are cut")
+            })
+            .last()
+    }
+
+    fn hire(&mut self, setup: Setup, cpu: Option<usize>) -> Result<(), StartError> {
         let index = setup.index;
-        let ready = reports.clone();
+        let (reports, ready) = (self.reports(), self.reports());
         // Nobody listens any more only after the start has failed: there is nobody to tell.
         let ready = move |result| drop(ready.send(Report::Ready(index, result)));
         let work = move || {
@@ -95,7 +133,7 @@ impl Crew {
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(setup, ready)));
             drop(reports.send(Report::Ended(index, result.err().map(|panic| message(panic.as_ref())))));
         };
-        self.threads.push(spawn(format!("offramp-{index}"), work)?);
+        self.threads.push(Some(spawn(format!("offramp-{index}"), work)?));
         Ok(())
     }
 
@@ -106,26 +144,26 @@ impl Crew {
                 Ok(Report::Ready(index, Err(cause))) => return Err(StartError::Worker { index, cause }),
                 Ok(Report::Ended(index, panic)) => {
                     let how = panic.map_or_else(|| "ended before it was ready".to_owned(), panicked);
-                    return Err(WorkerLost { index, how }.into());
+                    return Err(ThreadLost::worker(index, how).into());
                 }
+                Ok(Report::Gone(lost)) => return Err(lost.into()),
                 Err(_) => return Err(StartError::Late { seconds: START_DEADLINE.as_secs() }),
             }
         }
         Ok(())
     }
 
-    /// Whether a worker's end is a loss: it panicked, or nobody had told it to end.
-    fn lost(&self, index: usize, panic: Option<String>) -> Option<WorkerLost> {
-        let how = match panic {
-            Some(message) => panicked(message),
-            None if self.control.stopping.load(Ordering::Relaxed) => return None,
-            None => "ended untold".to_owned(),
-        };
-        Some(WorkerLost { index, how })
+    /// Whether a worker's end is a loss: it panicked, or nobody had asked it to end.
+    fn lost(&self, index: usize, panic: Option<String>) -> Option<ThreadLost> {
+        match panic {
+            Some(message) => Some(ThreadLost::worker(index, panicked(message))),
+            None if self.control.stopping.load(Ordering::Relaxed) => None,
+            None => Some(ThreadLost::worker(index, ENDED_EARLY)),
+        }
     }
 
-    fn join(&mut self) {
-        for thread in self.threads.drain(..) {
+    fn join(&mut self, index: usize) {
+        if let Some(thread) = self.threads.get_mut(index).and_then(Option::take) {
             // The worker's panics were caught: the thread itself has nothing to say.
             drop(thread.join());
         }
@@ -136,8 +174,32 @@ impl Drop for Crew {
     /// A crew that nobody watches has nobody to work for.
     fn drop(&mut self) {
         self.control.end();
-        self.join();
+        (0..self.threads.len()).for_each(|index| self.join(index));
     }
+}
+
+const ENDED_EARLY: &str = "ended without being asked to: a defect of Offramp; please report it with the \
+                           lines above";
+
+fn log_lost() -> ThreadLost {
+    ThreadLost::new("the thread that writes the log", ENDED_EARLY)
+}
+
+/// Starts a thread without which the engine does not go on: its end is reported, whatever it is.
+pub(super) fn vital(
+    name: &'static str,
+    reports: Sender<Report>,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    spawn(format!("offramp-{name}"), move || {
+        let how = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => ENDED_EARLY.to_owned(),
+            Ok(Err(how)) => how,
+            Err(panic) => panicked(message(panic.as_ref())),
+        };
+        // When the engine ends there is nobody left who would read it.
+        drop(reports.send(Report::Gone(ThreadLost::new(format!("the thread {name}"), how))));
+    })
 }
 
 /// The admin address's thread.
@@ -147,31 +209,28 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    pub(super) fn start(listener: OwnedFd, service: admin::Service) -> Result<Self, StartError> {
+    pub(super) fn start(
+        listener: OwnedFd,
+        service: admin::Service,
+        reports: Sender<Report>,
+    ) -> Result<Self, StartError> {
         let resource = |error| StartError::resource("event descriptor", &error);
         let stop = socket::event().map_err(resource)?;
         let theirs = stop.try_clone().map_err(resource)?;
-        let address: Option<SocketAddr> = socket::local_addr(listener.as_fd()).ok();
-        let thread = spawn("offramp-admin".to_owned(), move || {
-            if let Err(error) = admin::serve(listener, theirs, &service) {
-                tracing::error!(
-                    ?address,
-                    error = errno::name(&error),
-                    "admin is not served; try: offramp probe"
-                );
-            }
+        let thread = vital("admin", reports, move || {
+            admin::serve(listener, theirs, &service)
+                .map_err(|error| format!("cannot go on: {}; try: offramp probe", errno::name(&error)))
         })?;
         Ok(Self { stop, thread })
     }
 
     fn stop(self) {
         if let Err(error) = socket::signal(self.stop.as_fd()) {
-            tracing::error!(error = errno::name(&error), "admin cannot be told to stop");
+            tracing::error!(error = errno::name(&error), "admin cannot be asked to stop");
             return;
         }
-        if self.thread.join().is_err() {
-            tracing::error!("admin panicked: a defect of Offramp; please report it with the lines above");
-        }
+        // Its panics were caught.
+        drop(self.thread.join());
     }
 }
 
@@ -218,7 +277,7 @@ pub(super) fn joined<T>(thread: JoinHandle<T>) -> T {
 }
 
 fn panicked(message: String) -> String {
-    format!("panicked: {message}")
+    format!("panicked: {message}: a defect of Offramp; please report it with the lines above")
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -229,37 +288,91 @@ fn message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::config::{Key, Raw};
+    use crate::metrics::{Counters, Metrics};
 
     fn control() -> Control {
         let tickets = Arc::new(crate::tls::Tickets::generate(1, 0).unwrap());
         Control::new(0, Arc::new(worker::Offers::new(Vec::new(), Vec::new())), tickets).unwrap()
     }
 
-    fn crew(reports: impl IntoIterator<Item = Report>) -> Crew {
-        let (sender, inbox) = channel();
-        reports.into_iter().for_each(|report| sender.send(report).unwrap());
-        Crew { inbox, threads: Vec::new(), control: control() }
+    /// With as many workers, whose threads have nothing to do.
+    fn crew(workers: usize, sent: impl IntoIterator<Item = Report>) -> Crew {
+        let (reports, inbox) = channel();
+        sent.into_iter().for_each(|report| reports.send(report).unwrap());
+        let threads = (0..workers).map(|_| Some(thread::spawn(|| ()))).collect();
+        Crew { inbox, reports, threads, control: control() }
+    }
+
+    fn pulse(workers: usize) -> Pulse {
+        let counters = (0..workers).map(|_| Arc::new(Counters::new(&[]))).collect();
+        let allowed = Arc::new(AtomicBool::new(true));
+        Pulse::new(Metrics::new(counters, allowed), Arc::new([]), Arc::default())
     }
 
     #[test]
-    fn a_panic_is_a_loss_with_its_message_and_stops_the_others() {
-        let crew = crew([Report::Ended(3, Some("no such slot".to_owned()))]);
+    fn a_panic_is_a_loss_with_its_message_and_ends_the_others() {
+        let panic = Report::Ended(1, Some("no such slot".to_owned()));
+        let crew = crew(2, [panic, Report::Ended(0, None)]);
         let control = crew.control.clone();
-        let lost = crew.watch(|| (), None).unwrap_err();
-        assert_eq!(lost, WorkerLost { index: 3, how: "panicked: no such slot".to_owned() });
+        let lost = crew.watch(pulse(2), None, None).unwrap_err().to_string();
+        assert!(lost.starts_with("worker 1 panicked: no such slot: a defect"), "{lost}");
         assert!(control.stopping.load(Ordering::Relaxed));
     }
 
     #[test]
-    fn an_end_is_a_loss_unless_it_was_told() {
-        let crew = crew([]);
-        assert_eq!(crew.lost(0, None).unwrap().how, "ended untold");
+    fn an_end_is_a_loss_unless_it_was_asked_for() {
+        let crew = crew(1, []);
+        assert!(crew.lost(0, None).unwrap().how.starts_with("ended without being asked"));
         crew.control.drain();
         assert_eq!(crew.lost(0, None), None);
         assert!(crew.lost(0, Some("late".to_owned())).is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_vital_thread_ends_the_others() {
+        let ends: [fn() -> Result<(), String>; 3] =
+            [|| Ok(()), || Err("cannot go on".to_owned()), || panic!("no more signals")];
+        for (work, expected) in ends.into_iter().zip(["ended without", "cannot go on", "panicked: no more"]) {
+            let crew = crew(1, []);
+            let (reports, control) = (crew.reports(), crew.control.clone());
+            vital("signals", crew.reports(), work).unwrap().join().unwrap();
+            reports.send(Report::Ended(0, None)).unwrap();
+            let lost = crew.watch(pulse(1), None, None).unwrap_err().to_string();
+            assert!(lost.starts_with(&format!("the thread signals {expected}")), "{lost}");
+            assert!(control.stopping.load(Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_log_ends_the_others() {
+        struct Panics;
+        impl std::io::Write for Panics {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                panic!("as a test wants it");
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::start(Panics).unwrap();
+        log.say("one");
+        log.finish(START_DEADLINE);
+        let crew = crew(1, [Report::Ready(0, Ok(())), Report::Ended(0, None)]);
+        let lost = crew.watch(pulse(1), None, Some(log)).unwrap_err();
+        assert_eq!(lost, log_lost());
+    }
+
+    #[test]
+    fn a_stuck_worker_is_given_up_once_all_are_to_end() {
+        let crew = crew(1, []);
+        crew.control.drain();
+        let lost = crew.watch(pulse(1), None, None).unwrap_err().to_string();
+        assert!(lost.starts_with("worker 0 does not turn and was given up"), "{lost}");
     }
 
     fn config(workers: usize, pin: &str) -> Config {

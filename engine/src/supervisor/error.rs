@@ -70,7 +70,7 @@ pub enum StartError {
     },
     /// A worker ended before it accepted connections.
     #[error(transparent)]
-    Lost(#[from] WorkerLost),
+    Lost(#[from] ThreadLost),
     /// A worker said nothing for too long.
     #[error("the workers did not start within {seconds} s: is the machine overloaded? try: fewer --workers")]
     Late {
@@ -105,15 +105,25 @@ impl StartError {
     }
 }
 
-/// A worker ended although nobody told it to: what it served is gone, and the engine does not limp on without
-/// it.
+/// A thread has ended, or stands still, without which the engine does not go on: what it did is not done any
+/// more, and the others were ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("worker {index} {how}: a defect of Offramp; please report it with the lines above")]
-pub struct WorkerLost {
-    /// 0-based.
-    pub index: usize,
-    /// It panicked, with this message, or it ended untold.
+#[error("{thread} {how}")]
+pub struct ThreadLost {
+    /// `worker 0`, or what else it is for.
+    pub thread: String,
+    /// It panicked, with this message; or how else it ended.
     pub how: String,
+}
+
+impl ThreadLost {
+    pub(super) fn new(thread: impl Into<String>, how: impl Into<String>) -> Self {
+        Self { thread: thread.into(), how: how.into() }
+    }
+
+    pub(super) fn worker(index: usize, how: impl Into<String>) -> Self {
+        Self::new(format!("worker {index}"), how)
+    }
 }
 
 #[cfg(test)]

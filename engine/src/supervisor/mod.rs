@@ -6,6 +6,8 @@
 mod carriers;
 mod crew;
 mod error;
+mod files;
+mod pulse;
 mod reload;
 mod ticket_clock;
 
@@ -13,9 +15,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -25,6 +27,7 @@ use crate::admin;
 use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
 use crate::config::{Backend, Config, ConfigError, Pinning};
 use crate::conn::fault::Fault;
+use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
 use crate::sys::socket;
@@ -33,22 +36,42 @@ use crate::upstream::Upstream;
 use crate::worker::{FrontSetup, Offers, Setup, Stop};
 
 pub use carriers::{Carriage, Carriers};
-use crew::{Admin, Crew, joined, spawn};
-pub use error::{StartError, WorkerLost};
+use crew::{Admin, Crew, Report, joined, spawn, vital};
+pub use error::{StartError, ThreadLost};
+use files::{Files, Reload};
+use pulse::Pulse;
 use ticket_clock::TicketClock;
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
-/// accepted. The exit code is 0 after a signal, 1 if the engine could not start or a worker was lost.
-#[must_use]
-pub fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError> + Send + 'static) -> ExitCode {
-    match run_until_signalled(config, reread) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("offramp: {error}");
-            ExitCode::FAILURE
-        }
-    }
+/// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
+///
+/// `reread` is called on a thread for which nothing else waits. `log` is where `tracing` writes to: its
+/// losses are counted, and without its thread the engine ends.
+///
+/// # Errors
+/// If the engine could not start, or a thread was lost without which it does not go on.
+pub fn run(
+    config: Config,
+    reread: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    log: &Log,
+) -> Result<(), RunError> {
+    // Before the start, so that a signal during it is not lost.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(RunError::Signals)?;
+    let mut running = config.clone();
+    let reload = move |control: &Control| reload::reload(&mut running, reread(), control);
+    let engine = Engine::launch(config, reload, Some(log.clone()))?;
+    let (control, handle, files) = (engine.control(), signals.handle(), engine.files.clone());
+    let obeying = vital("signals", engine.reports.clone(), move || {
+        obey(&mut signals, &control, &files);
+        Ok(())
+    })?;
+    announce(&engine)?;
+    let outcome = engine.join();
+    handle.close();
+    // Its panics were caught.
+    drop(obeying.join());
+    Ok(outcome?)
 }
 
 /// A running engine. Dropped, it ends at once.
@@ -59,7 +82,9 @@ pub struct Engine {
     workers: usize,
     metrics: Metrics,
     control: Control,
-    watch: Option<JoinHandle<Result<(), WorkerLost>>>,
+    files: Files,
+    reports: Sender<Report>,
+    watch: Option<JoinHandle<Result<(), ThreadLost>>>,
 }
 
 /// A listener as it runs.
@@ -76,6 +101,15 @@ impl Engine {
     /// # Errors
     /// If anything is missing, in which case nothing of it is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::launch(config, |_| (), None)
+    }
+
+    /// `reload` is what SIGHUP asks for.
+    fn launch(
+        config: Config,
+        mut reload: impl FnMut(&Control) + Send + 'static,
+        log: Option<Log>,
+    ) -> Result<Self, StartError> {
         let max_connections = affordable_connections(&config)?;
         let found = reload::find(&config);
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
@@ -108,7 +142,8 @@ impl Engine {
         let offers = served.iter().map(|one| one.carriers.offer()).collect();
         let offers = Arc::new(Offers::new(offers, all_terms));
         let counters: Vec<_> = fronts.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
-        let metrics = Metrics::new(counters.clone(), offers.allowed());
+        let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
+        let metrics = Metrics::new(counters.clone(), offers.allowed()).with_log(log_counters);
         let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;
         let setups = fronts.into_iter().zip(counters).enumerate().map(|(index, (fronts, counters))| Setup {
             index,
@@ -125,10 +160,17 @@ impl Engine {
             draining: Arc::clone(&control.stopping),
             offers: Arc::clone(&control.offers),
         };
-        let admin = admin_listener.map(|listener| Admin::start(listener, service)).transpose()?;
-        let mut clock = TicketClock::new(tickets);
-        let watch = spawn("offramp-control".to_owned(), move || crew.watch(|| clock.tick(), admin))?;
-        Ok(Self { served, admin_addr, workers: config.workers, metrics, control, watch: Some(watch) })
+        let reports = crew.reports();
+        let admin = admin_listener.map(|listener| Admin::start(listener, service, crew.reports()));
+        let admin = admin.transpose()?;
+        let rounds: Arc<AtomicU64> = Arc::default();
+        let theirs = control.clone();
+        let reload: Reload = Box::new(move || reload(&theirs));
+        let files = Files::start(TicketClock::new(tickets), reload, Arc::clone(&rounds), crew.reports())?;
+        let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.stops), rounds);
+        let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
+        let (workers, watch) = (config.workers, Some(watch));
+        Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
     }
 
     /// Where the first listener accepts TLS connections, with the port that was bound.
@@ -179,8 +221,9 @@ impl Engine {
     /// Waits until all workers were drained or ended.
     ///
     /// # Errors
-    /// [`WorkerLost`] if one panicked or ended untold; the others were ended then.
-    pub fn join(mut self) -> Result<(), WorkerLost> {
+    /// [`ThreadLost`] if one panicked, ended without being asked to, or was given up because it stood still;
+    /// the others were ended then.
+    pub fn join(mut self) -> Result<(), ThreadLost> {
         self.watch.take().map_or(Ok(()), joined)
     }
 }
@@ -190,7 +233,7 @@ impl Drop for Engine {
         if let Some(watch) = self.watch.take() {
             self.control.end();
             if let Err(lost) = joined(watch) {
-                tracing::error!(%lost, "the engine was dropped after a worker was lost");
+                tracing::error!(%lost, "the engine was dropped after a thread was lost");
             }
         }
     }
@@ -253,11 +296,15 @@ impl fmt::Debug for Control {
 fn affordable_connections(config: &Config) -> Result<usize, StartError> {
     let limit =
         socket::raise_nofile_limit().map_err(|error| StartError::resource("the descriptor limit", &error))?;
-    let affordable = connections_within(limit, config.workers, config.listeners.len());
+    // Without /proc nobody knows; the reserve of the control plane has room for a few.
+    let inherited = socket::open_descriptors().unwrap_or(0);
+    let left = limit.saturating_sub(inherited);
+    let affordable = connections_within(left, config.workers, config.listeners.len());
     if affordable >= config.max_connections {
         return Ok(config.max_connections);
     }
     let needed = descriptors_needed(config.max_connections, config.workers, config.listeners.len());
+    let needed = needed.saturating_add(inherited);
     if affordable < config.workers {
         return Err(StartError::Descriptors { limit, needed });
     }
@@ -311,39 +358,25 @@ fn share(total: usize, workers: usize, index: usize) -> usize {
     total / workers + usize::from(index < total % workers)
 }
 
-fn run_until_signalled(
-    config: Config,
-    reread: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
-) -> Result<(), RunError> {
-    // Before the start, so that a signal during it is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(RunError::Signals)?;
-    let mut running = config.clone();
-    let engine = Engine::start(config)?;
-    announce(&engine);
-    let (control, handle) = (engine.control(), signals.handle());
-    let reload = move |control: &Control| reload::reload(&mut running, reread(), control);
-    let obeying = spawn("offramp-signals".to_owned(), move || obey(&mut signals, &control, reload))?;
-    let outcome = engine.join();
-    handle.close();
-    if obeying.join().is_err() {
-        tracing::error!("the thread that waits for signals panicked");
-    }
-    Ok(outcome?)
+/// Exactly one line, at once even into a pipe. Whoever closed our stdout does not want to know. It is written
+/// by a thread for which nobody waits: the reader of our stdout may stand still.
+fn announce(engine: &Engine) -> Result<(), StartError> {
+    let line = format!("offramp ready: {engine}\n");
+    spawn("offramp-ready".to_owned(), move || {
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+            tracing::warn!(error = errno::name(&error), "the ready line could not be written to stdout");
+        }
+    })?;
+    Ok(())
 }
 
-/// Exactly one line, at once even into a pipe. Whoever closed our stdout does not want to know.
-fn announce(engine: &Engine) {
-    let mut stdout = io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "offramp ready: {engine}").and_then(|()| stdout.flush()) {
-        tracing::warn!(error = errno::name(&error), "the ready line could not be written to stdout");
-    }
-}
-
-fn obey(signals: &mut Signals, control: &Control, mut reload: impl FnMut(&Control)) {
+/// Reads no file and waits for nobody but the next signal.
+fn obey(signals: &mut Signals, control: &Control, files: &Files) {
     let mut drains = false;
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(control),
+            SIGHUP => files.reload(),
             _ if drains => {
                 tracing::info!("second signal: everything ends now");
                 control.end();
@@ -357,14 +390,18 @@ fn obey(signals: &mut Signals, control: &Control, mut reload: impl FnMut(&Contro
     }
 }
 
+/// Why [`run`] has ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+pub enum RunError {
+    /// The system does not let us handle signals.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It did not go on.
     #[error(transparent)]
-    Lost(#[from] WorkerLost),
+    Lost(#[from] ThreadLost),
 }
 
 #[cfg(test)]

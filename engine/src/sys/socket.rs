@@ -1,5 +1,6 @@
 //! Sockets and their options, event descriptors, and the limit on descriptors.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -16,6 +17,15 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix stream socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Address {
@@ -134,6 +144,36 @@ pub fn local_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
+/// The address of a TCP socket's peer, also after the peer has reset the connection, when getpeername(2) does
+/// not tell it any more (SO_PEERNAME, `include/uapi/asm-generic/socket.h`).
+///
+/// # Errors
+/// ENOTCONN: it never had a peer. EAFNOSUPPORT: it is no TCP socket.
+pub fn peer_addr(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let v4 = peer_name(socket, size_of::<libc::sockaddr_in>() as libc::socklen_t)?;
+    let v6 = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // The kernel refuses more room than the address takes, and cuts off what has no room.
+    let address = if v4.is_ipv6() { peer_name(socket, v6)? } else { v4 };
+    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+fn peer_name(socket: BorrowedFd<'_>, room: libc::socklen_t) -> io::Result<SockAddr> {
+    const SO_PEERNAME: libc::c_int = 28;
+    let ask = |address: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {
+        // SAFETY: `len` is writable; it is the caller's, and nobody else reads it meanwhile.
+        unsafe { *len = room };
+        let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
+        // SAFETY: the descriptor is open for as long as it is borrowed; `address` is writable for `room`
+        // bytes, which are no more than a sockaddr_storage has; getsockopt writes at most `*len` bytes there
+        // and keeps neither pointer.
+        let status = unsafe { libc::getsockopt(fd, level, SO_PEERNAME, address.cast(), len) };
+        if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: where `ask` succeeds, the kernel has written an address of `*len` bytes; what lies behind them
+    // is zero, which is valid for every field.
+    unsafe { SockAddr::try_init(ask) }.map(|((), address)| address)
+}
+
 /// An event descriptor (`eventfd(2)`): close-on-exec, blocking, count 0.
 ///
 /// # Errors
@@ -190,6 +230,16 @@ pub fn raise_nofile_limit() -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// Open descriptors of this process, as `/proc/self/fd` lists them.
+///
+/// # Errors
+/// ENOENT: /proc is not mounted. EMFILE: no descriptor is left to look with.
+pub fn open_descriptors() -> io::Result<u64> {
+    let listed = std::fs::read_dir("/proc/self/fd")?.count();
+    // The one that the list was read by is in it.
+    Ok(u64::try_from(listed).unwrap_or(u64::MAX).saturating_sub(1))
 }
 
 /// The soft and the hard limit on a resource; `u64::MAX` is none.
@@ -255,6 +305,23 @@ mod tests {
         let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let refused = outgoing_from(&address, stranger).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn the_peer_is_known_also_after_it_has_reset() {
+        for bound in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(bound) else { continue };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (ours, peer) = (client.local_addr().unwrap(), listener.accept().unwrap().0);
+            assert_eq!(peer_addr(peer.as_fd()).unwrap(), ours);
+            abort_on_close(client.as_fd()).unwrap();
+            drop(client);
+            assert_eq!((&peer).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert!(peer.peer_addr().is_err());
+            assert_eq!(peer_addr(peer.as_fd()).unwrap(), ours);
+        }
+        let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(peer_addr(unix.as_fd()).is_err());
     }
 
     #[test]

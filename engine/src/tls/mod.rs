@@ -10,6 +10,7 @@ use crate::config::{ConfigError, Listener, Mode};
 mod certificate;
 pub mod cipher;
 pub mod conformance;
+pub mod evidence;
 mod hello;
 mod identity;
 mod originate;

@@ -25,6 +25,7 @@ use rustls::{PeerIncompatible, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::has_key_of_the_profile;
+use super::evidence;
 use super::tickets::AuthenticationClass;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
 
@@ -208,14 +209,15 @@ pub(super) fn bad_certificate(error: Error) -> Error {
             C::BadSignature
             | C::UnsupportedSignatureAlgorithmContext { .. }
             | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => BAD_CERTIFICATE,
+        ) => evidence::note(&error, BAD_CERTIFICATE),
         error => error,
     }
 }
 
 /// The same of a certificate whose key the profile forbids, before the key is tried (C4).
 pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
-    if has_key_of_the_profile(certificate) { Ok(()) } else { Err(BAD_CERTIFICATE) }
+    let why = "the certificate's key is not one that the profile allows";
+    if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
 }
 
 /// Of those that rustls tells as bad_certificate the one that says least.

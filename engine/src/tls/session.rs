@@ -14,6 +14,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible};
 
+use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
 use super::originate::Origination;
 use super::peer::{PeerRefusal, Peers};
@@ -34,6 +35,10 @@ pub struct Session {
     retried: bool,
     origin: SessionOrigin,
     judge: Judge,
+    /// By the client, for the log.
+    offered: Option<Offered>,
+    /// Why it was refused, likewise.
+    reason: Option<Box<str>>,
 }
 
 /// rustls's connection, by role.
@@ -146,7 +151,8 @@ impl Session {
             Role::Terminate { .. } => HelloReader::of_client(),
             Role::Originate(_) => HelloReader::of_server(),
         };
-        Ok(Self { connection, shown: 0, hello, retried: false, origin, judge })
+        let (offered, reason) = (None, None);
+        Ok(Self { connection, shown: 0, hello, retried: false, origin, judge, offered, reason })
     }
 
     /// Takes what it can use from the front of `incoming` and appends what is to be sent to `outgoing`. Stops
@@ -183,6 +189,7 @@ impl Session {
                     return Err(Refusal::UnknownName);
                 }
                 Turn::Failed(error) => {
+                    self.reason = Some(evidence::reason(&error));
                     self.flush_alert(incoming, outgoing);
                     if let Some(alert) = self.unsaid_alert(&error).filter(|_| outgoing.is_empty()) {
                         outgoing.extend(&alert_in_the_clear(alert));
@@ -237,6 +244,9 @@ impl Session {
             self.hello = self.hello.again();
             self.retried = true;
         }
+        if self.offered.is_none() && matches!(self.connection, Connection::Server(_)) {
+            self.offered = Some(Offered::read(payload));
+        }
         match self.hello.read(payload) {
             Finding::Nothing | Finding::Unfinished => Ok(()),
             // "The server MUST then verify that the length of the renegotiated_connection field is zero,
@@ -249,6 +259,17 @@ impl Session {
             // handshake with a missing_extension alert": RFC 8446 §9.2 (B5a).
             Finding::MissingExtension => Err((Refusal::MissingExtension, MISSING_EXTENSION)),
         }
+    }
+
+    /// What the client offered and why it was refused, as far as that is known.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        self.offered.as_ref().unwrap_or(&Offered::default()).evidence(self.reason.clone())
+    }
+
+    /// What the client offered, for who outlives the session.
+    pub fn take_offered(&mut self) -> Offered {
+        self.offered.take().unwrap_or_default()
     }
 
     /// Whether the ClientHello has not come whole, and so nothing can be encrypted yet.

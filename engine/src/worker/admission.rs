@@ -1,10 +1,10 @@
 //! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
 //! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
 
-use std::io;
 use std::time::Instant;
 
 use super::Worker;
+use super::faults::{Circumstances, Kind};
 use super::slots::{Purpose, read_token};
 use crate::conn::Conn;
 use crate::conn::event::Event;
@@ -50,8 +50,8 @@ impl Worker {
             Outcome::Failed { errno, .. } => {
                 front.listener.finished();
                 if let Some(hint) = front.listener.failed(errno, self.now, &mut self.ring) {
-                    let error = io::Error::from_raw_os_error(errno);
-                    tracing::warn!("a connection could not be accepted: {error}; {hint}");
+                    let failed = || front.circumstances_of_accept(errno, hint);
+                    self.faults.take(Kind::AcceptFailed, self.now, failed);
                 }
             }
             _ => {}
@@ -66,14 +66,20 @@ impl Worker {
         let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
         let room = room.max(usize::from(has_evictable));
         let share = room.div_ceil(self.fronts.len().max(1));
+        let is_short = std::mem::take(&mut self.is_short);
         for front in &mut self.fronts {
-            if room > 0 {
+            if is_short {
+                front.listener.rest(self.now, &mut self.ring);
+            } else if room > 0 {
                 front.listener.accept(share, self.now, &mut self.ring);
             } else {
                 front.listener.pause(&mut self.ring);
             }
         }
-        self.counters.add(Counter::AcceptPaused, u64::from(room == 0 && !self.is_full));
+        if room == 0 && !self.is_full {
+            self.counters.add(Counter::AcceptPaused, 1);
+            self.faults.take(Kind::Full, self.now, Circumstances::default);
+        }
         self.is_full = room == 0;
     }
 

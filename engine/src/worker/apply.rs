@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::faults::Circumstances;
 use super::front::Front;
 use super::slots::{Purpose, SlotId, Slots, token};
 use super::timers::Timers;
@@ -48,7 +49,10 @@ impl Hands<'_> {
             Action::InstallKeys { direction, keys } => return self.install(id, direction, &keys),
             Action::Flush => return self.flush(id),
             Action::ReadSequence { direction } => return self.read_sequence(id, direction),
-            Action::Release { leg, reset } => self.release(id, leg, reset),
+            Action::Release { leg, reset } => {
+                self.remember_client(id, leg);
+                self.release(id, leg, reset);
+            }
             Action::Note(milestone) => self.note(milestone),
             Action::Close(report) => {
                 self.release(id, Leg::Tls, false);
@@ -188,6 +192,28 @@ impl Hands<'_> {
             let _ = socket::abort_on_close(std::os::fd::AsFd::as_fd(&descriptor));
         }
         self.ring.close(descriptor);
+    }
+
+    /// A leg that is released before the connection is over is one of a fault: in the client's role the
+    /// accepted one, and then nobody could say any more who that was.
+    fn remember_client(&mut self, id: SlotId, leg: Leg) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if leg == self.front.accepted_leg() {
+            slot.client =
+                slot.line(leg).socket().and_then(|socket| socket::peer_addr(socket).ok()).map(Box::new);
+        }
+    }
+
+    /// Who and what a connection was, of which `action` is the last.
+    pub(super) fn circumstances(&mut self, id: SlotId, action: &Action) -> Circumstances {
+        let Action::Close(report) = action else { return Circumstances::default() };
+        let client = self.slots.get(id).and_then(|slot| {
+            let remembered = slot.client.as_deref().copied();
+            let accepted = slot.line(self.front.accepted_leg()).socket();
+            remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()))
+        });
+        let (listener, backend) = (self.front.address, Some(self.front.destination.address.clone()));
+        Circumstances { client, listener, backend, ..Circumstances::of(report) }
     }
 
     fn note(&self, milestone: Milestone) {

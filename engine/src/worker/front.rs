@@ -1,19 +1,22 @@
 //! A listener with what holds for the connections that it accepts.
 
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StartError;
 use super::apply::Destination;
+use super::faults::Circumstances;
 use super::listener::Listener;
 use crate::config::Backend;
 use crate::config::limits::Timeouts;
 use crate::conn::Rules;
+use crate::conn::action::Evidence;
 use crate::conn::carrier::{self, Suites};
 use crate::conn::event::Leg;
 use crate::sys::ktls::{Cipher, CipherSet};
-use crate::sys::socket::Address;
+use crate::sys::socket::{self, Address};
 use crate::tls::Terms;
 use crate::tls::secrets::{Aead, Version};
 use crate::upstream::Upstream;
@@ -61,9 +64,13 @@ impl Offers {
     }
 
     /// The kill switch, from the next turn of every worker: while it is off, the kernel is asked for nothing.
-    pub fn allow(&self, allowed: bool) {
-        self.allowed.store(allowed, Ordering::Relaxed);
-        self.version.fetch_add(1, Ordering::Release);
+    /// Whether that changes anything.
+    pub fn allow(&self, allowed: bool) -> bool {
+        let has_changed = self.allowed.swap(allowed, Ordering::Relaxed) != allowed;
+        if has_changed {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        has_changed
     }
 
     /// Whether the kill switch leaves the offers in force, for who wants to watch it.
@@ -109,6 +116,8 @@ pub struct FrontSetup {
 /// The running one.
 pub(super) struct Front {
     pub(super) listener: Listener,
+    /// Where it listens.
+    pub(super) address: Option<SocketAddr>,
     pub(super) rules: Rules,
     pub(super) destination: Destination,
     /// Of the offer in force.
@@ -134,13 +143,20 @@ impl Front {
             record_limit: setup.record_limit,
         };
         let destination = Destination { address, sockaddr };
+        let listening_at = socket::local_addr(setup.listener.as_fd()).ok();
         let listener = Listener::new(index, setup.listener);
-        Ok(Self { listener, rules, destination, expect_no_pad: offer.expect_no_pad })
+        Ok(Self { listener, address: listening_at, rules, destination, expect_no_pad: offer.expect_no_pad })
     }
 
     /// Which leg of a connection is the accepted one.
     pub(super) fn accepted_leg(&self) -> Leg {
         if self.rules.terms.originates() { Leg::Plain } else { Leg::Tls }
+    }
+
+    /// For the log.
+    pub(super) fn circumstances_of_accept(&self, errno: i32, hint: &'static str) -> Circumstances {
+        let evidence = Evidence { errno: Some(errno), ..Evidence::default() };
+        Circumstances { listener: self.address, evidence, hint: Some(hint), ..Circumstances::default() }
     }
 
     /// What has changed; handshakes in progress end under the terms that they began under.
@@ -191,7 +207,8 @@ mod tests {
         assert_ne!(offers.version(), version);
         assert_eq!((offers.at(0), offers.at(1), offers.at(2)), (Offer::default(), other, Offer::default()));
         let version = offers.version();
-        offers.allow(false);
+        assert!(!offers.allow(true) && offers.version() == version, "nothing has changed");
+        assert!(offers.allow(false));
         assert_ne!(offers.version(), version);
         assert!(offers.at(1).tx.is_empty() && offers.at(1).rekeys);
         offers.allow(true);

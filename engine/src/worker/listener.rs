@@ -108,12 +108,18 @@ impl Listener {
                 Some("multishot accept does not work on this kernel: one by one from now on")
             }
             _ => {
-                if self.state != State::Closed {
-                    self.pause(ring);
-                    self.state = State::Resting(now + REST);
-                }
+                self.rest(now, ring);
                 Some("for EMFILE raise LimitNOFILE")
             }
+        }
+    }
+
+    /// Accepts nothing for a while: the system has no descriptor or no memory to spare, and what there is is
+    /// needed by what was accepted before.
+    pub(super) fn rest(&mut self, now: Instant, ring: &mut Ring) {
+        if self.state != State::Closed {
+            self.pause(ring);
+            self.state = State::Resting(now + REST);
         }
     }
 

@@ -22,14 +22,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::limits::Timeouts;
-use crate::conn::action::Outbox;
+use crate::conn::action::{Action, Outbox, Report};
 use crate::conn::event::{Event, Leg};
+use crate::conn::fault::Fault;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
 use crate::sys::ring::{Completion, Ring};
 use apply::Hands;
 use complete::Meaning;
-use faults::FaultLog;
+use faults::{FaultLog, Kind};
 use front::Front;
 pub use front::{FrontSetup, Offer, Offers};
 use slots::{Purpose, SlotId, Slots, own_token, read_token};
@@ -118,6 +119,8 @@ struct Worker {
     bulk: VecDeque<Completion>,
     /// No slot was free at the end of the last turn.
     is_full: bool,
+    /// A backend found no descriptor.
+    is_short: bool,
     /// Receives that found no buffer, in order: of connections, and of handshakes.
     parked: VecDeque<(SlotId, Leg)>,
     parked_handshakes: VecDeque<(SlotId, Leg)>,
@@ -151,6 +154,7 @@ impl Worker {
             max_connections: setup.max_connections,
             bulk: VecDeque::new(),
             is_full: false,
+            is_short: false,
             parked: VecDeque::new(),
             parked_handshakes: VecDeque::new(),
             tidy_at: None,
@@ -172,6 +176,7 @@ impl Worker {
         let patience = self.patience();
         self.ring.wait(&mut self.outbox.bufs, patience)?;
         self.now = clock();
+        self.counters.turn();
         self.look_at_the_offers();
         let has_waited = !self.bulk.is_empty();
         let little = self.take_completions();
@@ -202,7 +207,7 @@ impl Worker {
             .filter(|at| *at > self.now)
             .map(|at| at.saturating_duration_since(self.now));
         let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
-        rests.chain(self.timers.patience(self.now)).chain(own).min()
+        rests.chain(self.timers.patience(self.now)).chain(self.faults.patience(self.now)).chain(own).min()
     }
 
     /// What came for handshakes, which are the costly part, in the order in which it came, until the turn's
@@ -294,6 +299,9 @@ impl Worker {
                 now: self.now,
             };
             for action in self.outbox.drain() {
+                if let Action::Close(Report { fault: Some(fault), .. }) = &action {
+                    self.faults.take(Kind::Fault(*fault), self.now, || hands.circumstances(id, &action));
+                }
                 match hands.apply(id, action) {
                     apply::Result::Started => {}
                     apply::Result::Event(event) => self.events.push_back(event),
@@ -302,7 +310,7 @@ impl Worker {
                         self.counters.add(Counter::Closed, 1);
                         if let Some(fault) = report.fault {
                             self.counters.fault(fault.index());
-                            self.faults.take(fault, report.heard, self.now);
+                            self.is_short |= fault == Fault::NoDescriptor;
                         }
                     }
                 }
@@ -355,11 +363,13 @@ impl Worker {
         }
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         self.counters.set(Gauge::Connections, self.slots.len() as u64);
         self.counters.set(Gauge::Unfinished, self.slots.unfinished() as u64);
         let lent = self.outbox.bufs.lent().saturating_sub(self.ring.provided());
         self.counters.set(Gauge::BuffersLent, lent as u64);
+        self.counters.set(Gauge::Full, u64::from(self.is_full));
+        self.faults.catch_up(self.now);
         // Beside those of connections there are the accept and the wait for the control plane.
         self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
     }

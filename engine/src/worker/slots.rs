@@ -1,6 +1,7 @@
 //! The connections of a worker, by slot; and the tokens that name one of their operations to the ring.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ pub(super) struct Slot {
     pub(super) record_type: Option<u8>,
     /// The earliest time at which a timer for it is set.
     pub(super) timer: Option<Instant>,
+    /// Who was accepted, where the accepted leg is closed before the connection is over.
+    pub(super) client: Option<Box<SocketAddr>>,
 }
 
 /// The socket of a leg.
@@ -158,6 +161,7 @@ impl Slots {
             look: None,
             record_type: None,
             timer: None,
+            client: None,
         };
         slot.line(leg).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
@@ -299,7 +303,7 @@ mod tests {
     fn slots_unfinished_are_counted_and_known_by_age() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, begin) = (Slots::new(), Instant::now());
-        let mut insert = |slots: &mut Slots, nth: u64| {
+        let insert = |slots: &mut Slots, nth: u64| {
             slots.insert(Conn::new(), 0, Leg::Tls, socket(), begin + Duration::from_secs(nth))
         };
         let [first, second, third] = [0, 1, 2].map(|nth| insert(&mut slots, nth));

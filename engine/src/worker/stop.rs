@@ -46,6 +46,11 @@ impl Stop {
 
     fn ask(&self, wish: Wish) {
         self.wish.fetch_max(wish as u8, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has the worker make a turn, if it is able to.
+    pub fn wake(&self) {
         // It fails only if the counter is at its end, and then the worker is being woken already.
         let _ = socket::signal(self.event.as_fd());
     }

@@ -11,10 +11,11 @@ const TOP_LEVEL: [&str; 8] =
     ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "engine", "bench", "loadgen", "tuning"];
 
 /// Who may use whom: a path allows itself and everything below it. Every module may use itself.
-const USES: [(&str, &[&str]); 12] = [
+const USES: [(&str, &[&str]); 13] = [
     ("buf", &[]),
     ("config", &[]),
     ("metrics", &[]),
+    ("log", &["metrics"]),
     ("sys", &["buf"]),
     ("tls", &["config", "buf"]),
     ("conn", &["tls", "buf", "config::limits"]),
@@ -23,7 +24,7 @@ const USES: [(&str, &[&str]); 12] = [
     ("sim", &["conn", "tls", "buf", "config"]),
     ("command", &["config", "tls", "sys"]),
     ("admin", &["config", "metrics", "sys", "buf", "upstream", "tls", "conn", "worker"]),
-    ("supervisor", &["config", "metrics", "sys", "buf", "upstream", "tls", "conn", "worker", "admin"]),
+    ("supervisor", &["config", "metrics", "log", "sys", "buf", "upstream", "tls", "conn", "worker", "admin"]),
 ];
 
 /// Of the engine, the load generator may use these; a loader must not share the bug it looks for.

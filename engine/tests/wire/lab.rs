@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     identities: Vec<&'static Identity>,
     extra: Vec<String>,
     says_offload: bool,
+    stdout: Option<Stdio>,
+    stderr: Option<Stdio>,
 }
 
 /// How a server that did not become ready ended.
@@ -41,7 +43,20 @@ impl Setup {
     /// One worker, both an ECDSA and an RSA identity.
     pub(crate) fn new(backend: impl ToString) -> Self {
         let identities = vec![Identity::ecdsa(), Identity::rsa()];
-        Self { backend: backend.to_string(), identities, extra: Vec::new(), says_offload: true }
+        let (backend, extra) = (backend.to_string(), Vec::new());
+        Self { backend, identities, extra, says_offload: true, stdout: None, stderr: None }
+    }
+
+    /// Where its log goes, which the lab then does not see.
+    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
+    /// Where the ready line goes, which the lab then does not see: `--listen` and `--admin` must be given.
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
     }
 
     pub(crate) fn identities(mut self, identities: &[&'static Identity]) -> Self {
@@ -78,8 +93,19 @@ impl Setup {
             arguments.extend(["--offload".to_owned(), offload]);
         }
         arguments.extend(self.extra);
-        let mut process = Process::spawn(&arguments);
-        let ready = process.await_ready();
+        let value = |flag: &str| {
+            let at = arguments.iter().position(|word| word == flag).expect("it is given");
+            arguments[at + 1].clone()
+        };
+        let (given, listen, admin) = (self.stdout.is_some(), value("--listen"), value("--admin"));
+        let mut process = Process::spawn(&arguments, self.stdout, self.stderr);
+        let ready = if given {
+            let admin = admin.parse().expect("an address");
+            eventually("it serves", || Metrics::scrape(admin).is_ok());
+            format!("listening on {listen}, admin on {admin}")
+        } else {
+            process.await_ready()
+        };
         let addr = address_after(&ready, "listening on ").expect("the ready line names the listener");
         let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
         assert!(addr.port() != 0 && admin.port() != 0, "the ready line names the real ports: {ready}");
@@ -96,7 +122,7 @@ pub(crate) fn identity_flags(identity: &Identity, directory: &Path) -> [String; 
 
 /// Starts a server that must not become ready, and gives how it ended.
 pub(crate) fn refused(arguments: &[String]) -> Refusal {
-    let mut process = Process::spawn(arguments);
+    let mut process = Process::spawn(arguments, None, None);
     let status = process.await_exit(PATIENCE);
     let stderr = process.stderr.text();
     let status = status.unwrap_or_else(|| panic!("still running with {arguments:?}; it said: {stderr}"));
@@ -211,17 +237,17 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(arguments: &[String]) -> Self {
+    fn spawn(arguments: &[String], stdout: Option<Stdio>, stderr: Option<Stdio>) -> Self {
         let mut command = Command::new(binary());
         command
             .arg("serve")
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(stdout.unwrap_or_else(Stdio::piped))
+            .stderr(stderr.unwrap_or_else(Stdio::piped));
         let mut child = command.spawn().expect("the server can be started");
-        let stdout = Log::follow(child.stdout.take().expect("piped"));
-        let stderr = Log::follow(child.stderr.take().expect("piped"));
+        let stdout = child.stdout.take().map_or_else(|| Log::follow(std::io::empty()), Log::follow);
+        let stderr = child.stderr.take().map_or_else(|| Log::follow(std::io::empty()), Log::follow);
         Self { child, stdout, stderr }
     }
 

@@ -35,13 +35,17 @@ mod tools;
 mod startup;
 
 mod accept;
+mod admin;
 mod bulk;
 mod carriers;
 mod extensions;
+mod faults;
 mod foreign_control;
 mod handshake;
 mod interop;
 mod key_update;
+mod liveness;
+mod log;
 mod memory;
 mod midway;
 mod offload;

@@ -284,7 +284,7 @@ impl Peer {
 impl Lab {
     fn ask_admin(&self, request: &str) -> String {
         let mut socket = std::net::TcpStream::connect(self.admin()).expect("the admin address accepts");
-        write!(socket, "{request} HTTP/1.1\r\nHost: offramp\r\n\r\n").expect("it reads");
+        write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
         let mut answer = String::new();
         socket.read_to_string(&mut answer).expect("it answers");
         answer

@@ -6,7 +6,7 @@ use crate::backend::{Backend, Manner};
 use crate::identity::NAME;
 use crate::lab::{Lab, Setup};
 use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
-use crate::tools::{have, scratch, text};
+use crate::tools::{eventually, have, scratch, text};
 
 fn openssl_flag(version: Version) -> &'static str {
     match version {
@@ -133,7 +133,7 @@ fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, mode).expect("the mode can be set");
         let lab = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
-        assert!(lab.stderr().contains("no ticket key seals"), "{times}: {}", lab.stderr());
+        eventually(&format!("the log warns of {times}"), || lab.stderr().contains("no ticket key seals"));
         for version in BOTH {
             let client = plain(version);
             for _ in 0..2 {

@@ -12,7 +12,7 @@ use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
 use crate::lab::{Lab, Refusal, Setup, identity_flags, probed_rekey, refused};
 use crate::peer::{BOTH, Peer, plain};
-use crate::tools::{have, in_guest, scratch, text};
+use crate::tools::{eventually, have, in_guest, scratch, text};
 
 const SOMEWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9"];
 
@@ -191,6 +191,8 @@ fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_fo
         };
         thread::spawn(arrive).join().expect("the client has done all");
         assert_eq!(lab.faulted(&before, 16), ["not_tls"]);
+        let expected = if allowed.len() > 1 { "fault not_tls " } else { "fewer CPUs" };
+        eventually("the log has it", || lab.stderr().contains(expected));
         let log = lab.stderr();
         let by = |worker: usize| log.contains(&format!("fault not_tls worker={worker} "));
         if allowed.len() > 1 {

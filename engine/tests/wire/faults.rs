@@ -1,0 +1,245 @@
+//! Faults in the log: who it was, where, and what was offending; a flood is a few lines, and none is lost.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use rustls::ClientConnection;
+
+use crate::backend::{Backend, Manner};
+use crate::identity::Identity;
+use crate::lab::{Lab, Setup, identity_flags};
+use crate::peer::{Peer, Version, dial, drain, plain};
+use crate::peers::{Client, authority, lab, refused};
+use crate::tools::{eventually, patiently, pause, scratch, skip};
+
+/// Sends this to the TLS port, waits for the end, and gives the address that it came from.
+fn send(lab: &Lab, bytes: &[u8]) -> SocketAddr {
+    let mut tcp = dial(lab.addr);
+    let from = tcp.local_addr().expect("it is connected");
+    let _ = tcp.write_all(bytes);
+    drain(&tcp);
+    from
+}
+
+/// The first line of the log about a fault, once it is there.
+fn line(lab: &Lab, fault: &str) -> String {
+    let start = format!("fault {fault} ").replace(": ", ":");
+    let find = || lab.stderr().lines().find(|line| line.contains(&start)).map(str::to_owned);
+    patiently(find).unwrap_or_else(|| panic!("no line about {fault}: {}", lab.stderr()))
+}
+
+fn says(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "no {part:?} in: {line}");
+    }
+    assert!(line.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte)), "{line:?}");
+}
+
+/// Of a client that asks for this name.
+fn hello(version: Version, name: &str) -> Vec<u8> {
+    let name = name.to_owned().try_into().expect("a name");
+    let mut client = ClientConnection::new(plain(version), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("memory");
+    bytes
+}
+
+#[test]
+fn faults_name_client_listener_and_first_bytes() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let from = send(&lab, b"GET /\r\n2026 ERROR \x1b[31m\"forged\" HTTP/1.0\r\n\r\n");
+    let line = line(&lab, "not_tls");
+    says(&line, &[&format!("client={from} "), &format!("listener={} ", lab.addr), "count=1 "]);
+    says(&line, &[r#"reason="GET /\r\n2026 ERRO""#]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_the_client_that_has_reset() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    peer.ping(b"there");
+    let from = peer.tcp.local_addr().expect("it is connected");
+    peer.reset();
+    says(&line(&lab, "client_reset"), &[&format!("client={from} "), "error=ECONNRESET"]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_the_server_name_and_the_versions() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--unknown-name refuse").start();
+    send(&lab, &hello(Version::Tls13, "stranger.example"));
+    says(&line(&lab, "unknown_name"), &[r#"sni="stranger.example""#, "offered=TLS1.3"]);
+    // The same hello, its version and its list of versions lowered to TLS 1.1.
+    let mut old = hello(Version::Tls13, "offramp.test");
+    old[10] = 2;
+    let versions = old.windows(7).position(|bytes| bytes == [0, 43, 0, 3, 2, 3, 4]).expect("it lists one");
+    old[versions + 6] = 2;
+    send(&lab, &old);
+    says(&line(&lab, "no_common_version"), &[r#"sni="offramp.test""#, "offered=TLS1.1"]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_what_a_client_says_in_its_alert() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Lab::start(backend.addr);
+    let mut misled = Peer::dial(lab.addr, &plain(Version::Tls13), "other.test");
+    assert!(misled.handshake().is_err());
+    let _ = misled.flush();
+    drop(misled);
+    says(&line(&lab, "alert_in_handshake:"), &["bad_certificate (42)", r#"sni="other.test""#]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_why_a_certificate_is_refused() {
+    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (_, authority) = authority(files.path(), "authority.pem");
+    let flags = format!("--client-auth require --client-ca {}", authority.display());
+    let lab = Setup::new(backend.addr).flags(&flags).start();
+    let stranger = Client::self_signed();
+    refused(&lab, &stranger.config(Version::Tls13), "", "peer_certificate_refused");
+    says(&line(&lab, "peer_certificate_refused"), &[r#"sni="offramp.test""#, "reason=\"", "UnknownIssuer"]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_whose_fingerprint_is_not_known() {
+    let backend = Backend::start(Manner::Echo);
+    let known = Client::self_signed().fingerprint();
+    let (lab, _files) = lab(&backend, &format!("client_auth = \"require\"\nfingerprints = [\"{known}\"]\n"));
+    refused(&lab, &Client::self_signed().config(Version::Tls12), "", "peer_certificate_refused");
+    says(&line(&lab, "peer_certificate_refused"), &[r#"sni="offramp.test""#, "vouches for the certificate"]);
+    lab.stop();
+}
+
+#[test]
+fn faults_name_the_backend_and_the_error() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let lab = Lab::start(nobody);
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let _ = peer.rest();
+    says(&line(&lab, "backend_refused"), &[&format!("backend={nobody} "), "error=ECONNREFUSED"]);
+    lab.stop();
+}
+
+/// The accepted leg is closed before the connection is over.
+#[test]
+fn faults_of_originate_name_the_client_and_the_server() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let files = scratch();
+    let (_, authority) = authority(files.path(), "authority.pem");
+    let flags = format!("--mode originate --server-name a.test --server-ca {}", authority.display());
+    let lab = Setup::new(nobody).identities(&[]).flags(&flags).start();
+    let mut tcp = dial(lab.addr);
+    let from = tcp.local_addr().expect("it is connected");
+    let _ = tcp.write_all(b"to nobody");
+    drain(&tcp);
+    let parts = [&*format!("client={from} "), &format!("backend={nobody} "), "error=ECONNREFUSED"];
+    says(&line(&lab, "backend_refused"), &parts);
+    lab.stop();
+}
+
+/// What the lines about a fault count in all.
+fn counted(log: &str, what: &str) -> (usize, u64) {
+    let lines = log.lines().filter(|line| line.contains(what));
+    let counts = lines.filter_map(|line| line.split("count=").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+    counts.fold((0, 0), |(lines, sum), count| (lines + 1, sum + count))
+}
+
+#[test]
+fn faults_are_all_counted_when_the_quiet_time_or_the_server_ends() {
+    const FIRST: u64 = 40;
+    let backend = Backend::start(Manner::Echo);
+    let mut lab = Lab::start(backend.addr);
+    let before = lab.metrics();
+    for _ in 0..FIRST {
+        send(&lab, b"GET / HTTP/1.0\r\n\r\n");
+    }
+    lab.faulted(&before, FIRST);
+    let what = "fault not_tls ";
+    assert!(counted(&lab.stderr(), what).0 <= 3, "{}", lab.stderr());
+    eventually("all are counted", || counted(&lab.stderr(), what).1 == FIRST);
+    send(&lab, b"GET / HTTP/1.0\r\n\r\n");
+    lab.faulted(&before, FIRST + 1);
+    lab.terminate();
+    assert!(lab.await_exit().success());
+    assert_eq!(counted(&lab.stderr(), what).1, FIRST + 1, "{}", lab.stderr());
+}
+
+/// Sets the soft limit on open files; `None` if that is not to be had.
+fn limit_descriptors(lab: &Lab, limit: usize) -> Option<()> {
+    let words = ["--pid".to_owned(), lab.pid().to_string(), format!("--nofile={limit}:")];
+    let done = Command::new("prlimit").args(words).status().is_ok_and(|status| status.success());
+    if !done {
+        skip("the limit of another process cannot be set: apt-get install util-linux");
+    }
+    done.then_some(())
+}
+
+#[test]
+fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
+    let backend = Backend::start(Manner::Echo);
+    // Accepts are started ahead under the limit that there was: with few slots no more than 16 of them.
+    let mut lab = Setup::new(backend.addr).flags("--max-connections 100").start();
+    let mut held = Peer::open(lab.addr, &plain(Version::Tls13));
+    held.ping(b"before");
+    let unaccepted = |lab: &Lab| counted(&lab.stderr(), "a connection could not be accepted");
+    let (open, before) = (lab.descriptors(), lab.metrics());
+    let Some(()) = limit_descriptors(&lab, open + 3) else { return lab.stop() };
+    let waiting: Vec<_> =
+        (0..40).map(|_| TcpStream::connect(lab.addr).expect("the backlog has room")).collect();
+    eventually("accepting is refused", || unaccepted(&lab).0 > 0);
+    for _ in 0..200 {
+        held.ping(b"goes on");
+        pause();
+    }
+    assert_eq!(unaccepted(&lab).0, 1, "a line in ten seconds: {}", lab.stderr());
+    says(lab.stderr().trim_end(), &["error=EMFILE", &format!("listener={}", lab.addr), "raise LimitNOFILE"]);
+    limit_descriptors(&lab, open + 500).expect("it was possible before");
+    eventually("all are accepted", || lab.metrics().accepted() == before.accepted() + 40);
+    drop(waiting);
+    Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"a new one");
+    held.ping(b"after");
+    drop(held);
+    lab.settled();
+    lab.terminate();
+    assert!(lab.await_exit().success());
+    assert!(unaccepted(&lab).1 > 1, "the rest is counted at the end: {}", lab.stderr());
+}
+
+#[test]
+fn faults_of_inherited_descriptors_are_avoided_by_fewer_slots() {
+    const LIMIT: usize = 500;
+    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let mut script = Command::new("bash");
+    script.args(["-c", "for i in $(seq 200); do exec {fd}</dev/null; done; ulimit -n $0; exec \"$@\""]);
+    script.arg(LIMIT.to_string()).arg(env!("CARGO_BIN_EXE_offramp")).arg("serve");
+    script.args(["--listen", "127.0.0.1:0", "--workers", "1", "--backend", &backend.addr.to_string()]);
+    script.args(identity_flags(Identity::ecdsa(), files.path())).args(["--drain-timeout", "10ms"]);
+    let mut child = script
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("bash runs");
+    let pid = child.id();
+    let ready = {
+        use std::io::{BufRead, BufReader};
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        line
+    };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    crate::tools::signal(pid, "TERM");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(ready.contains("offramp ready") && open > 200, "{ready} {open} {said}");
+    let lowered = said.split("max_connections lowered from 10000 to ").nth(1).expect("it says so");
+    let slots: usize = lowered.split(':').next().expect("a number").parse().expect("a number");
+    assert!(slots > 0 && open + 2 * slots + 64 <= LIMIT, "{slots} slots with {open} open: {said}");
+}

@@ -1,0 +1,127 @@
+//! Liveness: a worker that does not turn is seen, and no file makes the process deaf to signals.
+
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::admin::ask;
+use crate::backend::{Backend, Manner};
+use crate::identity::Identity;
+use crate::lab::{Lab, Setup, identity_flags};
+use crate::peer::{Peer, Version, plain};
+use crate::tools::{eventually, pause, scratch, signal, skip};
+
+/// A worker's thread that is held by the debugger's means until it is thawed.
+struct Frozen(Pid);
+
+impl Frozen {
+    /// `None` where the system does not allow it.
+    fn worker(lab: &Lab, index: usize) -> Option<Self> {
+        let thread = Pid::from_raw(worker_thread(lab, index));
+        if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
+            skip(&format!("a thread cannot be held by ptrace: {error}"));
+            return None;
+        }
+        ptrace::interrupt(thread).expect("it was seized");
+        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+        Some(Self(thread))
+    }
+
+    fn thaw(self) {
+        ptrace::detach(self.0, None).expect("it is held");
+    }
+
+    /// The kernel keeps a thread that is held until its holder has seen its end.
+    fn let_end(self) {
+        let ended = |status| !matches!(status, Ok(WaitStatus::StillAlive | WaitStatus::PtraceEvent(..)));
+        while !ended(waitpid(self.0, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))) {
+            pause();
+        }
+    }
+}
+
+fn worker_thread(lab: &Lab, index: usize) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("it runs");
+    let named = |task: &std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        name.trim() == format!("offramp-{index}")
+    };
+    let task = tasks.flatten().find(named).expect("the worker's thread has its name");
+    task.file_name().to_str().expect("a number").parse().expect("a number")
+}
+
+fn health(lab: &Lab) -> String {
+    ask(lab, "GET /healthz HTTP/1.1")
+}
+
+#[test]
+fn liveness_stuck_worker_is_reported_until_it_turns() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--workers 2").start();
+    assert!(health(&lab).starts_with("HTTP/1.1 200 "));
+    let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
+    eventually("/healthz says 503", || health(&lab).starts_with("HTTP/1.1 503 "));
+    let answer = health(&lab);
+    assert!(answer.contains("worker 1 has not turned for "), "{answer}");
+    let stalled = |worker: &str| lab.metrics().sum("offramp_worker_stalled_seconds", &[("worker", worker)]);
+    assert!(stalled("1") >= 5 && stalled("0") <= 2, "{}", lab.metrics().raw);
+    eventually("an error in the log", || {
+        lab.stderr().lines().any(|line| line.contains("ERROR") && line.contains("worker=1"))
+    });
+    frozen.thaw();
+    eventually("/healthz says 200", || health(&lab).starts_with("HTTP/1.1 200 "));
+    eventually("the end of it in the log", || lab.stderr().contains("turns again after "));
+    lab.stop();
+}
+
+#[test]
+fn liveness_idle_worker_is_not_stuck() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).flags("--workers 2").start();
+    // Longer than what makes a worker stuck.
+    for _ in 0..700 {
+        assert!(health(&lab).starts_with("HTTP/1.1 200 "), "{}", lab.metrics().raw);
+        pause();
+    }
+    assert!(!lab.stderr().contains("has not turned"), "{}", lab.stderr());
+    lab.stop();
+}
+
+#[test]
+fn liveness_stuck_worker_does_not_hold_up_the_end() {
+    let backend = Backend::start(Manner::Echo);
+    let mut lab = Setup::new(backend.addr).flags("--workers 2").start();
+    let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
+    lab.terminate();
+    frozen.let_end();
+    let status = lab.await_exit();
+    assert_eq!(status.code(), Some(1), "{}", lab.stderr());
+    let said = lab.stderr();
+    assert!(said.contains("offramp: worker 1 does not turn and was given up"), "{said}");
+}
+
+/// A file that is opened and never answers, where today's are refused and where they are not.
+fn fifo_in_place_of(file: &Path) {
+    std::fs::remove_file(file).expect("it was there");
+    assert!(Command::new("mkfifo").arg(file).status().expect("mkfifo runs").success());
+}
+
+#[test]
+fn liveness_fifo_for_a_certificate_leaves_sigterm_effective() {
+    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let flags = identity_flags(Identity::ecdsa(), files.path());
+    let lab = Setup::new(backend.addr).identities(&[]).flags(&flags.join(" ")).start();
+    let mut victim = Peer::open(lab.addr, &plain(Version::Tls13));
+    fifo_in_place_of(Path::new(&flags[1]));
+    for _ in 0..3 {
+        signal(lab.pid(), "HUP");
+        victim.ping(b"goes on");
+    }
+    victim.close_notify();
+    drop(victim);
+    lab.settled();
+    lab.stop();
+}
