@@ -141,6 +141,7 @@ impl World {
             wire: self.wire,
             watched,
             steps,
+            transcript: self.transcript.digest(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is left to chance: the entries of the fuzz targets (`fuzz/`), which the tests go through as well.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,6 +33,14 @@ const MISHAPS: [Mishap; 8] = [
 /// # Panics
 /// If it does not hold.
 pub fn world_of_chance(choices: &[u8]) {
+    transcript_of_chance(choices);
+}
+
+/// The same; the digest of all that happened in it ([`Outcome::transcript`]) is the same for the same bytes.
+///
+/// # Panics
+/// If it does not hold.
+pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
     let mut dice = Dice::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
@@ -44,7 +53,7 @@ pub fn world_of_chance(choices: &[u8]) {
         rekeys: habits.generation == Generation::Rekeying,
     };
     let sends = bytes(dice.below(50_000), 1);
-    let mut plan = Plan::new(0, sends.clone());
+    let mut plan = Plan::new(digest(choices), sends.clone());
     plan.refuses = (dice.below(16) == 0).then_some(libc::ECONNREFUSED);
     plan.dice = Some(rest.to_vec());
     plan.habits = habits;
@@ -62,6 +71,14 @@ pub fn world_of_chance(choices: &[u8]) {
     rules.record_limit = 1024;
     let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
+    outcome.transcript
+}
+
+/// The seed of what the handshake draws.
+fn digest(choices: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    choices.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Reads a configuration file of this text: whatever it says, there is an answer.

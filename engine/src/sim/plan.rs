@@ -44,9 +44,9 @@ pub enum Mishap {
 /// How a world begins.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The dice.
+    /// What the handshake draws, and the dice.
     pub seed: u64,
-    /// What is thrown instead, if anything.
+    /// What the dice throw instead, if anything.
     pub dice: Option<Vec<u8>>,
     /// The peer's part.
     pub script: Script,
@@ -100,4 +100,6 @@ pub struct Outcome {
     pub watched: Watched,
     /// Steps taken.
     pub steps: usize,
+    /// A digest of all that happened at the connection, in order, with every byte.
+    pub transcript: u64,
 }

@@ -7,6 +7,8 @@ use super::dice::Dice;
 use super::kernel::Kernel;
 use super::peer::{Peer, Role};
 use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::sources;
+use super::transcript::Transcript;
 use super::watch::Wire;
 use crate::buf::Buf;
 use crate::conn::action::{Milestone, Outbox, Report};
@@ -54,6 +56,7 @@ pub struct World {
     pub(super) events: VecDeque<Event>,
     pub(super) notes: Vec<Milestone>,
     pub(super) report: Option<Report>,
+    pub(super) transcript: Transcript,
 }
 
 /// What the connection asked for and has no answer to yet.
@@ -93,6 +96,7 @@ impl World {
     /// Sets the world up.
     #[must_use]
     pub fn new(plan: Plan, rules: Rules, peer: impl Into<Role>, now: Instant) -> Self {
+        sources::seed(plan.seed);
         let (role, originates) = (peer.into(), rules.terms.originates());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
@@ -124,6 +128,7 @@ impl World {
             events: VecDeque::new(),
             notes: Vec::new(),
             report: None,
+            transcript: Transcript::default(),
             plan,
         }
     }
@@ -292,9 +297,11 @@ impl World {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             assert!(self.report.is_none(), "seed {}: an event after Close", self.plan.seed);
+            self.transcript.event(&event);
             self.conn.step(event, self.now, &self.rules, &mut self.out);
             while let Some(action) = self.out.take_first() {
                 assert!(self.report.is_none(), "seed {}: {action:?} after Close", self.plan.seed);
+                self.transcript.action(&action);
                 self.apply(action);
             }
             let lent = self.out.bufs.lent();

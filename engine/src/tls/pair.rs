@@ -104,7 +104,7 @@ mod tests {
     use rustls::version::{TLS12, TLS13};
 
     use super::*;
-    use crate::tls::Role;
+    use crate::tls::{Role, Sources};
     use crate::tls::originate::Origination;
 
     #[test]
@@ -151,8 +151,14 @@ mod tests {
             let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
             let client_tickets = tickets(10);
             let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
-            let origination =
-                Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
+            let origination = Origination::load_for(
+                &Sources::system(),
+                &[version],
+                &rules,
+                &[],
+                Some(&client_tickets),
+                Vec::new(),
+            );
             let role = Role::Originate(Arc::new(origination.expect("no files")));
             Self { client: Terms { role }, server: super::server(server, &tickets(1000)), client_tickets }
         }

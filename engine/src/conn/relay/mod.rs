@@ -395,8 +395,10 @@ impl Relay {
         if self.down.sending || self.down.ended || (self.tx_left == Some(0) && self.offer_tx(out)) {
             return Ok(());
         }
-        if !self.asking_rx && (self.pending.key_update || self.pending.key_update_request) {
-            return self.send_key_update(out);
+        // An answer is due before the next application data and not sooner: one does for all requests that came
+        // while we were silent (RFC 8446 §4.6.3), and no peer gets more answers in a row than it takes.
+        if self.pending.key_update_request || self.pending.key_update && self.down.held.is_some() {
+            return if self.asking_rx { Ok(()) } else { self.send_key_update(out) };
         }
         if std::mem::take(&mut self.pending.no_renegotiation) {
             let payload = control::alert_payload(alert::NO_RENEGOTIATION);
