@@ -12,8 +12,9 @@ use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
 use crate::config::{Raw, file};
+use crate::conn::action::Milestone;
 use crate::conn::carrier::{Offer, Suites};
-use crate::conn::fault::Fault;
+use crate::conn::fault::{Blame, Fault};
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
 const MISHAPS: [Mishap; 8] = [
@@ -166,7 +167,24 @@ fn judge(plan: &Plan, outcome: &Outcome) {
         let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.peer.received == answer;
         assert!(whole, "a close_notify that came too soon");
     }
+    judge_delivery(plan, outcome);
     if fault == Some(Fault::IdleTimeout) && !outcome.backend_was_reset && plan.script.says.is_empty() {
         assert_eq!(outcome.to_backend.len(), outcome.peer.sent(), "an end behind what was lost");
+    }
+}
+
+/// However the peer's stream ended: all that came of it whole and authentic is with a backend that takes it.
+fn judge_delivery(plan: &Plan, outcome: &Outcome) {
+    use Backend as B;
+    let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
+    let has_time = !matches!(plan.mishap, Some((_, Mishap::BackendReset | Mishap::Drain)));
+    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
+    let is_relayed = outcome.plain_was_open && outcome.notes.iter().any(is_established);
+    let fault = outcome.report.fault;
+    // What still comes when the end is ours is read for the alert's sake alone.
+    let is_ours = |fault: Fault| matches!(fault, Fault::RecordLimit | Fault::RekeyRefused);
+    let ends_above = fault.is_none_or(|fault| fault.blame() != Blame::Plain && !is_ours(fault));
+    if plan.script.says.is_empty() && takes && has_time && is_relayed && ends_above {
+        assert_eq!(outcome.to_backend.len(), outcome.authentic, "what came was not delivered: {fault:?}");
     }
 }

@@ -10,8 +10,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Su
 use super::sources::{self, Key, Noon, private_key};
 use crate::config::limits::Timeouts;
 use crate::config::{
-    Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, UnknownName,
-    Voucher,
+    Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, Truncation,
+    UnknownName, Voucher,
 };
 use crate::conn::Rules;
 use crate::conn::carrier::{Offer, Suites};
@@ -88,6 +88,7 @@ fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
         mode,
         identities,
         unknown_name: UnknownName::First,
+        truncation: Truncation::Reset,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,
@@ -118,7 +119,8 @@ pub fn resuming(offer: Offer) -> Rules {
 }
 
 fn rules_of(terms: Arc<Terms>, offer: Offer) -> Rules {
-    Rules { terms, timeouts: Timeouts::default(), offer, record_limit: u64::MAX }
+    let timeouts = Timeouts::default();
+    Rules { terms, timeouts, offer, record_limit: u64::MAX, takes_fin_for_the_end: false }
 }
 
 /// A client that offers one suite, and so one version.

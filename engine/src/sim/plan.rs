@@ -94,6 +94,11 @@ pub struct Outcome {
     pub was_altered: bool,
     /// How many bytes of the backend's the connection has received.
     pub from_backend: usize,
+    /// How many bytes of application data the connection has received in whole, authentic records, up to the
+    /// peer's end or the first record that is none.
+    pub authentic: usize,
+    /// The plain leg was open.
+    pub plain_was_open: bool,
     /// What was on the wire of the TLS leg.
     pub wire: Wire,
     /// What was found on it.

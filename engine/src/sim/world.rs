@@ -22,6 +22,9 @@ const MAX_STEPS: usize = 200_000;
 /// What a socket holds for a peer that does not read.
 const SOCKET_BYTES: usize = 50_000;
 
+/// What our socket holds of what a backend has not acknowledged.
+const PLAIN_SOCKET_BYTES: usize = 30_000;
+
 /// Buffers that one connection may hold: two a direction, the front of a record, and a last one.
 const MOST_BUFFERS: usize = 6;
 
@@ -45,11 +48,21 @@ pub struct World {
     pub(super) was_cut: bool,
     pub(super) peer_finished: bool,
     pub(super) peer_reset: bool,
+    /// That of the reset, until an operation has taken it from the socket.
+    pub(super) reset_error: Option<i32>,
     pub(super) backend_down: bool,
     pub(super) from_backend: VecDeque<u8>,
     pub(super) backend_ends: bool,
     pub(super) received_from_backend: usize,
+    /// In our socket of the plain leg, not acknowledged by the backend.
+    pub(super) to_plain: VecDeque<u8>,
+    pub(super) plain_is_open: bool,
+    /// FIN follows that.
+    pub(super) plain_finished: bool,
     pub(super) to_backend: Vec<u8>,
+    /// Bytes of application data that the kernel has opened and handed out.
+    pub(super) authentic: usize,
+    pub(super) peer_said_close: bool,
     pub(super) backend_saw_end: bool,
     pub(super) backend_was_reset: bool,
     pub(super) asked: Asked,
@@ -70,6 +83,8 @@ pub(super) struct Asked {
     pub(super) plain_released: bool,
     pub(super) tls_finished: bool,
     pub(super) flush: bool,
+    pub(super) tls_settle: bool,
+    pub(super) plain_settle: bool,
 }
 
 #[derive(Debug)]
@@ -88,8 +103,10 @@ enum Move {
     Connect,
     PlainReceives,
     PlainSends,
+    PlainArrives,
     KernelSends,
     Flushes,
+    Settles(Leg),
 }
 
 impl World {
@@ -117,11 +134,17 @@ impl World {
             was_cut: false,
             peer_finished: false,
             peer_reset: false,
+            reset_error: None,
             backend_down: false,
             from_backend: VecDeque::new(),
             backend_ends: false,
             received_from_backend: 0,
+            to_plain: VecDeque::new(),
+            plain_is_open: false,
+            plain_finished: false,
             to_backend: Vec::new(),
+            authentic: 0,
+            peer_said_close: false,
             backend_saw_end: false,
             backend_was_reset: false,
             asked: Asked::default(),
@@ -183,8 +206,12 @@ impl World {
         let unsent = !self.kernel.unsent.is_empty();
         add(unsent && (has_room || self.asked.tls_finished), Move::KernelSends);
         add(self.asked.flush && !unsent, Move::Flushes);
-        let takes = self.backend_down || self.backend_room() > 0;
+        let takes = self.backend_down || self.to_plain.len() < PLAIN_SOCKET_BYTES;
         add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
+        let is_on_its_way = !self.to_plain.is_empty();
+        add(is_on_its_way && !self.backend_down && self.backend_room() > 0, Move::PlainArrives);
+        add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(Leg::Plain));
+        add(self.asked.tls_settle && !unsent, Move::Settles(Leg::Tls));
         moves
     }
 
@@ -235,10 +262,19 @@ impl World {
             Move::Connect => self.connect(),
             Move::PlainReceives => self.plain_receives(),
             Move::PlainSends => self.plain_sends(),
+            Move::PlainArrives => {
+                let bytes = self.some(self.to_plain.len());
+                self.plain_arrives(bytes);
+            }
             Move::KernelSends => self.kernel_sends(),
             Move::Flushes => {
                 self.asked.flush = false;
                 self.step(Event::Flushed);
+            }
+            Move::Settles(leg) => {
+                let Asked { tls_settle, plain_settle, .. } = &mut self.asked;
+                *if leg == Leg::Tls { tls_settle } else { plain_settle } = false;
+                self.step(Event::Settled { leg });
             }
         }
     }
@@ -264,7 +300,14 @@ impl World {
 
     fn befall(&mut self, mishap: Mishap) {
         match mishap {
-            Mishap::PeerReset => self.peer_reset = true,
+            Mishap::PeerReset if !self.peer_reset => {
+                // What has arrived stays (Linux leaves the receive queue), the rest never comes.
+                self.peer_reset = true;
+                self.reset_error = Some(libc::ECONNRESET);
+                let arrived = self.dice.below(self.to_us.len() + 1);
+                self.to_us.truncate(arrived);
+            }
+            Mishap::PeerReset => {}
             Mishap::PeerFin => self.peer_finished = true,
             Mishap::BackendReset => self.backend_down = true,
             Mishap::FlippedBit => {

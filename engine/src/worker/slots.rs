@@ -32,8 +32,6 @@ pub(super) struct Slot {
     plain: Line,
     /// What was given to the TLS leg's socket.
     pub(super) sealing: Sealing,
-    /// When to look again whether all of that is with TCP.
-    pub(super) look: Option<Look>,
     /// The record type of the record that is being sent, if one is.
     pub(super) record_type: Option<u8>,
     /// The earliest time at which a timer for it is set.
@@ -52,8 +50,12 @@ pub(super) struct Line {
     pub(super) drained: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
     pub(super) hintless: bool,
+    /// It was found that no record comes next, and told.
+    pub(super) unreadable: bool,
     /// Most bytes of the receive that is under way, or was last.
     pub(super) max: usize,
+    /// When to look again whether what was sent is with TCP, or acknowledged.
+    pub(super) look: Option<Look>,
 }
 
 impl Line {
@@ -133,8 +135,7 @@ impl Slots {
         self.next_serial = serial.wrapping_add(1);
         let (tls, plain) = (Line::default(), Line::default());
         let sealing = Sealing::default();
-        let mut slot =
-            Slot { conn, front, serial, tls, plain, sealing, look: None, record_type: None, timer: None };
+        let mut slot = Slot { conn, front, serial, tls, plain, sealing, record_type: None, timer: None };
         slot.line(leg).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
         SlotId { index, serial }

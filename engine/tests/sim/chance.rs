@@ -1,7 +1,7 @@
 //! Worlds of which a seed decides everything.
 //!
-//! `OFFRAMP_WORLDS` says how many (default 4,000), `OFFRAMP_SEED` runs one of them again and prints the digest
-//! of what happened in it.
+//! `OFFRAMP_WORLDS` says how many (default 4,000), `OFFRAMP_SEED` runs one of them again and prints the
+//! digest of what happened in it.
 
 use std::process::Command;
 

@@ -37,6 +37,7 @@ mod startup;
 mod accept;
 mod bulk;
 mod carriers;
+mod ending;
 mod extensions;
 mod foreign_control;
 mod handshake;
