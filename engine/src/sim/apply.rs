@@ -162,6 +162,7 @@ impl World {
             was_altered,
             from_backend: self.received_from_backend,
             authentic: self.authentic + self.wire.received_data(),
+            in_socket: self.to_plain.len(),
             plain_was_open: self.plain_is_open,
             wire: self.wire,
             watched,

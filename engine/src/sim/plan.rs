@@ -97,6 +97,8 @@ pub struct Outcome {
     /// How many bytes of application data the connection has received in whole, authentic records, up to the
     /// peer's end or the first record that is none.
     pub authentic: usize,
+    /// How many bytes lie in our socket behind an orderly end, until the backend takes them.
+    pub in_socket: usize,
     /// The plain leg was open.
     pub plain_was_open: bool,
     /// What was on the wire of the TLS leg.
