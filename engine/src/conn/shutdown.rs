@@ -86,7 +86,7 @@ impl Shutdown {
     /// `is_late`: the time for the plain leg is over, too.
     pub(super) fn on(&mut self, event: Event, is_late: bool, busy: Busy, out: &mut Outbox) -> Next<Report> {
         match event {
-            Event::Received { leg: Leg::Tls, buf, count } => {
+            Event::Received { leg: Leg::Tls, buf, count, .. } => {
                 out.bufs.give(buf);
                 self.lingered_bytes += count;
                 self.peer_ended |= count == 0;

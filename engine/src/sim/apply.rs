@@ -2,7 +2,8 @@
 
 use super::plan::Outcome;
 use super::watch::{Misuse, Watched};
-use super::world::{Want, World};
+use super::world::{Asked, Want, World};
+use crate::buf::SMALL_BYTES;
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
 use crate::tls::secrets::{Direction, TrafficKeys};
@@ -23,6 +24,10 @@ impl World {
             }
             Action::Receive { leg: Leg::Tls, max } => {
                 assert!(asked.tls_receive.replace(Want::Any(max)).is_none(), "two receives on the TLS leg");
+            }
+            Action::ReceiveHandshake => {
+                let want = Want::Any(SMALL_BYTES);
+                assert!(asked.tls_receive.replace(want).is_none(), "two receives on the TLS leg");
             }
             Action::ReceiveInto { leg, buf, max } => {
                 assert_eq!(leg, Leg::Tls, "only records have a front that waits");
@@ -64,11 +69,7 @@ impl World {
                 assert!(asked.tls_send.is_none() && !asked.flush, "a flush of what is being sent");
                 asked.flush = true;
             }
-            Action::Settle { leg } => {
-                let settle = if leg == Leg::Tls { &mut asked.tls_settle } else { &mut asked.plain_settle };
-                assert!(!*settle, "two waits for an acknowledgement");
-                *settle = true;
-            }
+            Action::Settle { leg } => asked.settle(leg),
             Action::ShutdownWrite { leg: Leg::Plain } => {
                 self.plain_finished = true;
                 self.plain_arrives(0);
@@ -169,5 +170,12 @@ impl World {
             steps,
             transcript: self.transcript.digest(),
         }
+    }
+}
+
+impl Asked {
+    fn settle(&mut self, leg: Leg) {
+        let asked = if leg == Leg::Tls { &mut self.tls_settle } else { &mut self.plain_settle };
+        assert!(!std::mem::replace(asked, true), "two waits for an acknowledgement");
     }
 }

@@ -70,7 +70,8 @@ impl World {
             self.wire.received.extend(&chunk);
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
         }
-        self.step(Event::Received { leg: Leg::Tls, buf, count });
+        let more = !self.to_us.is_empty();
+        self.step(Event::Received { leg: Leg::Tls, buf, count, more });
     }
 
     fn kernel_receives(&mut self, want: Want) {
@@ -113,7 +114,7 @@ impl World {
         self.authentic += if is_data && !self.peer_said_close { count } else { 0 };
         self.peer_said_close |= record_type == Some(Some(21)) && bytes.get(1) == Some(&0);
         match record_type {
-            None => self.step(Event::Received { leg: Leg::Tls, buf, count }),
+            None => self.step(Event::Received { leg: Leg::Tls, buf, count, more: true }),
             Some(record_type) => self.step(Event::Record { record_type, buf }),
         }
     }
@@ -180,7 +181,8 @@ impl World {
             buf.extend(&chunk);
             self.received_from_backend += count;
         }
-        self.step(Event::Received { leg: Leg::Plain, buf, count });
+        let more = !self.from_backend.is_empty();
+        self.step(Event::Received { leg: Leg::Plain, buf, count, more });
     }
 
     pub(super) fn plain_sends(&mut self) {

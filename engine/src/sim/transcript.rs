@@ -15,7 +15,7 @@ impl Transcript {
     pub(super) fn event(&mut self, event: &Event) {
         discriminant(event).hash(&mut self.0);
         match event {
-            Event::Received { leg, buf, count } => self.bytes(&(leg, count), buf),
+            Event::Received { leg, buf, count, more } => self.bytes(&(leg, count, more), buf),
             Event::Record { record_type, buf } => self.bytes(record_type, buf),
             // When it is over is left to the clock of the process.
             Event::Drain { .. } => {}

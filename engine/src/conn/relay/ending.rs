@@ -75,7 +75,7 @@ impl Relay {
 
     /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end,
     /// unless it comes in the middle of a record; before, the stream may have been cut.
-    pub(super) fn peer_finished(&mut self) -> Result<(), Fault> {
+    pub(super) fn peer_finished(&mut self, out: &mut Outbox) -> Result<(), Fault> {
         if self.peer_gone {
             return Err(Fault::ClientReset);
         }
@@ -85,6 +85,7 @@ impl Relay {
         }
         self.is_truncated = !is_whole;
         self.is_mid_record = false;
+        self.partial.take().into_iter().for_each(|buf| out.bufs.give(buf));
         self.up.eof = true;
         Ok(())
     }

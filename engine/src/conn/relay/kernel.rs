@@ -37,7 +37,7 @@ impl Relay {
         let Some(record_type) = record_type else {
             out.bufs.give(buf);
             // The kernel does not tell a half record at the end from none.
-            return self.peer_finished();
+            return self.peer_finished(out);
         };
         if let Receiver::Kernel(records) = &mut self.rx {
             records.add(1 + buf.len() as u64);
