@@ -11,7 +11,9 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use offramp::buf::{Buf, SMALL_BYTES};
 use offramp::config::limits::Timeouts;
-use offramp::config::{Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
+use offramp::config::{
+    Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Truncation, UnknownName,
+};
 use offramp::conn::action::{Action, Outbox};
 use offramp::conn::carrier::{Offer, Suites};
 use offramp::conn::event::{Event, Leg};
@@ -127,7 +129,13 @@ impl Lab {
         let identity = Identity::generate()?;
         let offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
         let terms = Arc::new(terms(&identity)?);
-        let rules = Rules { terms, timeouts: Timeouts::default(), offer, record_limit: u64::MAX };
+        let rules = Rules {
+            terms,
+            timeouts: Timeouts::default(),
+            offer,
+            record_limit: u64::MAX,
+            takes_fin_for_the_end: false,
+        };
         Ok(Self { identity, version, rules })
     }
 
@@ -177,6 +185,7 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
             ocsp: None,
         }],
         unknown_name: UnknownName::First,
+        truncation: Truncation::Reset,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

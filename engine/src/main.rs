@@ -134,6 +134,9 @@ struct Serve {
     /// What becomes of a client that asks for a name that no certificate has [default: first]
     #[arg(long, value_name = "first|refuse")]
     unknown_name: Option<String>,
+    /// How the backend's connection ends where a peer's FIN comes without close_notify [default: reset]
+    #[arg(long, value_name = "reset|fin")]
+    truncation: Option<String>,
     /// Where /metrics and /healthz are served [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<String>,
@@ -236,6 +239,7 @@ impl Serve {
             (Key::Fingerprints, &self.fingerprints),
             (Key::Alpn, &self.alpn),
             (Key::UnknownName, &self.unknown_name),
+            (Key::Truncation, &self.truncation),
             (Key::Admin, &self.admin),
             (Key::MaxConnections, &self.max_connections),
             (Key::Handshake, &self.handshake_timeout),

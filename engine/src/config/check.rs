@@ -14,7 +14,7 @@ use super::limits::{
 };
 use super::{
     Backend, Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, UnknownName, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
 };
 
 /// What was given, not yet checked.
@@ -143,6 +143,9 @@ impl Raw {
             alpn: self.alpn()?,
             unknown_name: self
                 .parsed(Key::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
+                .unwrap_or_default(),
+            truncation: self
+                .parsed(Key::Truncation, Truncation::ALLOWED, Truncation::parse)?
                 .unwrap_or_default(),
             tickets: self.switch(Key::Tickets)?.unwrap_or(true),
             peers: self.peers(is_origin)?,

@@ -68,6 +68,7 @@ struct Written {
     fingerprints: Option<Spanned<Vec<String>>>,
     alpn: Option<Spanned<Vec<String>>>,
     unknown_name: Option<Spanned<String>>,
+    truncation: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
     max_connections: Option<Spanned<i64>>,
     #[serde(default)]
@@ -97,6 +98,7 @@ struct Listener {
     fingerprints: Option<Spanned<Vec<String>>>,
     alpn: Option<Spanned<Vec<String>>>,
     unknown_name: Option<Spanned<String>>,
+    truncation: Option<Spanned<String>>,
     #[serde(default)]
     identity: Vec<Identity>,
 }
@@ -141,6 +143,7 @@ fn raw(path: &Path, text: &str, written: Written) -> Raw {
         (Key::Fingerprints, written.fingerprints.map(joined)),
         (Key::Alpn, written.alpn.map(joined)),
         (Key::UnknownName, written.unknown_name),
+        (Key::Truncation, written.truncation),
         (Key::Admin, written.admin),
         (Key::Workers, written.workers.map(digits)),
         (Key::PinWorkers, written.pin_workers),
@@ -218,6 +221,7 @@ impl Place<'_> {
             (Key::Fingerprints, written.fingerprints.map(joined)),
             (Key::Alpn, written.alpn.map(joined)),
             (Key::UnknownName, written.unknown_name),
+            (Key::Truncation, written.truncation),
         ];
         RawListener {
             path: self.path.to_owned(),
@@ -326,6 +330,7 @@ mod tests {
                 "record_limit = 1023",
                 "record_limit = \"1023\" is refused: allowed is a whole number from 1024 to 16777216",
             ),
+            ("truncation = \"cut\"", "truncation = \"cut\" is refused: allowed is reset or fin"),
             ("tickets = \"true\"", "tickets = \"true\" is refused: allowed is on or off"),
             ("pin_workers = \"1\"", "pin_workers = \"1\" is refused: allowed is off, on or incoming-cpu"),
             (

@@ -48,6 +48,8 @@ pub enum Key {
     Alpn,
     /// What becomes of a client that asks for a name that nobody has.
     UnknownName,
+    /// How the plain leg ends where the peer's FIN comes without close_notify.
+    Truncation,
     /// Where the control plane serves.
     Admin,
     /// Connections open at once.
@@ -66,7 +68,7 @@ pub enum Key {
 
 impl Key {
     /// Every key.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Listen,
         Self::Backend,
         Self::Mode,
@@ -87,6 +89,7 @@ impl Key {
         Self::Fingerprints,
         Self::Alpn,
         Self::UnknownName,
+        Self::Truncation,
         Self::Admin,
         Self::MaxConnections,
         Self::Handshake,
@@ -123,6 +126,7 @@ impl Key {
             Self::ClientAuth => ("client_auth", "--client-auth"),
             Self::ClientCa => ("client_ca", "--client-ca"),
             Self::UnknownName => ("unknown_name", "--unknown-name"),
+            Self::Truncation => ("truncation", "--truncation"),
             Self::Alpn => ("alpn", "--alpn"),
             Self::Fingerprints => ("fingerprints", "--fingerprints"),
             Self::Admin => ("admin", "--admin"),

@@ -15,6 +15,7 @@ pub mod limits;
 mod offload;
 mod peers;
 mod pinning;
+mod truncation;
 mod trust;
 
 pub use check::{Raw, RawListener};
@@ -23,6 +24,7 @@ pub use key::{Given, Key, Origin};
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
 pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
 pub use pinning::Pinning;
+pub use truncation::Truncation;
 
 use limits::Timeouts;
 
@@ -60,6 +62,8 @@ pub struct Listener {
     pub identities: Vec<IdentityFiles>,
     /// What becomes of a client that asks for a name that no identity has.
     pub unknown_name: UnknownName,
+    /// How the plain leg ends where a peer's FIN comes without close_notify.
+    pub truncation: Truncation,
     /// When the kernel shall carry the records.
     pub offload: OffloadRules,
     /// The application protocols offered or taken (RFC 7301), in order of preference; none negotiates none.

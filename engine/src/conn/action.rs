@@ -73,6 +73,12 @@ pub enum Action {
     /// Wait until all that the kernel has sealed is with TCP: it says that it has sent what still waits for
     /// room, and FIN or a close would overtake that. Answered by `Flushed`.
     Flush,
+    /// Wait until the other end's TCP has acknowledged all that was sent: a reset would throw the rest away.
+    /// Answered by `Settled`.
+    Settle {
+        /// Where.
+        leg: Leg,
+    },
     /// Send FIN behind what was sent. Not answered.
     ShutdownWrite {
         /// Where.

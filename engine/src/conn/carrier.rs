@@ -2,7 +2,7 @@
 //! be offered.
 
 use super::action::Carriage;
-use super::fault::Fault;
+use super::fault::{Blame, Fault};
 use crate::buf::Buf;
 use crate::tls::cipher::{Opener, Sealer};
 use crate::tls::secrets::{Aead, Version};
@@ -126,8 +126,29 @@ pub(super) struct Ended {
     pub(super) heard: Option<u8>,
     /// What is sealed may not be with TCP yet.
     pub(super) flush: Flush,
-    /// Something was on its way and will not arrive: nobody may take what arrived for the whole.
-    pub(super) is_cut: bool,
+    pub(super) plain: PlainEnd,
+    /// What the peer sends cannot be received and lies in the socket, which is closed with a reset for it.
+    pub(super) is_deaf: bool,
+}
+
+/// What becomes of the plain leg.
+#[derive(Debug)]
+pub(super) enum PlainEnd {
+    /// FIN behind what was sent.
+    InOrder,
+    /// RST at once.
+    Reset,
+    /// What came whole and authentic from the peer is delivered, then RST.
+    DeliverThenReset(Delivery),
+}
+
+/// What is on its way to the plain leg.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    /// A send is under way.
+    pub(super) sending: bool,
+    /// What follows it.
+    pub(super) held: Option<Buf>,
 }
 
 /// Whether FIN has to wait for what the kernel has sealed.
@@ -156,13 +177,14 @@ pub(super) enum Farewell {
 
 impl Ended {
     pub(super) fn silently(fault: Fault) -> Self {
-        Self { fault: Some(fault), ..Self::quietly() }
+        let plain = if fault.blame() == Blame::Nobody { PlainEnd::InOrder } else { PlainEnd::Reset };
+        Self { fault: Some(fault), plain, ..Self::quietly() }
     }
 
     /// With nothing more to be said.
     pub(super) fn quietly() -> Self {
         let (farewell, flush) = (Farewell::Silent, Flush::Needless);
-        Self { fault: None, farewell, heard: None, flush, is_cut: false }
+        Self { fault: None, farewell, heard: None, flush, plain: PlainEnd::InOrder, is_deaf: false }
     }
 }
 

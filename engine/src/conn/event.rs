@@ -58,6 +58,17 @@ pub enum Event {
     },
     /// All that the kernel has sealed is with TCP.
     Flushed,
+    /// All that was sent is acknowledged.
+    Settled {
+        /// Where.
+        leg: Leg,
+    },
+    /// What comes next from the peer is no record, as the kernel found while something was being sent, which
+    /// goes on.
+    Unreadable {
+        /// errno(3), as a receive would have it.
+        errno: i32,
+    },
     /// All that was to be sent was sent.
     Sent {
         /// Where.

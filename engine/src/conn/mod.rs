@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use accept::Accept;
 use action::{Action, Evidence, Milestone, Outbox, Report};
-use carrier::{Ended, Farewell, Offer};
+use carrier::{Ended, Farewell, Offer, PlainEnd};
 use dial::Dial;
 use event::{Event, Leg, Operation};
 use fault::Fault;
@@ -59,6 +59,8 @@ pub struct Rules {
     pub offer: Offer,
     /// Most records that a key may protect, where its AEAD does not allow fewer.
     pub record_limit: u64,
+    /// The peer's FIN without close_notify becomes FIN on the plain leg, rather than a reset.
+    pub takes_fin_for_the_end: bool,
 }
 
 /// One connection: a TLS leg and a plain leg. Which of them was accepted is a matter of the terms.
@@ -133,13 +135,16 @@ impl Conn {
 
     /// Takes one event at the time `now`; all that follows from it is in `out` when this returns.
     pub fn step(&mut self, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
-        if matches!(event, Event::Moved { .. }) && !matches!(self.stage, Stage::Relay(_)) {
+        let is_news = matches!(event, Event::Moved { .. } | Event::Unreadable { .. });
+        if is_news && !matches!(self.stage, Stage::Relay(_) | Stage::Shutdown(_)) {
             return;
         }
         self.busy.take(&event);
         match &event {
             Event::Opened => self.deadline = Some(now + rules.timeouts.handshake),
-            Event::Drain { until } => self.drain_until = Some(*until),
+            Event::Drain { until } => {
+                self.drain_until = Some(self.drain_until.map_or(*until, |earlier| earlier.min(*until)));
+            }
             // The kernel opens what comes, and what comes is a record that is not data.
             Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EIO } => {}
             Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
@@ -162,7 +167,11 @@ impl Conn {
             Stage::Relay(stage) if is_late => self.end_relay(stage, Fault::RecordTimeout, now, rules, out),
             Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
             Stage::Shutdown(mut stage) => {
-                let next = stage.on(event, self.busy, out);
+                if matches!(event, Event::Expired) {
+                    // Of the TLS leg; what the plain leg is to get has a time of its own.
+                    self.deadline = None;
+                }
+                let next = stage.on(event, drained, self.busy, out);
                 self.close_or(stage, next, out)
             }
             Stage::Closed => {
@@ -322,18 +331,22 @@ impl Conn {
                 | Event::Sent { .. }
                 | Event::Record { .. }
         );
+        let had_lost_its_peer = stage.has_lost_its_peer();
         match stage.on(event, now, rules.offer, out) {
             Next::Stay => {
-                if moved && stage.is_connected() {
-                    self.deadline = Some(now + rules.timeouts.idle);
+                if moved && stage.is_connected() || stage.has_lost_its_peer() != had_lost_its_peer {
+                    let Timeouts { idle, drain, .. } = rules.timeouts;
+                    self.deadline =
+                        Some(now + if stage.has_lost_its_peer() { drain.min(idle) } else { idle });
                 }
                 self.record_until = stage.record_since().map(|since| since + rules.timeouts.handshake);
                 Stage::Relay(stage)
             }
             Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
             Next::Advance(()) => {
+                let ended = stage.orderly_end();
                 stage.release(out);
-                self.end(Ended::quietly(), now, rules, out)
+                self.end(ended, now, rules, out)
             }
         }
     }
@@ -361,8 +374,16 @@ impl Conn {
 
     /// Into the last stage, from wherever.
     fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
-        self.deadline = Some(now + rules.timeouts.linger);
-        (self.record_until, self.drain_until) = (None, None);
+        let Timeouts { linger, drain, .. } = rules.timeouts;
+        self.deadline = Some(now + if ended.is_deaf { drain } else { linger });
+        self.record_until = None;
+        self.drain_until = match &ended.plain {
+            PlainEnd::DeliverThenReset(_) => {
+                let until = now + drain;
+                Some(self.drain_until.map_or(until, |earlier| earlier.min(until)))
+            }
+            PlainEnd::InOrder | PlainEnd::Reset => None,
+        };
         // What this very event has begun on the TLS leg counts too.
         self.busy.give(out.actions());
         let (stage, next) = Shutdown::begin(ended, self.busy, out);

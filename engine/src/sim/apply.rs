@@ -1,8 +1,8 @@
 //! What the connection asks for, held against its contract; and how a world is left.
 
-use super::plan::{Backend, Outcome};
+use super::plan::Outcome;
 use super::watch::{Misuse, Watched};
-use super::world::{Want, World};
+use super::world::{Asked, Want, World};
 use crate::buf::SMALL_BYTES;
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
@@ -69,9 +69,10 @@ impl World {
                 assert!(asked.tls_send.is_none() && !asked.flush, "a flush of what is being sent");
                 asked.flush = true;
             }
+            Action::Settle { leg } => asked.settle(leg),
             Action::ShutdownWrite { leg: Leg::Plain } => {
-                self.backend_saw_end = true;
-                self.backend_ends |= matches!(self.plan.backend, Backend::Echo | Backend::Greets(_));
+                self.plain_finished = true;
+                self.plain_arrives(0);
             }
             Action::ShutdownWrite { leg: Leg::Tls } => asked.tls_finished = true,
             Action::Release { leg, reset } => self.release(leg, reset),
@@ -95,14 +96,37 @@ impl World {
     }
 
     pub(super) fn release(&mut self, leg: Leg, reset: bool) {
-        assert_eq!(leg, Leg::Plain, "the TLS leg is closed with the connection");
-        self.backend_was_reset = reset;
+        if leg == Leg::Tls {
+            return self.release_tls();
+        }
+        if !self.asked.plain_released {
+            self.backend_was_reset = reset;
+            if reset {
+                // What is still in our socket is thrown away.
+                self.to_plain.clear();
+            } else {
+                self.plain_arrives(usize::MAX);
+            }
+        }
         self.asked.plain_released = true;
+        self.asked.plain_settle = false;
         self.asked.connect = self.asked.connect.filter(|leg| *leg == Leg::Tls);
         self.asked.plain_receive = None;
         if let Some(buf) = self.asked.plain_send.take() {
             self.out.bufs.give(buf);
         }
+    }
+
+    fn release_tls(&mut self) {
+        self.asked.tls_finished = true;
+        (self.asked.tls_settle, self.asked.flush) = (false, false);
+        if let Some(want) = self.asked.tls_receive.take() {
+            self.give_back(want);
+        }
+        if let Some((buf, _)) = self.asked.tls_send.take() {
+            self.out.bufs.give(buf);
+        }
+        self.kernel.unsent.clear();
     }
 
     pub(super) fn give_back(&mut self, want: Want) {
@@ -114,12 +138,7 @@ impl World {
     /// What is under way is cancelled, as the worker does; then nothing may be missing.
     pub(super) fn settle(mut self, steps: usize) -> Outcome {
         self.release(Leg::Plain, self.backend_was_reset);
-        if let Some(want) = self.asked.tls_receive.take() {
-            self.give_back(want);
-        }
-        if let Some((buf, _)) = self.asked.tls_send.take() {
-            self.out.bufs.give(buf);
-        }
+        self.release_tls();
         assert_eq!(self.out.bufs.lent(), 0, "seed {}: buffers were not given back", self.plan.seed);
         assert!(self.conn.is_closed() && self.conn.deadline().is_none());
         if !self.peer_reset {
@@ -143,9 +162,20 @@ impl World {
             was_cut: self.was_cut,
             was_altered,
             from_backend: self.received_from_backend,
+            authentic: self.authentic + self.wire.received_data(),
+            in_socket: self.to_plain.len(),
+            plain_was_open: self.plain_is_open,
             wire: self.wire,
             watched,
             steps,
+            transcript: self.transcript.digest(),
         }
+    }
+}
+
+impl Asked {
+    fn settle(&mut self, leg: Leg) {
+        let asked = if leg == Leg::Tls { &mut self.tls_settle } else { &mut self.plain_settle };
+        assert!(!std::mem::replace(asked, true), "two waits for an acknowledgement");
     }
 }

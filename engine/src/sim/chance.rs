@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::dice::Dice;
+use super::dice::{Dice, digest};
 use super::hostile::Say;
 use super::kernel::{Generation, Habits};
 use super::lab::{SUITES, bytes, client, originating, rules, server};
@@ -11,8 +11,9 @@ use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
 use crate::config::{Raw, file};
+use crate::conn::action::Milestone;
 use crate::conn::carrier::{Offer, Suites};
-use crate::conn::fault::Fault;
+use crate::conn::fault::{Blame, Fault};
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
 const MISHAPS: [Mishap; 8] = [
@@ -32,6 +33,14 @@ const MISHAPS: [Mishap; 8] = [
 /// # Panics
 /// If it does not hold.
 pub fn world_of_chance(choices: &[u8]) {
+    transcript_of_chance(choices);
+}
+
+/// The same; the digest of all that happened in it ([`Outcome::transcript`]) is the same for the same bytes.
+///
+/// # Panics
+/// If it does not hold.
+pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
     let mut dice = Dice::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
@@ -44,7 +53,7 @@ pub fn world_of_chance(choices: &[u8]) {
         rekeys: habits.generation == Generation::Rekeying,
     };
     let sends = bytes(dice.below(50_000), 1);
-    let mut plan = Plan::new(0, sends.clone());
+    let mut plan = Plan::new(digest(choices), sends.clone());
     plan.refuses = (dice.below(16) == 0).then_some(libc::ECONNREFUSED);
     plan.dice = Some(rest.to_vec());
     plan.habits = habits;
@@ -62,6 +71,7 @@ pub fn world_of_chance(choices: &[u8]) {
     rules.record_limit = 1024;
     let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
+    outcome.transcript
 }
 
 /// Reads a configuration file of this text: whatever it says, there is an answer.
@@ -149,7 +159,25 @@ fn judge(plan: &Plan, outcome: &Outcome) {
         let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.peer.received == answer;
         assert!(whole, "a close_notify that came too soon");
     }
+    judge_delivery(plan, outcome);
     if fault == Some(Fault::IdleTimeout) && !outcome.backend_was_reset && plan.script.says.is_empty() {
-        assert_eq!(outcome.to_backend.len(), outcome.peer.sent(), "an end behind what was lost");
+        let delivered = outcome.to_backend.len() + outcome.in_socket;
+        assert_eq!(delivered, outcome.peer.sent(), "an end behind what was lost");
+    }
+}
+
+/// However the peer's stream ended: all that came of it whole and authentic is with a backend that takes it.
+fn judge_delivery(plan: &Plan, outcome: &Outcome) {
+    use Backend as B;
+    let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
+    let has_time = !matches!(plan.mishap, Some((_, Mishap::BackendReset | Mishap::Drain)));
+    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
+    let is_relayed = outcome.plain_was_open && outcome.notes.iter().any(is_established);
+    let fault = outcome.report.fault;
+    // What still comes when the end is ours is read for the alert's sake alone.
+    let is_ours = |fault: Fault| matches!(fault, Fault::RecordLimit | Fault::RekeyRefused);
+    let ends_above = fault.is_none_or(|fault| fault.blame() != Blame::Plain && !is_ours(fault));
+    if plan.script.says.is_empty() && takes && has_time && is_relayed && ends_above {
+        assert_eq!(outcome.to_backend.len(), outcome.authentic, "what came was not delivered: {fault:?}");
     }
 }

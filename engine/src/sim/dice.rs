@@ -1,5 +1,7 @@
 //! What chance decides in a world: a seed, or bytes that somebody chose.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use fastrand::Rng;
 
 use super::plan::Plan;
@@ -9,7 +11,7 @@ use super::plan::Plan;
 pub enum Dice {
     /// A seed: throws without end.
     Seed(Rng),
-    /// Bytes, two a throw; when they are used up, a seed goes on.
+    /// Bytes, two a throw; when they are used up, a seed made of them goes on.
     Bytes {
         /// The bytes.
         bytes: Vec<u8>,
@@ -33,7 +35,7 @@ impl Dice {
     /// Bytes that somebody chose.
     #[must_use]
     pub fn bytes(bytes: &[u8]) -> Self {
-        Self::Bytes { bytes: bytes.to_vec(), at: 0, then: Rng::with_seed(0) }
+        Self::Bytes { bytes: bytes.to_vec(), at: 0, then: Rng::with_seed(digest(bytes)) }
     }
 
     /// A number below `bound`, which is more than 0.
@@ -49,6 +51,13 @@ impl Dice {
     }
 }
 
+/// The same number for the same bytes, in every process.
+pub(super) fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +66,11 @@ mod tests {
     fn bytes_are_throws_until_they_are_used_up() {
         let mut dice = Dice::bytes(&[0, 7, 1, 0, 9]);
         assert_eq!([dice.below(5), dice.below(300)], [2, 256]);
-        let (mut rest, mut seed) = (|| dice.below(1000), Rng::with_seed(0));
-        assert_eq!([rest(), rest()], [seed.usize(..1000), seed.usize(..1000)]);
+        let rest = |bytes: &[u8]| {
+            let mut dice = Dice::bytes(bytes);
+            [0; 4].map(|_| dice.below(1000))
+        };
+        assert_eq!(rest(&[1]), rest(&[1]));
+        assert_ne!(rest(&[1]), rest(&[2]), "what goes on is not the same for all");
     }
 }

@@ -97,6 +97,8 @@ pub struct Kernel {
     broken: Option<i32>,
     /// A KeyUpdate was taken, and the next key has not come.
     key_expired: bool,
+    /// That no record comes next was told, and is not told again.
+    is_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -199,10 +201,28 @@ impl Kernel {
         side.seal_padded(record_type, bytes, 0)
     }
 
+    /// The errno of what comes next, if it is plainly no record and everything before it was taken.
+    pub(super) fn finds_no_record(&self, wire: &VecDeque<u8>) -> Option<i32> {
+        let is_next = self.opened.is_empty() && self.control.is_none() && !self.key_expired;
+        if self.rx.is_none() || !is_next || self.is_stopped || self.broken.is_some() || wire.len() < 5 {
+            return None;
+        }
+        let bytes = 5 + usize::from(u16::from_be_bytes([wire[3], wire[4]]));
+        if bytes > 5 + 16_384 + 256 {
+            return Some(libc::EMSGSIZE);
+        }
+        (wire[1] != 3 || wire[2] != 3).then_some(libc::EINVAL)
+    }
+
+    /// It was told that no record comes next: a receive waits from here on.
+    pub(super) fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
     /// Whether a receive would be answered with `wire` in the socket.
     #[must_use]
     pub fn would_answer(&self, wire: &VecDeque<u8>) -> bool {
-        let is_whole = wire.len() >= 5 && {
+        let is_whole = wire.len() >= 5 && !self.is_stopped && {
             let bytes = 5 + usize::from(u16::from_be_bytes([wire[3], wire[4]]));
             bytes > 5 + 16_384 + 256 || wire[1] != 3 || wire[2] != 3 || wire.len() >= bytes
         };
@@ -215,7 +235,7 @@ impl Kernel {
 
     /// What a receive of at most `max` bytes finds, with `wire` in the socket.
     pub fn receive(&mut self, wire: &mut VecDeque<u8>, max: usize, with_record_type: bool) -> Received {
-        while self.control.is_none() && !self.key_expired && self.broken.is_none() {
+        while self.control.is_none() && !self.key_expired && self.broken.is_none() && !self.is_stopped {
             match self.open_next(wire) {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -5,16 +5,17 @@ use std::sync::{Arc, OnceLock};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::sources::{self, Key, Noon, private_key};
 use crate::config::limits::Timeouts;
 use crate::config::{
-    Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, UnknownName,
-    Voucher,
+    Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, Truncation,
+    UnknownName, Voucher,
 };
 use crate::conn::Rules;
 use crate::conn::carrier::{Offer, Suites};
+use crate::tls::ticket_keys::KeyRing;
 use crate::tls::{Terms, Tickets};
 
 /// A suite of each AEAD in each version, TLS 1.2 first.
@@ -37,7 +38,6 @@ struct Lab {
     server_terms: Arc<Terms>,
     client_terms: Arc<Terms>,
     certificate: rcgen::Certificate,
-    key: KeyPair,
 }
 
 fn lab() -> &'static Lab {
@@ -47,16 +47,26 @@ fn lab() -> &'static Lab {
 
 fn make() -> Result<Lab, Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&key)?;
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&Key::new())?;
     let files =
         IdentityFiles { certificate: dir.path().join("c.pem"), key: dir.path().join("k.pem"), ocsp: None };
     std::fs::write(&files.certificate, certificate.pem())?;
-    std::fs::write(&files.key, key.serialize_pem())?;
-    let tickets = Arc::new(Tickets::generate(3600, 0)?);
-    let server_terms = Arc::new(Terms::load(&listener(Mode::Terminate, vec![files]), Some(&tickets))?);
+    std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
+    let listener = listener(Mode::Terminate, vec![files]);
+    let server_terms = Arc::new(Terms::load_from(&sources::sources(), &listener, Some(&tickets()?))?);
     let client_terms = Arc::new(originate(&certificate.pem(), false)?);
-    Ok(Lab { server_terms, client_terms, certificate, key })
+    Ok(Lab { server_terms, client_terms, certificate })
+}
+
+/// Keys that are the same in every process.
+fn tickets() -> Result<Arc<Tickets>, Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("ticket.keys");
+    let hex = |count: u8| (0..count).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (name, secret) = (hex(16), hex(48));
+    let line = format!("key {name} 1970-01-01T00:00:00Z 2100-01-01T00:00:00Z {secret}\n");
+    KeyRing::parse(&file, &line)?.write(&file, false)?;
+    Ok(Arc::new(Tickets::from_file(&file, 3600, 0)?))
 }
 
 /// The client's role towards whoever has this certificate.
@@ -67,7 +77,7 @@ fn originate(pem: &str, resumes: bool) -> Result<Terms, Box<dyn std::error::Erro
     let server_name = Given { value: "localhost".to_owned(), origin: Origin::Default };
     let rules = Originate { server_name, trust: Voucher::Authorities(authority) };
     let listener = Listener { tickets: resumes, ..listener(Mode::Originate(rules), Vec::new()) };
-    Ok(Terms::load(&listener, Some(&Arc::new(Tickets::generate(3600, 0)?)))?)
+    Ok(Terms::load_from(&sources::sources(), &listener, Some(&tickets()?))?)
 }
 
 /// What a listener in this role has by default; nobody listens there.
@@ -78,6 +88,7 @@ fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
         mode,
         identities,
         unknown_name: UnknownName::First,
+        truncation: Truncation::Reset,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,
@@ -108,7 +119,8 @@ pub fn resuming(offer: Offer) -> Rules {
 }
 
 fn rules_of(terms: Arc<Terms>, offer: Offer) -> Rules {
-    Rules { terms, timeouts: Timeouts::default(), offer, record_limit: u64::MAX }
+    let timeouts = Timeouts::default();
+    Rules { terms, timeouts, offer, record_limit: u64::MAX, takes_fin_for_the_end: false }
 }
 
 /// A client that offers one suite, and so one version.
@@ -119,7 +131,7 @@ fn rules_of(terms: Arc<Terms>, offer: Offer) -> Rules {
 pub fn client(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(lab().certificate.der().clone()).expect("a certificate that was loaded before");
-    let config = ClientConfig::builder_with_provider(provider(suite))
+    let config = ClientConfig::builder_with_details(provider(suite), Arc::new(Noon))
         .with_protocol_versions(&[version(suite)])
         .expect("a version of the suite")
         .with_root_certificates(roots)
@@ -142,19 +154,18 @@ pub fn server(suite: SupportedCipherSuite) -> Arc<ServerConfig> {
 /// If rustls does not know the suite.
 #[must_use]
 pub fn server_showing(suite: SupportedCipherSuite, times: usize) -> Arc<ServerConfig> {
-    let key = PrivateKeyDer::try_from(lab().key.serialize_der()).expect("a key that was loaded before");
-    let mut config = ServerConfig::builder_with_provider(provider(suite))
+    let mut config = ServerConfig::builder_with_details(provider(suite), Arc::new(Noon))
         .with_protocol_versions(&[version(suite)])
         .expect("a version of the suite")
         .with_no_client_auth()
-        .with_single_cert(vec![lab().certificate.der().clone(); times], key)
+        .with_single_cert(vec![lab().certificate.der().clone(); times], private_key())
         .expect("the certificate's key");
     config.send_half_rtt_data = true;
     Arc::new(config)
 }
 
 fn provider(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider { cipher_suites: vec![suite], ..default_provider() })
+    Arc::new(CryptoProvider { cipher_suites: vec![suite], ..sources::provider(default_provider()) })
 }
 
 fn version(suite: SupportedCipherSuite) -> &'static SupportedProtocolVersion {

@@ -23,11 +23,13 @@ mod moves;
 mod peer;
 mod plan;
 mod schedule;
+mod sources;
+mod transcript;
 mod watch;
 mod wire;
 mod world;
 
-pub use chance::{configuration_of_chance, world_of_chance};
+pub use chance::{configuration_of_chance, transcript_of_chance, world_of_chance};
 pub use dice::Dice;
 pub use hostile::{Hostile, Say, talkative, talkative_server};
 pub use kernel::{Generation, Habits, Kernel, Received, Slip};

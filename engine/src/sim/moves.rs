@@ -6,9 +6,6 @@ use super::world::{Want, World};
 use crate::buf::BUF_BYTES;
 use crate::conn::event::{Event, Leg, Operation};
 
-/// The hellos are in so many bytes of a wire.
-const HELLO_BYTES: usize = 16 * 1024;
-
 impl World {
     pub(super) fn connect(&mut self) {
         let Some(leg) = self.asked.connect.take() else { return };
@@ -25,6 +22,7 @@ impl World {
 
     /// The plain leg is open.
     pub(super) fn backend_begins(&mut self) {
+        self.plain_is_open = true;
         match self.plan.backend.clone() {
             Backend::Greets(greeting) => self.from_backend.extend(greeting),
             Backend::AnswersAndCloses(answer) => {
@@ -37,9 +35,11 @@ impl World {
 
     pub(super) fn tls_receives(&mut self) {
         let Some(want) = self.asked.tls_receive.take() else { return };
-        if self.peer_reset {
+        // TCP hands out what it has first; kernel TLS may say so in front of records that it has.
+        let is_first = self.to_us.is_empty() || self.kernel.has_rx() && self.dice.below(2) > 0;
+        if let Some(errno) = self.reset_error.take_if(|_| is_first) {
             self.give_back(want);
-            return self.fail(Leg::Tls, Operation::Receive, libc::ECONNRESET);
+            return self.fail(Leg::Tls, Operation::Receive, errno);
         }
         if self.kernel.has_rx() {
             return self.kernel_receives(want);
@@ -67,9 +67,7 @@ impl World {
                 }
             };
             let chunk: Vec<u8> = self.to_us.drain(..count).collect();
-            if self.wire.received.len() < HELLO_BYTES {
-                self.wire.received.extend(&chunk);
-            }
+            self.wire.received.extend(&chunk);
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
         }
         let more = !self.to_us.is_empty();
@@ -84,7 +82,14 @@ impl World {
         let max = self.some(max).min(max);
         match self.kernel.receive(&mut self.to_us, max, with_record_type) {
             // Records were opened and there is nothing to be told: it goes on waiting.
-            Received::Nothing if !self.peer_finished => self.asked.tls_receive = Some(want),
+            Received::Nothing if !self.peer_finished && !self.peer_reset => {
+                self.asked.tls_receive = Some(want);
+            }
+            Received::Nothing if self.reset_error.is_some() => {
+                let errno = self.reset_error.take().unwrap_or_default();
+                self.give_back(want);
+                self.fail(Leg::Tls, Operation::Receive, errno);
+            }
             Received::Nothing => self.kernel_received(want, &[], with_record_type.then_some(None)),
             Received::Data(bytes) => self.kernel_received(want, &bytes, with_record_type.then_some(Some(23))),
             Received::Record(record_type, bytes) => {
@@ -105,6 +110,9 @@ impl World {
         };
         let count = buf.extend(bytes);
         assert_eq!(count, bytes.len(), "the buffer has room");
+        let is_data = record_type.is_none_or(|record_type| record_type == Some(23));
+        self.authentic += if is_data && !self.peer_said_close { count } else { 0 };
+        self.peer_said_close |= record_type == Some(Some(21)) && bytes.get(1) == Some(&0);
         match record_type {
             None => self.step(Event::Received { leg: Leg::Tls, buf, count, more: true }),
             Some(record_type) => self.step(Event::Record { record_type, buf }),
@@ -115,7 +123,14 @@ impl World {
         let Some((mut buf, record_type)) = self.asked.tls_send.take() else { return };
         if self.peer_reset {
             self.out.bufs.give(buf);
-            return self.fail(Leg::Tls, Operation::Send, libc::EPIPE);
+            let errno = self.reset_error.take().unwrap_or(libc::EPIPE);
+            return self.fail(Leg::Tls, Operation::Send, errno);
+        }
+        // What it has found in what comes shows when something is sent, too.
+        if let Some(errno) = self.kernel.finds_no_record(&self.to_us).filter(|_| self.dice.below(2) > 0) {
+            self.kernel.stop();
+            self.asked.tls_send = Some((buf, record_type));
+            return self.step(Event::Unreadable { errno });
         }
         // The kernel takes a whole small record or none of it; application data it may take in part.
         let count = if record_type.is_some() { buf.len() } else { self.some(buf.len()).min(buf.len()) };
@@ -176,13 +191,10 @@ impl World {
             self.out.bufs.give(buf);
             return self.fail(Leg::Plain, Operation::Send, libc::EPIPE);
         }
-        let count = self.some(buf.len()).min(buf.len()).min(self.backend_room());
-        let bytes = buf.filled()[..count].to_vec();
-        self.to_backend.extend(&bytes);
-        match self.plan.backend {
-            Backend::Echo | Backend::Greets(_) => self.from_backend.extend(&bytes),
-            Backend::ResetsAfter(limit) if self.to_backend.len() >= limit => self.backend_down = true,
-            _ => {}
+        let count = self.some(buf.len()).min(buf.len());
+        self.to_plain.extend(&buf.filled()[..count]);
+        if self.dice.below(2) > 0 {
+            self.plain_arrives(count);
         }
         buf.consume(count);
         if buf.is_empty() {
@@ -190,6 +202,23 @@ impl World {
         } else {
             self.asked.plain_send = Some(buf);
             self.step(Event::Moved { leg: Leg::Plain });
+        }
+    }
+
+    /// The backend's TCP acknowledges some of what is in our socket: the backend will read it, whatever comes
+    /// behind, a reset included.
+    pub(super) fn plain_arrives(&mut self, most: usize) {
+        let count = self.to_plain.len().min(most).min(self.backend_room());
+        let bytes: Vec<u8> = self.to_plain.drain(..count).collect();
+        self.to_backend.extend(&bytes);
+        match self.plan.backend {
+            Backend::Echo | Backend::Greets(_) => self.from_backend.extend(&bytes),
+            Backend::ResetsAfter(limit) if self.to_backend.len() >= limit => self.backend_down = true,
+            _ => {}
+        }
+        if self.to_plain.is_empty() && self.plain_finished {
+            self.backend_saw_end = true;
+            self.backend_ends |= matches!(self.plan.backend, Backend::Echo | Backend::Greets(_));
         }
     }
 }

@@ -44,9 +44,9 @@ pub enum Mishap {
 /// How a world begins.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The dice.
+    /// What the handshake draws, and the dice.
     pub seed: u64,
-    /// What is thrown instead, if anything.
+    /// What the dice throw instead, if anything.
     pub dice: Option<Vec<u8>>,
     /// The peer's part.
     pub script: Script,
@@ -94,10 +94,19 @@ pub struct Outcome {
     pub was_altered: bool,
     /// How many bytes of the backend's the connection has received.
     pub from_backend: usize,
+    /// How many bytes of application data the connection has received in whole, authentic records, up to the
+    /// peer's end or the first record that is none.
+    pub authentic: usize,
+    /// How many bytes lie in our socket behind an orderly end, until the backend takes them.
+    pub in_socket: usize,
+    /// The plain leg was open.
+    pub plain_was_open: bool,
     /// What was on the wire of the TLS leg.
     pub wire: Wire,
     /// What was found on it.
     pub watched: Watched,
     /// Steps taken.
     pub steps: usize,
+    /// A digest of all that happened at the connection, in order, with every byte.
+    pub transcript: u64,
 }

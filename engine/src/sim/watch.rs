@@ -15,6 +15,7 @@ use super::wire::{Hellos, messages, records};
 use crate::tls::secrets::{Aead, TrafficKeys, Version};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
+const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 const FINISHED: u8 = 20;
@@ -30,7 +31,7 @@ pub struct Wire {
     pub originates: bool,
     /// What we sent.
     pub sent: Vec<u8>,
-    /// The front of what we received: the hellos are in it.
+    /// What we received, as far as userspace did.
     pub received: Vec<u8>,
     /// The peer's.
     pub secrets: Arc<Secrets>,
@@ -79,6 +80,10 @@ struct Watcher<'a> {
     said: Vec<u8>,
     nonces: HashSet<[u8; 8]>,
     watched: Watched,
+    /// Bytes of application data before the end.
+    data: usize,
+    /// An alert was opened.
+    has_ended: bool,
 }
 
 impl Wire {
@@ -87,23 +92,47 @@ impl Wire {
     /// # Errors
     /// The first [`Misuse`].
     pub fn watch(&self) -> Result<Watched, Misuse> {
+        let (found, _) = self.open_all();
+        found
+    }
+
+    /// And how many bytes of application data are in it before its end, or before the first misuse.
+    fn open_all(&self) -> (Result<Watched, Misuse>, usize) {
         let (ours, theirs) = (&self.sent, &self.received);
         let (from_client, from_server) = if self.originates { (ours, theirs) } else { (theirs, ours) };
-        let Some(hellos) = Hellos::read(from_client, from_server) else { return Ok(Watched::default()) };
+        let Some(hellos) = Hellos::read(from_client, from_server) else { return (Ok(Watched::default()), 0) };
         let (nonces, watched) = (HashSet::new(), Watched::default());
         let (version, aead) = (hellos.version, hellos.aead);
+        let (turns, said) = (Vec::new(), Vec::new());
+        let (data, has_ended) = (0, false);
         let mut watcher =
-            Watcher { wire: self, aead, version, turns: Vec::new(), said: Vec::new(), nonces, watched };
+            Watcher { wire: self, aead, version, turns, said, nonces, watched, data, has_ended };
         watcher.begin(&hellos);
         let mut is_protected = false;
         for (record, is_whole) in records(&self.sent) {
             if is_protected || record[0] == APPLICATION_DATA {
                 is_protected = true;
-                watcher.take(record, is_whole)?;
+                if let Err(misuse) = watcher.take(record, is_whole) {
+                    return (Err(misuse), watcher.data);
+                }
             }
             is_protected |= version == Version::Tls12 && record[0] == CHANGE_CIPHER_SPEC;
         }
-        Ok(watcher.watched)
+        (Ok(watcher.watched), watcher.data)
+    }
+}
+
+impl Wire {
+    /// How many bytes of application data the peer sent in the whole records that userspace received, up to
+    /// its end or the first record that does not open.
+    pub(super) fn received_data(&self) -> usize {
+        let theirs = Self {
+            originates: !self.originates,
+            sent: self.received.clone(),
+            received: self.sent.clone(),
+            secrets: Arc::clone(&self.secrets),
+        };
+        theirs.open_all().1
     }
 }
 
@@ -140,6 +169,8 @@ impl Watcher<'_> {
         let opened = self.turns.last_mut().and_then(|turn| turn.side.open(record));
         if let Some((record_type, payload)) = opened {
             self.watched.opened += 1;
+            self.has_ended |= record_type == ALERT;
+            self.data += if record_type == APPLICATION_DATA && !self.has_ended { payload.len() } else { 0 };
             if self.version == Version::Tls13 && record_type == HANDSHAKE {
                 self.follow(&payload);
             }

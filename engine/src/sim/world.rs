@@ -7,6 +7,8 @@ use super::dice::Dice;
 use super::kernel::Kernel;
 use super::peer::{Peer, Role};
 use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::sources;
+use super::transcript::Transcript;
 use super::watch::Wire;
 use crate::buf::Buf;
 use crate::conn::action::{Milestone, Outbox, Report};
@@ -19,6 +21,9 @@ const MAX_STEPS: usize = 200_000;
 
 /// What a socket holds for a peer that does not read.
 const SOCKET_BYTES: usize = 50_000;
+
+/// What our socket holds of what a backend has not acknowledged.
+const PLAIN_SOCKET_BYTES: usize = 30_000;
 
 /// Buffers that one connection may hold: two a direction, the front of a record, and a last one.
 const MOST_BUFFERS: usize = 6;
@@ -43,17 +48,28 @@ pub struct World {
     pub(super) was_cut: bool,
     pub(super) peer_finished: bool,
     pub(super) peer_reset: bool,
+    /// That of the reset, until an operation has taken it from the socket.
+    pub(super) reset_error: Option<i32>,
     pub(super) backend_down: bool,
     pub(super) from_backend: VecDeque<u8>,
     pub(super) backend_ends: bool,
     pub(super) received_from_backend: usize,
+    /// In our socket of the plain leg, not acknowledged by the backend.
+    pub(super) to_plain: VecDeque<u8>,
+    pub(super) plain_is_open: bool,
+    /// FIN follows that.
+    pub(super) plain_finished: bool,
     pub(super) to_backend: Vec<u8>,
+    /// Bytes of application data that the kernel has opened and handed out.
+    pub(super) authentic: usize,
+    pub(super) peer_said_close: bool,
     pub(super) backend_saw_end: bool,
     pub(super) backend_was_reset: bool,
     pub(super) asked: Asked,
     pub(super) events: VecDeque<Event>,
     pub(super) notes: Vec<Milestone>,
     pub(super) report: Option<Report>,
+    pub(super) transcript: Transcript,
 }
 
 /// What the connection asked for and has no answer to yet.
@@ -67,6 +83,8 @@ pub(super) struct Asked {
     pub(super) plain_released: bool,
     pub(super) tls_finished: bool,
     pub(super) flush: bool,
+    pub(super) tls_settle: bool,
+    pub(super) plain_settle: bool,
 }
 
 #[derive(Debug)]
@@ -85,14 +103,17 @@ enum Move {
     Connect,
     PlainReceives,
     PlainSends,
+    PlainArrives,
     KernelSends,
     Flushes,
+    Settles(Leg),
 }
 
 impl World {
     /// Sets the world up.
     #[must_use]
     pub fn new(plan: Plan, rules: Rules, peer: impl Into<Role>, now: Instant) -> Self {
+        sources::seed(plan.seed);
         let (role, originates) = (peer.into(), rules.terms.originates());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
@@ -113,17 +134,24 @@ impl World {
             was_cut: false,
             peer_finished: false,
             peer_reset: false,
+            reset_error: None,
             backend_down: false,
             from_backend: VecDeque::new(),
             backend_ends: false,
             received_from_backend: 0,
+            to_plain: VecDeque::new(),
+            plain_is_open: false,
+            plain_finished: false,
             to_backend: Vec::new(),
+            authentic: 0,
+            peer_said_close: false,
             backend_saw_end: false,
             backend_was_reset: false,
             asked: Asked::default(),
             events: VecDeque::new(),
             notes: Vec::new(),
             report: None,
+            transcript: Transcript::default(),
             plan,
         }
     }
@@ -178,8 +206,12 @@ impl World {
         let unsent = !self.kernel.unsent.is_empty();
         add(unsent && (has_room || self.asked.tls_finished), Move::KernelSends);
         add(self.asked.flush && !unsent, Move::Flushes);
-        let takes = self.backend_down || self.backend_room() > 0;
+        let takes = self.backend_down || self.to_plain.len() < PLAIN_SOCKET_BYTES;
         add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
+        let is_on_its_way = !self.to_plain.is_empty();
+        add(is_on_its_way && !self.backend_down && self.backend_room() > 0, Move::PlainArrives);
+        add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(Leg::Plain));
+        add(self.asked.tls_settle && !unsent, Move::Settles(Leg::Tls));
         moves
     }
 
@@ -230,10 +262,19 @@ impl World {
             Move::Connect => self.connect(),
             Move::PlainReceives => self.plain_receives(),
             Move::PlainSends => self.plain_sends(),
+            Move::PlainArrives => {
+                let bytes = self.some(self.to_plain.len());
+                self.plain_arrives(bytes);
+            }
             Move::KernelSends => self.kernel_sends(),
             Move::Flushes => {
                 self.asked.flush = false;
                 self.step(Event::Flushed);
+            }
+            Move::Settles(leg) => {
+                let Asked { tls_settle, plain_settle, .. } = &mut self.asked;
+                *if leg == Leg::Tls { tls_settle } else { plain_settle } = false;
+                self.step(Event::Settled { leg });
             }
         }
     }
@@ -259,7 +300,14 @@ impl World {
 
     fn befall(&mut self, mishap: Mishap) {
         match mishap {
-            Mishap::PeerReset => self.peer_reset = true,
+            Mishap::PeerReset if !self.peer_reset => {
+                // What has arrived stays (Linux leaves the receive queue), the rest never comes.
+                self.peer_reset = true;
+                self.reset_error = Some(libc::ECONNRESET);
+                let arrived = self.dice.below(self.to_us.len() + 1);
+                self.to_us.truncate(arrived);
+            }
+            Mishap::PeerReset => {}
             Mishap::PeerFin => self.peer_finished = true,
             Mishap::BackendReset => self.backend_down = true,
             Mishap::FlippedBit => {
@@ -292,9 +340,11 @@ impl World {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             assert!(self.report.is_none(), "seed {}: an event after Close", self.plan.seed);
+            self.transcript.event(&event);
             self.conn.step(event, self.now, &self.rules, &mut self.out);
             while let Some(action) = self.out.take_first() {
                 assert!(self.report.is_none(), "seed {}: {action:?} after Close", self.plan.seed);
+                self.transcript.action(&action);
                 self.apply(action);
             }
             let lent = self.out.bufs.lent();

@@ -25,7 +25,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
-use crate::config::{Backend, Config, ConfigError, Pinning};
+use crate::config::{Backend, Config, ConfigError, Pinning, Truncation};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
@@ -130,6 +130,7 @@ impl Engine {
                     terms: Arc::clone(&terms),
                     upstream: Upstream { backend: listener.backend.clone() },
                     record_limit: listener.offload.record_limit,
+                    takes_fin_for_the_end: listener.truncation == Truncation::Fin,
                 });
             }
             all_terms.push(terms);

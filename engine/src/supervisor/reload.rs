@@ -48,8 +48,8 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
     for (old, new) in running.listeners.iter_mut().zip(&new.listeners) {
         let record_limit = old.offload.record_limit;
-        let Listener { listen, backend, .. } = old.clone();
-        *old = Listener { listen, backend, ..new.clone() };
+        let Listener { listen, backend, truncation, .. } = old.clone();
+        *old = Listener { listen, backend, truncation, ..new.clone() };
         old.offload.record_limit = record_limit;
     }
     let texts: Vec<String> = chosen.iter().map(ToString::to_string).collect();
@@ -57,7 +57,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
         ""
     } else {
         "; what else has changed needs a restart: addresses, workers, pin_workers, timeouts, record_limit, \
-         max_connections, the path of ticket_keys, session_lifetime"
+         truncation, max_connections, the path of ticket_keys, session_lifetime"
     };
     Ok(format!("certificates, peers, tickets and offload in force; {}{rest}", texts.join("; ")))
 }

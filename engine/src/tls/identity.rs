@@ -6,13 +6,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::crypto::KeyProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::Sources;
 use super::certificate::{self, Checked};
 use crate::config::{IdentityFiles, UnknownName};
 
@@ -91,9 +92,14 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Reads and checks them all.
-    pub(super) fn load(files: &[IdentityFiles], unknown_name: UnknownName) -> Result<Self, IdentityError> {
-        Ok(Self { all: files.iter().map(Identity::load).collect::<Result<_, _>>()?, unknown_name })
+    /// Reads and checks them all; what signs with their keys is the sources'.
+    pub(super) fn load_from(
+        sources: &Sources,
+        files: &[IdentityFiles],
+        unknown_name: UnknownName,
+    ) -> Result<Self, IdentityError> {
+        let load = |files| Identity::load(files, sources.provider.key_provider);
+        Ok(Self { all: files.iter().map(load).collect::<Result<_, _>>()?, unknown_name })
     }
 
     /// The first.
@@ -179,11 +185,11 @@ impl Hello<'_> {
 }
 
 impl Identity {
-    fn load(files: &IdentityFiles) -> Result<Self, IdentityError> {
+    fn load(files: &IdentityFiles, keys: &dyn KeyProvider) -> Result<Self, IdentityError> {
         let chain = read_chain(&files.certificate)?;
         let key = read_key(&files.key)?;
         let Checked { curve, names, known_by } = certificate::check(&files.certificate, &chain)?;
-        let signing = any_supported_type(&key).map_err(|e| IdentityError::Malformed {
+        let signing = keys.load_private_key(key).map_err(|e| IdentityError::Malformed {
             file: files.key.clone(),
             reason: format!("not a private key that can be used ({e})"),
         })?;
@@ -296,6 +302,10 @@ mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 
+    fn load(files: &[IdentityFiles], unknown_name: UnknownName) -> Result<Identities, IdentityError> {
+        Identities::load_from(&Sources::system(), files, unknown_name)
+    }
+
     fn write(dir: &Path, name: &str, names: &[&str], key: &KeyPair) -> IdentityFiles {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let certificate = CertificateParams::new(names).expect("names").self_signed(key).expect("signs");
@@ -322,7 +332,7 @@ mod tests {
             write(dir.path(), "a", &["a.example"], &p256),
             write(dir.path(), "b", &["b.example", "*.w.example"], &p384),
         ];
-        let identities = Identities::load(&files, UnknownName::First).expect("both are allowed");
+        let identities = load(&files, UnknownName::First).expect("both are allowed");
         let chosen = |name, schemes, suites| {
             identities
                 .choose(&Hello { name, schemes, suites, groups: None })
@@ -349,7 +359,7 @@ mod tests {
         let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
         let files = [write(dir.path(), "a", &["a"], &p256), write(dir.path(), "b", &["b"], &p384)];
-        let identities = Identities::load(&files, UnknownName::First).expect("both are allowed");
+        let identities = load(&files, UnknownName::First).expect("both are allowed");
         let chosen = |groups, suites| {
             let hello = Hello { name: None, schemes: &[P256[0], P384[0]], suites, groups };
             let chosen = identities.choose(&hello).expect("no name is asked for");
@@ -376,7 +386,7 @@ mod tests {
         let load = |certificate: &Path, key: &Path| {
             let files =
                 IdentityFiles { certificate: certificate.to_owned(), key: key.to_owned(), ocsp: None };
-            Identities::load(&[files], UnknownName::First).map(|_| ()).map_err(|e| e.to_string())
+            load(&[files], UnknownName::First).map(|_| ()).map_err(|e| e.to_string())
         };
         assert_eq!(load(&good.certificate, &good.key), Ok(()));
         let text = load(&good.certificate, &good.certificate).expect_err("no key in it");
@@ -400,10 +410,8 @@ mod tests {
     fn a_key_outside_the_profile_is_refused_by_clause() {
         let dir = tempfile::tempdir().expect("a directory");
         let files = write(dir.path(), "ed", &["a"], &KeyPair::generate_for(&PKCS_ED25519).expect("a key"));
-        let text = Identities::load(&[files], UnknownName::First)
-            .map(|_| ())
-            .expect_err("not in the profile")
-            .to_string();
+        let text =
+            load(&[files], UnknownName::First).map(|_| ()).expect_err("not in the profile").to_string();
         assert!(text.contains("ed.pem") && text.contains("TS 33.310 clause 6.1.1"), "{text}");
     }
 }

@@ -22,12 +22,14 @@ pub mod record;
 pub mod secrets;
 pub mod session;
 mod sessions;
+mod sources;
 mod ticket_file;
 pub mod ticket_keys;
 mod tickets;
 
 pub use identity::IdentityError;
 pub use peer::{PeerError, PeerRefusal};
+pub(crate) use sources::Sources;
 pub use tickets::Tickets;
 
 use identity::Identities;
@@ -77,27 +79,41 @@ impl Terms {
     /// # Errors
     /// [`TermsError`].
     pub fn load(listener: &Listener, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+        Self::load_from(&Sources::system(), listener, tickets)
+    }
+
+    /// The same from other sources.
+    pub(crate) fn load_from(
+        sources: &Sources,
+        listener: &Listener,
+        tickets: Option<&Arc<Tickets>>,
+    ) -> Result<Self, TermsError> {
         match &listener.mode {
-            Mode::Terminate => Self::terminate(listener, tickets.filter(|_| listener.tickets)),
+            Mode::Terminate => Self::terminate(sources, listener, tickets.filter(|_| listener.tickets)),
             Mode::Originate(rules) => {
                 let tickets = tickets.filter(|_| listener.tickets);
                 let alpn = protocols(&listener.alpn);
-                let origination = Origination::load(rules, &listener.identities, tickets, alpn)?;
+                let origination = Origination::load(sources, rules, &listener.identities, tickets, alpn)?;
                 Ok(Self { role: Role::Originate(Arc::new(origination)) })
             }
         }
     }
 
-    fn terminate(listener: &Listener, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+    fn terminate(
+        sources: &Sources,
+        listener: &Listener,
+        tickets: Option<&Arc<Tickets>>,
+    ) -> Result<Self, TermsError> {
         let Listener { identities, peers, alpn, unknown_name, .. } = listener;
         if identities.is_empty() {
             return Err(TermsError::NoIdentity);
         }
-        let identities = Identities::load(identities, *unknown_name)?;
-        let provider = profile::provider();
+        let identities = Identities::load_from(sources, identities, *unknown_name)?;
+        let Sources { provider, time } = sources.clone();
+        let random = provider.secure_random;
         let peers = Arc::new(Peers::load(peers, &provider)?);
         let class = peers.class().known_by(&identities.known_by());
-        let versions = ServerConfig::builder_with_provider(provider)
+        let versions = ServerConfig::builder_with_details(provider, time)
             .with_protocol_versions(profile::VERSIONS)
             .map_err(|e| TermsError::Profile(e.to_string()))?;
         let mut server = match peers.verifier() {
@@ -118,7 +134,7 @@ impl Terms {
         server.send_tls13_tickets = 0;
         // Without, SessionTicket is left out and every handshake is full (A4a, A5).
         if let Some(tickets) = tickets {
-            server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class });
+            server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class, random });
             server.send_tls13_tickets = TLS13_TICKETS;
         }
         Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })

@@ -17,7 +17,7 @@ use super::peer::{
     AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told, roots,
 };
 use super::sessions::ClientSessions;
-use super::{TermsError, Tickets, profile};
+use super::{Sources, TermsError, Tickets, profile};
 use crate::config::{Fingerprint, IdentityFiles, Key, Originate, UnknownName, Voucher};
 
 /// All that a handshake in the client's role needs to know.
@@ -39,15 +39,17 @@ enum Trust {
 impl Origination {
     /// Reads what the rules name; the first identity, if there is one, is shown to servers that ask.
     pub(super) fn load(
+        sources: &Sources,
         rules: &Originate,
         identities: &[IdentityFiles],
         tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Self, TermsError> {
-        Self::load_for(profile::VERSIONS, rules, identities, tickets, alpn)
+        Self::load_for(sources, profile::VERSIONS, rules, identities, tickets, alpn)
     }
 
     pub(super) fn load_for(
+        sources: &Sources,
         versions: &[&'static SupportedProtocolVersion],
         rules: &Originate,
         identities: &[IdentityFiles],
@@ -57,7 +59,7 @@ impl Origination {
         let mut made_of = MadeOf::default();
         made_of.add(&[rules.server_name.value.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
-        let provider = profile::provider();
+        let Sources { provider, time } = sources.clone();
         let name = ServerName::try_from(rules.server_name.value.clone())
             .map_err(|_| rules.server_name.clone().refused(Key::ServerName, Originate::ALLOWED_NAME))?;
         let trust = match &rules.trust {
@@ -80,7 +82,7 @@ impl Origination {
                 Arc::new(AnyCertificate { algorithms })
             }
         };
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_details(provider, time)
             .with_protocol_versions(versions)
             .map_err(|error| TermsError::Profile(error.to_string()))?
             .dangerous()
@@ -88,7 +90,7 @@ impl Origination {
         let mut config = if identities.is_empty() {
             builder.with_no_client_auth()
         } else {
-            let identity = Identities::load(identities, UnknownName::First)?.first();
+            let identity = Identities::load_from(sources, identities, UnknownName::First)?.first();
             // The key is the first certificate's.
             made_of.add(&identity.cert);
             let mut config = builder.with_no_client_auth();

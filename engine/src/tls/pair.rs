@@ -13,7 +13,7 @@ use super::{PeerRefusal, Terms, Tickets};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Backend, Fingerprint, FingerprintHash, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin,
-    Originate, PeerRules, UnknownName, Voucher,
+    Originate, PeerRules, Truncation, UnknownName, Voucher,
 };
 
 /// Of a handshake message (RFC 8446 §4).
@@ -39,6 +39,7 @@ fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
         mode,
         identities,
         unknown_name: UnknownName::First,
+        truncation: Truncation::Reset,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,
@@ -104,8 +105,8 @@ mod tests {
     use rustls::version::{TLS12, TLS13};
 
     use super::*;
-    use crate::tls::Role;
     use crate::tls::originate::Origination;
+    use crate::tls::{Role, Sources};
 
     #[test]
     fn a_session_stays_with_the_names_that_it_was_made_under() {
@@ -151,8 +152,14 @@ mod tests {
             let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
             let client_tickets = tickets(10);
             let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
-            let origination =
-                Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
+            let origination = Origination::load_for(
+                &Sources::system(),
+                &[version],
+                &rules,
+                &[],
+                Some(&client_tickets),
+                Vec::new(),
+            );
             let role = Role::Originate(Arc::new(origination.expect("no files")));
             Self { client: Terms { role }, server: super::server(server, &tickets(1000)), client_tickets }
         }

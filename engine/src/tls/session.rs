@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
-use rustls::pki_types::UnixTime;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::time_provider::TimeProvider;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible};
+use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible, ServerConfig};
 
 use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
@@ -49,7 +49,7 @@ enum Connection {
 
 /// Who says whether the peer may stay.
 enum Judge {
-    OfClients(Arc<Peers>),
+    OfClients(Arc<ServerConfig>, Arc<Peers>),
     OfServer(Arc<Origination>),
 }
 
@@ -136,8 +136,11 @@ impl Session {
         let mut origin = SessionOrigin::default();
         let (connection, judge) = match &terms.role {
             Role::Terminate { server, peers } => {
-                let server = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
-                (Connection::Server(Box::new(server)), Judge::OfClients(Arc::clone(peers)))
+                let connection = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
+                (
+                    Connection::Server(Box::new(connection)),
+                    Judge::OfClients(Arc::clone(server), Arc::clone(peers)),
+                )
             }
             Role::Originate(origination) => {
                 let (config, name) = (Arc::clone(&origination.config), origination.name.clone());
@@ -298,10 +301,13 @@ impl Session {
         let suite = common.negotiated_cipher_suite().ok_or(Refusal::Internal)?;
         let (version, aead) = version_and_aead(suite).ok_or(Refusal::Internal)?;
         let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
-        let (chain, now) = (common.peer_certificates(), UnixTime::now());
+        let chain = common.peer_certificates();
+        let now = |time: &dyn TimeProvider| time.current_time().ok_or(Refusal::Internal);
         let peer = match &self.judge {
-            Judge::OfClients(peers) => peers.judge(chain, resumed, now),
-            Judge::OfServer(origination) => origination.judge(chain, resumed, now),
+            Judge::OfClients(server, peers) => peers.judge(chain, resumed, now(&*server.time_provider)?),
+            Judge::OfServer(origination) => {
+                origination.judge(chain, resumed, now(&*origination.config.time_provider)?)
+            }
         };
         let (secrets, rekey) = match self.connection {
             Connection::Server(server) => {

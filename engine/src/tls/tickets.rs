@@ -28,8 +28,9 @@ use aws_lc_rs::cipher::{
     AES_128, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
 };
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::{hmac, rand};
+use rustls::crypto::SecureRandom;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
@@ -227,6 +228,8 @@ impl fmt::Debug for Tickets {
 pub(super) struct ListenerTickets {
     pub(super) tickets: Arc<Tickets>,
     pub(super) class: AuthenticationClass,
+    /// That of the handshakes.
+    pub(super) random: &'static dyn SecureRandom,
 }
 
 impl ProducesTickets for ListenerTickets {
@@ -252,7 +255,7 @@ impl ProducesTickets for ListenerTickets {
         let origin = SessionOrigin::of_this_call(now);
         let ring = self.tickets.ring.load();
         let head = [&[FORM][..], &self.class.0, &origin.to_be_bytes()];
-        ring.sealing(now)?.seal(&head, session)
+        ring.sealing(now)?.seal(self.random, &head, session)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
@@ -273,14 +276,14 @@ impl ProducesTickets for ListenerTickets {
 }
 
 impl TicketKey {
-    fn seal(&self, head: &[&[u8]], session: &[u8]) -> Option<Vec<u8>> {
+    fn seal(&self, random: &dyn SecureRandom, head: &[&[u8]], session: &[u8]) -> Option<Vec<u8>> {
         let plain_bytes = HEAD_BYTES + session.len();
         let ticket_bytes = NAME_BYTES + IV_BYTES + (plain_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES + TAG_BYTES;
         if ticket_bytes > MAX_TICKET_BYTES {
             return None;
         }
         let mut iv = [0; IV_BYTES];
-        rand::fill(&mut iv).ok()?;
+        random.fill(&mut iv).ok()?;
         let mut body = Zeroizing::new(Vec::with_capacity(ticket_bytes));
         head.iter().for_each(|part| body.extend_from_slice(part));
         body.extend_from_slice(session);
@@ -333,14 +336,14 @@ mod tests {
 
     fn listener(tickets: &Arc<Tickets>, class: u8) -> ListenerTickets {
         let class = AuthenticationClass([class; CLASS_BYTES]);
-        ListenerTickets { tickets: Arc::clone(tickets), class }
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        ListenerTickets { tickets: Arc::clone(tickets), class, random }
     }
 
     #[test]
     fn a_ticket_opens_until_its_key_expires() {
         let tickets = of_process();
-        let ours =
-            ListenerTickets { tickets: Arc::clone(&tickets), class: AuthenticationClass([0; CLASS_BYTES]) };
+        let ours = listener(&tickets, 0);
         let last = NOW + SEALS_SECONDS - 1;
         tickets.tick(last).expect("randomness");
         let ticket =

@@ -48,6 +48,7 @@ impl Hands<'_> {
             Action::Connect { leg } => return self.connect(id, leg),
             Action::InstallKeys { direction, keys } => return self.install(id, direction, &keys),
             Action::Flush => return self.flush(id),
+            Action::Settle { leg } => return self.settle(id, leg),
             Action::ReadSequence { direction } => return self.read_sequence(id, direction),
             Action::Release { leg, reset } => {
                 self.remember_client(id, leg);

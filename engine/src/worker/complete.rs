@@ -69,6 +69,18 @@ pub(super) fn read(
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
             Meaning::Again { leg, is_handshake: line.max.is_none() }
         }
+        // What the kernel has found in what comes fails the next send, which has taken nothing of its buffer.
+        Outcome::Failed {
+            errno: errno @ (libc::EBADMSG | libc::EMSGSIZE | libc::EINVAL),
+            buf: Some(buf),
+        } if operation == Operation::Send && line.hintless && !line.unreadable => {
+            line.unreadable = true;
+            if let Some(socket) = line.socket() {
+                socket::clear_error(socket);
+            }
+            send_rest(slot, leg, buf, id, ring);
+            Meaning::Event(Event::Unreadable { errno })
+        }
         Outcome::Failed { errno, buf } => {
             if let Some(buf) = buf {
                 bufs.give(buf);

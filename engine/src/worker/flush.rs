@@ -1,4 +1,4 @@
-//! Whether all that the kernel has sealed is with TCP.
+//! Whether all that the kernel has sealed is with TCP, and whether all that was sent is acknowledged.
 //!
 //! Kernel TLS says that it has sent a record when it has sealed it. Where TCP had no room, the record waits
 //! in a list of its own, which FIN overtakes and a close throws away, and of which nothing tells. But TCP
@@ -40,6 +40,13 @@ pub(super) struct Look {
     pub(super) at: Instant,
     pause: Duration,
     given: u64,
+    awaits: Awaits,
+}
+
+#[derive(Clone, Copy)]
+enum Awaits {
+    Flushed,
+    Settled,
 }
 
 impl Sealing {
@@ -77,15 +84,45 @@ impl Hands<'_> {
     /// `Flushed` at once, or a look later.
     pub(super) fn flush(&mut self, id: SlotId) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
-        let last = slot.look.take();
+        let last = slot.line(Leg::Tls).look.take();
         let sealing = std::mem::take(&mut slot.sealing);
         let waiting = slot.line(Leg::Tls).socket().and_then(|socket| sealing.waiting(socket, last.as_ref()));
         slot.sealing = sealing;
         let Some(given) = waiting else { return Result::Event(Event::Flushed) };
+        self.look_later(id, Leg::Tls, last, given, Awaits::Flushed)
+    }
+
+    /// `Settled` at once, or a look later. A socket that is not TCP's has settled: what it has taken lies
+    /// with the other end, and no close takes it back (unix(7)).
+    pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Result {
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let line = slot.line(leg);
+        let last = line.look.take();
+        let sending = line.socket().and_then(|socket| tcp::sending(socket).ok());
+        match sending {
+            Some(sending) if !sending.is_done => {
+                self.look_later(id, leg, last, sending.given, Awaits::Settled)
+            }
+            _ => Result::Event(Event::Settled { leg }),
+        }
+    }
+
+    fn look_later(&mut self, id: SlotId, leg: Leg, last: Option<Look>, given: u64, awaits: Awaits) -> Result {
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
         let pause = last.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
         let at = self.now + pause;
-        slot.look = Some(Look { at, pause, given });
+        slot.line(leg).look = Some(Look { at, pause, given, awaits });
         self.timers.set(at, id);
         Result::Started
+    }
+
+    /// The look that is due.
+    pub(super) fn look_again(&mut self, id: SlotId, leg: Leg) -> Result {
+        let look = self.slots.get(id).and_then(|slot| slot.line(leg).look.as_ref().map(|look| look.awaits));
+        match look {
+            Some(Awaits::Flushed) => self.flush(id),
+            Some(Awaits::Settled) => self.settle(id, leg),
+            None => Result::Started,
+        }
     }
 }

@@ -111,6 +111,8 @@ pub struct FrontSetup {
     pub upstream: Upstream,
     /// Most records that one key may protect.
     pub record_limit: u64,
+    /// A peer's FIN without close_notify becomes FIN on the plain leg, rather than a reset.
+    pub takes_fin_for_the_end: bool,
 }
 
 /// The running one.
@@ -141,6 +143,7 @@ impl Front {
             timeouts,
             offer: core_offer(offer),
             record_limit: setup.record_limit,
+            takes_fin_for_the_end: setup.takes_fin_for_the_end,
         };
         let destination = Destination { address, sockaddr };
         let listening_at = socket::local_addr(setup.listener.as_fd()).ok();

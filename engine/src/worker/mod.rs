@@ -335,8 +335,9 @@ impl Worker {
     fn timer_fired(&mut self, id: SlotId) {
         let now = self.now;
         let Some(slot) = self.slots.get(id) else { return };
-        if slot.look.as_ref().is_some_and(|look| look.at <= now) {
-            return self.look_again(id);
+        let is_due = |leg: &Leg| slot.line(*leg).look.as_ref().is_some_and(|look| look.at <= now);
+        if let Some(leg) = [Leg::Tls, Leg::Plain].into_iter().find(is_due) {
+            return self.look_again(id, leg);
         }
         if slot.timer.is_some_and(|set| set > now) {
             return;
@@ -374,7 +375,7 @@ impl Worker {
         self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
     }
 
-    fn look_again(&mut self, id: SlotId) {
+    fn look_again(&mut self, id: SlotId, leg: Leg) {
         let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
         let mut hands = Hands {
             slots: &mut self.slots,
@@ -384,7 +385,7 @@ impl Worker {
             timers: &mut self.timers,
             now: self.now,
         };
-        if let apply::Result::Event(event) = hands.flush(id) {
+        if let apply::Result::Event(event) = hands.look_again(id, leg) {
             self.step(id, event);
         }
     }

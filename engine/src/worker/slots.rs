@@ -36,8 +36,6 @@ pub(super) struct Slot {
     plain: Line,
     /// What was given to the TLS leg's socket.
     pub(super) sealing: Sealing,
-    /// When to look again whether all of that is with TCP.
-    pub(super) look: Option<Look>,
     /// The record type of the record that is being sent, if one is.
     pub(super) record_type: Option<u8>,
     /// The earliest time at which a timer for it is set.
@@ -58,8 +56,12 @@ pub(super) struct Line {
     pub(super) drained: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
     pub(super) hintless: bool,
+    /// It was found that no record comes next, and told.
+    pub(super) unreadable: bool,
     /// Most bytes of the receive that is under way, or was last; none if it is of a handshake.
     pub(super) max: Option<usize>,
+    /// When to look again whether what was sent is with TCP, or acknowledged.
+    pub(super) look: Option<Look>,
 }
 
 impl Line {
@@ -158,7 +160,6 @@ impl Slots {
             tls,
             plain,
             sealing,
-            look: None,
             record_type: None,
             timer: None,
             client: None,

@@ -236,6 +236,10 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
                 let outcome = run(plan.clone(), offer, peer);
                 assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
                 assert_eq!(outcome.peer.received, b"goes on", "{generation:?} {at_once}");
+                // One answer, in front of the data: it does for all of them (RFC 8446 §4.6.3).
+                let answer = (HANDSHAKE, vec![24, 0, 0, 1, 0]);
+                let answers = outcome.peer.heard.iter().filter(|heard| **heard == answer).count();
+                assert_eq!(answers, 1, "{generation:?} {at_once}");
             }
         }
     }

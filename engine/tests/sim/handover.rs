@@ -2,7 +2,7 @@
 
 use offramp::conn::action::{Carriage, Milestone};
 use offramp::conn::carrier::Offer;
-use offramp::sim::{Backend, Generation, Habits, Mishap, Plan, world_of_chance};
+use offramp::sim::{Backend, Generation, Habits, Mishap, Plan};
 use offramp::tls::secrets::Direction;
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
@@ -161,18 +161,6 @@ fn each_generation_of_kernels_carries_what_it_can() {
             assert_eq!(outcome.peer.received, sends, "{generation:?}");
             assert_eq!(carried(&outcome.notes, Direction::Tx), [tx], "{generation:?}");
             assert_eq!(carried(&outcome.notes, Direction::Rx), [rx], "{generation:?}");
-        }
-    }
-}
-
-#[test]
-fn whatever_chance_decides_the_contract_holds() {
-    let worlds: u64 =
-        std::env::var("OFFRAMP_WORLDS").ok().and_then(|count| count.parse().ok()).unwrap_or(4000);
-    for seed in 0..worlds {
-        let choices = bytes(600, seed);
-        if std::panic::catch_unwind(|| world_of_chance(&choices)).is_err() {
-            panic!("in the world of bytes(600, {seed})");
         }
     }
 }

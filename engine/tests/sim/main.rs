@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 mod accept;
+mod chance;
 mod control;
 mod handover;
 mod lab;

@@ -3,7 +3,7 @@
 use offramp::conn::fault::Fault;
 use offramp::sim::{Backend, Mishap, Outcome, Plan, Say};
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, rules, run, run_under};
 
 #[test]
 fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
@@ -119,6 +119,111 @@ fn a_drain_ends_what_is_still_open_at_its_end() {
             let fault = run(plan, BOTH, client(suite)).report.fault;
             let drained = [Fault::DrainTimeout, Fault::ClosedBeforeHello, Fault::HandshakeTimeout];
             assert!(fault.is_some_and(|fault| drained.contains(&fault)), "{fault:?} at {at}");
+        }
+    }
+}
+
+/// The socket of a slow backend holds most of it when the fault comes, and a reset throws away what it holds.
+#[test]
+fn what_came_whole_before_a_fault_is_delivered() {
+    let faults = [
+        (Say::Raw(vec![23, 3, 3, 0, 64].into_iter().chain([9; 64]).collect()), Fault::BadRecord),
+        (Say::Raw(vec![23, 3, 3, 0x41, 0x01, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::RecordTooLong),
+        (Say::Raw(vec![23, 2, 0, 0, 64, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::Malformed),
+        (Say::record(21, &[2, 20]), Fault::AlertReceived),
+        (Say::record(20, &[1]), Fault::UnexpectedRecord),
+    ];
+    for (seed, (last, fault)) in (0..).zip(faults.into_iter().cycle().take(120)) {
+        let data = bytes(90_000, seed);
+        let mut plan = Plan::new(seed, Vec::new());
+        plan.backend = Backend::Silent;
+        plan.script.says = data.chunks(9000).map(Say::data).collect();
+        plan.script.says.push(last);
+        plan.script.sends_at_once = seed % 3 > 0;
+        for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
+            let outcome = run(plan.clone(), offer, peers(SUITES[seed as usize % 6])[role].clone());
+            assert_eq!(outcome.report.fault, Some(fault), "seed {seed} role {role}");
+            assert!(outcome.to_backend == data, "seed {seed}: {} bytes, {fault:?}", outcome.to_backend.len());
+            assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn what_came_whole_before_fin_or_a_reset_is_delivered() {
+    let mut seen = [0; 2];
+    for at in 8..160 {
+        for (nth, mishap) in [Mishap::PeerFin, Mishap::PeerReset].into_iter().enumerate() {
+            for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
+                let mut plan = Plan::new(at as u64, bytes(200_000, 5));
+                plan.backend = if at % 2 > 0 { Backend::Silent } else { Backend::Echo };
+                plan.mishap = Some((at, mishap));
+                let outcome = run(plan, offer, peers(SUITES[at % 6])[role].clone());
+                if matches!(outcome.report.fault, Some(Fault::Truncated | Fault::ClientReset)) {
+                    let delivered = outcome.to_backend.len();
+                    assert_eq!(delivered, outcome.authentic, "{mishap:?} at {at} role {role}");
+                    assert!(outcome.backend_was_reset, "{mishap:?} at {at}");
+                    seen[nth] += usize::from(delivered > 0);
+                }
+            }
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen > 100), "{seen:?}");
+}
+
+#[test]
+fn a_backend_that_takes_nothing_is_reset_when_time_is_up() {
+    for (seed, suite) in SUITES.into_iter().enumerate() {
+        for offer in [NOTHING, BOTH] {
+            let mut plan = Plan::new(seed as u64, Vec::new());
+            plan.backend = Backend::Stalls(5000);
+            plan.script.says = vec![Say::data(&[7; 16_000]), Say::record(21, &[2, 20])];
+            let outcome = run(plan, offer, client(suite));
+            assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{suite:?}");
+            assert_eq!(outcome.to_backend.len(), 5000, "{suite:?}");
+            assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{suite:?}");
+        }
+    }
+}
+
+/// `truncation = "fin"`: the other direction goes on to its end, and the fault is counted.
+#[test]
+fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
+    let mut seen = 0;
+    for at in 8..160 {
+        for offer in [NOTHING, BOTH] {
+            let mut plan = Plan::new(at as u64, bytes(200_000, 5));
+            plan.mishap = Some((at, Mishap::PeerFin));
+            let mut rules = rules(offer);
+            rules.takes_fin_for_the_end = true;
+            let outcome = run_under(plan, rules, client(SUITES[at % 6]));
+            if outcome.report.fault == Some(Fault::Truncated) {
+                assert_eq!(outcome.to_backend.len(), outcome.authentic, "at {at}");
+                assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "at {at}");
+                assert!(outcome.peer.saw_close, "at {at}");
+                assert_eq!(outcome.peer.received, outcome.to_backend, "at {at}: the echo to its end");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+/// RFC 8446 §6.1: whatever follows a close_notify is ignored, whoever carries the records.
+#[test]
+fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
+    let rubbish: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[21, 3, 3, 0, 2, 2, 40], &[0; 40], &[23, 3, 3]];
+    for (seed, behind) in (0..).zip(rubbish.into_iter().cycle().take(96)) {
+        let mut plan = Plan::new(seed, Vec::new());
+        plan.backend = Backend::AnswersAndCloses(bytes(300_000, 6));
+        plan.script.says = vec![Say::data(b"ask"), Say::close_notify(), Say::Raw(behind.to_vec())];
+        plan.script.sends_at_once = seed % 2 > 0;
+        for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
+            let outcome = run(plan.clone(), offer, peers(SUITES[seed as usize / 4 % 6])[role].clone());
+            assert_eq!(outcome.report.fault, None, "seed {seed} role {role}");
+            assert_eq!(outcome.to_backend, b"ask", "seed {seed} role {role}");
+            assert!(outcome.peer.received == bytes(300_000, 6), "seed {seed} role {role}");
+            assert!(outcome.peer.saw_close && !outcome.backend_was_reset, "seed {seed} role {role}");
         }
     }
 }

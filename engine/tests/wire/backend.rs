@@ -22,6 +22,10 @@ pub(crate) enum Manner {
     EchoCut(u64),
     /// Hashes to the end of input; then answers with the digest in hex and ends.
     Sink,
+    /// The same, but does not read before so many milliseconds are over.
+    SinkAfter(u64),
+    /// Sends everything back; after the end of input this much noise, and ends its output.
+    EchoThenSource { seed: u64, bytes: usize },
     /// Ends its output after this much noise, in writes cut by dice; reads to the end as well.
     Source { seed: u64, bytes: usize },
     /// Reads to the end, then sends `LATE_ANSWER` and ends.
@@ -142,6 +146,21 @@ fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: Manner) -> io
         Manner::Sink => {
             read_to_end(input)?;
             socket.write_all(hex(input.context.clone().finish().as_ref()).as_bytes())?;
+            socket.shutdown(Shutdown::Write)
+        }
+        Manner::SinkAfter(milliseconds) => {
+            std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+            converse(socket, input, Manner::Sink)
+        }
+        Manner::EchoThenSource { seed, bytes } => {
+            let mut block = vec![0; 1 << 14];
+            loop {
+                match input.read(&mut block)? {
+                    0 => break,
+                    count => socket.write_all(&block[..count])?,
+                }
+            }
+            socket.write_all(&Noise::bytes(seed, bytes))?;
             socket.shutdown(Shutdown::Write)
         }
         Manner::Source { seed, bytes } => source(socket, input, seed, bytes),

@@ -2,7 +2,7 @@
 //! The scenarios have the names that they have in the sim.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use offramp::sim::{Hostile, Say, talkative};
 
 use crate::backend::{Backend, Manner};
 use crate::dice::Noise;
+use crate::ending::{self, is_whole, slow};
 use crate::identity::NAME;
 use crate::lab::{Lab, Setup};
 use crate::offload::tls_stat;
-use crate::peer::{BOTH, Peer, Version, plain};
+use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::in_guest;
 
 const ALERT: u8 = 21;
@@ -318,4 +319,47 @@ fn bytes_that_are_no_record_are_named() {
             assert_eq!(speaker.alert(), Some(alert), "{version} {fault:?}");
         });
     }
+}
+
+/// RFC 8446 §6.1: whatever follows a close_notify is ignored. The kernel looks at it before anybody asks.
+#[test]
+fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
+    const BYTES: usize = 2 << 20;
+    let backend = Backend::start(Manner::EchoThenSource { seed: 9, bytes: BYTES });
+    let lab = Lab::start(backend.addr);
+    let expected = [&b"ask"[..], &Noise::bytes(9, BYTES)].concat();
+    for version in BOTH {
+        for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[21, 3, 3, 0, 2, 2, 40], &[23, 3, 3, 0, 64, 9]] {
+            let mut speaker = Speaker::open(&lab, version);
+            speaker.say(&[Say::data(b"ask"), Say::close_notify(), Say::Raw(rubbish.to_vec())]);
+            // Most of the answer is with our socket, and not with this client, when the backend has ended.
+            assert_eq!(backend.seen().end, Ok(()), "{version:?}");
+            speaker.read_to_the_end();
+            assert_eq!(speaker.data.len(), expected.len(), "{version:?} {rubbish:?}");
+            assert!(speaker.data == expected && speaker.alert() == Some(0), "{version:?} {rubbish:?}");
+        }
+    }
+    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
+    lab.stop();
+}
+
+#[test]
+fn a_bad_record_resets_a_slow_backend_behind_all_data() {
+    let backend = slow();
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(&Noise::bytes(3, ending::BYTES));
+        peer.tcp.write_all(&[&[23, 3, 3, 0, 64][..], &[9; 64]].concat()).expect("the server still reads");
+        let (answer, end) = peer.rest();
+        let is_bad_mac = matches!(&end, End::Alert(alert) if alert.contains("BadRecordMac"));
+        assert!(answer.is_empty() && is_bad_mac, "{version:?}: {end:?}");
+        let seen = backend.seen();
+        is_whole(&seen, &format!("{version:?}"));
+        assert_eq!(seen.end, Err(ErrorKind::ConnectionReset), "{version:?}");
+        assert_eq!(lab.faulted(&before, 1), ["bad_record"], "{version:?}");
+    }
+    lab.settled();
+    lab.stop();
 }

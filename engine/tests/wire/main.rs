@@ -38,6 +38,7 @@ mod accept;
 mod admin;
 mod bulk;
 mod carriers;
+mod ending;
 mod extensions;
 mod faults;
 mod foreign_control;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    self, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, UnknownName,
+    self, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
 };
 use offramp::metrics::{Counter, Metrics};
 use offramp::supervisor::Engine;
@@ -132,6 +132,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
             }],
             mode: Mode::Terminate,
             unknown_name: UnknownName::First,
+            truncation: Truncation::Reset,
             offload: OffloadRules::default(),
             alpn: Vec::new(),
             peers: PeerRules::default(),

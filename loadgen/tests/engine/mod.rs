@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    Backend as PlainLeg, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, UnknownName,
+    Backend as PlainLeg, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation,
+    UnknownName,
 };
 use offramp::supervisor::Engine;
 use offramp_loadgen::identity::Identity;
@@ -26,6 +27,7 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
         }],
         mode: Mode::Terminate,
         unknown_name: UnknownName::First,
+        truncation: Truncation::Reset,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         peers: PeerRules::default(),

@@ -9,6 +9,7 @@ use crate::buf::Buf;
 use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::Receiver;
 use crate::conn::fault::Fault;
+use crate::conn::shutdown::MIN_RECORD_BYTES;
 use crate::tls::record::{MAX_PLAINTEXT_BYTES, RecordType};
 
 impl Relay {
@@ -27,10 +28,16 @@ impl Relay {
         out: &mut Outbox,
     ) -> Result<(), Fault> {
         self.up.receiving = false;
+        if self.up.eof {
+            let count = record_type.map_or(0, |_| MIN_RECORD_BYTES + buf.len());
+            out.bufs.give(buf);
+            self.received_behind_the_end(count, out);
+            return Ok(());
+        }
         let Some(record_type) = record_type else {
             out.bufs.give(buf);
             // The kernel does not tell a half record at the end from none.
-            return self.client_finished();
+            return self.peer_finished(out);
         };
         if let Receiver::Kernel(records) = &mut self.rx {
             records.add(1 + buf.len() as u64);
@@ -71,6 +78,11 @@ impl Relay {
             libc::EINVAL => Err(Fault::Malformed),
             // Nothing is received between a KeyUpdate and the key that follows it.
             libc::EKEYEXPIRED => Err(Fault::Internal),
+            // It may say so before it hands out all records that it has.
+            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN if !self.peer_gone => {
+                self.lose_peer(out);
+                Ok(())
+            }
             libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => Err(Fault::ClientReset),
             _ => Err(Fault::TlsLegFailed),
         }

@@ -28,6 +28,7 @@ use crate::tls::record::RecordType;
 use crate::tls::secrets::{Aead, Direction, Version};
 use crate::tls::session::Rekey;
 use control::{Allowance, Control, Counts};
+use ending::BehindTheEnd;
 use half::Half;
 use limit::Room;
 use messages::Messages;
@@ -64,6 +65,13 @@ pub(super) struct Relay {
     connected: bool,
     /// The plain leg takes no more; what still comes from it is passed on.
     backend_broken: bool,
+    /// The TLS leg takes no more; what came before is passed on to its end.
+    peer_gone: bool,
+    /// The peer's FIN came without close_notify and was passed on as an end.
+    is_truncated: bool,
+    takes_fin_for_the_end: bool,
+    /// What came behind the peer's close_notify.
+    behind_the_end: BehindTheEnd,
     /// What occupies the sending side of the TLS leg: `down.sending` says that something does.
     occupied_by: Occupant,
     pending: Pending,
@@ -138,6 +146,10 @@ impl Relay {
             has_more: false,
             connected: false,
             backend_broken: false,
+            peer_gone: false,
+            is_truncated: false,
+            takes_fin_for_the_end: rules.takes_fin_for_the_end,
+            behind_the_end: BehindTheEnd::default(),
             occupied_by: Occupant::default(),
             pending: Pending::default(),
             asking_rx: false,
@@ -171,8 +183,10 @@ impl Relay {
         match result {
             Err(fault) => Next::End(fault),
             Ok(()) if self.winding_up && self.has_passed_all_on() => Next::End(Fault::RecordLimit),
-            Ok(()) if !(self.up.ended && self.down.ended) => Next::Stay,
+            Ok(()) if !(self.up.ended && (self.down.ended || self.peer_gone)) => Next::Stay,
             Ok(()) if self.backend_broken => Next::End(Fault::BackendReset),
+            Ok(()) if self.peer_gone => Next::End(Fault::ClientReset),
+            Ok(()) if self.is_truncated => Next::End(Fault::Truncated),
             Ok(()) => Next::Advance(()),
         }
     }
@@ -213,7 +227,8 @@ impl Relay {
                     records.add(1);
                 }
             }
-            Event::Moved { leg: Leg::Plain } => {}
+            Event::Moved { leg: Leg::Plain } | Event::Settled { .. } => {}
+            Event::Unreadable { errno } => return self.unreadable(errno, out),
             Event::Flushed => self.end_down(out),
             Event::Sent { leg: Leg::Plain, buf } => {
                 out.bufs.give(buf);
@@ -232,6 +247,7 @@ impl Relay {
             Event::Failed { leg: Leg::Tls, operation, errno } => {
                 return self.tls_failed(operation, errno, out);
             }
+            Event::Expired if self.peer_gone => return Err(Fault::ClientReset),
             Event::Expired if self.connected => return Err(Fault::IdleTimeout),
             Event::Expired => return Err(Fault::ConnectTimeout),
             Event::Drain { .. } => {}
@@ -242,13 +258,19 @@ impl Relay {
 
     fn received(&mut self, buf: Buf, count: usize, out: &mut Outbox) -> Result<(), Fault> {
         self.up.receiving = false;
+        if count == 0 && matches!(self.rx, Receiver::Kernel(_)) {
+            out.bufs.give(buf);
+            self.receive_record(out);
+            return Ok(());
+        }
+        if self.up.eof {
+            out.bufs.give(buf);
+            self.received_behind_the_end(count, out);
+            return Ok(());
+        }
         if count == 0 {
             out.bufs.give(buf);
-            if matches!(self.rx, Receiver::Kernel(_)) {
-                self.receive_record(out);
-                return Ok(());
-            }
-            return self.client_finished();
+            return self.peer_finished(out);
         }
         self.is_mid_record = false;
         match &mut self.rx {
@@ -264,16 +286,6 @@ impl Relay {
                 self.open(sealed, out)
             }
         }
-    }
-
-    /// FIN, and the peer has not said that it is the end. Behind our close_notify that is how many end,
-    /// unless it comes in the middle of a record; before, the stream may have been cut.
-    fn client_finished(&mut self) -> Result<(), Fault> {
-        if self.down.ended && !self.is_mid_record {
-            self.up.eof = true;
-            return Ok(());
-        }
-        Err(Fault::Truncated)
     }
 
     fn sent(&mut self, out: &mut Outbox) -> Result<(), Fault> {
@@ -311,14 +323,6 @@ impl Relay {
                 }
                 Ok(())
             }
-        }
-    }
-
-    fn tls_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
-        match (operation, &self.rx) {
-            (Operation::Receive, Receiver::Kernel(_)) => self.kernel_receive_failed(errno, out),
-            // Whoever has ended: what a reset has destroyed on its way is not known.
-            _ => Err(Fault::ClientReset),
         }
     }
 
@@ -399,7 +403,7 @@ impl Relay {
 
     fn pump_down(&mut self, out: &mut Outbox) -> Result<(), Fault> {
         self.send_next(out)?;
-        if self.connected && self.down.wants_more() && !self.winding_up {
+        if self.connected && self.down.wants_more() && !self.winding_up && !self.peer_gone {
             self.down.receiving = true;
             out.push(Action::Receive { leg: Leg::Plain, max: PLAINTEXT_BYTES });
         }
@@ -408,11 +412,17 @@ impl Relay {
 
     /// What goes to the peer next, if it can go now.
     fn send_next(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        if self.down.sending || self.down.ended || (self.tx_left == Some(0) && self.offer_tx(out)) {
+        if self.down.sending
+            || self.down.ended
+            || self.peer_gone
+            || (self.tx_left == Some(0) && self.offer_tx(out))
+        {
             return Ok(());
         }
-        if !self.asking_rx && (self.pending.key_update || self.pending.key_update_request) {
-            return self.send_key_update(out);
+        // An answer is due before the next application data and not sooner: one does for all requests that
+        // came while we were silent (RFC 8446 §4.6.3), and no peer gets more in a row than it takes.
+        if self.pending.key_update_request || self.pending.key_update && self.down.held.is_some() {
+            return if self.asking_rx { Ok(()) } else { self.send_key_update(out) };
         }
         if std::mem::take(&mut self.pending.no_renegotiation) {
             let payload = control::alert_payload(alert::NO_RENEGOTIATION);
@@ -437,6 +447,7 @@ impl Relay {
     }
 
     fn send_data(&mut self, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
+        self.listen_behind_the_end(out);
         match &mut self.tx {
             Transmitter::Kernel(records) => {
                 records.add(kernel::records_of(buf.len()));

@@ -46,7 +46,7 @@ impl Relay {
         if opened.is_empty() {
             out.bufs.give(opened);
         } else {
-            // What was opened before a fault is dropped with the connection: the plain leg is reset.
+            // What was opened before a fault is delivered before the plain leg is reset.
             self.up.held = Some(opened);
         }
         result

@@ -1,0 +1,63 @@
+//! Worlds of which a seed decides everything.
+//!
+//! `OFFRAMP_WORLDS` says how many (default 4,000), `OFFRAMP_SEED` runs one of them again and prints the
+//! digest of what happened in it.
+
+use std::process::Command;
+
+use offramp::sim::transcript_of_chance;
+
+use crate::lab::bytes;
+
+const SEED: &str = "OFFRAMP_SEED";
+const HERE: &str = "chance::whatever_chance_decides_the_contract_holds";
+
+/// Most seeds of failed worlds that are listed.
+const FAILED_MAX: usize = 32;
+
+fn world(seed: u64) -> u64 {
+    transcript_of_chance(&bytes(600, seed))
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
+}
+
+#[test]
+fn whatever_chance_decides_the_contract_holds() {
+    if let Some(seed) = number(SEED) {
+        println!("\nseed {seed}: transcript {:016x}", world(seed));
+        return;
+    }
+    let worlds = number("OFFRAMP_WORLDS").unwrap_or(4000);
+    let fails = |seed: &u64| {
+        if *seed > 0 && seed.is_multiple_of(50_000) {
+            eprintln!("{seed} worlds were run");
+        }
+        std::panic::catch_unwind(|| world(*seed)).is_err()
+    };
+    let failed: Vec<u64> = (0..worlds).filter(fails).take(FAILED_MAX).collect();
+    let again = "cargo test -p offramp --test sim whatever_chance -- --nocapture";
+    assert!(failed.is_empty(), "seeds {failed:?} of {worlds}; one again: {SEED}={} {again}", failed[0]);
+}
+
+#[test]
+fn a_seed_decides_its_world_every_time() {
+    for seed in 0..200 {
+        assert_eq!(world(seed), world(seed), "seed {seed}");
+    }
+}
+
+/// Nothing of a process shows in a world: its clock, its randomness, its addresses, what ran before.
+#[test]
+fn a_seed_decides_its_world_in_every_process() {
+    for seed in [3, 393_463] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let output =
+            command.args(["--exact", HERE, "--nocapture"]).env(SEED, seed.to_string()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let expected = format!("seed {seed}: transcript {:016x}", world(seed));
+        assert!(output.status.success() && text.contains(&expected), "{expected} is not in {text}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Ends that are not orderly: what came whole and authentic reaches a backend that is slow to take it.
+
+use std::io::ErrorKind;
+
+use crate::backend::{Backend, Manner, Seen};
+use crate::dice::Noise;
+use crate::lab::{Lab, Setup};
+use crate::peer::{BOTH, End, Peer, plain};
+
+pub(crate) const BYTES: usize = 1_000_000;
+
+/// A backend that does not read until all is sent and the peer is gone, for all that is likely.
+pub(crate) fn slow() -> Backend {
+    Backend::start(Manner::SinkAfter(300))
+}
+
+pub(crate) fn is_whole(seen: &Seen, world: &str) {
+    assert_eq!(seen.bytes, BYTES as u64, "{world}: {seen:?}");
+    assert_eq!(seen.sha256, crate::dice::sha256_of(&Noise::bytes(3, BYTES)[..]).0, "{world}");
+}
+
+#[test]
+fn fin_without_close_notify_resets_a_slow_backend_behind_all_data() {
+    let backend = slow();
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(&Noise::bytes(3, BYTES));
+        peer.truncate();
+        let seen = backend.seen();
+        is_whole(&seen, &format!("{version:?}"));
+        assert_eq!(seen.end, Err(ErrorKind::ConnectionReset), "{version:?}");
+        assert_eq!(lab.faulted(&before, 1), ["truncated"], "{version:?}");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+#[test]
+fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
+    let backend = slow();
+    let lab = Setup::new(backend.addr).flags("--truncation fin").start();
+    for version in BOTH {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(&Noise::bytes(3, BYTES));
+        peer.truncate();
+        let (answer, end) = peer.rest();
+        assert_eq!(end, End::Clean, "{version:?}: the other direction goes on to its end");
+        let seen = backend.seen();
+        is_whole(&seen, &format!("{version:?}"));
+        assert_eq!((answer, seen.end), (seen.sha256.into_bytes(), Ok(())), "{version:?}");
+        assert_eq!(lab.faulted(&before, 1), ["truncated"], "{version:?}: counted nevertheless");
+    }
+    lab.settled();
+    lab.stop();
+}
+
+/// A socket that is closed over unread bytes, as over a ticket, resets the connection.
+#[test]
+fn a_reset_of_the_client_leaves_what_came_before_it() {
+    const LITTLE: usize = 30_000;
+    let backend = slow();
+    let lab = Lab::start(backend.addr);
+    for version in BOTH {
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(version));
+        peer.send(&Noise::bytes(3, LITTLE));
+        crate::tools::eventually("all of it has come", || {
+            lab.metrics().sum("offramp_bytes_total", &[("leg", "plain")])
+                >= before.sum("offramp_bytes_total", &[("leg", "plain")]) + LITTLE as u64
+        });
+        peer.reset();
+        let seen = backend.seen();
+        assert_eq!((seen.bytes, seen.end), (LITTLE as u64, Err(ErrorKind::ConnectionReset)), "{version:?}");
+        assert_eq!(lab.faulted(&before, 1), ["client_reset"], "{version:?}");
+    }
+    lab.settled();
+    lab.stop();
+}
