@@ -177,6 +177,7 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
             ocsp: None,
         }],
         unknown_name: UnknownName::First,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

@@ -69,7 +69,7 @@ struct Serve {
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
     /// Where the decrypted bytes go
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH|unix:@NAME")]
     backend: Option<String>,
     /// TLS comes in, or TLS goes out to the backend [default: terminate]
     #[arg(long, value_name = "terminate|originate")]
@@ -111,6 +111,9 @@ struct Serve {
     /// Session tickets [default: on]
     #[arg(long, value_name = "on|off")]
     tickets: Option<String>,
+    /// Whether TCP asks silent peers of either leg if they are still there [default: on]
+    #[arg(long, value_name = "on|off")]
+    keepalive: Option<String>,
     /// The ticket keys that several hosts share [default: keys of this process alone]
     #[arg(long, value_name = "FILE")]
     ticket_keys: Option<String>,
@@ -198,6 +201,7 @@ impl Serve {
             (Key::ExpectNoPad, &self.expect_no_pad),
             (Key::RecordLimit, &self.record_limit),
             (Key::Tickets, &self.tickets),
+            (Key::Keepalive, &self.keepalive),
             (Key::TicketKeys, &self.ticket_keys),
             (Key::SessionLifetime, &self.session_lifetime),
             (Key::ClientAuth, &self.client_auth),

@@ -25,6 +25,8 @@ pub enum Moment {
 pub enum Failure {
     /// Nobody listens there (ECONNREFUSED).
     Refused,
+    /// Nobody listens there, and the kernel chose the target's own port: the socket is connected to itself.
+    ToItself,
     /// The peer reset the connection, or broke it while we were sending.
     Reset(Moment),
     /// The peer closed it before its time.
@@ -109,6 +111,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused"),
+            Self::ToItself => f.write_str("connected to itself: nobody listens on the target's port"),
             Self::Reset(moment) => write!(f, "reset ({moment})"),
             Self::Closed(moment) => write!(f, "closed by the peer ({moment})"),
             Self::TimedOut(moment) => write!(f, "timeout ({moment})"),

@@ -78,6 +78,7 @@ fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
         mode,
         identities,
         unknown_name: UnknownName::First,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

@@ -39,6 +39,7 @@ fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
         mode,
         identities,
         unknown_name: UnknownName::First,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

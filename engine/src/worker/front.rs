@@ -102,6 +102,8 @@ pub struct FrontSetup {
     pub terms: Arc<Terms>,
     /// Where the plain leg goes.
     pub upstream: Upstream,
+    /// Whether TCP asks a silent backend if it is still there; what is accepted inherits that of `listener`.
+    pub keepalive: bool,
     /// Most records that one key may protect.
     pub record_limit: u64,
 }
@@ -133,7 +135,8 @@ impl Front {
             offer: core_offer(offer),
             record_limit: setup.record_limit,
         };
-        let destination = Destination { address, sockaddr };
+        let keepalive = setup.keepalive && !address.is_local();
+        let destination = Destination { address, sockaddr, keepalive };
         let listener = Listener::new(index, setup.listener);
         Ok(Self { listener, rules, destination, expect_no_pad: offer.expect_no_pad })
     }

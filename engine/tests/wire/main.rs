@@ -52,4 +52,5 @@ mod relay;
 mod resumption;
 mod shutdown;
 mod slow;
+mod sockets;
 mod vouching;

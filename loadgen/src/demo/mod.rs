@@ -132,6 +132,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
             }],
             mode: Mode::Terminate,
             unknown_name: UnknownName::First,
+            keepalive: true,
             offload: OffloadRules::default(),
             alpn: Vec::new(),
             peers: PeerRules::default(),

@@ -33,6 +33,7 @@ impl Worker<'_> {
             connection.sending = false;
         }
         let result = match completion.outcome {
+            Outcome::Connected if connection.reached_itself(self.address.port()) => Err(Failure::ToItself),
             Outcome::Connected => {
                 if connection.stage == Stage::Connecting {
                     connection.stage = Stage::Handshaking;
