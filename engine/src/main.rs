@@ -1,6 +1,7 @@
 //! The `offramp` command: arguments in, exit code out.
 //!
-//! Exit codes: 0 all went well, 1 the configuration or the start failed, 2 the command line makes no sense.
+//! Exit codes: 0 all went well, 1 the configuration or the start failed, or standard output is full; 2 the
+//! command line makes no sense. A standard output that its reader has closed is no failure.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -300,12 +301,15 @@ fn line(check: &Check, width: usize) -> String {
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => refuse(&error),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            refuse(&format_args!("standard output: {error}"))
+        }
         _ => ExitCode::SUCCESS,
     }
 }
 
 fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("offramp: {error}");
+    // Where standard error takes nothing either, the exit code is all that is left to say it.
+    let _ = writeln!(io::stderr(), "offramp: {error}");
     ExitCode::FAILURE
 }

@@ -47,6 +47,14 @@ pub enum Failure {
     Tls(String),
     /// A byte of application data was lost, added or changed: the worst of all.
     Changed(&'static str),
+    /// An HTTP answer that is neither a success (2xx) nor a redirection (3xx).
+    HttpStatus(u16),
+    /// What came does not begin as an HTTP answer does.
+    NotHttp,
+    /// An MSRP response with another code than 200.
+    MsrpStatus(u16),
+    /// What came is no MSRP response.
+    NotMsrp(&'static str),
     /// Anything else that the kernel says.
     System(Moment, i32),
 }
@@ -122,6 +130,10 @@ impl fmt::Display for Failure {
             Self::Certificate(reason) => write!(f, "certificate: {reason}"),
             Self::Tls(reason) => write!(f, "tls: {reason}"),
             Self::Changed(what) => write!(f, "changed: {what}"),
+            Self::HttpStatus(status) => write!(f, "http status {status}"),
+            Self::NotHttp => f.write_str("not an HTTP answer"),
+            Self::MsrpStatus(status) => write!(f, "msrp status {status}"),
+            Self::NotMsrp(what) => write!(f, "not an MSRP response: {what}"),
             Self::System(moment, errno) => {
                 write!(f, "{moment}: {}", io::Error::from_raw_os_error(*errno))
             }

@@ -49,7 +49,7 @@ pub enum Request {
     None,
     /// One byte, which a [`backend`](crate::backend) sends back.
     Echo,
-    /// An HTTP/1.1 request for this path; the first byte of any answer ends the connection.
+    /// An HTTP/1.1 request for this path; the status of its answer ends the connection, and must be 2xx or 3xx.
     Http(String),
 }
 
