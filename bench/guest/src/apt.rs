@@ -61,7 +61,7 @@ fn in_stanzas(text: &str, codename: &str) -> Option<Origin> {
         let field = |name: &str| {
             let is_it =
                 |line: &&str| line.split_once(':').is_some_and(|(has, _)| has.eq_ignore_ascii_case(name));
-            let at = stanza.iter().position(|line| is_it(line))?;
+            let at = stanza.iter().position(is_it)?;
             let first = stanza[at].split_once(':')?.1.trim();
             let more = stanza[at + 1..].iter().take_while(|line| line.starts_with([' ', '\t']));
             Some(more.fold(first.to_owned(), |value, line| format!("{value}\n{line}")))
@@ -113,6 +113,16 @@ mod tests {
         let found = in_stanzas(key, "x");
         assert_eq!(found, origin(Some("\n -----BEGIN\n .\n AB")));
         assert!(found.unwrap().suite("z").ends_with("Components: main\nSigned-By: \n -----BEGIN\n .\n AB\n"));
+    }
+
+    #[test]
+    fn this_machine_has_an_origin_or_says_what_is_missing() {
+        match Origin::of_this_machine() {
+            Ok(origin) => {
+                assert!(origin.uri.contains(':') && origin.suite("sid").contains("\nSuites: sid\n"))
+            }
+            Err(why) => assert!(why.contains("/etc/"), "{why}"),
+        }
     }
 
     #[test]
