@@ -374,7 +374,8 @@ fn self_connect_is_a_failure_with_its_name() {
     let ca = identity.certificate_file();
     // In a network namespace of its own the kernel has one local port to choose, which is the target's.
     let script = format!(
-        "ip link set lo up && echo {DEAD} {DEAD} >/proc/sys/net/ipv4/ip_local_port_range && exec \"$0\" \"$@\""
+        "ip link set lo up && echo {DEAD} {DEAD} >/proc/sys/net/ipv4/ip_local_port_range && \
+         exec \"$0\" \"$@\""
     );
     let namespace = |ways: &[&str]| {
         let mut command = Command::new("unshare");

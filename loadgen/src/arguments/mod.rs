@@ -80,8 +80,8 @@ pub struct Handshake {
     /// The share of handshakes that shall be resumed, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = values::share)]
     pub resume: f64,
-    /// What to say after the handshake: none; echo (one byte, for `loadgen backend`); http or http:/path, whose
-    /// answer must have a status of 2xx or 3xx.
+    /// What to say after the handshake: none; echo (one byte, for `loadgen backend`); http or http:/path,
+    /// whose answer must have a status of 2xx or 3xx.
     #[arg(long, default_value = "none", value_parser = values::request)]
     pub request: Request,
     /// Start connections at this rate a second whether or not earlier ones are done; A..B rises from A to B.
