@@ -205,8 +205,8 @@ pub(crate) fn leftovers(source: &Source) -> Vec<String> {
 }
 
 /// Names of hosts of the world, a package registry's above all: programs ask nobody whom the machine's own
-/// configuration does not name. Names that are reserved for examples (RFC 2606) are none, nor is the one of an
-/// XML namespace.
+/// configuration does not name. Names that are reserved for examples (RFC 2606) are none, nor is the one of
+/// an XML namespace.
 pub(crate) fn hosts(source: &Source) -> Vec<String> {
     const RESERVED: [&str; 3] = [".test", ".example", ".invalid"];
     let mut violations = Vec::new();
@@ -216,7 +216,8 @@ pub(crate) fn hosts(source: &Source) -> Vec<String> {
             let host = behind[..end.unwrap_or(behind.len())].trim_end_matches('.');
             let is_name = host.contains('.') && host.contains(|c: char| c.is_ascii_alphabetic());
             if is_name && !RESERVED.iter().any(|end| host.ends_with(end)) && host != "www.w3.org" {
-                violations.push(format!("{}: the host name {host}: take it from outside", source.at(number)));
+                let at = source.at(number);
+                violations.push(format!("{at}: the host name {host}: take it from outside"));
             }
         }
     }
