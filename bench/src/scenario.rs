@@ -186,6 +186,7 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
         }],
         unknown_name: UnknownName::First,
         truncation: Truncation::Reset,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

@@ -4,6 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use offramp::sys::socket::is_self_connected;
 use offramp_loadgen::identity::Identity;
 use tempfile::TempDir;
 
@@ -284,7 +286,7 @@ impl Running {
                         return Ok(());
                     }
                 }
-                Ready::Accepts if TcpStream::connect(self.address).is_ok() => return Ok(()),
+                Ready::Accepts if accepts(self.address) => return Ok(()),
                 Ready::Accepts => {}
             }
             thread::park_timeout(POLL);
@@ -340,6 +342,11 @@ fn announced(printed: &str, prefix: &str) -> Option<SocketAddr> {
 fn text(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
     Ok(text.to_owned())
+}
+
+/// Whether somebody listens there. A connect to a local port where nobody does may reach its own socket.
+fn accepts(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok_and(|socket| !is_self_connected(socket.as_fd(), address.port()))
 }
 
 #[cfg(test)]

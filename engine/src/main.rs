@@ -1,6 +1,7 @@
 //! The `offramp` command: arguments in, exit code out.
 //!
-//! Exit codes: 0 all went well, 1 the configuration or the start failed, 2 the command line makes no sense.
+//! Exit codes: 0 all went well, 1 the configuration or the start failed, or standard output is full; 2 the
+//! command line makes no sense. A standard output that its reader has closed is no failure.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -71,7 +72,7 @@ struct Serve {
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
     /// Where the decrypted bytes go
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH|unix:@NAME")]
     backend: Option<String>,
     /// TLS comes in, or TLS goes out to the backend [default: terminate]
     #[arg(long, value_name = "terminate|originate")]
@@ -113,6 +114,9 @@ struct Serve {
     /// Session tickets [default: on]
     #[arg(long, value_name = "on|off")]
     tickets: Option<String>,
+    /// Whether TCP asks silent peers of either leg if they are still there [default: on]
+    #[arg(long, value_name = "on|off")]
+    keepalive: Option<String>,
     /// The ticket keys that several hosts share [default: keys of this process alone]
     #[arg(long, value_name = "FILE")]
     ticket_keys: Option<String>,
@@ -232,6 +236,7 @@ impl Serve {
             (Key::ExpectNoPad, &self.expect_no_pad),
             (Key::RecordLimit, &self.record_limit),
             (Key::Tickets, &self.tickets),
+            (Key::Keepalive, &self.keepalive),
             (Key::TicketKeys, &self.ticket_keys),
             (Key::SessionLifetime, &self.session_lifetime),
             (Key::ClientAuth, &self.client_auth),
@@ -331,7 +336,9 @@ fn line(check: &Check, width: usize) -> String {
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => refuse(&error),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            refuse(&format_args!("standard output: {error}"))
+        }
         _ => ExitCode::SUCCESS,
     }
 }

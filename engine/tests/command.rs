@@ -189,6 +189,38 @@ fn probe_tells_a_person_and_a_program_the_same() {
 }
 
 #[test]
+fn a_full_stdout_is_exit_code_1_and_no_panic() {
+    let place = Place::new();
+    let config = place.path("offramp.toml");
+    fs::write(&config, GOOD).unwrap();
+    let keys = place.path("ticket.keys");
+    assert!(offramp().args(["ticket-key", "new"]).arg(&keys).output().unwrap().status.success());
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for words in [
+        vec!["check", "--config", config.to_str().unwrap()],
+        vec!["probe"],
+        vec!["probe", "--json"],
+        vec!["conformance"],
+        vec!["conformance", "--json"],
+        vec!["ticket-key", "show-ids", keys.to_str().unwrap()],
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_offramp"));
+        let output = command.args(&words).stdout(full()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {errors}");
+        assert_eq!(errors, "offramp: standard output: No space left on device (os error 28)\n", "{words:?}");
+        // Neither takes anything, as with `> log 2>&1` on a full disk.
+        let status = command.stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{words:?}");
+        // A reader that is gone is no failure.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
+    }
+}
+
+#[test]
 fn the_example_is_a_whole_configuration() {
     let place = Place::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("offramp.example.toml");

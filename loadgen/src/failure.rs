@@ -25,6 +25,8 @@ pub enum Moment {
 pub enum Failure {
     /// Nobody listens there (ECONNREFUSED).
     Refused,
+    /// Nobody listens there, and the kernel chose the target's own port: the socket is connected to itself.
+    ToItself,
     /// The peer reset the connection, or broke it while we were sending.
     Reset(Moment),
     /// The peer closed it before its time.
@@ -45,6 +47,14 @@ pub enum Failure {
     Tls(String),
     /// A byte of application data was lost, added or changed: the worst of all.
     Changed(&'static str),
+    /// An HTTP answer that is neither a success (2xx) nor a redirection (3xx).
+    HttpStatus(u16),
+    /// What came does not begin as an HTTP answer does.
+    NotHttp,
+    /// An MSRP response with another code than 200.
+    MsrpStatus(u16),
+    /// What came is no MSRP response.
+    NotMsrp(&'static str),
     /// Anything else that the kernel says.
     System(Moment, i32),
 }
@@ -109,6 +119,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused"),
+            Self::ToItself => f.write_str("connected to itself: nobody listens on the target's port"),
             Self::Reset(moment) => write!(f, "reset ({moment})"),
             Self::Closed(moment) => write!(f, "closed by the peer ({moment})"),
             Self::TimedOut(moment) => write!(f, "timeout ({moment})"),
@@ -119,6 +130,10 @@ impl fmt::Display for Failure {
             Self::Certificate(reason) => write!(f, "certificate: {reason}"),
             Self::Tls(reason) => write!(f, "tls: {reason}"),
             Self::Changed(what) => write!(f, "changed: {what}"),
+            Self::HttpStatus(status) => write!(f, "http status {status}"),
+            Self::NotHttp => f.write_str("not an HTTP answer"),
+            Self::MsrpStatus(status) => write!(f, "msrp status {status}"),
+            Self::NotMsrp(what) => write!(f, "not an MSRP response: {what}"),
             Self::System(moment, errno) => {
                 write!(f, "{moment}: {}", io::Error::from_raw_os_error(*errno))
             }

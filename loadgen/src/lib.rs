@@ -14,13 +14,17 @@
 //! where handshakes are what counts. [`demo`] starts an engine inside this process; [`latency`] puts a long
 //! line before one.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod arguments;
 pub mod backend;
 pub mod command;
+pub mod console;
 pub mod demo;
 pub mod failure;
 pub mod hello;
 pub mod identity;
+pub mod interrupt;
 pub mod latency;
 pub mod machine;
 pub mod msrp;

@@ -1,13 +1,16 @@
 //! `loadgen`: TLS load, verified sample by sample.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 use offramp_loadgen::arguments::{Arguments, Command};
+use offramp_loadgen::console::StdoutLost;
 use offramp_loadgen::report::verdict::exit;
-use offramp_loadgen::{command, demo};
+use offramp_loadgen::{command, console, demo};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -15,10 +18,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match run(&Arguments::parse().command) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("loadgen: {error:#}");
-            ExitCode::from(exit::NOT_RUN)
-        }
+        Err(error) => match error.downcast_ref::<StdoutLost>() {
+            // Its reader wants to know no more.
+            Some(lost) if lost.is_closed() => ExitCode::from(exit::NO_STDOUT),
+            lost => {
+                console::note(format_args!("loadgen: {error:#}"));
+                ExitCode::from(if lost.is_some() { exit::NO_STDOUT } else { exit::NOT_RUN })
+            }
+        },
     }
 }
 
@@ -33,23 +40,23 @@ fn run(command: &Command) -> Result<u8> {
             command::backend(arguments.listen, arguments.threads).map(|()| exit::AS_ASKED)
         }
         Command::Report { a, b } => {
-            print!("{}", command::compare(a, b)?);
+            console::print(&command::compare(a, b)?)?;
             Ok(exit::AS_ASKED)
         }
     }
 }
 
 fn run_demo(json: bool, total: Duration) -> Result<u8> {
-    let report = demo::run(total, |phase| eprintln!("{phase} …"))?;
-    if json {
-        println!("{}", report.json()?);
-    } else {
-        print!("{}", report.table());
-    }
+    let report = demo::run(total, |phase| console::note(format_args!("{phase} …")))?;
+    let printed = console::print(&if json { format!("{}\n", report.json()?) } else { report.table() });
     for problem in &report.problems {
-        eprintln!("loadgen: {problem}");
+        console::note(format_args!("loadgen: {problem}"));
     }
-    Ok(if report.problems.is_empty() { exit::AS_ASKED } else { exit::NOT_RUN })
+    if !report.problems.is_empty() {
+        return Ok(exit::NOT_RUN);
+    }
+    printed?;
+    Ok(exit::AS_ASKED)
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ pub enum Request {
     None,
     /// One byte, which a [`backend`](crate::backend) sends back.
     Echo,
-    /// An HTTP/1.1 request for this path; the first byte of any answer ends the connection.
+    /// An HTTP/1.1 request for this path; the status of its answer, which must be 2xx or 3xx, ends the
+    /// connection.
     Http(String),
 }
 

@@ -171,6 +171,8 @@ pub struct Tally {
     failures: BTreeMap<String, u64>,
     /// Failures because of changed bytes.
     pub changed: u64,
+    /// HTTP status codes, of three digits.
+    statuses: BTreeMap<u16, u64>,
 }
 
 impl Default for Tally {
@@ -192,6 +194,7 @@ impl Default for Tally {
             capped: 0,
             failures: BTreeMap::new(),
             changed: 0,
+            statuses: BTreeMap::new(),
         }
     }
 }
@@ -259,6 +262,11 @@ impl Tally {
         *self.failures.entry(reason).or_default() += 1;
     }
 
+    /// An HTTP answer had this status.
+    pub fn status(&mut self, status: u16) {
+        *self.statuses.entry(status).or_default() += 1;
+    }
+
     /// Adds what another thread saw.
     pub fn add(&mut self, other: &Self) {
         for (part, more) in self.parts.iter_mut().zip(&other.parts) {
@@ -290,6 +298,7 @@ impl Tally {
         self.changed += other.changed;
         add_up(&mut self.failures, &other.failures);
         add_up(&mut self.suites, &other.suites);
+        add_up(&mut self.statuses, &other.statuses);
     }
 
     /// Handshakes that were done.
@@ -324,6 +333,12 @@ impl Tally {
         &self.suites
     }
 
+    /// HTTP status codes and how many answers had each.
+    #[must_use]
+    pub fn statuses(&self) -> &BTreeMap<u16, u64> {
+        &self.statuses
+    }
+
     /// Reasons of failures and how often they were seen.
     #[must_use]
     pub fn failures(&self) -> &BTreeMap<String, u64> {
@@ -337,7 +352,7 @@ impl Tally {
     }
 }
 
-fn add_up(sums: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+fn add_up<K: Clone + Ord>(sums: &mut BTreeMap<K, u64>, more: &BTreeMap<K, u64>) {
     for (name, count) in more {
         *sums.entry(name.clone()).or_default() += count;
     }

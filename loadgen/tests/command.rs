@@ -363,3 +363,40 @@ fn a_connection_that_fails_has_its_reason_named() {
         assert!(errors.contains(name) && errors.contains("broken off"), "{name}: {errors}");
     }
 }
+
+#[test]
+fn self_connect_is_a_failure_with_its_name() {
+    const DEAD: u16 = 40_032;
+    if !ring::is_there() {
+        return;
+    }
+    let identity = Identity::generate().unwrap();
+    let ca = identity.certificate_file();
+    // In a network namespace of its own the kernel has one local port to choose, which is the target's.
+    let script = format!(
+        "ip link set lo up && echo {DEAD} {DEAD} >/proc/sys/net/ipv4/ip_local_port_range && \
+         exec \"$0\" \"$@\""
+    );
+    let namespace = |ways: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(ways).args(["sh", "-c", &script]);
+        command
+    };
+    let ways = [&["--net"][..], &["--user", "--map-root-user", "--net"]];
+    let works =
+        |ways: &&&[&str]| namespace(ways).arg("true").output().is_ok_and(|done| done.status.success());
+    let Some(ways) = ways.iter().find(works) else {
+        // No program has that name, so that this is a skip.
+        peers::has("usable unshare --net");
+        return;
+    };
+    let output = namespace(ways)
+        .arg(assert_cmd::cargo::cargo_bin("loadgen"))
+        .args(["handshake", "--target", &format!("127.0.0.1:{DEAD}"), "--ca", ca.to_str().unwrap(), "-q"])
+        .args(["--sni", SERVER_NAME, "-c", "1", "-t", "1", "-d", "1s", "--warm-up", "0", "--give-up", "3"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    assert!(errors.contains("connected to itself: nobody listens on the target's port"), "{errors}");
+}

@@ -18,7 +18,7 @@ mod engine;
 mod ring;
 
 /// Objects whose keys are data.
-const MAPS: [&str; 3] = ["latency_us", "failures", "suites"];
+const MAPS: [&str; 4] = ["latency_us", "failures", "suites", "http_statuses"];
 
 /// Every path of a value with the type that is found there.
 fn paths(value: &Value, path: &str, out: &mut BTreeSet<String>) {
@@ -60,6 +60,7 @@ fn long_line() -> LatencyReport {
         warnings: vec!["x".to_owned()],
         problems: vec!["x".to_owned()],
         failed: true,
+        interrupted: false,
     }
 }
 
@@ -94,7 +95,8 @@ fn the_shape_of_the_json_is_the_one_on_file() {
     plan.until = Until::Elapsed(Duration::from_millis(1));
     let broken = told(&run(&plan, ([127, 0, 0, 1], 1).into()));
     good.0.load = Load::Open { rate: Rate::steady(50.0), spacing: Spacing::Even, connections_max: 50 };
-    let good = told(&good);
+    let mut good = told(&good);
+    good.http_statuses.insert(200, 1);
     let step = SearchStep { rate: 1.0, achieved: 1.0, p99_us: 1, refused: Some("x".to_owned()) };
     let report = Report {
         format: FORMAT,

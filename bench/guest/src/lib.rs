@@ -9,6 +9,7 @@
 //! 4. [`boot`] waits, but not for ever.
 #![expect(clippy::disallowed_methods, reason = "a guest that hangs is ended by the clock")]
 
+mod apt;
 mod boot;
 mod init;
 mod initramfs;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::apt::Origin;
 use crate::modules;
 
 /// A kernel: where its packages are unpacked, and the suite of Debian that has them.
@@ -29,14 +30,6 @@ pub(crate) const CLOUD_6_12: Source = Source { directory: CLOUD, suite: Some("bo
 /// The newest kernel for servers: 7.3 when this was written.
 pub(crate) const CLOUD_NEWEST: Source =
     Source { directory: "linux-image-cloud-amd64-newest", suite: Some("trixie-backports") };
-
-/// A suite of Debian's, which this machine's own lists need not name.
-fn sources(suite: &str) -> String {
-    format!(
-        "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
-         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
-    )
-}
 
 /// The package that depends on the newest kernel of its kind.
 const CLOUD: &str = "linux-image-cloud-amd64";
@@ -147,7 +140,9 @@ fn fetch(
     }
     if let Some(suite) = suite {
         let list = into.join("own.sources");
-        fs::write(&list, sources(suite)).map_err(|error| error.to_string())?;
+        // This machine's own lists need not name the suite.
+        let sources = Origin::of_this_machine()?.suite(suite);
+        fs::write(&list, sources).map_err(|error| error.to_string())?;
         options.extend(["-o".to_owned(), format!("Dir::Etc::sourcelist={}", list.display())]);
         options.extend(["-o".to_owned(), "Dir::Etc::sourceparts=-".to_owned()]);
     }

@@ -148,6 +148,7 @@ impl Raw {
                 .parsed(Key::Truncation, Truncation::ALLOWED, Truncation::parse)?
                 .unwrap_or_default(),
             tickets: self.switch(Key::Tickets)?.unwrap_or(true),
+            keepalive: self.switch(Key::Keepalive)?.unwrap_or(true),
             peers: self.peers(is_origin)?,
             identities: self.identities,
         };
@@ -179,13 +180,13 @@ impl Raw {
 
     fn backend(&mut self) -> Result<Backend, ConfigError> {
         let allowed = format!(
-            "an IP address and a port other than 0, such as 127.0.0.1:8080, or unix:PATH with a path of {} \
-             to {} bytes",
+            "an IP address and a port other than 0, such as 127.0.0.1:8080; or unix:PATH, or unix:@NAME for \
+             an abstract socket, of {} to {} bytes behind the colon and no NUL",
             UNIX_PATH_BYTES.start(),
             UNIX_PATH_BYTES.end()
         );
         let backend = self.parsed(Key::Backend, allowed, |value| match value.strip_prefix("unix:") {
-            Some(path) => UNIX_PATH_BYTES.contains(&path.len()).then(|| Backend::Unix(PathBuf::from(path))),
+            Some(path) => is_unix_address(path).then(|| Backend::Unix(PathBuf::from(path))),
             None => value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Backend::Tcp),
         })?;
         backend.ok_or(ConfigError::Missing { key: Key::Backend })
@@ -270,6 +271,11 @@ impl Raw {
     }
 }
 
+/// A path, or an abstract name behind an `@`. A NUL would end the one and begin the other.
+fn is_unix_address(text: &str) -> bool {
+    UNIX_PATH_BYTES.contains(&text.len()) && text != "@" && !text.contains('\0')
+}
+
 /// "10s", "500ms", "5m", "1h".
 fn duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
@@ -313,6 +319,7 @@ pub(super) mod tests {
         let config = minimal().check().unwrap();
         let listener = &config.listeners[0];
         assert_eq!((listener.offload, listener.tickets, config.admin), (OffloadRules::default(), true, None));
+        assert!(listener.keepalive);
         assert_eq!((config.max_connections, config.timeouts), (MAX_CONNECTIONS_DEFAULT, Timeouts::default()));
         assert!(config.workers >= 1 && config.pin_workers == Pinning::Off);
     }
@@ -339,6 +346,8 @@ pub(super) mod tests {
         assert!(error.starts_with(start), "{error}");
         for value in
             ["", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "unix:", &format!("unix:{}", "x".repeat(108))]
+                .into_iter()
+                .chain(["unix:@", "unix:\0name", "unix:/run/b\0.sock"])
         {
             assert!(error_with(Key::Backend, value).contains("allowed is an IP address"), "{value}");
         }
@@ -351,6 +360,9 @@ pub(super) mod tests {
         let backend = raw.check().unwrap().listeners.remove(0).backend;
         assert_eq!(backend, Backend::Unix("/run/b.sock".into()));
         assert_eq!(backend.to_string(), "unix:/run/b.sock");
+        let mut raw = minimal();
+        raw.give_flag(Key::Backend, Some("unix:@msrp".into()));
+        assert_eq!(raw.check().unwrap().listeners[0].backend.to_string(), "unix:@msrp");
     }
 
     #[test]

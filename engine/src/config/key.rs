@@ -34,6 +34,8 @@ pub enum Key {
     RecordLimit,
     /// Session tickets.
     Tickets,
+    /// Whether TCP asks silent peers.
+    Keepalive,
     /// The file of ticket keys.
     TicketKeys,
     /// How long a session may live.
@@ -68,7 +70,7 @@ pub enum Key {
 
 impl Key {
     /// Every key.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Listen,
         Self::Backend,
         Self::Mode,
@@ -82,6 +84,7 @@ impl Key {
         Self::ExpectNoPad,
         Self::RecordLimit,
         Self::Tickets,
+        Self::Keepalive,
         Self::TicketKeys,
         Self::SessionLifetime,
         Self::ClientAuth,
@@ -121,6 +124,7 @@ impl Key {
             Self::ExpectNoPad => ("expect_no_pad", "--expect-no-pad"),
             Self::RecordLimit => ("record_limit", "--record-limit"),
             Self::Tickets => ("tickets", "--tickets"),
+            Self::Keepalive => ("keepalive", "--keepalive"),
             Self::TicketKeys => ("ticket_keys", "--ticket-keys"),
             Self::SessionLifetime => ("session_lifetime", "--session-lifetime"),
             Self::ClientAuth => ("client_auth", "--client-auth"),

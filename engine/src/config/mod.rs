@@ -33,7 +33,7 @@ use limits::Timeouts;
 pub enum Backend {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// A Unix stream socket.
+    /// A Unix stream socket: its path, or behind an `@` its abstract name (unix(7)).
     Unix(PathBuf),
 }
 
@@ -70,6 +70,8 @@ pub struct Listener {
     pub alpn: Vec<String>,
     /// Whether session tickets (RFC 5077, RFC 8446 §4.6.1) are issued and accepted.
     pub tickets: bool,
+    /// Whether TCP asks a silent peer of either leg if it is still there.
+    pub keepalive: bool,
     /// Who may connect.
     pub peers: PeerRules,
 }

@@ -89,6 +89,7 @@ fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
         identities,
         unknown_name: UnknownName::First,
         truncation: Truncation::Reset,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

@@ -13,7 +13,7 @@ mod ticket_clock;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -116,10 +116,14 @@ impl Engine {
         let tickets = ticket_clock::tickets(&config)?;
         let (mut served, mut all_terms) = (Vec::new(), Vec::new());
         let cpus = crew::cpus(&config);
+        note_ipv6_alone(&config);
         for listener in &config.listeners {
             let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
             let carriers = Carriers::choose(&listener.offload, &found)?;
             let sockets = bind_workers(listener.listen, config.workers)?;
+            if listener.keepalive {
+                keep_alive(&sockets);
+            }
             if config.pin_workers == Pinning::IncomingCpu {
                 prefer_incoming(&sockets, &cpus);
             }
@@ -129,6 +133,7 @@ impl Engine {
                     listener: socket,
                     terms: Arc::clone(&terms),
                     upstream: Upstream { backend: listener.backend.clone() },
+                    keepalive: listener.keepalive,
                     record_limit: listener.offload.record_limit,
                     takes_fin_for_the_end: listener.truncation == Truncation::Fin,
                 });
@@ -332,6 +337,29 @@ fn bind_workers(address: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, Sta
     Ok(listeners)
 }
 
+/// Up to 2026-11 such a listener took IPv4 too, unless the host was configured otherwise.
+fn note_ipv6_alone(config: &Config) {
+    let takes = |ip: IpAddr, port| config.listeners.iter().any(|one| one.listen == SocketAddr::new(ip, port));
+    for listener in &config.listeners {
+        let address = listener.listen;
+        if address.ip() == Ipv6Addr::UNSPECIFIED && !takes(Ipv4Addr::UNSPECIFIED.into(), address.port()) {
+            let other = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            tracing::info!(
+                "{address} takes IPv6 alone; for IPv4 too add a [[listener]] with listen = \"{other}\""
+            );
+        }
+    }
+}
+
+/// What they accept inherits it. Connections work without.
+fn keep_alive(listeners: &[OwnedFd]) {
+    for listener in listeners {
+        if let Err(error) = socket::keep_alive(listener.as_fd()) {
+            tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
+        }
+    }
+}
+
 /// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
 fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
     for (listener, &cpu) in listeners.iter().zip(cpus) {
@@ -407,7 +435,6 @@ pub enum RunError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
 
     use super::*;
 

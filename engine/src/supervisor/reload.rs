@@ -48,16 +48,16 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
     for (old, new) in running.listeners.iter_mut().zip(&new.listeners) {
         let record_limit = old.offload.record_limit;
-        let Listener { listen, backend, truncation, .. } = old.clone();
-        *old = Listener { listen, backend, truncation, ..new.clone() };
+        let Listener { listen, backend, truncation, keepalive, .. } = old.clone();
+        *old = Listener { listen, backend, truncation, keepalive, ..new.clone() };
         old.offload.record_limit = record_limit;
     }
     let texts: Vec<String> = chosen.iter().map(ToString::to_string).collect();
     let rest = if *running == new {
         ""
     } else {
-        "; what else has changed needs a restart: addresses, workers, pin_workers, timeouts, record_limit, \
-         truncation, max_connections, the path of ticket_keys, session_lifetime"
+        "; what else has changed needs a restart: addresses, keepalive, workers, pin_workers, timeouts, \
+         record_limit, truncation, max_connections, the path of ticket_keys, session_lifetime"
     };
     Ok(format!("certificates, peers, tickets and offload in force; {}{rest}", texts.join("; ")))
 }

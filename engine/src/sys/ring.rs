@@ -13,6 +13,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 use socket2::SockAddr;
 
+mod hint;
+
+pub use hint::hint;
+
 use super::message::Message;
 use super::pool::{Pool, Size};
 use crate::buf::{Buf, Bufs, SMALL_BYTES};

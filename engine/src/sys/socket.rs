@@ -1,21 +1,23 @@
 //! Sockets and their options, event descriptors, and the limit on descriptors.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use socket2::SockAddr;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 /// Where a socket is to be connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// A Unix stream socket.
+    /// A Unix stream socket: its path, or behind an `@` its abstract name (unix(7)).
     Unix(PathBuf),
 }
 
@@ -29,32 +31,87 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// The port, of TCP.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The address as `connect` takes it.
     ///
     /// # Errors
-    /// EINVAL: a Unix path longer than 107 bytes (`sockaddr_un`, unix(7)).
+    /// EINVAL: a Unix path longer than 107 bytes, or an abstract name, its `@` included, longer than 108
+    /// (`sockaddr_un`, unix(7)).
     pub fn to_sockaddr(&self) -> io::Result<SockAddr> {
         match self {
             Self::Tcp(address) => Ok(SockAddr::from(*address)),
-            Self::Unix(path) => SockAddr::unix(path),
+            Self::Unix(path) => match path.as_os_str().as_bytes() {
+                // An abstract name has a NUL in front.
+                [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
+                _ => SockAddr::unix(path),
+            },
+        }
+    }
+
+    /// Whether the peer is this very host, by its address alone: it cannot vanish without a word.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
         }
     }
 }
 
 /// A listening TCP socket: SO_REUSEADDR, TCP_NODELAY (which accepted sockets inherit), close-on-exec, and
-/// SO_REUSEPORT if `reuse_port`. An IPv6 wildcard takes IPv4 too where `net.ipv6.bindv6only` is 0. The kernel
-/// caps `backlog` (connections not yet accepted) at `net.core.somaxconn`.
+/// SO_REUSEPORT if `reuse_port`. One of IPv6 takes IPv6 alone (IPV6_V6ONLY), whatever `net.ipv6.bindv6only`
+/// says, so that `[::]` and `0.0.0.0` may have the same port. The kernel caps `backlog` (connections not yet
+/// accepted) at `net.core.somaxconn`.
 ///
 /// # Errors
 /// EADDRINUSE, EADDRNOTAVAIL, EACCES (a port below `net.ipv4.ip_unprivileged_port_start`), EMFILE.
 pub fn listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
+    let socket = to_bind(address)?;
     socket.set_reuse_port(reuse_port)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+fn to_bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Silence after which TCP asks whether the peer is still there. Load balancers and firewalls of clouds
+/// forget a silent connection after 240 to 350 s; a phone's radio is woken by every probe.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
+/// From one probe to the next while there is no answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes without an answer after which the connection fails (ETIMEDOUT): 240 s after the last byte.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// TCP finds out when the peer has vanished without a word, and keeps what lies between from forgetting the
+/// connection (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; tcp(7)). What a listener accepts
+/// inherits it. TCP_USER_TIMEOUT is left alone: it would also end a connection whose peer answers, and only
+/// does not read (zero window).
+///
+/// # Errors
+/// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.
+pub fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)
 }
 
 /// Of the listeners of one port, this one shall get the connections whose first packet `cpu` handles
@@ -73,9 +130,7 @@ pub fn prefer_incoming_cpu(listener: BorrowedFd<'_>, cpu: usize) -> io::Result<(
 /// # Errors
 /// EADDRINUSE: somebody does. Otherwise as for [`listener`].
 pub fn is_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
+    to_bind(address)?.bind(&address.into())
 }
 
 /// A socket to connect to `address`: close-on-exec, and TCP_NODELAY for TCP.
@@ -133,6 +188,21 @@ pub fn clear_error(socket: BorrowedFd<'_>) {
 /// ENOTCONN: the connection is gone already.
 pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).shutdown(Shutdown::Write)
+}
+
+/// Whether a TCP socket that was connected to `port` is connected to itself: both its ends are one address.
+/// TCP has that (simultaneous open, RFC 9293 §3.5) where nobody listens on a port of this host and the kernel
+/// chooses that very port as the local one: it must lie in `net.ipv4.ip_local_port_range`.
+///
+/// A Unix socket never is. One system call, and a second one if the local port is `port`.
+#[must_use]
+pub fn is_self_connected(socket: BorrowedFd<'_>, port: u16) -> bool {
+    let socket = SockRef::from(&socket);
+    let end = |address: io::Result<SockAddr>| address.ok().and_then(|address| address.as_socket());
+    let same = |local: SocketAddr, peer: SocketAddr| (local.ip(), local.port()) == (peer.ip(), peer.port());
+    end(socket.local_addr())
+        .filter(|local| local.port() == port)
+        .is_some_and(|local| end(socket.peer_addr()).is_some_and(|peer| same(local, peer)))
 }
 
 /// The address that a TCP socket is bound to.
@@ -288,10 +358,31 @@ mod tests {
     }
 
     #[test]
-    fn accepted_sockets_inherit_nodelay() {
+    fn accepted_sockets_inherit_nodelay_and_keepalive() {
         let listener: std::net::TcpListener = listener(ANY_PORT, true, 16).unwrap().into();
+        keep_alive(listener.as_fd()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert!(listener.accept().unwrap().0.nodelay().unwrap());
+        let accepted = listener.accept().unwrap().0;
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        let times = (accepted.tcp_keepalive_time().unwrap(), accepted.tcp_keepalive_interval().unwrap());
+        assert_eq!(times, (KEEPALIVE_IDLE, KEEPALIVE_INTERVAL));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        let unix = std::os::unix::net::UnixStream::pair().unwrap().0;
+        assert!(keep_alive(unix.as_fd()).is_err());
+    }
+
+    #[test]
+    fn both_wildcards_may_listen_on_one_port() {
+        let both = |port| ["0.0.0.0", "[::]"].map(|ip| format!("{ip}:{port}").parse().unwrap());
+        let [four, six]: [SocketAddr; 2] = both(0);
+        for (first, second) in [(four, six), (six, four)] {
+            let kept = listener(first, true, 16).unwrap();
+            let port = local_addr(kept.as_fd()).unwrap().port();
+            let second = SocketAddr::new(second.ip(), port);
+            is_free(second).unwrap();
+            listener(second, true, 16).unwrap();
+        }
     }
 
     #[test]
@@ -322,6 +413,25 @@ mod tests {
         }
         let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(peer_addr(unix.as_fd()).is_err());
+    }
+
+    #[test]
+    fn self_connect_is_seen_and_nothing_else_is() {
+        for any_port in ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse::<SocketAddr>().unwrap()) {
+            let socket = Socket::new(Domain::for_address(any_port), Type::STREAM, None).unwrap();
+            socket.bind(&any_port.into()).unwrap();
+            let itself = socket.local_addr().unwrap();
+            socket.connect(&itself).unwrap();
+            assert!(is_self_connected(socket.as_fd(), itself.as_socket().unwrap().port()), "{itself:?}");
+        }
+        let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+        let address = listener.local_addr().unwrap();
+        // The other end has the port as its local one, and another peer.
+        let (client, server) = (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0);
+        assert!(!is_self_connected(client.as_fd(), address.port()));
+        assert!(!is_self_connected(server.as_fd(), address.port()));
+        let unix = std::os::unix::net::UnixStream::pair().unwrap().0;
+        assert!(!is_self_connected(unix.as_fd(), 0));
     }
 
     #[test]
@@ -374,5 +484,18 @@ mod tests {
         let tcp = outgoing(&Address::Tcp(ANY_PORT)).unwrap();
         assert!(SockRef::from(&tcp).tcp_nodelay().unwrap());
         assert!(Address::Unix(PathBuf::from("x".repeat(200))).to_sockaddr().is_err());
+    }
+
+    #[test]
+    fn an_abstract_name_reaches_who_listens_on_it() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+
+        let name = format!("offramp-test-{}", std::process::id());
+        let listener = UnixListener::bind_addr(&UnixAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let address = Address::Unix(PathBuf::from(format!("@{name}")));
+        let socket = Socket::from(outgoing(&address).unwrap());
+        socket.connect(&address.to_sockaddr().unwrap()).unwrap();
+        listener.accept().unwrap();
     }
 }

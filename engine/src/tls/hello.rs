@@ -5,6 +5,8 @@
 //! - No version in common (RFC 5246 Appendix E.1): a hello of TLS 1.1 has no signature_algorithms either, and
 //!   that is what it would be told.
 //! - What RFC 8446 §9.2 asks of a hello of TLS 1.3: refused, but not with missing_extension.
+//! - An IP address in server_name (RFC 6066 §3 forbids it): rustls takes the client for one that asks for no
+//!   name.
 //!
 //! A reader and no parser: it finds its way to the extensions by the lengths in front of them and keeps a few
 //! numbers. So a hello may come in any number of records, costs no memory, and no more time than a step for
@@ -19,7 +21,14 @@ const RANDOM_BYTES: usize = 32;
 const TLS12: usize = 0x0303;
 const TLS13: usize = 0x0304;
 
-/// Extension types (RFC 8446 §4.2, RFC 5746 §3.2).
+/// Most bytes of an IP address as text: an IPv6 address that ends as an IPv4 one (`INET6_ADDRSTRLEN` less its
+/// NUL). Of a longer name no byte is read.
+const ADDRESS_BYTES_MAX: usize = 45;
+/// NameType of RFC 6066 §3.
+const HOST_NAME: usize = 0;
+
+/// Extension types (RFC 8446 §4.2, RFC 6066 §3, RFC 5746 §3.2).
+const SERVER_NAME: usize = 0;
 const SUPPORTED_GROUPS: usize = 10;
 const SIGNATURE_ALGORITHMS: usize = 13;
 const PRE_SHARED_KEY: usize = 41;
@@ -40,6 +49,9 @@ pub(super) enum Finding {
     NoCommonVersion,
     /// TLS 1.3 is offered without an extension that it cannot do without.
     MissingExtension,
+    /// The name that is asked for is an IP address, or looks like one: it is no host name. Nothing else is
+    /// wrong.
+    AddressAsName,
 }
 
 /// Reads one hello.
@@ -84,6 +96,21 @@ enum Number {
     Version {
         behind: usize,
     },
+    /// The length of the list of names.
+    NamesLength {
+        behind: usize,
+    },
+    NameType {
+        behind: usize,
+    },
+    NameLength {
+        behind: usize,
+    },
+    /// A byte of the name, of which `left` more follow.
+    NameByte {
+        left: usize,
+        behind: usize,
+    },
 }
 
 impl Number {
@@ -91,6 +118,8 @@ impl Number {
         match self {
             Self::MessageType | Self::SessionIdLength | Self::CompressionLength => 1,
             Self::ConnectionLength { .. } | Self::VersionsLength { .. } => 1,
+            Self::NameType { .. } | Self::NameByte { .. } => 1,
+            Self::NamesLength { .. } | Self::NameLength { .. } => 2,
             Self::ClientVersion | Self::SuitesLength | Self::ExtensionsLength => 2,
             Self::ExtensionType | Self::ExtensionLength { .. } | Self::Version { .. } => 2,
             Self::MessageLength => 3,
@@ -110,6 +139,20 @@ struct Offer {
     schemes: bool,
     shares: bool,
     psk: bool,
+    name: Name,
+}
+
+/// What the bytes of a name have been so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Name {
+    /// None has come.
+    #[default]
+    Absent,
+    /// Digits and dots alone: no top-level domain is a number, so it is an IPv4 address or no name at all.
+    Digits,
+    /// It has a colon, which no host name has.
+    Colon,
+    Other,
 }
 
 impl Offer {
@@ -124,6 +167,15 @@ impl Offer {
         }
     }
 
+    fn sees_name_byte(&mut self, byte: usize) {
+        let byte = u8::try_from(byte).unwrap_or_default();
+        self.name = match (self.name, byte) {
+            (Name::Colon, _) | (_, b':') => Name::Colon,
+            (Name::Absent | Name::Digits, b'0'..=b'9' | b'.') => Name::Digits,
+            _ => Name::Other,
+        };
+    }
+
     fn sees_version(&mut self, version: usize) {
         self.lists_tls12 |= version == TLS12;
         self.lists_tls13 |= version == TLS13;
@@ -136,6 +188,7 @@ impl Offer {
         match (self.lists_tls13, tls12) {
             (false, false) => Finding::NoCommonVersion,
             (true, _) if !complete => Finding::MissingExtension,
+            _ if matches!(self.name, Name::Digits | Name::Colon) => Finding::AddressAsName,
             _ => Finding::Nothing,
         }
     }
@@ -216,6 +269,9 @@ impl HelloReader {
             Number::ExtensionLength { of: SUPPORTED_VERSIONS } if self.hello == CLIENT_HELLO => {
                 self.go_on(0, Number::VersionsLength { behind: value.checked_sub(1)? })
             }
+            Number::ExtensionLength { of: SERVER_NAME } if self.hello == CLIENT_HELLO => {
+                self.go_on(0, Number::NamesLength { behind: value.checked_sub(2)? })
+            }
             Number::ExtensionLength { .. } => self.go_on_or_end(value, Number::ExtensionType),
             Number::ConnectionLength { .. } if value > 0 => Some(Finding::RenegotiationInfo),
             Number::ConnectionLength { behind } => self.go_on_or_end(behind, Number::ExtensionType),
@@ -224,6 +280,29 @@ impl HelloReader {
                 self.offer.sees_version(value);
                 self.next_version(behind)
             }
+            Number::NamesLength { behind } => {
+                self.go_on(0, Number::NameType { behind: behind.checked_sub(1)? })
+            }
+            Number::NameType { behind } if value == HOST_NAME => {
+                self.go_on(0, Number::NameLength { behind: behind.checked_sub(2)? })
+            }
+            Number::NameType { behind } => self.go_on_or_end(behind, Number::ExtensionType),
+            Number::NameLength { behind } => {
+                let is_short = (1..=ADDRESS_BYTES_MAX).contains(&value);
+                self.next_name_byte(if is_short { value } else { 0 }, behind)
+            }
+            Number::NameByte { left, behind } => {
+                self.offer.sees_name_byte(value);
+                self.next_name_byte(left, behind)
+            }
+        }
+    }
+
+    /// The next of `left` bytes of the name, or what is `behind` it: both counted from here.
+    fn next_name_byte(&mut self, left: usize, behind: usize) -> Option<Finding> {
+        match left.checked_sub(1) {
+            Some(left) => self.go_on(0, Number::NameByte { left, behind: behind.checked_sub(1)? }),
+            None => self.go_on_or_end(behind, Number::ExtensionType),
         }
     }
 
@@ -253,169 +332,4 @@ impl HelloReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rustls::server::Acceptor;
-
-    type Extension<'a> = (u16, &'a [u8]);
-
-    /// A record header, and a hello that rustls accepts, with these extensions behind the needed ones.
-    fn record(extensions: &[Extension<'_>]) -> Vec<u8> {
-        let needed: [Extension<'_>; 2] = [(13, &[0, 2, 4, 3]), (10, &[0, 2, 0, 23])];
-        hello([3, 3], &[&needed, extensions].concat())
-    }
-
-    fn hello(version: [u8; 2], extensions: &[Extension<'_>]) -> Vec<u8> {
-        let mut list = Vec::new();
-        for (kind, body) in extensions {
-            list.extend(kind.to_be_bytes());
-            list.extend(u16::try_from(body.len()).expect("short").to_be_bytes());
-            list.extend(*body);
-        }
-        let mut message = version.to_vec();
-        message.extend([7; 32]);
-        message.extend([4, 1, 2, 3, 4]);
-        message.extend([0, 2, 0xc0, 0x2b]);
-        message.extend([1, 0]);
-        message.extend(u16::try_from(list.len()).expect("short").to_be_bytes());
-        message.extend(list);
-        let length = u16::try_from(message.len()).expect("short");
-        let mut record = vec![22, 3, 1];
-        record.extend((length + 4).to_be_bytes());
-        record.extend([1, 0]);
-        record.extend(length.to_be_bytes());
-        record.extend(message);
-        record
-    }
-
-    fn rustls_accepts(record: &[u8]) -> bool {
-        let mut acceptor = Acceptor::default();
-        acceptor.read_tls(&mut &*record).expect("a slice can be read");
-        matches!(acceptor.accept(), Ok(Some(_)))
-    }
-
-    fn finding(pieces: &[&[u8]]) -> Finding {
-        let mut reader = HelloReader::of_client();
-        pieces.iter().map(|piece| reader.read(piece)).last().expect("at least one piece")
-    }
-
-    const EMPTY: Extension<'_> = (0xff01, &[0]);
-    const FULL: Extension<'_> = (0xff01, &[12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-    const OTHER: Extension<'_> = (0x1234, &[0xff, 1, 0, 1, 1]);
-
-    #[test]
-    fn only_a_renegotiated_connection_that_is_not_empty_is_found() {
-        let cases: [(&[Extension<'_>], Finding); 7] = [
-            (&[], Finding::Nothing),
-            (&[EMPTY], Finding::Nothing),
-            (&[OTHER, EMPTY, OTHER], Finding::Nothing),
-            (&[FULL], Finding::RenegotiationInfo),
-            (&[OTHER, FULL], Finding::RenegotiationInfo),
-            (&[FULL, OTHER], Finding::RenegotiationInfo),
-            // Its only byte is missing: rustls says decode_error.
-            (&[(0xff01, &[]), OTHER], Finding::Nothing),
-        ];
-        for (extensions, expected) in cases {
-            let record = record(extensions);
-            assert_eq!(finding(&[&record[5..]]), expected, "{extensions:?}");
-        }
-        assert!(rustls_accepts(&record(&[FULL])), "the reason why this file exists");
-    }
-
-    #[test]
-    fn it_is_found_wherever_the_records_are_cut() {
-        let record = record(&[OTHER, FULL, OTHER]);
-        let message = &record[5..];
-        for cut in 0..=message.len() {
-            let (front, back) = message.split_at(cut);
-            assert_eq!(finding(&[front, back]), Finding::RenegotiationInfo, "cut at {cut}");
-        }
-        let bytes: Vec<&[u8]> = message.chunks(1).collect();
-        assert_eq!(finding(&bytes), Finding::RenegotiationInfo);
-        assert_eq!(finding(&[&message[..40]]), Finding::Unfinished);
-    }
-
-    #[test]
-    fn what_rustls_accepts_hides_nothing() {
-        // The unknown one comes last: in front, it could be made to swallow the one in question.
-        let good = record(&[FULL, OTHER]);
-        let kind_at = good.len() - OTHER.1.len() - 4 - FULL.1.len() - 4;
-        let mut accepted = 0;
-        for at in (5..good.len()).filter(|at| !(kind_at..kind_at + 2).contains(at)) {
-            for value in (0..=u8::MAX).filter(|value| *value != good[at]) {
-                let mut changed = good.clone();
-                changed[at] = value;
-                if rustls_accepts(&changed) {
-                    accepted += 1;
-                    assert_eq!(finding(&[&changed[5..]]), Finding::RenegotiationInfo, "{value} at {at}");
-                }
-            }
-        }
-        assert!(accepted > 10_000, "most of a hello is free to change, but only {accepted} were accepted");
-    }
-
-    #[test]
-    fn versions_count_as_listed_and_else_by_the_version_of_the_hello() {
-        let needed: [Extension<'_>; 3] = [(13, &[0, 2, 4, 3]), (10, &[0, 2, 0, 23]), (51, &[0, 0])];
-        let versions = |version, list: &[u8]| {
-            let versions = (43, list);
-            finding(&[&hello(version, &[&needed[..], &[versions]].concat())[5..]])
-        };
-        for version in [[2, 0], [3, 0], [3, 1], [3, 2]] {
-            assert_eq!(finding(&[&hello(version, &[])[5..]]), Finding::NoCommonVersion, "{version:?}");
-            assert_eq!(finding(&[&hello(version, &[OTHER])[5..]]), Finding::NoCommonVersion, "{version:?}");
-            assert_eq!(versions(version, &[2, 3, 3]), Finding::Nothing, "{version:?}");
-        }
-        assert_eq!(finding(&[&hello([3, 3], &[])[5..]]), Finding::Nothing);
-        assert_eq!(versions([3, 3], &[4, 3, 2, 3, 1]), Finding::NoCommonVersion);
-        assert_eq!(versions([3, 3], &[6, 0x0a, 0x0a, 3, 2, 3, 4]), Finding::Nothing);
-    }
-
-    #[test]
-    fn tls_1_3_has_what_rfc_8446_section_9_2_asks_for() {
-        const GROUPS: Extension<'_> = (10, &[0, 2, 0, 23]);
-        const SCHEMES: Extension<'_> = (13, &[0, 2, 4, 3]);
-        const SHARES: Extension<'_> = (51, &[0, 0]);
-        const PSK: Extension<'_> = (41, &[0, 0]);
-        let of = |extensions: &[Extension<'_>]| {
-            let versions: Extension<'_> = (43, &[2, 3, 4]);
-            finding(&[&hello([3, 3], &[&[versions], extensions].concat())[5..]])
-        };
-        for good in [&[GROUPS, SCHEMES, SHARES][..], &[GROUPS, SHARES, PSK], &[PSK], &[SCHEMES, PSK]] {
-            assert_eq!(of(good), Finding::Nothing, "{good:?}");
-        }
-        for bad in [&[][..], &[GROUPS, SCHEMES], &[SCHEMES, SHARES], &[GROUPS, SHARES], &[GROUPS, PSK]] {
-            assert_eq!(of(bad), Finding::MissingExtension, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_server_hello_is_read_for_renegotiation_info_alone() {
-        let server_hello = |extensions: &[u8]| {
-            let mut message = vec![2, 0, 0, 0, 3, 3];
-            message.extend([7; 32]);
-            message.extend([2, 9, 9, 0xc0, 0x2b, 0]);
-            message.extend(extensions);
-            message[3] = u8::try_from(message.len() - 4).expect("short");
-            message
-        };
-        let cases: [(&[u8], Finding); 4] = [
-            (&[], Finding::Nothing),
-            (&[0, 5, 0xff, 1, 0, 1, 0], Finding::Nothing),
-            (&[0, 10, 0, 43, 0, 2, 3, 4, 0, 51, 0, 0], Finding::Nothing),
-            (&[0, 10, 0, 23, 0, 0, 0xff, 1, 0, 2, 1, 9], Finding::RenegotiationInfo),
-        ];
-        for (extensions, expected) in cases {
-            assert_eq!(HelloReader::of_server().read(&server_hello(extensions)), expected, "{extensions:?}");
-        }
-        assert_eq!(finding(&[&server_hello(&[])]), Finding::Nothing, "of a client it would be no hello");
-    }
-
-    #[test]
-    fn what_is_no_hello_is_left_to_rustls() {
-        for message in [&[0, 0, 0, 0][..], &[16, 0, 0, 1, 0], &[1, 0, 0, 2, 3, 3], &[1, 0, 0, 0]] {
-            assert_eq!(finding(&[message]), Finding::Nothing, "{message:?}");
-        }
-        assert_eq!(finding(&[&[]]), Finding::Unfinished);
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
-use crate::config::{ConfigError, Listener, Mode};
+use crate::config::{ConfigError, Listener, Mode, UnknownName};
 
 mod certificate;
 pub mod cipher;
@@ -49,7 +49,7 @@ pub struct Terms {
 
 #[derive(Debug)]
 enum Role {
-    Terminate { server: Arc<ServerConfig>, peers: Arc<Peers> },
+    Terminate { server: Arc<ServerConfig>, peers: Arc<Peers>, unknown_name: UnknownName },
     Originate(Arc<Origination>),
 }
 
@@ -137,7 +137,7 @@ impl Terms {
             server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class, random });
             server.send_tls13_tickets = TLS13_TICKETS;
         }
-        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })
+        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers, unknown_name: *unknown_name } })
     }
 
     /// What seals and opens this listener's session tickets (RFC 5077); `None` in the client's role.

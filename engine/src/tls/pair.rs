@@ -40,6 +40,7 @@ fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Listener {
         identities,
         unknown_name: UnknownName::First,
         truncation: Truncation::Reset,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         tickets: true,

@@ -12,7 +12,10 @@ use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::time_provider::TimeProvider;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible, ServerConfig};
+use rustls::{
+    CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible, PeerMisbehaved,
+    ServerConfig,
+};
 
 use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
@@ -24,6 +27,7 @@ use super::secrets::{Aead, Direction, TrafficKeys, Version};
 use super::tickets::{SessionOrigin, with_origin};
 use super::{Role, Terms};
 use crate::buf::Buf;
+use crate::config::UnknownName;
 
 /// A handshake in progress, in either role.
 pub struct Session {
@@ -39,6 +43,7 @@ pub struct Session {
     offered: Option<Offered>,
     /// Why it was refused, likewise.
     reason: Option<Box<str>>,
+    refuses_unknown_names: bool,
 }
 
 /// rustls's connection, by role.
@@ -135,7 +140,7 @@ impl Session {
         let internal = |_| Refusal::Internal;
         let mut origin = SessionOrigin::default();
         let (connection, judge) = match &terms.role {
-            Role::Terminate { server, peers } => {
+            Role::Terminate { server, peers, .. } => {
                 let connection = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
                 (
                     Connection::Server(Box::new(connection)),
@@ -150,12 +155,23 @@ impl Session {
                 (Connection::Client(Box::new(client)), Judge::OfServer(Arc::clone(origination)))
             }
         };
-        let hello = match &terms.role {
-            Role::Terminate { .. } => HelloReader::of_client(),
-            Role::Originate(_) => HelloReader::of_server(),
+        let (hello, refuses_unknown_names) = match &terms.role {
+            Role::Terminate { unknown_name, .. } => {
+                (HelloReader::of_client(), *unknown_name == UnknownName::Refuse)
+            }
+            Role::Originate(_) => (HelloReader::of_server(), false),
         };
-        let (offered, reason) = (None, None);
-        Ok(Self { connection, shown: 0, hello, retried: false, origin, judge, offered, reason })
+        Ok(Self {
+            connection,
+            shown: 0,
+            hello,
+            retried: false,
+            origin,
+            judge,
+            refuses_unknown_names,
+            offered: None,
+            reason: None,
+        })
     }
 
     /// Takes what it can use from the front of `incoming` and appends what is to be sent to `outgoing`. Stops
@@ -187,7 +203,7 @@ impl Session {
                 Turn::Sent => false,
                 Turn::WantsMore => true,
                 Turn::Refused(refusal) => return Err(refusal),
-                Turn::Failed(error) if is_unknown_name(&error) => {
+                Turn::Failed(error) if is_unknown_name(&error) || is_no_name(&error) => {
                     outgoing.extend(&alert_in_the_clear(UNRECOGNIZED_NAME));
                     return Err(Refusal::UnknownName);
                 }
@@ -261,6 +277,12 @@ impl Session {
             // "Servers receiving a ClientHello which does not conform to these requirements MUST abort the
             // handshake with a missing_extension alert": RFC 8446 §9.2 (B5a).
             Finding::MissingExtension => Err((Refusal::MissingExtension, MISSING_EXTENSION)),
+            // "Literal IPv4 and IPv6 addresses are not permitted in "HostName"": RFC 6066 §3. It is a name
+            // that no certificate has, and what becomes of those is for the operator to say.
+            Finding::AddressAsName if self.refuses_unknown_names => {
+                Err((Refusal::UnknownName, UNRECOGNIZED_NAME))
+            }
+            Finding::AddressAsName => Ok(()),
         }
     }
 
@@ -411,6 +433,12 @@ pub fn alert_in_the_clear(description: u8) -> [u8; 7] {
 /// unsent for the alert that RFC 6066 §3 asks for. Nothing is encrypted yet.
 fn is_unknown_name(error: &Error) -> bool {
     matches!(error, Error::General(text) if text == "no server certificate chain resolved")
+}
+
+/// A name that is not one by its form either: rustls refuses it in any case, with illegal_parameter, which is
+/// left unsent likewise. RFC 6066 §3 has an alert for a name that is not recognized.
+fn is_no_name(error: &Error) -> bool {
+    matches!(error, Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName))
 }
 
 /// In TLS 1.2 rustls 0.23 names this by text alone, and sends no alert for it.

@@ -1,5 +1,6 @@
 //! An action of a connection, as the operation that carries it out.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::faults::Circumstances;
@@ -18,6 +19,8 @@ use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
 pub(super) struct Destination {
     pub(super) address: Address,
     pub(super) sockaddr: SockAddr,
+    /// Whether TCP asks it if it is still there: one on this host cannot vanish without a word.
+    pub(super) keepalive: bool,
 }
 
 /// What carrying out actions needs beside the slot.
@@ -132,8 +135,12 @@ impl Hands<'_> {
                 Result::Event(Event::Failed { leg, operation: Operation::Connect, errno })
             }
             Ok(socket) => {
+                if self.front.destination.keepalive {
+                    // It is a TCP socket, which is all that could fail here.
+                    let _ = socket::keep_alive(socket.as_fd());
+                }
                 let line = slot.line(leg);
-                line.open(socket);
+                line.dial(socket, &self.front.destination.address);
                 if let Some(socket) = line.socket() {
                     let (address, purpose) = (self.front.destination.sockaddr.clone(), Purpose::Connect(leg));
                     let started = self.ring.connect(socket, address, token(purpose, id));
@@ -190,7 +197,7 @@ impl Hands<'_> {
         let Some(descriptor) = line.close(self.ring) else { return };
         if reset {
             // A Unix socket has no reset; its peer reads end of file.
-            let _ = socket::abort_on_close(std::os::fd::AsFd::as_fd(&descriptor));
+            let _ = socket::abort_on_close(descriptor.as_fd());
         }
         self.ring.close(descriptor);
     }

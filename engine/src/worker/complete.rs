@@ -65,6 +65,9 @@ pub(super) fn read(
             send_rest(slot, leg, buf, id, ring);
             Meaning::Event(Event::Moved { leg })
         }
+        Outcome::Connected if line.reached_itself() => {
+            Meaning::Event(Event::Failed { leg, operation, errno: libc::ECONNREFUSED })
+        }
         Outcome::Connected => Meaning::Event(Event::Connected),
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
             Meaning::Again { leg, is_handshake: line.max.is_none() }

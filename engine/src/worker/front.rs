@@ -109,6 +109,8 @@ pub struct FrontSetup {
     pub terms: Arc<Terms>,
     /// Where the plain leg goes.
     pub upstream: Upstream,
+    /// Whether TCP asks a silent backend if it is still there; what is accepted inherits that of `listener`.
+    pub keepalive: bool,
     /// Most records that one key may protect.
     pub record_limit: u64,
     /// A peer's FIN without close_notify becomes FIN on the plain leg, rather than a reset.
@@ -145,7 +147,8 @@ impl Front {
             record_limit: setup.record_limit,
             takes_fin_for_the_end: setup.takes_fin_for_the_end,
         };
-        let destination = Destination { address, sockaddr };
+        let keepalive = setup.keepalive && !address.is_local();
+        let destination = Destination { address, sockaddr, keepalive };
         let listening_at = socket::local_addr(setup.listener.as_fd()).ok();
         let listener = Listener::new(index, setup.listener);
         Ok(Self { listener, address: listening_at, rules, destination, expect_no_pad: offer.expect_no_pad })

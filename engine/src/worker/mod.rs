@@ -27,7 +27,7 @@ use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
-use crate::sys::ring::{Completion, Ring};
+use crate::sys::ring::{self, Completion, Ring};
 use apply::Hands;
 use complete::Meaning;
 use faults::{FaultLog, Kind};
@@ -133,7 +133,8 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
-        let mut ring = Ring::new().map_err(|source| StartError::Ring { hint: ring_hint(&source), source })?;
+        let mut ring =
+            Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
         let offers_version = setup.offers.version();
         let front = |(index, front)| Front::new(index, front, setup.timeouts, setup.offers.at(index));
         let fronts = setup.fronts.into_iter().enumerate().map(front).collect::<Result<_, _>>()?;
@@ -408,20 +409,4 @@ impl Worker {
 #[expect(clippy::disallowed_methods, reason = "the worker owns the data plane's clock")]
 fn clock() -> Instant {
     Instant::now()
-}
-
-fn ring_hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring; Linux 6.1 or later is needed (see uname -r)",
-        Some(libc::EPERM) => {
-            "it is forbidden: try `sysctl kernel.io_uring_disabled=0`, and allow io_uring_setup in the \
-             container's seccomp profile"
-        }
-        Some(libc::ENOMEM) => "not enough locked memory: raise RLIMIT_MEMLOCK (LimitMEMLOCK=, `ulimit -l`)",
-        Some(libc::EMFILE | libc::ENFILE) => {
-            "no descriptor is left: raise RLIMIT_NOFILE (LimitNOFILE=, `ulimit -n`)"
-        }
-        Some(libc::EINVAL) => "this kernel is too old; Linux 6.1 or later is needed (see uname -r)",
-        _ => "run `offramp probe` for what this host can do",
-    }
 }

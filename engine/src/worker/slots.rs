@@ -11,6 +11,7 @@ use super::flush::{Look, Sealing};
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 use crate::sys::ring::{Ring, Started, Token};
+use crate::sys::socket::{self, Address};
 
 /// What an operation on the ring was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub(super) struct Line {
     pub(super) max: Option<usize>,
     /// When to look again whether what was sent is with TCP, or acknowledged.
     pub(super) look: Option<Look>,
+    /// The port that it is being connected to; 0 for none.
+    port: u16,
 }
 
 impl Line {
@@ -98,6 +101,22 @@ impl Line {
     /// Opens the leg.
     pub(super) fn open(&mut self, socket: OwnedFd) {
         self.socket = Some(socket);
+    }
+
+    /// Opens the leg, which is to be connected to `address`.
+    pub(super) fn dial(&mut self, socket: OwnedFd, address: &Address) {
+        self.open(socket);
+        self.port = address.port().unwrap_or(0);
+    }
+
+    /// Whether the connect that has succeeded reached its own socket: nobody listens there. Then its close is
+    /// a reset, which leaves no TIME_WAIT on a port that the backend wants.
+    pub(super) fn reached_itself(&self) -> bool {
+        let itself = |socket: &BorrowedFd<'_>| socket::is_self_connected(*socket, self.port);
+        let Some(socket) = self.socket().filter(itself) else { return false };
+        // It is a socket, which is all that could fail here.
+        let _ = socket::abort_on_close(socket);
+        true
     }
 }
 

@@ -41,6 +41,11 @@ fn packages_are_named_only_where_they_belong() {
 }
 
 #[test]
+fn no_host_of_the_world_is_named() {
+    assert_none(all_sources().iter().flat_map(rules::hosts).collect());
+}
+
+#[test]
 fn nothing_is_left_undone_or_unwrapped() {
     assert_none(all_sources().iter().flat_map(rules::leftovers).collect());
 }

@@ -205,6 +205,26 @@ pub(crate) fn leftovers(source: &Source) -> Vec<String> {
     violations
 }
 
+/// Names of hosts of the world, a package registry's above all: programs ask nobody whom the machine's own
+/// configuration does not name. Names that are reserved for examples (RFC 2606) are none, nor is the one of
+/// an XML namespace.
+pub(crate) fn hosts(source: &Source) -> Vec<String> {
+    const RESERVED: [&str; 3] = [".test", ".example", ".invalid"];
+    let mut violations = Vec::new();
+    for (number, line) in source.text.lines().enumerate() {
+        for behind in line.split("://").skip(1) {
+            let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && !".-".contains(c));
+            let host = behind[..end.unwrap_or(behind.len())].trim_end_matches('.');
+            let is_name = host.contains('.') && host.contains(|c: char| c.is_ascii_alphabetic());
+            if is_name && !RESERVED.iter().any(|end| host.ends_with(end)) && host != "www.w3.org" {
+                let at = source.at(number);
+                violations.push(format!("{at}: the host name {host}: take it from outside"));
+            }
+        }
+    }
+    violations
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +331,16 @@ mod tests {
             said(misplaced_packages, "engine/src/conn/mod.rs", "// rustls and tokio_uring in words\n"),
             ""
         );
+    }
+
+    #[test]
+    fn a_host_of_the_world_is_seen() {
+        let url = |host: &str| ["https:/", "/", host].concat();
+        let seen = said(hosts, "bench/x.rs", &format!("get(\"{}\");", url("packages.site.org/x")));
+        assert_eq!(seen, "bench/x.rs:1: the host name packages.site.org: take it from outside");
+        for host in ["a.test/x", "b.example", "127.0.0.1:1", "{address}/x", "localhost", "www.w3.org/svg"] {
+            assert_eq!(said(hosts, "bench/x.rs", &url(host)), "", "{host}");
+        }
     }
 
     #[test]

@@ -9,13 +9,13 @@ use crate::hello::{
     Accepted, Answer, ECDSA_SECP256R1_SHA256, Hello, SECP256R1, TLS12, TLS13, X25519_GROUP, extension,
     listen, records, refusal, say, vector,
 };
-use crate::lab::Lab;
+use crate::lab::{Lab, Setup};
 use crate::peer::{BOTH, Peer, dial, plain};
 
 const HANDSHAKE_FAILURE: u8 = 40;
-const ILLEGAL_PARAMETER: u8 = 47;
 const DECODE_ERROR: u8 = 50;
 const MISSING_EXTENSION: u8 = 109;
+const UNRECOGNIZED_NAME: u8 = 112;
 
 const RECORD: usize = 1 << 14;
 
@@ -221,33 +221,51 @@ fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_with_illegal_parameter_or_decode_error() {
-    let (lab, _backend) = lab();
-    let illegal = Some((ILLEGAL_PARAMETER, "handshake_unexpected"));
-    let cases = [
-        (&b"offramp.test"[..], None),
-        (b"unknown.test", None),
-        (b"off\0ramp.test", illegal),
-        (b"offramp.test\0", illegal),
-        (b"\xff\xfe", illegal),
-        // It has at least one byte (RFC 6066 §3).
-        (b"", Some((DECODE_ERROR, "handshake_malformed"))),
-    ];
-    for (name, refused) in cases {
+fn a_name_that_is_no_host_name_falls_under_unknown_name() {
+    let long = [b'a'; 254];
+    for policy in ["first", "refuse"] {
+        let backend = Backend::start(Manner::Echo);
+        let lab = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
+        let unknown = Some((UNRECOGNIZED_NAME, "unknown_name"));
+        let by_policy = unknown.filter(|_| policy == "refuse");
+        let cases = [
+            (&b"offramp.test"[..], None),
+            (b"unknown.test", by_policy),
+            (b"127.0.0.1", by_policy),
+            (b"2001:db8::1", by_policy),
+            // rustls takes none of these.
+            (b"off\0ramp.test", unknown),
+            (b"offramp.test\0", unknown),
+            (b"offramp.test:443", unknown),
+            (b"\xff\xfe", unknown),
+            (b"192.0.2.256", unknown),
+            (&long, unknown),
+            // It has at least one byte (RFC 6066 §3).
+            (b"", Some((DECODE_ERROR, "handshake_malformed"))),
+        ];
+        names_are_answered(&lab, &cases);
+        still_serves(&lab);
+        lab.settled();
+        lab.stop();
+    }
+}
+
+/// A name, and the alert and the fault that it meets, if it is refused.
+type NameCase<'a> = (&'a [u8], Option<(u8, &'a str)>);
+
+fn names_are_answered(lab: &Lab, cases: &[NameCase<'_>]) {
+    for &(name, refused) in cases {
         for hello in [Hello::tls12(), Hello::tls13()] {
             let hello = hello.with(extension::SERVER_NAME, &server_name(name));
             match refused {
-                None => assert!(accepted(&lab, &hello).suite != 0),
+                None => assert!(accepted(lab, &hello).suite != 0, "{name:?}"),
                 Some((alert, fault)) => {
                     let expected = (Some(alert), fault.to_owned());
-                    assert_eq!(refusal(&lab, &hello.records(RECORD)), expected, "{name:?}");
+                    assert_eq!(refusal(lab, &hello.records(RECORD)), expected, "{name:?}");
                 }
             }
         }
     }
-    still_serves(&lab);
-    lab.settled();
-    lab.stop();
 }
 
 #[test]

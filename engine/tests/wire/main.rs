@@ -57,4 +57,5 @@ mod relay;
 mod resumption;
 mod shutdown;
 mod slow;
+mod sockets;
 mod vouching;

@@ -22,7 +22,9 @@ Exit codes:
   3  connections failed, or nothing was done
   4  handshakes were not of the kind or version that was asked for
   5  a byte of application data was lost or changed
-  6  no rate meets the limit of --find-max";
+  6  no rate meets the limit of --find-max
+  7  a signal ended the run early, and what it found until then was reported; all else was as it was asked
+  8  standard output was closed or is full; all else was as it was asked, and files are written";
 
 /// Put TLS load on a terminator and verify every sample.
 #[derive(Debug, Parser)]
@@ -78,7 +80,8 @@ pub struct Handshake {
     /// The share of handshakes that shall be resumed, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = values::share)]
     pub resume: f64,
-    /// What to say after the handshake: none; echo (one byte, for `loadgen backend`); http or http:/path.
+    /// What to say after the handshake: none; echo (one byte, for `loadgen backend`); http or http:/path,
+    /// whose answer must have a status of 2xx or 3xx.
     #[arg(long, default_value = "none", value_parser = values::request)]
     pub request: Request,
     /// Start connections at this rate a second whether or not earlier ones are done; A..B rises from A to B.
@@ -139,7 +142,7 @@ pub struct Message {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its own documentation must not become help text")]
     pub common: Common,
-    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 OK, with
+    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200, with
     /// idle gaps between them that are left to chance: exponentially distributed, --every (5s) on average.
     #[arg(long, conflicts_with_all = ["request_size", "answer_size"])]
     pub msrp: bool,
@@ -210,7 +213,7 @@ pub struct TrustArguments {
 /// What all kinds of load share.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The terminator.
+    /// The terminator. An IPv6 address stands in brackets, or alone: then the port is 443.
     #[arg(long, value_name = "HOST:PORT", value_parser = values::target)]
     pub target: Target,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! Values of arguments as people write them.
 
-use std::net::ToSocketAddrs;
+use std::net::{Ipv6Addr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -100,13 +100,26 @@ pub fn bytes(text: &str) -> Result<u32> {
     value.context("a size is at most 64M")
 }
 
-/// A host name or address, and a port.
+/// The port of an IPv6 address that is given without one: behind its colons no port can be told from it.
+const PORT_DEFAULT: u16 = 443;
+
+/// A host name or address, and a port; an IPv6 address in brackets. Without a port one may stand alone, with
+/// or without brackets: [`PORT_DEFAULT`].
 ///
 /// # Errors
 /// It is something else, or the name has no address.
 pub fn target(text: &str) -> Result<Target> {
+    let alone = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = alone.parse::<Ipv6Addr>() {
+        return Ok(Target { host: alone.to_owned(), address: (address, PORT_DEFAULT).into() });
+    }
+    ensure!(!text.starts_with("unix:"), "a target is HOST:PORT: Unix sockets carry no TLS here");
     let (host, port) = text.rsplit_once(':').context("a target is HOST:PORT")?;
     ensure!(port.parse::<u16>().is_ok(), "a target is HOST:PORT, and a port is a number up to 65535");
+    ensure!(
+        !host.contains(':') || (host.starts_with('[') && host.ends_with(']')),
+        "a target is HOST:PORT, and an IPv6 address stands in brackets there: [::1]:443"
+    );
     let addresses = text.to_socket_addrs().with_context(|| format!("{host} has no address"))?;
     let address = addresses.into_iter().next().with_context(|| format!("{host} has no address"))?;
     Ok(Target { host: host.trim_matches(['[', ']']).to_owned(), address })
@@ -124,7 +137,17 @@ mod tests {
         assert_eq!(version("1.3").unwrap(), Version::Tls13);
         assert_eq!(request("http:/a").unwrap(), Request::Http("/a".to_owned()));
         assert_eq!(bytes("2k").unwrap(), 2048);
-        assert_eq!(target("[::1]:443").unwrap().host, "::1");
+    }
+
+    #[test]
+    fn an_ipv6_target_needs_neither_brackets_nor_port() {
+        for (text, port) in [("::1", 443), ("[::1]", 443), ("[::1]:8443", 8443)] {
+            let target = target(text).unwrap();
+            assert_eq!((target.host.as_str(), target.address.port()), ("::1", port), "{text}");
+            assert!(target.address.is_ipv6());
+        }
+        // All of it is an address.
+        assert_eq!(target("::1:443").unwrap().address, "[::1:443]:443".parse().unwrap());
     }
 
     #[test]
@@ -140,6 +163,9 @@ mod tests {
             bytes("100M").unwrap_err(),
             target("localhost").unwrap_err(),
             target("localhost:99999").unwrap_err(),
+            target("unix:@name").unwrap_err(),
+            target("2001:db8::1::8443").unwrap_err(),
+            target("[::1").unwrap_err(),
         ];
         assert!(refused.iter().all(|error| error.to_string().starts_with("a ")), "{refused:?}");
     }

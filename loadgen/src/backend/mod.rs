@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use offramp::buf::{BUF_BYTES, Buf, Bufs};
-use offramp::sys::ring::{Completion, Outcome, Ring, Token};
+use offramp::sys::ring::{Completion, Outcome, Ring, Token, hint};
 use offramp::sys::socket;
 use slab::Slab;
 
@@ -92,7 +92,8 @@ impl Backend {
                 // A ring belongs to the thread that makes it.
                 match Ring::new() {
                     Err(error) => {
-                        let _ = ready.send(Err(error));
+                        let text = format!("io_uring cannot be set up ({error}): {}", hint(&error));
+                        let _ = ready.send(Err(io::Error::new(error.kind(), text)));
                         Ok(())
                     }
                     Ok(ring) => {

@@ -274,8 +274,8 @@ mod tests {
         let chunk = Chunk { id: 1, message: 9, start: 0, len: 2048, total: 2060 };
         chunk.write(&mut input, pattern::at(0, 2048));
         Chunk { id: 2, start: 2048, len: 12, ..chunk }.write(&mut input, pattern::at(2048, 12));
-        msrp::write_ok(&mut expected, 1);
-        msrp::write_ok(&mut expected, 2);
+        msrp::write_answer(&mut expected, &msrp::transaction(1), true);
+        msrp::write_answer(&mut expected, &msrp::transaction(2), true);
         assert_eq!(said(&input, usize::MAX), expected);
         assert_eq!(said(&input, 1), expected);
         Chunk { id: 3, len: 12, total: 12, ..chunk }.write(&mut input, pattern::at(0, 12));

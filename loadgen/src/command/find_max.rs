@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Session, open, publish};
+use super::output::publish;
+use super::{Session, open};
+use crate::console;
 use crate::report::table::time;
 use crate::report::verdict::{Allowed, exit, is_saturated, late_us, problems};
 use crate::report::{Run, SearchStep};
@@ -44,6 +46,10 @@ pub(super) fn search(
     while let Some(rate) = search.next() {
         session.plan.load = open(session.common, Rate::steady(rate), spacing);
         let (run, _) = session.run(&session.common.target)?;
+        if run.interrupted {
+            report_interruption(session, rate);
+            break;
+        }
         let refused = refused(&run, rate, limit, allowed);
         let p99_us = run.subject().map_or(0, |latency| latency.p99);
         let achieved = run.handshakes.per_second;
@@ -58,11 +64,11 @@ pub(super) fn search(
                 text
             }
         });
-        eprintln!(
+        console::note(format_args!(
             "{rate:.0}/s: {achieved:.0}/s done, p99 {}: {}",
             time(p99_us),
             refused.as_deref().unwrap_or("sustained")
-        );
+        ));
         steps.push(SearchStep { rate, achieved, p99_us, refused });
     }
     let report = &mut session.report;
@@ -76,15 +82,30 @@ pub(super) fn search(
         ));
     }
     match search.answer() {
-        Some(rate) => eprintln!("highest sustained rate: {rate:.0} connections a second"),
+        Some(rate) => {
+            let text = if session.interrupt.is_set() { "sustained so far" } else { "highest sustained rate" };
+            console::note(format_args!("{text}: {rate:.0} connections a second"));
+        }
+        None if session.interrupt.is_set() => {}
         None => {
             let text = format!("{}: no rate keeps p99 within {:?}", session.common.target.host, limit.p99);
             report.problems.push(text);
             code = exit::NO_RATE;
         }
     }
-    publish(report, &session.common.output)?;
-    Ok(code)
+    if session.interrupt.is_set() && code == exit::AS_ASKED {
+        code = exit::INTERRUPTED;
+    }
+    publish(report, &session.common.output, code)
+}
+
+/// What a step found that a signal ended says nothing of its rate.
+fn report_interruption(session: &mut Session<'_>, rate: f64) {
+    let text = format!(
+        "{}: a signal ended the search at {rate:.0} connections a second",
+        session.common.target.host
+    );
+    session.report.problems.push(text);
 }
 
 /// Why a rate is more than can be sustained, and whose fault that is.

@@ -1,6 +1,7 @@
 //! From the command line to plans, and from outcomes to reports.
 
 mod find_max;
+mod output;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::ServerName;
 
-use crate::arguments::{
-    Common, Direction, Handshake, Latency, MSRP_GAP, Message, Output, Transfer, TrustArguments,
-};
+use crate::arguments::{Common, Direction, Handshake, Latency, MSRP_GAP, Message, Transfer, TrustArguments};
+use crate::console;
 use crate::demo::Terminator;
+use crate::interrupt::Interrupt;
 use crate::latency::Experiment;
 use crate::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
 use crate::report::table::time;
@@ -26,6 +27,7 @@ use crate::terms::{self, ClientIdentity, Terms};
 use crate::trust::Trust;
 
 use find_max::Limit;
+use output::{complain, finish, prepare, publish};
 
 /// Connections at once in a closed loop, for each thread, unless told otherwise.
 const CONNECTIONS_PER_THREAD: usize = 8;
@@ -129,22 +131,25 @@ pub fn latency(arguments: &Latency) -> Result<u8> {
         one_way: arguments.one_way,
         samples: arguments.samples,
         request: arguments.request.clone(),
+        interrupt: Interrupt::by_signal()?,
     };
-    let report = experiment.run(|row| eprintln!("{row} …"))?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
+    let report = experiment.run(|row| console::note(format_args!("{row} …")))?;
+    let text = match arguments.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        false => report.table(),
+    };
+    let printed = console::print(&text);
     if let Some(inside) = inside {
         inside.end()?;
     }
     complain(&report.warnings, &report.problems);
-    Ok(match (report.failed, report.problems.as_slice()) {
-        (true, _) => exit::FAILED,
-        (false, [_, ..]) => exit::NOT_AS_ASKED,
-        (false, []) => exit::AS_ASKED,
-    })
+    let code = match (report.interrupted, report.failed, report.problems.as_slice()) {
+        (true, ..) => exit::INTERRUPTED,
+        (false, true, _) => exit::FAILED,
+        (false, false, [_, ..]) => exit::NOT_AS_ASKED,
+        (false, false, []) => exit::AS_ASKED,
+    };
+    finish(code, printed)
 }
 
 /// Runs `loadgen report`.
@@ -168,7 +173,7 @@ pub fn compare(a: &Path, b: &Path) -> Result<String> {
 pub fn backend(listen: SocketAddr, threads: usize) -> Result<()> {
     let backend = crate::backend::Backend::listen(listen, threads)
         .with_context(|| format!("{listen}: the backend cannot listen there"))?;
-    println!("backend ready: listening on {}", backend.address());
+    console::print(&format!("backend ready: listening on {}\n", backend.address()))?;
     backend.wait().context("the backend")
 }
 
@@ -261,12 +266,14 @@ struct Session<'a> {
     plan: Plan,
     clients: Clients,
     report: Report,
+    interrupt: Interrupt,
 }
 
 impl<'a> Session<'a> {
     fn new(common: &'a Common, plan: Plan) -> Result<Self> {
-        let clients = Clients::new(&plan, &terms(common)?)?;
-        check(&common.output)?;
+        let interrupt = Interrupt::by_signal()?;
+        let clients = Clients::new(&plan, &terms(common)?)?.interrupted_by(interrupt.clone());
+        prepare(&common.output)?;
         let report = Report {
             format: FORMAT,
             command: command_line(),
@@ -276,7 +283,7 @@ impl<'a> Session<'a> {
             warnings: Vec::new(),
             problems: Vec::new(),
         };
-        Ok(Self { common, plan, clients, report })
+        Ok(Self { common, plan, clients, report, interrupt })
     }
 
     fn run(&mut self, target: &Target) -> Result<(Run, Outcome)> {
@@ -284,7 +291,7 @@ impl<'a> Session<'a> {
         let threads = self.plan.threads;
         let progress = |second: Second<'_>| {
             if !quiet {
-                eprintln!("{}", line(&second, threads));
+                console::note(line(&second, threads));
             }
         };
         let outcome = self.clients.run(&self.plan, target, progress)?;
@@ -296,10 +303,12 @@ impl<'a> Session<'a> {
         for target in targets {
             let (run, _) = self.run(target)?;
             self.report.runs.push(run);
+            if self.interrupt.is_set() {
+                break;
+            }
         }
         let code = self.report.judge(allowed);
-        publish(&self.report, &self.common.output)?;
-        Ok(code)
+        publish(&self.report, &self.common.output, code)
     }
 }
 
@@ -334,49 +343,6 @@ fn line(second: &Second<'_>, threads: usize) -> String {
         latency(0.99),
         interval.cpu_ns as f64 / 1e7 / threads as f64,
     )
-}
-
-/// Whether a report can be written where it was asked for: a run may take long, and what it found would be
-/// lost.
-fn check(output: &Output) -> Result<()> {
-    let json = output.json.iter().filter(|path| path.as_os_str() != "-");
-    for path in json.chain(&output.csv).chain(&output.html) {
-        // Not truncated: what is there is lost only to a report.
-        let opened = fs::OpenOptions::new().create(true).append(true).open(path);
-        opened.with_context(|| format!("{}: cannot be written", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Writes a report where it was asked for, and what is wrong to standard error.
-fn publish(report: &Report, output: &Output) -> Result<()> {
-    let write = |path: &Path, content: String| {
-        fs::write(path, content).with_context(|| format!("{}: cannot be written", path.display()))
-    };
-    match &output.json {
-        Some(path) if path.as_os_str() == "-" => println!("{}", report.json()?),
-        path => {
-            print!("{}", report.table());
-            path.as_ref().map_or(Ok(()), |path| write(path, report.json()?))?;
-        }
-    }
-    if let Some(path) = &output.csv {
-        write(path, report.csv())?;
-    }
-    if let Some(path) = &output.html {
-        write(path, report.html()?)?;
-    }
-    complain(&report.warnings, &report.problems);
-    Ok(())
-}
-
-fn complain(warnings: &[String], problems: &[String]) {
-    for warning in warnings {
-        eprintln!("loadgen: warning: {warning}");
-    }
-    for problem in problems {
-        eprintln!("loadgen: {problem}");
-    }
 }
 
 /// As it was typed, the program's own path shortened to its name.

@@ -20,6 +20,7 @@ use offramp::supervisor::Engine;
 
 use crate::backend::Backend;
 use crate::identity::{Identity, SERVER_NAME};
+use crate::interrupt::Interrupt;
 use crate::machine::{self, Machine};
 use crate::plan::Target;
 use crate::runner::Clients;
@@ -51,6 +52,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
     let threads = threads.clamp(1, THREADS_MAX);
     let terminator = Terminator::start()?;
     let engine = &terminator.engine;
+    let interrupt = Interrupt::by_signal()?;
     let mut report = Report {
         date: machine::date(),
         machine,
@@ -68,8 +70,12 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
         let terms = Terms::equal(phase.version, SERVER_NAME, &terminator.identity.certificate)?;
         let plan = phase.plan();
         let outcome = Clients::new(&plan, &terms)?
+            .interrupted_by(interrupt.clone())
             .run(&plan, &terminator.target(), |_| {})
             .with_context(|| phase.label())?;
+        if outcome.interrupted {
+            bail!("{}: a signal ended the demo", phase.label());
+        }
         if let Some(reason) = outcome.broken_off {
             bail!("{}: {reason}", phase.label());
         }
@@ -133,6 +139,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
             mode: Mode::Terminate,
             unknown_name: UnknownName::First,
             truncation: Truncation::Reset,
+            keepalive: true,
             offload: OffloadRules::default(),
             alpn: Vec::new(),
             peers: PeerRules::default(),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 
+use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::plan::{Ending, Load, Pin, Plan, Request, Target, Until, Version, Work};
 use crate::report::Environment;
@@ -46,6 +47,8 @@ pub struct Experiment {
     pub samples: u64,
     /// What the client says first.
     pub request: Request,
+    /// Ends it before its time: with the rows that are there.
+    pub interrupt: Interrupt,
 }
 
 /// One kind of connection.
@@ -107,6 +110,8 @@ pub struct LatencyReport {
     pub problems: Vec<String>,
     /// Whether a connection failed.
     pub failed: bool,
+    /// Whether a signal ended it before its time.
+    pub interrupted: bool,
 }
 
 /// What a resumed handshake saves of the full one's.
@@ -236,6 +241,7 @@ impl Experiment {
             warnings: Vec::new(),
             problems: Vec::new(),
             failed: false,
+            interrupted: false,
         };
         for kind in Kind::all() {
             progress(&kind.label());
@@ -243,6 +249,7 @@ impl Experiment {
             report.problems.extend(problem);
             report.failed |= failed;
             // What fails here fails in the other rows, too.
+            report.interrupted = self.interrupt.is_set();
             let Some(row) = row else { break };
             report.warnings.extend(row.deviation());
             report.rows.push(row);
@@ -268,7 +275,12 @@ impl Experiment {
         };
         let plan = self.plan(kind);
         let target = Target { host: self.target.host.clone(), address: relay.address() };
-        let outcome = Clients::new(&plan, &terms)?.run(&plan, &target, |_| {})?;
+        let mut clients = Clients::new(&plan, &terms)?.interrupted_by(self.interrupt.clone());
+        let outcome = clients.run(&plan, &target, |_| {})?;
+        if outcome.interrupted {
+            let problem = Some(format!("{}: a signal ended the experiment", kind.label()));
+            return Ok(Made { row: None, problem, failed: false });
+        }
         if let Some(reason) = outcome.broken_off {
             let problem = Some(format!("{}: {reason}", kind.label()));
             return Ok(Made { row: None, problem, failed: true });

@@ -5,10 +5,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use offramp::sys::socket;
 
 use super::flights::{Flights, Way};
 use crate::runner::now;
@@ -106,6 +109,9 @@ impl Drop for Relay {
 /// Joins a client with the target: a thread that reads and one that delivers, each way.
 fn join(client: TcpStream, began: Instant, shared: &Arc<Shared>) -> io::Result<()> {
     let server = TcpStream::connect(shared.target)?;
+    if socket::is_self_connected(server.as_fd(), shared.target.port()) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     for socket in [&client, &server] {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(LOOK))?;

@@ -94,12 +94,18 @@ pub struct Run {
     pub failures: BTreeMap<String, u64>,
     /// Failures because of changed bytes.
     pub changed: u64,
+    /// HTTP status codes of connections that began while it counted, and how many answers had each.
+    #[serde(default)]
+    pub http_statuses: BTreeMap<u16, u64>,
     /// The load generator itself.
     pub generator: Generator,
     /// Second by second from the beginning.
     pub series: Vec<Second>,
     /// Why it was broken off, if it was.
     pub broken_off: Option<String>,
+    /// Whether a signal ended it before its time. What was under way then is in no count.
+    #[serde(default)]
+    pub interrupted: bool,
 }
 
 /// What a run was asked for.
@@ -374,6 +380,7 @@ impl Run {
             latency_us: Part::ALL.into_iter().filter_map(latency).collect(),
             failures: tally.failures().clone(),
             changed: tally.changed,
+            http_statuses: tally.statuses().clone(),
             generator: Generator {
                 threads: plan.threads,
                 cpu_seconds,
@@ -381,6 +388,7 @@ impl Run {
             },
             series: series(outcome),
             broken_off: broken_off.clone(),
+            interrupted: outcome.interrupted,
         }
     }
 

@@ -102,6 +102,9 @@ fn table(run: &Run) -> String {
             );
         }
     }
+    for (status, count) in &run.http_statuses {
+        let _ = writeln!(out, "http status  {count} × {status}");
+    }
     for (reason, count) in &run.failures {
         let _ = writeln!(out, "failed       {count} × {reason}");
     }

@@ -19,6 +19,10 @@ pub mod exit {
     pub const CHANGED: u8 = 5;
     /// No rate meets the limit of a search.
     pub const NO_RATE: u8 = 6;
+    /// A signal ended the run before its time; all else was as it was asked.
+    pub const INTERRUPTED: u8 = 7;
+    /// Standard output was closed or is full; all else was as it was asked.
+    pub const NO_STDOUT: u8 = 8;
 }
 
 /// What is let pass.
@@ -159,6 +163,14 @@ impl Report {
             self.warnings.extend(warnings(run));
             code = code.max(as_code);
         }
+        for run in self.runs.iter().filter(|run| run.interrupted) {
+            let text =
+                format!("{}: a signal ended the run after {:.1} s of counting", run.target, run.seconds);
+            self.problems.push(text);
+            if code == exit::AS_ASKED {
+                code = exit::INTERRUPTED;
+            }
+        }
         if self.environment.debug_build {
             self.warnings.push("a debug build: no figure of it is worth anything".to_owned());
         }
@@ -207,6 +219,7 @@ pub(crate) mod tests {
             measured: Duration::from_secs(1),
             cpu,
             broken_off: None,
+            interrupted: false,
         };
         Run::new("x".to_owned(), &plan, &[], &outcome)
     }

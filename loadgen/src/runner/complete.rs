@@ -33,6 +33,7 @@ impl Worker<'_> {
             connection.sending = false;
         }
         let result = match completion.outcome {
+            Outcome::Connected if connection.reached_itself(self.address.port()) => Err(Failure::ToItself),
             Outcome::Connected => {
                 if connection.stage == Stage::Connecting {
                     connection.stage = Stage::Handshaking;
@@ -115,7 +116,11 @@ impl Worker<'_> {
     /// What the connection does with the plaintext that came.
     fn heard(&mut self, index: usize, now: Instant) -> Result<(), Failure> {
         let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
-        connection.task.take(&self.plaintext, now)?;
+        let taken = connection.task.take(&self.plaintext, now);
+        if let Some(status) = connection.task.take_status() {
+            self.meter.status(connection, status);
+        }
+        taken?;
         if !self.plaintext.is_empty() {
             connection.times.since = now;
             if connection.times.first_byte.is_none() {

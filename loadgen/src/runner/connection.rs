@@ -1,8 +1,9 @@
 //! One connection: where it is, since when, and what is in flight on it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use offramp::sys::socket;
 use rustls::HandshakeKind;
 
 use crate::failure::Moment;
@@ -117,6 +118,15 @@ impl Connection {
             Stage::Talking => Moment::Data,
             Stage::Closing { .. } | Stage::Ended => Moment::Close,
         }
+    }
+
+    /// Whether the connect to `port` that has succeeded reached its own socket. Then its close is a reset,
+    /// which leaves no TIME_WAIT on a port that the target wants.
+    pub(super) fn reached_itself(&self, port: Option<u16>) -> bool {
+        let socket = self.socket.as_fd();
+        let itself = port.is_some_and(|port| socket::is_self_connected(socket, port));
+        // It is a socket, which is all that could fail here.
+        itself && socket::abort_on_close(socket).is_ok()
     }
 
     /// Whether the server is known to have accepted the client: in TLS 1.2 it speaks last, in TLS 1.3 it

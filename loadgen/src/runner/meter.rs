@@ -24,8 +24,10 @@ pub(super) struct Shared {
     pub(super) series: Series,
     /// Connections that were counted, where a plan asks for a number of them.
     counted: AtomicU64,
-    /// The run is broken off.
+    /// The run is broken off, or interrupted.
     pub(super) stop: AtomicBool,
+    /// It is interrupted.
+    pub(super) interrupted: AtomicBool,
 }
 
 impl Shared {
@@ -40,6 +42,7 @@ impl Shared {
             series: Series::default(),
             counted: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
         }
     }
 }
@@ -227,6 +230,9 @@ impl<'a> Meter<'a> {
 
     /// A message was due then, and is never answered.
     pub(super) fn unanswered(&mut self, due: Instant) {
+        if self.shared.interrupted.load(Ordering::Acquire) {
+            return;
+        }
         self.tally.unanswered += u64::from(self.window.is_some_and(|window| window.counts(due)));
     }
 
@@ -240,6 +246,13 @@ impl<'a> Meter<'a> {
     pub(super) fn failed(&mut self, failure: &Failure) {
         self.interval.failed += 1;
         self.tally.failure(failure);
+    }
+
+    /// An HTTP answer had this status.
+    pub(super) fn status(&mut self, connection: &Connection, status: u16) {
+        if connection.wish.counts {
+            self.tally.status(status);
+        }
     }
 
     pub(super) fn progress(&mut self, progress: &Progress, now: Instant) {

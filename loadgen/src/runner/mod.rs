@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use offramp::sys::socket::{self, Address};
 
+use crate::interrupt::Interrupt;
 use crate::plan::{Load, Plan, Target, Work};
 use crate::series::Interval;
 use crate::tally::{Part, Tally};
@@ -49,6 +50,8 @@ pub struct Outcome {
     pub cpu: Duration,
     /// Why it was broken off, if it was.
     pub broken_off: Option<String>,
+    /// Whether it was ended before its time ([`Clients::interrupted_by`]).
+    pub interrupted: bool,
 }
 
 /// One second of progress.
@@ -69,6 +72,7 @@ pub struct Clients {
     profiles: Vec<Profiles>,
     /// Those of earlier runs: a ticket's origin is its target's place among them.
     targets: Vec<SocketAddr>,
+    interrupt: Interrupt,
 }
 
 impl Clients {
@@ -80,7 +84,14 @@ impl Clients {
         let profiles: Result<Vec<_>> = (0..plan.threads)
             .map(|index| Profiles::new(terms, plan.resume, plan.seed.wrapping_add(index as u64)))
             .collect();
-        Ok(Self { profiles: profiles?, targets: Vec::new() })
+        Ok(Self { profiles: profiles?, targets: Vec::new(), interrupt: Interrupt::default() })
+    }
+
+    /// Once this is set, the run ends at once: what is under way is dropped, and is no failure.
+    #[must_use]
+    pub fn interrupted_by(mut self, interrupt: Interrupt) -> Self {
+        self.interrupt = interrupt;
+        self
     }
 
     /// Puts the load of a plan on a target. `progress` hears every second when it is over.
@@ -100,6 +111,7 @@ impl Clients {
         let began = time_of_day();
         let shared = Arc::new(Shared::new(plan, now()));
         let cpus = pin::cpus(plan);
+        let interrupt = self.interrupt.clone();
         let ends = thread::scope(|scope| {
             let threads: Vec<_> = self
                 .profiles
@@ -123,7 +135,7 @@ impl Clients {
                     })
                 })
                 .collect();
-            watch(&threads, &shared, plan, &mut progress);
+            watch(&threads, &shared, plan, &interrupt, &mut progress);
             threads
                 .into_iter()
                 .map(|thread| thread.join().map_err(|_| anyhow!("a client thread panicked"))?)
@@ -144,16 +156,23 @@ impl Clients {
     }
 }
 
-/// Hands on every second a little after it is over, when all threads have told theirs.
+/// Hands on every second a little after it is over, when all threads have told theirs, and hands the threads
+/// an interruption.
 fn watch<T>(
     threads: &[ScopedJoinHandle<'_, T>],
     shared: &Shared,
     plan: &Plan,
+    interrupt: &Interrupt,
     progress: &mut impl FnMut(Second<'_>),
 ) {
     let mut index = 0;
     while !threads.iter().all(ScopedJoinHandle::is_finished) {
         thread::park_timeout(Duration::from_millis(20));
+        if interrupt.is_set() && !shared.interrupted.load(Ordering::Acquire) {
+            // In this order: who sees the second sees the first.
+            shared.interrupted.store(true, Ordering::Release);
+            shared.stop.store(true, Ordering::Release);
+        }
         let told = shared.start + Duration::from_secs(index + 1) + 2 * worker::LOOK_AT_TIME;
         let now = now();
         if now < told {
@@ -184,6 +203,7 @@ fn sum_up(ends: Vec<End>, shared: Shared, plan: &Plan, began: Duration) -> Outco
     let counts_from = window.map_or(last, |window| window.start());
     Outcome {
         tally,
+        interrupted: shared.interrupted.into_inner(),
         seconds: shared.series.into_seconds(),
         began,
         warm_up: counts_from.saturating_duration_since(shared.start),

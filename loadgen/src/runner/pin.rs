@@ -2,6 +2,7 @@
 
 use offramp::sys::affinity;
 
+use crate::console;
 use crate::plan::{Pin, Plan};
 
 /// The CPU of each thread; empty if they are not to be pinned.
@@ -9,7 +10,7 @@ pub(super) fn cpus(plan: &Plan) -> Vec<usize> {
     match plan.pin {
         Pin::Off => Vec::new(),
         Pin::Auto => affinity::one_each(plan.threads).unwrap_or_else(|error| {
-            eprintln!("loadgen: warning: no thread is pinned: {error}");
+            console::note(format_args!("loadgen: warning: no thread is pinned: {error}"));
             Vec::new()
         }),
     }
@@ -18,7 +19,8 @@ pub(super) fn cpus(plan: &Plan) -> Vec<usize> {
 /// Keeps the calling thread, which is number `index`, on this CPU. Without that a run is no less right.
 pub(super) fn to(cpu: usize, index: usize) {
     if let Err(error) = affinity::pin(cpu) {
-        eprintln!("loadgen: warning: thread {index} is not pinned to CPU {cpu}: {error}");
+        let why = format_args!("thread {index} is not pinned to CPU {cpu}: {error}");
+        console::note(format_args!("loadgen: warning: {why}"));
     }
 }
 

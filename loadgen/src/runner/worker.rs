@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use offramp::buf::{Buf, Bufs};
-use offramp::sys::ring::{Ring, Token};
+use offramp::sys::ring::{Ring, Token, hint};
 use offramp::sys::socket::Address;
 
 use super::begin::{OPENING_MAX, stock};
@@ -124,7 +124,8 @@ impl<'a> Worker<'a> {
             origin,
             stock,
             shared: Arc::clone(shared),
-            ring: Ring::new().context("the load generator has no io_uring (see `offramp probe`)")?,
+            ring: Ring::new()
+                .map_err(|error| anyhow!("io_uring cannot be set up ({error}): {}", hint(&error)))?,
             bufs: Bufs::new(BUFFERS_KEPT),
             small: Vec::new(),
             places: std::iter::repeat_with(Place::default).take(places).collect(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Next, Progress};
 use crate::backend::{MESSAGE, RIGHT};
 use crate::failure::Failure;
-use crate::msrp::{self, CHUNK_BYTES_MAX, Chunk};
+use crate::msrp::{self, CHUNK_BYTES_MAX, Chunk, Response, ResponseReader};
 use crate::pattern;
 use crate::plan::Pace;
 use crate::session::Session;
@@ -14,6 +14,9 @@ use crate::session::Session;
 /// a few pictures; an assumption, for no public figures exist.
 const MSRP_MIX: [(u8, std::ops::RangeInclusive<usize>); 3] =
     [(70, 20..=300), (25, 301..=2048), (5, 2049..=16_384)];
+
+/// The one response code of MSRP that is success (RFC 4975 §10.1).
+const MSRP_OK: u16 = 200;
 
 /// The conversation of a connection with a [`backend`](crate::backend).
 #[derive(Debug)]
@@ -29,6 +32,9 @@ pub struct Messages {
     heard: usize,
     /// Bytes of the pattern that are still to be heard.
     pattern_due: u64,
+    /// Transactions of MSRP that are still to be answered, in any order: as many as a message has chunks.
+    unanswered: Vec<String>,
+    responses: ResponseReader,
     /// Where in the pattern each direction is.
     sent: u64,
     received: u64,
@@ -69,6 +75,8 @@ impl Messages {
             expected: Vec::new(),
             heard: 0,
             pattern_due: 0,
+            unanswered: Vec::new(),
+            responses: ResponseReader::default(),
             sent: 0,
             received: 0,
             messages: 0,
@@ -93,6 +101,36 @@ impl Messages {
     }
 
     pub(super) fn take(&mut self, plaintext: &[u8], now: Instant) -> Result<(), Failure> {
+        match self.sizes {
+            Sizes::Plain { .. } => self.take_answer(plaintext)?,
+            Sizes::Msrp => self.take_responses(plaintext)?,
+        }
+        if self.rests() {
+            self.expected.clear();
+            self.heard = 0;
+            if let Some(due) = self.due.take() {
+                self.progress.messages.push(now.saturating_duration_since(due));
+                self.progress.up += self.len;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_responses(&mut self, mut plaintext: &[u8]) -> Result<(), Failure> {
+        while let Some(Response { id, status, is_of_integrity }) = self.responses.take(&mut plaintext)? {
+            if is_of_integrity {
+                return Err(Failure::Changed("a byte to the server was lost or changed"));
+            }
+            let known = self.unanswered.iter().position(|unanswered| *unanswered == id);
+            self.unanswered.swap_remove(known.ok_or(Failure::NotMsrp("of no transaction under way"))?);
+            if status != MSRP_OK {
+                return Err(Failure::MsrpStatus(status));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_answer(&mut self, plaintext: &[u8]) -> Result<(), Failure> {
         let (head, rest) = plaintext.split_at(plaintext.len().min(self.expected.len() - self.heard));
         if head != &self.expected[self.heard..self.heard + head.len()] {
             return Err(Failure::Changed("an answer that does not belong to what was sent"));
@@ -107,19 +145,14 @@ impl Messages {
         self.received += rest.len() as u64;
         self.pattern_due -= rest.len() as u64;
         self.progress.down += rest.len() as u64;
-        if self.rests() {
-            self.expected.clear();
-            self.heard = 0;
-            if let Some(due) = self.due.take() {
-                self.progress.messages.push(now.saturating_duration_since(due));
-                self.progress.up += self.len;
-            }
-        }
         Ok(())
     }
 
     pub(super) fn rests(&self) -> bool {
-        self.heard == self.expected.len() && self.pattern_due == 0
+        self.heard == self.expected.len()
+            && self.pattern_due == 0
+            && self.unanswered.is_empty()
+            && self.responses.is_empty()
     }
 
     pub(super) fn go_on(&mut self, now: Instant) -> Next {
@@ -204,7 +237,7 @@ impl Messages {
             let chunk = Chunk { id: self.chunks, message: self.messages, start, len, total };
             chunk.write(&mut self.unsaid, pattern::at(self.sent, len));
             self.sent += len as u64;
-            msrp::write_ok(&mut self.expected, chunk.id);
+            self.unanswered.push(msrp::transaction(chunk.id));
         }
     }
 
@@ -277,8 +310,11 @@ mod tests {
         for _ in 0..200 {
             messages.go_on(now);
             long += usize::from(messages.len > CHUNK_BYTES_MAX as u64);
-            let answers = std::mem::take(&mut messages.expected);
-            messages.expected.clone_from(&answers);
+            let mut answers = Vec::new();
+            // In another order than they were asked in.
+            for id in messages.unanswered.iter().rev() {
+                msrp::write_answer(&mut answers, id, true);
+            }
             let (last, before) = answers.split_last().unwrap();
             messages.take(before, now).unwrap();
             assert!(!messages.rests());
@@ -287,6 +323,22 @@ mod tests {
         }
         assert_eq!(messages.progress().messages.len(), 200);
         assert!((2..30).contains(&long), "about one in twenty is longer than a chunk: {long}");
+    }
+
+    #[test]
+    fn an_msrp_response_fails_by_its_code_and_by_its_transaction() {
+        let now = now();
+        let failed = |answer: fn(&str) -> String| {
+            let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
+            messages.go_on(now);
+            let answer = answer(&messages.unanswered[0]);
+            messages.take(answer.as_bytes(), now).unwrap_err()
+        };
+        assert_eq!(failed(|id| format!("MSRP {id} 413\r\n-------{id}$\r\n")), Failure::MsrpStatus(413));
+        let unknown = failed(|_| "MSRP 1 200\r\n-------1$\r\n".to_owned());
+        assert_eq!(unknown.to_string(), "not an MSRP response: of no transaction under way");
+        let changed = failed(|id| format!("MSRP {id} 400 Changed\r\n-------{id}$\r\n"));
+        assert!(changed.is_of_integrity(), "our own backend says so");
     }
 
     #[test]

@@ -111,6 +111,14 @@ impl Task {
         }
     }
 
+    /// The status of an HTTP answer, once, when it has come.
+    pub fn take_status(&mut self) -> Option<u16> {
+        match self {
+            Self::Exchange(exchange) => exchange.take_status(),
+            Self::Bulk(_) | Self::Messages(_) => None,
+        }
+    }
+
     /// Goes on with the schedule of an earlier conversation of the same place.
     pub fn carry_on(&mut self, next_due: Option<Instant>) {
         if let Self::Messages(messages) = self {

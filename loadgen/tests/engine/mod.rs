@@ -28,6 +28,7 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
         mode: Mode::Terminate,
         unknown_name: UnknownName::First,
         truncation: Truncation::Reset,
+        keepalive: true,
         offload: OffloadRules::default(),
         alpn: Vec::new(),
         peers: PeerRules::default(),
