@@ -12,6 +12,7 @@ pub mod cipher;
 pub mod conformance;
 mod hello;
 mod identity;
+mod key_kind;
 mod originate;
 #[cfg(test)]
 mod pair;
@@ -144,6 +145,12 @@ impl Terms {
     ) -> Result<Arc<Self>, TermsError> {
         let read = Self::load(listener, Some(tickets))?;
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
+    }
+
+    /// What an operator should know of the files that a listener names, although they can be used.
+    #[must_use]
+    pub fn warnings(listener: &Listener) -> Vec<String> {
+        listener.identities.iter().filter_map(identity::exposed).collect()
     }
 
     fn is_the_same(&self, other: &Self) -> bool {
