@@ -15,6 +15,7 @@ use command::ticket_key::{self, TicketKeyTask};
 use offramp::config::{Config, ConfigError, Key, Raw, file};
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
+use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
 use offramp::tls::{Terms, TermsError, conformance};
 
@@ -156,6 +157,8 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
+    // Before the first key is read.
+    let hidden = process::forbid_dumps();
     let command = Command::parse();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
@@ -163,6 +166,9 @@ fn main() -> ExitCode {
         .with_max_level(command.log_level)
         .with_target(false)
         .init();
+    if let Err(error) = hidden {
+        tracing::warn!(%error, "a core dump or another process of this user may show private keys");
+    }
     match command.task {
         Task::Serve(serve) => match serve.checked() {
             Ok(config) => supervisor::run(config, move || serve.checked()),
@@ -226,7 +232,7 @@ fn check(path: &std::path::Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let warning = match config.ticket_keys.as_deref().map(|file| (file, KeyRing::read(file))) {
+    let mut warning = match config.ticket_keys.as_deref().map(|file| (file, KeyRing::read(file))) {
         None => String::new(),
         Some((file, Ok(ring))) => ticket_key::warning(file, &ring, ticket_key::now()),
         Some((_, Err(error))) => {
@@ -238,6 +244,9 @@ fn check(path: &std::path::Path) -> ExitCode {
             Ok(_) => {}
             Err(TermsError::Config(error)) => return refuse(&error),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
+        }
+        for exposed in Terms::exposed_keys(listener) {
+            warning.push_str(&format!("warning: {exposed}\n"));
         }
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();

@@ -147,9 +147,10 @@ impl Terms {
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
     }
 
-    /// What an operator should know of the files that a listener names, although they can be used.
+    /// A line for each private key of the listener to whose file everybody on the host has access: it can be
+    /// used, and should not be so.
     #[must_use]
-    pub fn warnings(listener: &Listener) -> Vec<String> {
+    pub fn exposed_keys(listener: &Listener) -> Vec<String> {
         listener.identities.iter().filter_map(identity::exposed).collect()
     }
 
