@@ -8,6 +8,7 @@ mod crew;
 mod error;
 mod reload;
 mod ticket_clock;
+mod watch;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -36,6 +37,7 @@ pub use carriers::{Carriage, Carriers};
 use crew::{Admin, Crew, joined, spawn};
 pub use error::{StartError, WorkerLost};
 use ticket_clock::TicketClock;
+use watch::{Seen, Watch, Watched};
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
@@ -81,6 +83,8 @@ impl Engine {
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
         let (mut served, mut all_terms) = (Vec::new(), Vec::new());
+        let seen = Seen::of(&config.listeners);
+        watch::warn_of_exposed_keys(&config.listeners);
         let cpus = crew::cpus(&config);
         for listener in &config.listeners {
             let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
@@ -110,6 +114,7 @@ impl Engine {
         let counters: Vec<_> = fronts.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let metrics = Metrics::new(counters.clone(), offers.allowed());
         let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;
+        control.watched.lock().replace(config.listeners.clone(), seen);
         let setups = fronts.into_iter().zip(counters).enumerate().map(|(index, (fronts, counters))| Setup {
             index,
             fronts,
@@ -126,8 +131,12 @@ impl Engine {
             offers: Arc::clone(&control.offers),
         };
         let admin = admin_listener.map(|listener| Admin::start(listener, service)).transpose()?;
-        let mut clock = TicketClock::new(tickets);
-        let watch = spawn("offramp-control".to_owned(), move || crew.watch(|| clock.tick(), admin))?;
+        let (mut clock, mut files) = (TicketClock::new(tickets), Watch::new(control.clone()));
+        let tick = move || {
+            clock.tick();
+            files.tick();
+        };
+        let watch = spawn("offramp-control".to_owned(), move || crew.watch(tick, admin))?;
         Ok(Self { served, admin_addr, workers: config.workers, metrics, control, watch: Some(watch) })
     }
 
@@ -216,13 +225,15 @@ pub struct Control {
     stopping: Arc<AtomicBool>,
     offers: Arc<Offers>,
     tickets: Arc<Tickets>,
+    watched: Watched,
 }
 
 impl Control {
     fn new(workers: usize, offers: Arc<Offers>, tickets: Arc<Tickets>) -> Result<Self, StartError> {
         let stops: io::Result<Vec<_>> = (0..workers).map(|_| Stop::new().map(Arc::new)).collect();
         let stops = stops.map_err(|error| StartError::resource("an event descriptor", &error))?;
-        Ok(Self { stops: stops.into(), stopping: Arc::new(AtomicBool::new(false)), offers, tickets })
+        let (stopping, watched) = (Arc::new(AtomicBool::new(false)), Watched::default());
+        Ok(Self { stops: stops.into(), stopping, offers, tickets, watched })
     }
 
     /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.

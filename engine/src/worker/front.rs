@@ -60,6 +60,12 @@ impl Offers {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// The same with the offers that there are.
+    pub fn replace_terms(&self, terms: Vec<Arc<Terms>>) {
+        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
     /// The kill switch, from the next turn of every worker: while it is off, the kernel is asked for nothing.
     pub fn allow(&self, allowed: bool) {
         self.allowed.store(allowed, Ordering::Relaxed);

@@ -42,6 +42,7 @@ mod foreign_control;
 mod handshake;
 mod interop;
 mod key_update;
+mod keys;
 mod memory;
 mod midway;
 mod offload;
