@@ -257,8 +257,8 @@ enum Boundary<'a> {
     Neither,
 }
 
-/// What a line begins or ends. One that contains BEGIN or END and does neither would lose a section; a comment
-/// may contain them.
+/// What a line begins or ends. One that contains BEGIN or END and does neither would lose a section; a
+/// comment may contain them.
 fn boundary<'a>(line: &Line<'a>) -> Result<Boundary<'a>, PemError> {
     let label = |mark| {
         let label = line.text.strip_prefix(mark)?.strip_suffix(DASHES)?;

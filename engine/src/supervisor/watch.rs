@@ -1,10 +1,10 @@
-//! The files of certificates, keys, OCSP responses and authorities: looked at each second, and read again when
-//! they have changed.
+//! The files of certificates, keys, OCSP responses and authorities: looked at each second, and read again
+//! when they have changed.
 //!
 //! A renewal changes two files or more, one after the other. So they are read when all have been as they are
 //! for a second, and what cannot be used as a whole, such as a new certificate with the old key, changes
-//! nothing: what was in force stays, and the next change is the next try. Symbolic links are followed to their
-//! end, as Kubernetes swaps one that is a directory.
+//! nothing: what was in force stays, and the next change is the next try. Symbolic links are followed to
+//! their end, as Kubernetes swaps one that is a directory.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

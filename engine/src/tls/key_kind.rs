@@ -53,7 +53,7 @@ pub(super) fn unusable(key: &PrivateKeyDer<'_>) -> String {
 
 fn on_curve(parameters: Option<&Any<'_>>) -> String {
     match parameters.map(|parameters| (parameters.tag(), parameters.as_oid())) {
-        Some((_, Ok(curve))) => format!("elliptic-curve key on curve {}", known(&curve, &CURVES)),
+        Some((Tag::Oid, Ok(curve))) => format!("elliptic-curve key on curve {}", known(&curve, &CURVES)),
         Some((Tag::Sequence, _)) => {
             "elliptic-curve key with explicit parameters (to name the curve: openssl pkey -ec_param_enc \
              named_curve -in FILE -out NEW, and have the certificate issued again)"

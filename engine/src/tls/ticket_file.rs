@@ -37,8 +37,8 @@ pub enum KeyFileError {
     },
     /// Others than its owner may read or write it.
     #[error("{}: its mode is {mode:04o}, and others than its owner must have no access; try: chmod 600 {}; \
-             or mode 0440 and a group that Offramp runs in or root's (it is now the one of number {group}; in \
-             Kubernetes: fsGroup and defaultMode 0440)", .path.display(), .path.display())]
+             or mode 0440 and a group that Offramp runs in or root's (it is now the one of number {group}; \
+             in Kubernetes: fsGroup and defaultMode 0440)", .path.display(), .path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -289,7 +289,7 @@ fn check_access(path: &Path, metadata: &Metadata) -> Result<(), KeyFileError> {
     }
 }
 
-/// Whether systemd has put it there for this service (systemd.exec(5), LoadCredential=): with a DynamicUser= an
+/// Whether systemd has put it there for this service (systemd.exec(5), LoadCredential=): with DynamicUser= an
 /// access list lets the service read it, which shows as the permission of the group.
 fn is_credential(path: &Path) -> bool {
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
