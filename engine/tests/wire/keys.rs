@@ -22,7 +22,7 @@ const PAGE: usize = 4096;
 /// What of a key must not be in memory, as it is in its file: in base64 and in DER.
 fn needles(key: &str) -> Vec<Vec<u8>> {
     let lines = key.lines().filter(|line| !line.starts_with('-') && line.len() >= 32);
-    let mut needles: Vec<Vec<u8>> = lines.map(|line| line[..32].as_bytes().to_vec()).collect();
+    let mut needles: Vec<Vec<u8>> = lines.map(|line| line.as_bytes()[..32].to_vec()).collect();
     needles.extend(secrets(key));
     needles
 }
