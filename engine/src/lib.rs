@@ -28,6 +28,7 @@ pub mod admin;
 pub mod buf;
 pub mod config;
 pub mod conn;
+pub mod files;
 pub mod log;
 pub mod metrics;
 #[cfg(feature = "sim")]

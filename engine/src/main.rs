@@ -18,6 +18,7 @@ use offramp::config::{Config, ConfigError, Key, Raw, file};
 use offramp::log::Log;
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
+use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
 use offramp::tls::{Terms, TermsError, conformance};
 
@@ -168,6 +169,8 @@ struct Serve {
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    // Before the first key is read.
+    let hidden = process::forbid_dumps();
     let command = Command::parse();
     let log = match Log::to_stderr() {
         Ok(log) => log,
@@ -184,6 +187,9 @@ fn main() -> ExitCode {
         .init();
     // The hook of the standard library writes to stderr, and waits for a reader that stands still.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    if let Err(error) = hidden {
+        tracing::warn!(%error, "a core dump or another process of this user may show private keys");
+    }
     let code = match command.task {
         Task::Serve(serve) => run(*serve, &log),
         Task::Check { config } => check(&config),
@@ -266,7 +272,7 @@ fn check(path: &std::path::Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let warning = match config.ticket_keys.as_deref().map(|file| (file, KeyRing::read(file))) {
+    let mut warning = match config.ticket_keys.as_deref().map(|file| (file, KeyRing::read(file))) {
         None => String::new(),
         Some((file, Ok(ring))) => ticket_key::warning(file, &ring, ticket_key::now()),
         Some((_, Err(error))) => {
@@ -278,6 +284,9 @@ fn check(path: &std::path::Path) -> ExitCode {
             Ok(_) => {}
             Err(TermsError::Config(error)) => return refuse(&error),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
+        }
+        for exposed in Terms::exposed_keys(listener) {
+            warning.push_str(&format!("warning: {exposed}\n"));
         }
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();

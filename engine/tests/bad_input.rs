@@ -26,7 +26,7 @@ impl Place {
         let place = Self { directory: TempDir::new().unwrap() };
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         place.write("server.crt", made.cert.pem());
-        place.write("server.key", made.signing_key.serialize_pem());
+        place.write_keys("server.key", made.signing_key.serialize_pem());
         place.run(&["ticket-key", "new", "ticket.keys"]);
         place
     }
@@ -43,7 +43,7 @@ impl Place {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// With the mode that a file of ticket keys must have.
+    /// With the mode that a file of keys must have.
     fn write_keys(&self, name: &str, content: impl AsRef<[u8]>) {
         self.write(name, content);
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();

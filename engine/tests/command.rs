@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -19,7 +20,9 @@ impl Place {
         let directory = TempDir::new().unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         fs::write(directory.path().join("server.crt"), made.cert.pem()).unwrap();
-        fs::write(directory.path().join("server.key"), made.signing_key.serialize_pem()).unwrap();
+        let key = directory.path().join("server.key");
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         Self { directory }
     }
 

@@ -230,3 +230,46 @@ fn each_knob_has_a_row_and_each_row_a_knob() {
         assert!(DEFAULTS.iter().any(|(known, _)| known == key), "{key} is not on the host of files");
     }
 }
+
+/// Runs `systemd-analyze`; `None`, with the skip said, where there is none.
+fn systemd_analyze(arguments: &[&str]) -> Option<Said> {
+    let Ok(output) = Command::new("systemd-analyze").args(arguments).output() else {
+        eprintln!("SKIP: systemd-analyze is not installed: apt-get install systemd");
+        return None;
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Some(Said { status: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) })
+}
+
+/// Keys that systemd does not know or values that it does not take would be passed over when it runs.
+#[test]
+fn unit_is_understood_whole_and_leaves_little_exposed() {
+    let directory = TempDir::new().unwrap();
+    let unit = directory.path().join("offramp.service");
+    let text = fs::read_to_string(tuning().join("offramp.service")).unwrap();
+    // The program must be there.
+    fs::write(&unit, text.replace("/usr/bin/offramp", env!("CARGO_BIN_EXE_offramp"))).unwrap();
+    let unit = unit.to_str().unwrap();
+    let Some(said) = systemd_analyze(&["verify", "--man=no", unit]) else { return };
+    let about_it: Vec<&str> = said.err.lines().filter(|line| line.contains("offramp")).collect();
+    assert!(said.status == 0 && about_it.is_empty(), "{}{}", said.out, said.err);
+    // Of 100; 18 with systemd 252.
+    let Some(said) = systemd_analyze(&["security", "--offline=yes", "--threshold=25", unit]) else { return };
+    assert_eq!(said.status, 0, "{}{}", said.out, said.err);
+}
+
+#[test]
+fn unit_lets_io_uring_through_its_filter_and_no_core_out() {
+    let text = fs::read_to_string(tuning().join("offramp.service")).unwrap();
+    for line in ["SystemCallFilter=@system-service", "LimitCORE=0", "UMask=0077", "RestrictNamespaces=yes"] {
+        assert!(text.lines().any(|it| it == line), "no {line:?}");
+    }
+    // Before systemd 254 it may not see the credentials.
+    assert!(!text.lines().any(|line| line.starts_with("ExecStartPre=")));
+    let Some(services) = systemd_analyze(&["syscall-filter", "@system-service"]) else { return };
+    let Some(aio) = systemd_analyze(&["syscall-filter", "@aio"]) else { return };
+    assert!(services.out.contains("@aio"), "{}", services.out);
+    for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
+        assert!(aio.out.contains(call), "no {call} in: {}", aio.out);
+    }
+}

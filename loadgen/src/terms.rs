@@ -1,16 +1,17 @@
 //! The TLS that a client speaks: versions, suites, groups, names, certificates, tickets.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use offramp::files::{self, pem};
 use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, SupportedCipherSuite};
+use zeroize::Zeroizing;
 
 use crate::plan::Version;
 use crate::session::equal_terms;
@@ -19,10 +20,7 @@ use crate::trust::Trust;
 
 /// A client's certificate chain and its key.
 #[derive(Debug)]
-pub struct ClientIdentity {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
+pub struct ClientIdentity(Arc<CertifiedKey>);
 
 /// What a run speaks; where there are several of something, connections take them in turn.
 #[derive(Debug)]
@@ -67,10 +65,14 @@ impl ClientIdentity {
     /// A file cannot be read, or holds no certificate or key.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
         let chain = read_certificates(certificate)?;
-        let read = File::open(key).map(BufReader::new).with_context(|| format!("{}", key.display()))?;
-        let key = PrivateKeyDer::from_pem_reader(read)
-            .map_err(|e| anyhow::anyhow!("{}: no private key in PEM: {e}", key.display()))?;
-        Ok(Self { chain, key })
+        let named = |problem: &dyn std::fmt::Display| anyhow::anyhow!("{}: {problem}", key.display());
+        let text = files::read(key, files::BYTES_MAX).map_err(|problem| named(&problem))?;
+        let parsed = pem::private_key(text.bytes()).map_err(|error| named(&error))?;
+        let signing = any_supported_type(&parsed.der()).map_err(|error| named(&error))?;
+        let certified = CertifiedKey::new(chain, signing);
+        let other = "is not the key of the first certificate in its --client-cert";
+        certified.keys_match().map_err(|_| named(&other))?;
+        Ok(Self(Arc::new(certified)))
     }
 
     /// A fresh self-signed one, ECDSA P-256, as media peers have them.
@@ -79,8 +81,9 @@ impl ClientIdentity {
     /// None that happens.
     pub fn generate(name: &str) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        Ok(Self { chain: vec![made.cert.der().clone()], key: key.into() })
+        let der = Zeroizing::new(made.signing_key.serialize_der());
+        let signing = any_supported_type(&PrivatePkcs8KeyDer::from(der.as_slice()).into())?;
+        Ok(Self(Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], signing))))
     }
 }
 
@@ -89,11 +92,9 @@ impl ClientIdentity {
 /// # Errors
 /// It cannot be read, or has none.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let file = File::open(path).map(BufReader::new).with_context(|| format!("{}", path.display()))?;
-    let read: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file).collect();
-    let certificates = read.map_err(|e| anyhow::anyhow!("{}: not PEM: {e}", path.display()))?;
-    ensure!(!certificates.is_empty(), "{}: no certificate in it (PEM)", path.display());
-    Ok(certificates)
+    let named = |problem: &dyn std::fmt::Display| anyhow::anyhow!("{}: {problem}", path.display());
+    let text = files::read(path, files::BYTES_MAX).map_err(|problem| named(&problem))?;
+    pem::certificates(text.bytes()).map_err(|error| named(&error))
 }
 
 /// A suite by its IANA name, or as rustls writes it.
@@ -269,9 +270,9 @@ impl Profile {
             .with_custom_certificate_verifier(terms.trust.verifier(provider)?);
         let mut full = match client {
             None => builder.with_no_client_auth(),
-            Some(ClientIdentity { chain, key }) => builder
-                .with_client_auth_cert(chain.clone(), key.clone_key())
-                .context("a client certificate and its key")?,
+            Some(ClientIdentity(certified)) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))))
+            }
         };
         let tickets = Arc::new(TicketStore::default());
         let mut resuming = full.clone();

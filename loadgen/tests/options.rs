@@ -145,3 +145,35 @@ fn a_limit_on_descriptors_is_said_before_it_is_met() {
     assert!(errors.contains(&format!("need {needs} descriptors")), "{errors}");
     assert!(errors.contains(&format!("may have {has}: ulimit -Hn {needs}")), "{errors}");
 }
+
+/// A file that is no file, or that would lose a certificate or a key, is named before anything connects.
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let identity = Identity::generate().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certificate = std::fs::read_to_string(identity.certificate_file()).unwrap();
+    let key = std::fs::read_to_string(identity.key_file()).unwrap();
+    let glued = write("glued.pem", &format!("{}{certificate}", certificate.trim_end()));
+    let encrypted = write("encrypted.pem", &key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"));
+    let (certificate, key) = (write("c.pem", &certificate), write("k.pem", &key));
+    let stranger = Identity::generate().unwrap();
+    let other = write("other.pem", &std::fs::read_to_string(stranger.key_file()).unwrap());
+    for (arguments, part) in [
+        (&["--ca", &*glued][..], "glued.pem: line "),
+        (&["--ca", "/dev/zero"], "/dev/zero: it is a device, and only a regular file is read"),
+        (&["--ca", &key], "k.pem: has no certificate"),
+        (&["--ca", &certificate, "--client-cert", &certificate, "--client-key", &encrypted], "is encrypted"),
+        (&["--ca", &certificate, "--client-cert", &glued, "--client-key", &key], "glued.pem: line "),
+        (&["--ca", &certificate, "--client-cert", &certificate, "--client-key", &other], "other.pem: "),
+    ] {
+        let target = ["handshake", "--target", "127.0.0.1:1", "--sni", SERVER_NAME];
+        let output = Command::new(LOADGEN).args(target).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(part), "{arguments:?}: no {part:?} in: {said}");
+    }
+}

@@ -39,14 +39,12 @@ impl TicketKeyTask {
         let now = now();
         match self {
             Self::New { file } => {
-                KeyRing::generate(now)?.write(&file, false)?;
+                KeyRing::generate(now)?.create(&file)?;
                 Ok(format!("{}: made\n{}", file.display(), ids(&file, now)?))
             }
             Self::Rotate { file, start_in } => {
-                let mut ring = KeyRing::read(&file)?;
-                ring.add(now, now.saturating_add(start_in.as_secs()))
-                    .map_err(|cause| KeyFileError::Refused { path: file.clone(), cause })?;
-                ring.write(&file, true)?;
+                let from = now.saturating_add(start_in.as_secs());
+                let ring = KeyRing::update(&file, |ring| ring.add(now, from))?;
                 Ok(format!(
                     "{}: a key added\n{}{}",
                     file.display(),

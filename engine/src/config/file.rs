@@ -3,27 +3,22 @@
 //! It is only read here; what the values may be is for [`Raw::check`](super::Raw::check) to say. Paths of
 //! certificates and keys are relative to the directory of the file.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::limits::FILE_BYTES_MAX;
 use super::{ConfigError, Given, IdentityFiles, Key, Origin, Raw, RawListener};
+use crate::files::{self, Problem};
 
 /// Reads a configuration file.
 ///
 /// # Errors
 /// [`ConfigError::Unreadable`] or [`ConfigError::Malformed`]: each names the file, the second the line.
 pub fn read(path: &Path) -> Result<Raw, ConfigError> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
-        .and_then(|count| if count as u64 > FILE_BYTES_MAX { Err(too_long()) } else { Ok(()) })
-        .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-    parse(path, &text)
+    let unreadable = |cause: Problem| ConfigError::Unreadable { path: path.to_owned(), cause: cause.into() };
+    let content = files::read(path, files::BYTES_MAX).map_err(unreadable)?;
+    parse(path, content.text().map_err(unreadable)?)
 }
 
 /// Reads the text of a configuration file; `path` is only for the messages and for what is relative to it.
@@ -37,11 +32,6 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
         message: error.message().replace('\n', "; "),
     })?;
     Ok(raw(path, text, written))
-}
-
-/// Half a file must not pass for a whole one.
-fn too_long() -> io::Error {
-    io::Error::other(format!("it is longer than {FILE_BYTES_MAX} bytes: is it a configuration file?"))
 }
 
 /// The keys of the file. A value's type is checked here, its meaning is not.
@@ -406,8 +396,13 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_long_is_not_read_by_half() {
-        let error = read(Path::new("/dev/zero")).map(|_| ()).unwrap_err().to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("o.toml");
+        std::fs::write(&path, vec![b'#'; files::BYTES_MAX + 1]).unwrap();
+        let error = read(&path).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("longer than 1048576 bytes"), "{error}");
+        let error = read(Path::new("/dev/zero")).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero: cannot be read: it is a device"), "{error}");
     }
 
     #[test]

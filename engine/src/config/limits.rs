@@ -32,9 +32,6 @@ pub const RECORD_LIMIT: RangeInclusive<u64> = 1024..=1 << 24;
 /// Bytes in a Unix socket's path (unix(7): `sun_path` holds 108 with the closing zero).
 pub const UNIX_PATH_BYTES: RangeInclusive<usize> = 1..=107;
 
-/// Bytes in a configuration file: far above any honest one.
-pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
 /// Connections that the kernel keeps per listener until they are accepted; it caps this at
 /// `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;

@@ -65,7 +65,7 @@ fn tickets() -> Result<Arc<Tickets>, Box<dyn std::error::Error>> {
     let hex = |count: u8| (0..count).map(|byte| format!("{byte:02x}")).collect::<String>();
     let (name, secret) = (hex(16), hex(48));
     let line = format!("key {name} 1970-01-01T00:00:00Z 2100-01-01T00:00:00Z {secret}\n");
-    KeyRing::parse(&file, &line)?.write(&file, false)?;
+    KeyRing::parse(&file, &line)?.create(&file)?;
     Ok(Arc::new(Tickets::from_file(&file, 3600, 0)?))
 }
 

@@ -14,8 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use fastrand::Rng;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls::crypto::{
-    ActiveKeyExchange, CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, SharedSecret,
-    SupportedKxGroup,
+    ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup,
 };
 use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::{Signer, SigningKey};
@@ -40,12 +39,13 @@ fn draw(bytes: &mut [u8]) {
 /// The system's, but for what would differ from run to run.
 pub(super) fn sources() -> Sources {
     let system = Sources::system();
-    Sources { provider: Arc::new(provider(CryptoProvider::clone(&system.provider))), time: Arc::new(Noon) }
+    let provider = Arc::new(provider(CryptoProvider::clone(&system.provider)));
+    Sources { signing_key, provider, time: Arc::new(Noon) }
 }
 
 /// The same cryptography, with draws in place of randomness.
 pub(super) fn provider(cryptography: CryptoProvider) -> CryptoProvider {
-    CryptoProvider { secure_random: &Draws, kx_groups: GROUPS.to_vec(), key_provider: &Draws, ..cryptography }
+    CryptoProvider { secure_random: &Draws, kx_groups: GROUPS.to_vec(), ..cryptography }
 }
 
 /// The clock of all worlds, which stands still.
@@ -133,13 +133,11 @@ pub(super) fn private_key() -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(key.into())
 }
 
-impl KeyProvider for Draws {
-    fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
-        if key != private_key() {
-            return Err(Error::General("worlds have one private key".to_owned()));
-        }
-        Ok(Arc::new(Key::new()))
+fn signing_key(key: &PrivateKeyDer<'_>) -> Result<Arc<dyn SigningKey>, Error> {
+    if *key != private_key() {
+        return Err(Error::General("worlds have one private key".to_owned()));
     }
+    Ok(Arc::new(Key::new()))
 }
 
 /// Signs with ECDSA on P-256 and SHA-256.

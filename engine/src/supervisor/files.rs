@@ -1,5 +1,5 @@
 //! The thread that reads files once the engine runs: the configuration and what it names at SIGHUP, ticket
-//! keys when they have changed. Nothing else waits for it, neither signals nor the watch over the workers nor
+//! keys, certificates and authorities when they have changed. Nothing else waits for it, neither signals nor the watch over the workers nor
 //! the end of the engine: a file may be on a disk that does not answer.
 
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, sync_channel};
 
 use super::StartError;
 use super::crew::{Report, vital};
-use super::ticket_clock::TicketClock;
 use crate::config::limits::TICK;
 
 /// What is done at SIGHUP.
@@ -19,9 +18,9 @@ pub(super) type Reload = Box<dyn FnMut() + Send>;
 pub(super) struct Files(SyncSender<()>);
 
 impl Files {
-    /// Starts the thread. It counts its rounds in `rounds`, one each TICK.
+    /// Starts the thread. It calls `tick` each TICK, and counts its rounds in `rounds`.
     pub(super) fn start(
-        mut clock: TicketClock,
+        mut tick: impl FnMut() + Send + 'static,
         mut reload: Reload,
         rounds: Arc<AtomicU64>,
         reports: Sender<Report>,
@@ -32,7 +31,7 @@ impl Files {
             loop {
                 match inbox.recv_timeout(TICK) {
                     Ok(()) => reload(),
-                    Err(RecvTimeoutError::Timeout) => clock.tick(),
+                    Err(RecvTimeoutError::Timeout) => tick(),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
                 rounds.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +53,6 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::tls::Tickets;
 
     #[test]
     fn a_file_that_does_not_answer_holds_up_nobody_who_asks() {
@@ -66,9 +64,8 @@ mod tests {
             let _ = file.recv();
         });
         let (reports, lost) = channel();
-        let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
         let rounds: Arc<AtomicU64> = Arc::default();
-        let files = Files::start(TicketClock::new(tickets), reload, Arc::clone(&rounds), reports).unwrap();
+        let files = Files::start(|| {}, reload, Arc::clone(&rounds), reports).unwrap();
         files.reload();
         reloads.recv().unwrap();
         let stuck_at = rounds.load(Ordering::Relaxed);

@@ -10,6 +10,7 @@ mod files;
 mod pulse;
 mod reload;
 mod ticket_clock;
+mod watch;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -41,6 +42,7 @@ pub use error::{StartError, ThreadLost};
 use files::{Files, Reload};
 use pulse::Pulse;
 use ticket_clock::TicketClock;
+use watch::{Seen, Watch, Watched};
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
@@ -115,6 +117,8 @@ impl Engine {
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
         let (mut served, mut all_terms) = (Vec::new(), Vec::new());
+        let seen = Seen::of(&config.listeners);
+        watch::warn_of_exposed_keys(&config.listeners);
         let cpus = crew::cpus(&config);
         note_ipv6_alone(&config);
         for listener in &config.listeners {
@@ -151,6 +155,7 @@ impl Engine {
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), offers.allowed()).with_log(log_counters);
         let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;
+        control.watched.lock().replace(config.listeners.clone(), seen);
         let setups = fronts.into_iter().zip(counters).enumerate().map(|(index, (fronts, counters))| Setup {
             index,
             fronts,
@@ -172,7 +177,12 @@ impl Engine {
         let rounds: Arc<AtomicU64> = Arc::default();
         let theirs = control.clone();
         let reload: Reload = Box::new(move || reload(&theirs));
-        let files = Files::start(TicketClock::new(tickets), reload, Arc::clone(&rounds), crew.reports())?;
+        let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(control.clone()));
+        let tick = move || {
+            clock.tick();
+            watch.tick();
+        };
+        let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.stops), rounds);
         let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
         let (workers, watch) = (config.workers, Some(watch));
@@ -265,13 +275,15 @@ pub struct Control {
     stopping: Arc<AtomicBool>,
     offers: Arc<Offers>,
     tickets: Arc<Tickets>,
+    watched: Watched,
 }
 
 impl Control {
     fn new(workers: usize, offers: Arc<Offers>, tickets: Arc<Tickets>) -> Result<Self, StartError> {
         let stops: io::Result<Vec<_>> = (0..workers).map(|_| Stop::new().map(Arc::new)).collect();
         let stops = stops.map_err(|error| StartError::resource("an event descriptor", &error))?;
-        Ok(Self { stops: stops.into(), stopping: Arc::new(AtomicBool::new(false)), offers, tickets })
+        let (stopping, watched) = (Arc::new(AtomicBool::new(false)), Watched::default());
+        Ok(Self { stops: stops.into(), stopping, offers, tickets, watched })
     }
 
     /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.

@@ -1,11 +1,11 @@
 //! What of the configuration can change while the engine runs: certificates, peers, tickets, and when the
 //! kernel is given the records.
 
+use super::watch::{self, Seen};
 use super::{Carriers, Control, StartError, ticket_clock};
 use crate::config::{Config, ConfigError, Listener, Mode, OffloadPolicy};
 use crate::sys::ktls::CipherSet;
 use crate::sys::probe::{self, Ktls, Rekey};
-use crate::tls::{Terms, TermsError};
 
 /// What the kernel can do, found by trying, unless no listener wants to know.
 pub(super) fn find(config: &Config) -> Ktls {
@@ -38,14 +38,12 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let chosen: Result<Vec<Carriers>, StartError> =
         new.listeners.iter().map(|listener| Carriers::choose(&listener.offload, &found)).collect();
     let chosen = chosen.map_err(|error| error.to_string())?;
-    let terms: Result<Vec<_>, TermsError> = new
-        .listeners
-        .iter()
-        .enumerate()
-        .map(|(nth, listener)| Terms::reload(listener, &control.tickets, control.offers.terms(nth)))
-        .collect();
-    let terms = terms.map_err(|error| error.to_string())?;
+    let mut in_force = control.watched.lock();
+    let seen = Seen::of(&new.listeners);
+    let terms = watch::load(&new.listeners, control).map_err(|error| error.to_string())?;
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
+    watch::warn_of_exposed_keys(&new.listeners);
+    in_force.replace(new.listeners.clone(), seen);
     for (old, new) in running.listeners.iter_mut().zip(&new.listeners) {
         let record_limit = old.offload.record_limit;
         let Listener { listen, backend, truncation, keepalive, .. } = old.clone();

@@ -1,13 +1,13 @@
 //! The ticket keys and the time: made at the start, told the time each second, read again when their file has
 //! changed.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StartError;
 use crate::config::Config;
+use crate::files::Stamp;
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::{UnixSeconds, Use};
 
@@ -32,18 +32,6 @@ pub(super) struct TicketClock {
     tickets: Arc<Tickets>,
     seen: Option<Stamp>,
     sealing: Option<String>,
-}
-
-/// By what a change of the file is seen. A new mode or owner changes neither its content nor its mtime, and
-/// may be what it takes to read it.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-    bytes: u64,
-    mode: u32,
-    owner: u32,
 }
 
 impl TicketClock {
@@ -113,15 +101,7 @@ fn sealing(tickets: &Tickets) -> Option<String> {
 }
 
 fn stamp(tickets: &Tickets) -> Option<Stamp> {
-    let metadata = std::fs::metadata(tickets.file()?).ok()?;
-    Some(Stamp {
-        inode: metadata.ino(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-        bytes: metadata.size(),
-        mode: metadata.mode(),
-        owner: metadata.uid(),
-    })
+    tickets.file().and_then(Stamp::of)
 }
 
 #[cfg(test)]
@@ -138,11 +118,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ticket.keys");
         let first = KeyRing::generate(NOW).unwrap();
-        first.write(&file, false).unwrap();
+        first.create(&file).unwrap();
         let tickets = Arc::new(Tickets::from_file(&file, 3600, NOW).unwrap());
         let mut clock = TicketClock::new(Arc::clone(&tickets));
         let before = tickets.uses();
-        KeyRing::generate(NOW).unwrap().write(&file, true).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        KeyRing::generate(NOW).unwrap().create(&file).unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
         clock.tick_at(NOW);
         assert_eq!(tickets.uses(), before, "the keys in force stay");

@@ -9,6 +9,7 @@ pub mod ktls;
 mod message;
 mod pool;
 pub mod probe;
+pub mod process;
 pub mod ring;
 pub mod socket;
 pub mod tcp;

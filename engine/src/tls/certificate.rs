@@ -15,6 +15,7 @@ use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::x509::AlgorithmIdentifier;
 
 use super::identity::IdentityError;
+use super::key_kind;
 
 /// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).
 const MIN_RSA_BITS: usize = 2048;
@@ -128,13 +129,12 @@ impl Place<'_> {
                 match curve.as_deref() {
                     Some(SECP256R1) => return Ok(Some(NamedGroup::secp256r1)),
                     Some(SECP384R1) => return Ok(Some(NamedGroup::secp384r1)),
-                    other => format!("elliptic-curve key on curve {}", other.unwrap_or("without a name")),
+                    _ => key_kind::name(&key.algorithm),
                 }
             }
-            _ => format!("key of algorithm {}", key.algorithm.algorithm),
+            _ => key_kind::name(&key.algorithm),
         };
-        let allowed = "RSA of 2048 bits or more, or ECDSA on P-256 or P-384";
-        Err(self.forbidden(what, allowed, "TS 33.310 clause 6.1.1, TS 33.210 clause 6.2"))
+        Err(self.forbidden(what, key_kind::ALLOWED, "TS 33.310 clause 6.1.1, TS 33.210 clause 6.2"))
     }
 
     /// RSA or ECDSA with SHA-256 or better; MD5 and SHA-1 never (TS 33.310 clause 6.1.1) (C2, B11c).

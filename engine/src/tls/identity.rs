@@ -3,19 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::KeyProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
-use rustls_pki_types::pem::{Error as PemError, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 
-use super::Sources;
 use super::certificate::{self, Checked};
+use super::key_kind;
+use super::sources::{LoadKey, Sources};
 use crate::config::{IdentityFiles, UnknownName};
+use crate::files::pem::{self, PemError, PrivateKey};
+use crate::files::{self, Content};
 
 /// Most bytes of a chain: it must fit, with the rest of the flight, into one buffer.
 const MAX_CHAIN_BYTES: usize = 32 * 1024;
@@ -33,18 +35,16 @@ pub enum IdentityError {
         /// What the system says.
         reason: String,
     },
-    /// The file has not what was looked for.
-    #[error("{}: has no {what}; expected PEM with a line \"-----BEGIN {label}-----\"", .file.display())]
-    Missing {
+    /// The file has not what was looked for, or not in a form that is read.
+    #[error("{}: {problem}", .file.display())]
+    Unusable {
         /// Which.
         file: PathBuf,
-        /// What was looked for.
-        what: &'static str,
-        /// The PEM label that would mark it.
-        label: &'static str,
+        /// What is the matter with it, and what to do.
+        problem: String,
     },
     /// The file is not what it claims to be.
-    #[error("{}: {reason}; export it anew as PEM", .file.display())]
+    #[error("{}: {reason}; export it again as PEM", .file.display())]
     Malformed {
         /// Which.
         file: PathBuf,
@@ -98,7 +98,7 @@ impl Identities {
         files: &[IdentityFiles],
         unknown_name: UnknownName,
     ) -> Result<Self, IdentityError> {
-        let load = |files| Identity::load(files, sources.provider.key_provider);
+        let load = |files| Identity::load(files, sources.signing_key);
         Ok(Self { all: files.iter().map(load).collect::<Result<_, _>>()?, unknown_name })
     }
 
@@ -185,13 +185,13 @@ impl Hello<'_> {
 }
 
 impl Identity {
-    fn load(files: &IdentityFiles, keys: &dyn KeyProvider) -> Result<Self, IdentityError> {
+    fn load(files: &IdentityFiles, signing_key: LoadKey) -> Result<Self, IdentityError> {
         let chain = read_chain(&files.certificate)?;
         let key = read_key(&files.key)?;
         let Checked { curve, names, known_by } = certificate::check(&files.certificate, &chain)?;
-        let signing = keys.load_private_key(key).map_err(|e| IdentityError::Malformed {
+        let signing = signing_key(&key.der()).map_err(|_| IdentityError::Unusable {
             file: files.key.clone(),
-            reason: format!("not a private key that can be used ({e})"),
+            problem: key_kind::unusable(&key.der()),
         })?;
         let mut certified = CertifiedKey::new(chain, signing);
         certified.ocsp = files.ocsp.as_deref().map(read_ocsp).transpose()?;
@@ -252,12 +252,8 @@ fn suites_key(suite: CipherSuite) -> Option<Option<SignatureAlgorithm>> {
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| unusable(file, e, "certificate", "CERTIFICATE"))?;
-    if certificates.is_empty() {
-        return Err(unusable(file, PemError::NoItemsFound, "certificate", "CERTIFICATE"));
-    }
+    let text = read(file)?;
+    let certificates = pem::certificates(text.bytes()).map_err(|e| unusable(file, "certificate", e))?;
     let bytes: usize = certificates.iter().map(|certificate| certificate.len()).sum();
     if bytes > MAX_CHAIN_BYTES {
         let reason =
@@ -270,12 +266,12 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError
 /// OCSP stapling (TS 33.210 clauses 6.2.2, 6.2.3): the response is passed on as it is, and what it says is
 /// for clients to judge; only that it is one whole DER value is looked at (B13).
 fn read_ocsp(file: &Path) -> Result<Vec<u8>, IdentityError> {
-    let response = std::fs::read(file)
-        .map_err(|cause| IdentityError::Unreadable { file: file.to_owned(), reason: cause.to_string() })?;
-    let parsed = x509_parser::der_parser::parse_der(&response);
+    let content = read(file)?;
+    let response = content.bytes();
+    let parsed = x509_parser::der_parser::parse_der(response);
     let is_whole = matches!(parsed, Ok(([], value)) if value.header.is_constructed());
     if is_whole && response.len() <= MAX_OCSP_BYTES {
-        return Ok(response);
+        return Ok(response.to_vec());
     }
     let reason = format!(
         "not an OCSP response in DER of at most {MAX_OCSP_BYTES} bytes; try: openssl ocsp -respout FILE"
@@ -283,18 +279,36 @@ fn read_ocsp(file: &Path) -> Result<Vec<u8>, IdentityError> {
     Err(IdentityError::Malformed { file: file.to_owned(), reason })
 }
 
-fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|e| unusable(file, e, "private key", "PRIVATE KEY"))
+fn read_key(file: &Path) -> Result<PrivateKey, IdentityError> {
+    let text = read(file)?;
+    pem::private_key(text.bytes()).map_err(|e| unusable(file, "private key", e))
 }
 
-fn unusable(file: &Path, error: PemError, what: &'static str, label: &'static str) -> IdentityError {
+fn read(file: &Path) -> Result<Content, IdentityError> {
+    files::read(file, files::BYTES_MAX)
+        .map_err(|problem| IdentityError::Unreadable { file: file.to_owned(), reason: problem.to_string() })
+}
+
+fn unusable(file: &Path, what: &'static str, error: PemError) -> IdentityError {
     let file = file.to_owned();
     match error {
-        PemError::Io(e) => IdentityError::Unreadable { file, reason: e.to_string() },
-        PemError::NoItemsFound => IdentityError::Missing { file, what, label },
-        // The library's other texts may quote the file's lines, and those may be a key's.
-        _ => IdentityError::Malformed { file, reason: format!("not a well-formed PEM {what}") },
+        PemError::Malformed { .. } => {
+            IdentityError::Malformed { file, reason: format!("not a well-formed PEM {what} ({error})") }
+        }
+        _ => IdentityError::Unusable { file, problem: error.to_string() },
     }
+}
+
+/// A warning where others than the owner of a key's file and its group have access to it.
+pub(super) fn exposed(files: &IdentityFiles) -> Option<String> {
+    let file = files.key.display();
+    let mode = std::fs::metadata(&files.key).ok()?.mode() & 0o7777;
+    (mode & 0o007 != 0).then(|| {
+        format!(
+            "{file}: its mode is {mode:04o}, and every user of this host has access to the private key; try: \
+             chmod o-rwx {file}"
+        )
+    })
 }
 
 #[cfg(test)]

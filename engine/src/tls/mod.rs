@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod evidence;
 mod hello;
 mod identity;
+mod key_kind;
 mod originate;
 #[cfg(test)]
 mod pair;
@@ -109,7 +110,7 @@ impl Terms {
             return Err(TermsError::NoIdentity);
         }
         let identities = Identities::load_from(sources, identities, *unknown_name)?;
-        let Sources { provider, time } = sources.clone();
+        let Sources { provider, time, .. } = sources.clone();
         let random = provider.secure_random;
         let peers = Arc::new(Peers::load(peers, &provider)?);
         let class = peers.class().known_by(&identities.known_by());
@@ -161,6 +162,13 @@ impl Terms {
     ) -> Result<Arc<Self>, TermsError> {
         let read = Self::load(listener, Some(tickets))?;
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
+    }
+
+    /// A line for each private key of the listener to whose file everybody on the host has access: it can be
+    /// used, and should not be so.
+    #[must_use]
+    pub fn exposed_keys(listener: &Listener) -> Vec<String> {
+        listener.identities.iter().filter_map(identity::exposed).collect()
     }
 
     fn is_the_same(&self, other: &Self) -> bool {

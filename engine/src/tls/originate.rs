@@ -59,7 +59,7 @@ impl Origination {
         let mut made_of = MadeOf::default();
         made_of.add(&[rules.server_name.value.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
-        let Sources { provider, time } = sources.clone();
+        let Sources { provider, time, .. } = sources.clone();
         let name = ServerName::try_from(rules.server_name.value.clone())
             .map_err(|_| rules.server_name.clone().refused(Key::ServerName, Originate::ALLOWED_NAME))?;
         let trust = match &rules.trust {

@@ -16,7 +16,6 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -28,6 +27,8 @@ use super::certificate::has_key_of_the_profile;
 use super::evidence;
 use super::tickets::AuthenticationClass;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
+use crate::files;
+use crate::files::pem::{self, PemError};
 
 /// Why the authorities of a listener cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -162,10 +163,12 @@ impl Fingerprint {
 }
 
 pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, PeerError> {
-    let all = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| PeerError::authorities(file, format!("cannot be read as PEM ({error})")))?;
-    if all.is_empty() { Err(PeerError::authorities(file, "has no certificate")) } else { Ok(all) }
+    let text = files::read(file, files::BYTES_MAX)
+        .map_err(|problem| PeerError::authorities(file, format!("cannot be read: {problem}")))?;
+    pem::certificates(text.bytes()).map_err(|error| match error {
+        PemError::Missing { is_binary: false, .. } => PeerError::authorities(file, "has no certificate"),
+        error => PeerError::authorities(file, format!("cannot be read as PEM ({error})")),
+    })
 }
 
 /// What a verifier starts from: the authorities of a file.

@@ -3,15 +3,24 @@
 
 use std::sync::Arc;
 
+use rustls::Error;
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::SigningKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls_pki_types::PrivateKeyDer;
 
 use super::profile;
+
+/// Makes the object that signs with a private key.
+pub(crate) type LoadKey = fn(&PrivateKeyDer<'_>) -> Result<Arc<dyn SigningKey>, Error>;
 
 /// The sources of a listener's handshakes.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
-    /// The cryptography of the profile, and with it randomness and private keys.
+    /// Makes the keys that sign. It is given a key that its owner wipes, and keeps no copy.
+    pub(crate) signing_key: LoadKey,
+    /// The cryptography of the profile, and with it randomness.
     pub(crate) provider: Arc<CryptoProvider>,
     /// By which certificates are judged and tickets of TLS 1.3 age.
     pub(crate) time: Arc<dyn TimeProvider>,
@@ -20,6 +29,7 @@ pub(crate) struct Sources {
 impl Sources {
     /// The system's randomness and clock.
     pub(crate) fn system() -> Self {
-        Self { provider: profile::provider(), time: Arc::new(DefaultTimeProvider) }
+        let provider = profile::provider();
+        Self { signing_key: any_supported_type, provider, time: Arc::new(DefaultTimeProvider) }
     }
 }

@@ -4,9 +4,9 @@
 //! RFC 3339 writes them, the secret as 96 hexadecimal digits (AES-128-CBC, then HMAC-SHA-256).
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -16,6 +16,7 @@ use super::ticket_keys::{
     ENCRYPTION_BYTES, KEYS_MAX, KeyRefused, KeyRing, NAME_BYTES, NoRandomness, SECRET_BYTES, TicketKey,
     UnixSeconds, to_hex,
 };
+use crate::files::{self, Problem};
 
 /// Most bytes of a key file: far above any honest one.
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -32,16 +33,19 @@ pub enum KeyFileError {
         /// "read" or "written".
         action: &'static str,
         /// What the system says.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// Others than its owner may read or write it.
-    #[error("{}: its mode is {mode:04o}, and others than its owner must have no access; try: chmod 600 {}",
-            .path.display(), .path.display())]
+    #[error("{}: its mode is {mode:04o}, and others than its owner must have no access; try: chmod 600 {}; \
+             or mode 0440 and a group that Offramp runs in or root's (it is now the one of number {group}; \
+             in Kubernetes: fsGroup and defaultMode 0440)", .path.display(), .path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// The group that owns it.
+        group: u32,
     },
     /// Somebody else than we or root owns it, and may change it.
     #[error("{}: its owner is the user of number {owner}, neither root nor the one that runs Offramp \
@@ -132,47 +136,17 @@ impl TicketKey {
 }
 
 impl KeyRing {
-    /// Reads a key file, which is a regular one, belongs to us or root, and which nobody but its owner may
-    /// have access to. What is there instead does not hold up the reader.
+    /// Reads a key file, which is a regular one, belongs to us or root, and which nobody else may have access
+    /// to. A group may read it that we are in, as Kubernetes' fsGroup sets it up, or root's; and whoever
+    /// systemd lets read its credentials.
     ///
     /// # Errors
     /// [`KeyFileError`].
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let inaccessible =
-            |cause| KeyFileError::Inaccessible { path: path.to_owned(), action: "read", cause };
-        // Opened to be read, a pipe would wait for its writer.
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        let mut file = opened.map_err(inaccessible)?;
-        let metadata = file.metadata().map_err(inaccessible)?;
-        if !metadata.is_file() {
-            return Err(KeyFileError::NoFile { path: path.to_owned() });
-        }
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
-        }
-        let owner = metadata.uid();
-        if let Some(ours) = effective_user().filter(|ours| owner != ROOT && owner != *ours) {
-            return Err(KeyFileError::Foreign { path: path.to_owned(), owner, ours });
-        }
-        // Of its full size at once: one that grows leaves copies of secrets behind.
-        let mut content = Zeroizing::new(vec![0; FILE_BYTES_MAX + 1]);
-        let mut filled = 0;
-        loop {
-            match file.read(&mut content[filled..]) {
-                Ok(0) => break,
-                Ok(bytes) => filled += bytes,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(inaccessible(error)),
-            }
-        }
-        if filled > FILE_BYTES_MAX {
-            let cause = std::io::Error::other(format!("it is longer than {FILE_BYTES_MAX} bytes"));
-            return Err(inaccessible(cause));
-        }
-        let text = std::str::from_utf8(&content[..filled])
-            .map_err(|_| inaccessible(std::io::Error::other("it is not text")))?;
-        Self::parse(path, text)
+        let inaccessible = |problem| KeyFileError::inaccessible(path, "read", problem);
+        let content = files::read(path, FILE_BYTES_MAX).map_err(inaccessible)?;
+        check_access(path, content.metadata())?;
+        Self::parse(path, content.text().map_err(inaccessible)?)
     }
 
     /// Reads the text of a key file; `path` is only for the messages.
@@ -201,31 +175,58 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// Writes a key file with mode 0600, whole or not at all; `replace` says whether there may be one.
+    /// Writes a key file with mode 0600, whole or not at all, where there is none yet.
     ///
     /// # Errors
     /// [`KeyFileError::Inaccessible`].
-    pub fn write(&self, path: &Path, replace: bool) -> Result<(), KeyFileError> {
-        let inaccessible =
-            |cause| KeyFileError::Inaccessible { path: path.to_owned(), action: "written", cause };
-        if !replace && path.exists() {
-            return Err(inaccessible(std::io::Error::other("there is one; to add a key: rotate")));
-        }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let beside = path.with_file_name(name);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)
-            .and_then(|mut file| file.write_all(self.content().as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&beside, path));
-        if written.is_err() {
-            // It may not have come into being.
-            let _ = std::fs::remove_file(&beside);
-        }
-        written.map_err(inaccessible)
+    pub fn create(&self, path: &Path) -> Result<(), KeyFileError> {
+        let inaccessible = |error: io::Error| KeyFileError::inaccessible(path, "written", error.into());
+        let beside = beside(path);
+        self.write_new(&beside, None).map_err(inaccessible)?;
+        // Refused where there is a file by now, whoever has made that.
+        let linked = std::fs::hard_link(&beside, path).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => io::Error::other("there is one; to add a key: rotate"),
+            _ => error,
+        });
+        let removed = std::fs::remove_file(&beside);
+        linked.and(removed).map_err(inaccessible)
+    }
+
+    /// Reads a key file, has it changed and writes it back, whole or not at all, with the owner, group and
+    /// mode that it had. Of several processes that do so, one waits for the other; none undoes what another
+    /// has done. Returns the ring as written.
+    ///
+    /// # Errors
+    /// [`KeyFileError`]; the file stays as it was.
+    pub fn update(
+        path: &Path,
+        change: impl FnOnce(&mut Self) -> Result<(), KeyRefused>,
+    ) -> Result<Self, KeyFileError> {
+        let inaccessible = |problem| KeyFileError::inaccessible(path, "written", problem);
+        let _lock = files::lock(path).map_err(|problem| KeyFileError::inaccessible(path, "read", problem))?;
+        let mut ring = Self::read(path)?;
+        change(&mut ring).map_err(|cause| KeyFileError::Refused { path: path.to_owned(), cause })?;
+        ring.replace(path).map_err(|error| inaccessible(error.into()))?;
+        Ok(ring)
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        // Of a link the file that it names is replaced, and the link stays.
+        let path = std::fs::canonicalize(path)?;
+        let beside = beside(&path);
+        let metadata = std::fs::metadata(&path)?;
+        self.write_new(&beside, Some(&metadata))?;
+        std::fs::rename(&beside, &path).inspect_err(|_| drop(std::fs::remove_file(&beside)))
+    }
+
+    /// Mode 0600, unless it is to be as accessible as another. Leaves nothing behind where it fails.
+    fn write_new(&self, path: &Path, like: Option<&Metadata>) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let as_like = like.map_or(Ok(()), |like| be_like(&file, like));
+        as_like
+            .and_then(|()| file.write_all(self.content().as_bytes()))
+            .and_then(|()| file.sync_all())
+            .inspect_err(|_| drop(std::fs::remove_file(path)))
     }
 
     fn content(&self) -> Zeroizing<String> {
@@ -244,10 +245,78 @@ impl KeyRing {
     }
 }
 
+impl KeyFileError {
+    fn inaccessible(path: &Path, action: &'static str, problem: Problem) -> Self {
+        let path = path.to_owned();
+        match problem {
+            Problem::NotRegular { .. } => Self::NoFile { path },
+            other => Self::Inaccessible { path, action, cause: other.into() },
+        }
+    }
+}
+
+/// A name in the same directory, of this process alone.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn be_like(file: &File, like: &Metadata) -> io::Result<()> {
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
+        fchown(file, Some(like.uid()), Some(like.gid()))
+            .map_err(|error| io::Error::other(format!("its owner and group cannot be kept: {error}")))?;
+    }
+    file.set_permissions(Permissions::from_mode(like.mode() & 0o777))
+}
+
+/// Whether nobody may read the file who should not, and nobody may change it.
+fn check_access(path: &Path, metadata: &Metadata) -> Result<(), KeyFileError> {
+    let (mode, owner, group) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+    // Without /proc nobody is known, and the owner alone has access.
+    let ours = Ourselves::look();
+    let is_for_group = mode & 0o077 == 0o040
+        && (group == ROOT || ours.as_ref().is_some_and(|ours| ours.groups.contains(&group)));
+    if mode & 0o077 != 0 && !is_for_group && !(mode & 0o037 == 0 && is_credential(path)) {
+        return Err(KeyFileError::Exposed { path: path.to_owned(), mode, group });
+    }
+    match ours {
+        Some(Ourselves { user, .. }) if owner != ROOT && owner != user => {
+            Err(KeyFileError::Foreign { path: path.to_owned(), owner, ours: user })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether systemd has put it there for this service (systemd.exec(5), LoadCredential=): with DynamicUser= an
+/// access list lets the service read it, which shows as the permission of the group.
+fn is_credential(path: &Path) -> bool {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
+    let directory = directory.and_then(|directory| std::fs::canonicalize(directory).ok());
+    let file = std::fs::canonicalize(path).ok();
+    directory.zip(file).is_some_and(|(directory, file)| file.starts_with(directory))
+}
+
 /// As whom we run. The owner of /proc/self would do but for a program with capabilities of its own.
-fn effective_user() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+struct Ourselves {
+    user: u32,
+    /// The effective one, and the supplementary ones.
+    groups: Vec<u32>,
+}
+
+impl Ourselves {
+    fn look() -> Option<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let words = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(str::split_ascii_whitespace).into_iter().flatten()
+        };
+        // Real, effective, saved, of the file system.
+        let user = words("Uid:").nth(1)?.parse().ok()?;
+        let groups = words("Gid:").skip(1).take(1).chain(words("Groups:"));
+        Some(Self { user, groups: groups.filter_map(|group| group.parse().ok()).collect() })
+    }
 }
 
 fn seconds(text: &str) -> Option<UnixSeconds> {
@@ -279,17 +348,71 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ticket.keys");
         let mut ring = KeyRing::generate(NOW).expect("randomness");
-        ring.write(&path, false).expect("written");
-        assert!(ring.write(&path, false).is_err(), "one that is there is not overwritten");
-        ring.add(NOW, NOW + 60).expect("randomness");
-        ring.write(&path, true).expect("replaced");
+        ring.create(&path).expect("written");
+        let error = ring.create(&path).expect_err("one that is there is not overwritten").to_string();
+        assert!(error.ends_with("there is one; to add a key: rotate"), "{error}");
+        ring = KeyRing::update(&path, |ring| ring.add(NOW, NOW + 60)).expect("replaced");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         let read = KeyRing::read(&path).expect("read back");
         assert_eq!(*read.content(), *ring.content());
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).expect("chmod");
-        let error = KeyRing::read(&path).expect_err("exposed").to_string();
-        assert!(error.contains("its mode is 0640") && error.contains("chmod 600"), "{error}");
+        for mode in [0o644, 0o660, 0o444, 0o604, 0o620] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+            let error = KeyRing::read(&path).expect_err("exposed").to_string();
+            assert!(error.contains(&format!("mode is {mode:04o}")) && error.contains("chmod 600"), "{error}");
+        }
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn ticket_file_may_be_read_by_a_group_of_ours_and_stays_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ticket.keys");
+        KeyRing::generate(NOW).expect("randomness").create(&path).expect("written");
+        let access = || {
+            let metadata = std::fs::metadata(&path).expect("there");
+            (metadata.mode() & 0o7777, metadata.gid())
+        };
+        let set = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+        let (_, ours) = access();
+        for mode in [0o440, 0o640] {
+            set(mode);
+            KeyRing::update(&path, |ring| ring.add(NOW, NOW + 60)).expect("a group of ours");
+            assert_eq!(access(), (mode, ours), "rotated, and for the same");
+        }
+        let foreign = 4711;
+        if std::os::unix::fs::chown(&path, None, Some(foreign)).is_ok() {
+            set(0o440);
+            let error = KeyRing::read(&path).expect_err("a group of others").to_string();
+            assert!(error.contains("mode is 0440") && error.contains("the one of number 4711"), "{error}");
+            set(0o600);
+            KeyRing::update(&path, |ring| ring.add(NOW, NOW + 60)).expect("the owner alone");
+            assert_eq!(access(), (0o600, foreign));
+        }
+    }
+
+    #[test]
+    fn ticket_file_updates_at_once_lose_no_key() {
+        const AT_ONCE: usize = 8;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ticket.keys");
+        KeyRing::generate(NOW).expect("randomness").create(&path).expect("written");
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| KeyRing::update(&path, |ring| ring.add(NOW, NOW + 60)).expect("in turn"));
+            }
+        });
+        assert_eq!(KeyRing::read(&path).expect("readable").keys.len(), 1 + AT_ONCE);
+    }
+
+    #[test]
+    fn ticket_file_update_replaces_what_a_link_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, link) = (dir.path().join("real"), dir.path().join("link"));
+        KeyRing::generate(NOW).expect("randomness").create(&file).expect("written");
+        std::os::unix::fs::symlink("real", &link).expect("linked");
+        let ring = KeyRing::update(&link, |ring| ring.add(NOW, NOW + 60)).expect("replaced");
+        assert!(std::fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(*KeyRing::read(&file).expect("readable").content(), *ring.content());
     }
 
     #[test]

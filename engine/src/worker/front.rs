@@ -63,6 +63,12 @@ impl Offers {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// The same with the offers that there are.
+    pub fn replace_terms(&self, terms: Vec<Arc<Terms>>) {
+        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
     /// The kill switch, from the next turn of every worker: while it is off, the kernel is asked for nothing.
     /// Whether that changes anything.
     pub fn allow(&self, allowed: bool) -> bool {

@@ -54,6 +54,8 @@ impl Identity {
         let key = directory.join(format!("{}.key", self.common_name));
         std::fs::write(&certificate, &self.certificate).expect("the certificate can be written");
         std::fs::write(&key, &self.key).expect("the key can be written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&key, private).expect("the key's file is ours");
         (certificate, key)
     }
 }

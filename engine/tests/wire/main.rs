@@ -45,6 +45,7 @@ mod foreign_control;
 mod handshake;
 mod interop;
 mod key_update;
+mod keys;
 mod liveness;
 mod log;
 mod memory;

@@ -3,13 +3,13 @@
 mod find_max;
 mod output;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use offramp::files;
 use rustls::pki_types::ServerName;
 
 use crate::arguments::{Common, Direction, Handshake, Latency, MSRP_GAP, Message, Transfer, TrustArguments};
@@ -33,6 +33,8 @@ use output::{complain, finish, prepare, publish};
 const CONNECTIONS_PER_THREAD: usize = 8;
 /// Connections at once in an open loop unless told otherwise.
 const OPEN_CONNECTIONS_MAX: usize = 4096;
+/// Most bytes of a report that is compared: above those of a day with an interval each second.
+const REPORT_BYTES_MAX: usize = 64 << 20;
 /// The rate that a search begins with unless told otherwise.
 const SEARCH_FROM: f64 = 100.0;
 
@@ -159,8 +161,9 @@ pub fn latency(arguments: &Latency) -> Result<u8> {
 pub fn compare(a: &Path, b: &Path) -> Result<String> {
     let read = |path: &Path| {
         let name = path.display().to_string();
-        let json = fs::read_to_string(path).with_context(|| name.clone())?;
-        crate::report::compare::read(&name, &json).map(|report| (name, report))
+        let content = files::read(path, REPORT_BYTES_MAX).with_context(|| name.clone())?;
+        let json = content.text().with_context(|| name.clone())?;
+        crate::report::compare::read(&name, json).map(|report| (name, report))
     };
     let ((name_a, a), (name_b, b)) = (read(a)?, read(b)?);
     Ok(crate::report::compare::table((&name_a, &a), (&name_b, &b)))
