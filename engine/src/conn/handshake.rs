@@ -47,7 +47,7 @@ impl Failure {
     }
 
     /// With this to be sent.
-    fn with(fault: Fault, alert: Buf) -> Self {
+    pub(super) fn with(fault: Fault, alert: Buf) -> Self {
         Self { alert: Some(alert), ..Self::silent(fault) }
     }
 }

@@ -173,9 +173,10 @@ impl Conn {
         out: &mut Outbox,
     ) -> Stage {
         match stage.on(event, out) {
-            Next::Stay => Stage::Accept(stage),
-            Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
-            Next::Advance(first) => self.begin_handshake(first, now, rules, out),
+            Ok(Next::Stay) => Stage::Accept(stage),
+            Ok(Next::End(fault)) => self.end(Ended::silently(fault), now, rules, out),
+            Ok(Next::Advance(first)) => self.begin_handshake(first, now, rules, out),
+            Err(failure) => self.end(failure.into(), now, rules, out),
         }
     }
 
