@@ -143,6 +143,8 @@ faults! {
     PeerCertificateMissing = "peer_certificate_missing", Tls, Info, Some(alert::BAD_CERTIFICATE);
     /// The client's certificate is not one that holds here, or it has not proved that it has the key.
     PeerCertificateRefused = "peer_certificate_refused", Tls, Info, Some(alert::BAD_CERTIFICATE);
+    /// The peer has shown more than 10 certificates, or more than two issuers of one name.
+    PeerChainTooLong = "peer_chain_too_long", Tls, Info, Some(alert::BAD_CERTIFICATE);
     /// A record that cannot be opened: forged, damaged, replayed.
     BadRecord = "bad_record", Tls, Info, Some(alert::BAD_RECORD_MAC);
     /// A record longer than allowed.

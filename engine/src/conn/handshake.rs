@@ -215,6 +215,7 @@ impl From<Refusal> for Fault {
             Refusal::UnknownName => Self::UnknownName,
             Refusal::MissingExtension => Self::MissingExtension,
             Refusal::PeerCertificate => Self::PeerCertificateRefused,
+            Refusal::PeerChainTooLong => Self::PeerChainTooLong,
             Refusal::Closed => Self::ClosedInHandshake,
             Refusal::FlightTooLong => Self::HandshakeTooLong,
             Refusal::Internal => Self::Internal,

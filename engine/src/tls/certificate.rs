@@ -7,14 +7,17 @@
 use std::path::Path;
 
 use rustls::NamedGroup;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use x509_parser::public_key::PublicKey;
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::x509::AlgorithmIdentifier;
 
+use super::authorities::Purpose;
+use super::findings::Findings;
 use super::identity::IdentityError;
+use super::profile;
 
 /// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).
 const MIN_RSA_BITS: usize = 2048;
@@ -29,9 +32,16 @@ pub(super) struct Checked {
     pub(super) known_by: Vec<Vec<u8>>,
 }
 
-/// Holds a chain, our own certificate first, against the profile; `file` is only for the messages.
-pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked, IdentityError> {
+/// Holds a chain, our own certificate first, against the profile; `file` is only for the messages. What those
+/// that `purpose` is about would not accept goes to `findings`.
+pub(super) fn check(
+    file: &Path,
+    chain: &[CertificateDer<'_>],
+    purpose: Purpose,
+    findings: &mut Findings,
+) -> Result<Checked, IdentityError> {
     let mut checked = Checked { curve: None, names: Vec::new(), known_by: Vec::new() };
+    let mut issued: Option<X509Certificate<'_>> = None;
     for (nth, der) in (1..).zip(chain) {
         let malformed = |reason: &str| IdentityError::Malformed {
             file: file.to_owned(),
@@ -48,6 +58,15 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
         if nth == 1 || certificate.issuer().as_raw() != certificate.subject().as_raw() {
             place.check_signature(&certificate)?;
         }
+        findings.dated(file, nth, &certificate);
+        if issued.is_some_and(|issued| !is_issued_by(&issued, &certificate)) {
+            findings.remark(format!(
+                "{}: certificate {nth} ({}) has not issued the one in front of it: who verifies the chain may \
+                 find no path",
+                file.display(),
+                certificate.subject()
+            ));
+        }
         if nth == 1 {
             checked.curve = curve;
             let names = certificate.subject_alternative_name();
@@ -57,10 +76,30 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
             checked.known_by = names.iter().filter_map(known_by).collect();
             if checked.known_by.is_empty() {
                 checked.known_by.push([b"key ", certificate.public_key().raw].concat());
+                if purpose == Purpose::Servers {
+                    findings.remark(format!(
+                        "{}: has no subjectAltName: clients look nowhere else for the name (RFC 9525 §2)",
+                        file.display()
+                    ));
+                }
+            }
+            if let Some(why) = purpose.is_excluded_by(&certificate) {
+                findings.remark(format!("{}: {why}: it will be refused", file.display()));
             }
         }
+        issued = Some(certificate);
     }
     Ok(checked)
+}
+
+/// By name, and by signature.
+fn is_issued_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
+    let key = SubjectPublicKeyInfoDer::from(issuer.public_key().raw);
+    let Ok(entity) = webpki::RawPublicKeyEntity::try_from(&key) else { return false };
+    let (signed, signature) = (certificate.tbs_certificate.as_ref(), &certificate.signature_value.data);
+    let algorithms = profile::provider().signature_verification_algorithms.all;
+    certificate.issuer().as_raw() == issuer.subject().as_raw()
+        && algorithms.iter().any(|algorithm| entity.verify_signature(*algorithm, signed, signature).is_ok())
 }
 
 /// Whether the key of a peer's certificate is one that the profile allows (C3, C4).
@@ -266,7 +305,8 @@ mod tests {
     #[test]
     fn every_certificate_of_the_chain_is_held_against_the_profile() {
         let check = |chain: &[CertificateDer<'_>]| {
-            check(Path::new("it.pem"), chain).map(|_| ()).map_err(|error| error.to_string())
+            let checked = check(Path::new("it.pem"), chain, Purpose::Servers, &mut Findings::default());
+            checked.map(|_| ()).map_err(|error| error.to_string())
         };
         let (root, root_key) = authority("root", &rcgen::PKCS_RSA_SHA256);
         let root_certificate = root.self_signed(&root_key).expect("signs").der().clone();

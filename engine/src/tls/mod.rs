@@ -7,11 +7,14 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::config::{ConfigError, Listener, Mode};
 
+mod authorities;
 mod certificate;
 pub mod cipher;
 pub mod conformance;
+mod findings;
 mod hello;
 mod identity;
+mod ocsp;
 mod originate;
 #[cfg(test)]
 mod pair;
@@ -25,13 +28,17 @@ mod ticket_file;
 pub mod ticket_keys;
 mod tickets;
 
+pub use findings::Dated;
 pub use identity::IdentityError;
 pub use peer::{PeerError, PeerRefusal};
 pub use tickets::Tickets;
 
+use authorities::Purpose;
+use findings::Findings;
 use identity::Identities;
 use originate::Origination;
 use peer::Peers;
+use ticket_keys::UnixSeconds;
 use tickets::ListenerTickets;
 
 /// TLS 1.3 tickets sent after a full handshake: one is what a client uses next, and it is replaced when it is
@@ -42,6 +49,7 @@ const TLS13_TICKETS: usize = 1;
 #[derive(Debug)]
 pub struct Terms {
     role: Role,
+    findings: Findings,
 }
 
 #[derive(Debug)]
@@ -81,8 +89,10 @@ impl Terms {
             Mode::Originate(rules) => {
                 let tickets = tickets.filter(|_| listener.tickets);
                 let alpn = protocols(&listener.alpn);
-                let origination = Origination::load(rules, &listener.identities, tickets, alpn)?;
-                Ok(Self { role: Role::Originate(Arc::new(origination)) })
+                let mut findings = Findings::default();
+                let origination =
+                    Origination::load(rules, &listener.identities, tickets, alpn, &mut findings)?;
+                Ok(Self { role: Role::Originate(Arc::new(origination)), findings })
             }
         }
     }
@@ -92,9 +102,10 @@ impl Terms {
         if identities.is_empty() {
             return Err(TermsError::NoIdentity);
         }
-        let identities = Identities::load(identities, *unknown_name)?;
+        let mut findings = Findings::default();
+        let identities = Identities::load(identities, *unknown_name, Purpose::Servers, &mut findings)?;
         let provider = profile::provider();
-        let peers = Arc::new(Peers::load(peers, &provider)?);
+        let peers = Arc::new(Peers::load(peers, &provider, &mut findings)?);
         let class = peers.class().known_by(&identities.known_by());
         let versions = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(profile::VERSIONS)
@@ -120,7 +131,7 @@ impl Terms {
             server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class });
             server.send_tls13_tickets = TLS13_TICKETS;
         }
-        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers } })
+        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers }, findings })
     }
 
     /// What seals and opens this listener's session tickets (RFC 5077); `None` in the client's role.
@@ -151,6 +162,19 @@ impl Terms {
             (Role::Originate(one), Role::Originate(other)) => one.is_made_of_the_same(other),
             _ => false,
         }
+    }
+
+    /// The certificates that the listener works with, its own and those of authorities.
+    #[must_use]
+    pub fn certificates(&self) -> &[Dated] {
+        self.findings.certificates()
+    }
+
+    /// What is wrong with them at this time although they can be used, each in one line that names the file; at
+    /// most 21 lines.
+    #[must_use]
+    pub fn warnings(&self, now: UnixSeconds) -> Vec<String> {
+        self.findings.warnings(now)
     }
 
     /// Whether connections are accepted in clear and connected with TLS.

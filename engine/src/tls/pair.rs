@@ -105,6 +105,7 @@ mod tests {
 
     use super::*;
     use crate::tls::Role;
+    use crate::tls::findings::Findings;
     use crate::tls::originate::Origination;
 
     #[test]
@@ -151,10 +152,21 @@ mod tests {
             let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
             let client_tickets = tickets(10);
             let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
-            let origination =
-                Origination::load_for(&[version], &rules, &[], Some(&client_tickets), Vec::new());
+            let mut findings = Findings::default();
+            let origination = Origination::load_for(
+                &[version],
+                &rules,
+                &[],
+                Some(&client_tickets),
+                Vec::new(),
+                &mut findings,
+            );
             let role = Role::Originate(Arc::new(origination.expect("no files")));
-            Self { client: Terms { role }, server: super::server(server, &tickets(1000)), client_tickets }
+            Self {
+                client: Terms { role, findings },
+                server: super::server(server, &tickets(1000)),
+                client_tickets,
+            }
         }
 
         fn shake(&self) -> (bool, Result<(), PeerRefusal>) {
