@@ -19,7 +19,7 @@ use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
 use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, ADMIN_REQUEST_BYTES_MAX};
-use crate::metrics::Metrics;
+use crate::metrics::{Expiries, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::Offers;
 
@@ -204,13 +204,25 @@ fn parse(request: &[u8]) -> Parsed {
     })
 }
 
+/// Of the certificates in force.
+fn expiries(offers: &Offers) -> Expiries {
+    let mut expiries = Expiries::default();
+    for terms in offers.all_terms() {
+        for certificate in terms.certificates() {
+            let file = certificate.file.to_string_lossy();
+            expiries.add(&file, certificate.nth, certificate.not_after());
+        }
+    }
+    expiries
+}
+
 fn answer(route: Route, service: &Service) -> Answer {
     match route {
         Route::Metrics => Answer {
             status: "200 OK",
             allow: "",
             kind: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body: service.metrics.exposition(probe::tls_statistics()),
+            body: service.metrics.exposition(probe::tls_statistics(), expiries(&service.offers)),
         },
         Route::Health if service.draining.load(Ordering::Relaxed) => {
             Answer::new("503 Service Unavailable", "draining\n")

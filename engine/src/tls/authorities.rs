@@ -116,8 +116,8 @@ impl Authorities {
         Ok(Self { listed, names, anchors, bounds, purpose, algorithms })
     }
 
-    /// Whether they vouch for a peer with this certificate, which has shown these issuers, at this time; for a
-    /// server also whether it has the name.
+    /// Whether they vouch for a peer with this certificate, which has shown these issuers, at this time; for
+    /// a server also whether it has the name.
     ///
     /// # Errors
     /// Why not.
@@ -347,3 +347,6 @@ fn refusal(error: webpki::Error) -> Error {
         error => CertificateError::Other(OtherError(Arc::new(error))),
     })
 }
+
+#[cfg(test)]
+mod tests;

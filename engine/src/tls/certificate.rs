@@ -338,4 +338,80 @@ mod tests {
         let error = check(&[own, CertificateDer::from(vec![1])]).expect_err("rubbish");
         assert!(error.contains("certificate 2 is not X.509"), "{error}");
     }
+
+    /// What an operator is warned of.
+    fn remarks(chain: &[CertificateDer<'_>], purpose: Purpose) -> Vec<String> {
+        let mut findings = Findings::default();
+        check(Path::new("it.pem"), chain, purpose, &mut findings).expect("within the profile");
+        findings.warnings(1_790_000_000)
+    }
+
+    #[test]
+    fn a_chain_that_does_not_fit_together_is_warned_of() {
+        let (root, root_key) = authority("root", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let root_certificate = root.self_signed(&root_key).expect("signs").der().clone();
+        let other_key = KeyPair::generate().expect("a key");
+        let namesake = root.self_signed(&other_key).expect("signs").der().clone();
+        let (other, _) = authority("other", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let stranger = other.self_signed(&other_key).expect("signs").der().clone();
+        let key = KeyPair::generate().expect("a key");
+        let own = CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+        let own = own.signed_by(&key, &Issuer::new(root, root_key)).expect("signs").der().clone();
+        let warned = |chain: &[CertificateDer<'_>]| remarks(chain, Purpose::Servers);
+        assert_eq!(warned(&[own.clone(), root_certificate.clone()]), [""; 0]);
+        for unrelated in [namesake, stranger] {
+            let warnings = warned(&[own.clone(), unrelated]);
+            assert!(warnings[0].contains("certificate 2 (") && warnings[0].contains("has not issued"));
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+        }
+        let twice = warned(&[own.clone(), own]);
+        assert!(twice[0].contains("has not issued"), "{twice:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_peers_would_refuse_is_warned_of() {
+        let made = |change: fn(&mut CertificateParams), purpose| {
+            let mut params = CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+            change(&mut params);
+            let key = KeyPair::generate().expect("a key");
+            remarks(&[params.self_signed(&key).expect("signs").der().clone()], purpose)
+        };
+        use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        for (change, purpose, warning) in [
+            (
+                (|params| params.subject_alt_names.clear()) as fn(&mut CertificateParams),
+                Purpose::Servers,
+                Some("it.pem: has no subjectAltName"),
+            ),
+            (|params| params.subject_alt_names.clear(), Purpose::Clients, None),
+            (|params| params.extended_key_usages = vec![ServerAuth], Purpose::Servers, None),
+            (
+                |params| params.extended_key_usages = vec![ClientAuth],
+                Purpose::Servers,
+                Some("it.pem: its extended key usage is without serverAuth"),
+            ),
+            (
+                |params| params.extended_key_usages = vec![ServerAuth],
+                Purpose::Clients,
+                Some("it.pem: its extended key usage is without clientAuth"),
+            ),
+            (
+                |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1),
+                Purpose::Servers,
+                Some("it.pem: certificate 1 has expired: it was valid until Jan  1"),
+            ),
+            (
+                |params| params.not_before = rcgen::date_time_ymd(2090, 1, 1),
+                Purpose::Servers,
+                Some("it.pem: certificate 1 is not valid before Jan  1"),
+            ),
+        ] {
+            let warnings = made(change, purpose);
+            assert_eq!(warnings.len(), usize::from(warning.is_some()), "{warning:?}: {warnings:?}");
+            assert!(
+                warnings.iter().zip(warning).all(|(said, start)| said.starts_with(start)),
+                "{warnings:?}"
+            );
+        }
+    }
 }

@@ -12,12 +12,11 @@ use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authorities::Purpose;
 use super::certificate::{self, Checked};
 use super::findings::Findings;
-use super::ocsp::{self, Period, Statement, Unfit};
+use super::ocsp::{self, Period};
 use crate::config::{IdentityFiles, UnknownName};
 
 /// Most bytes of a chain: it must fit, with the rest of the flight, into one buffer.
@@ -210,7 +209,10 @@ impl Identity {
             key: files.key.clone(),
             certificate: files.certificate.clone(),
         })?;
-        let staple = |file: &PathBuf| staple(file, &certified, findings);
+        let staple = |file: &PathBuf| {
+            let stapled = ocsp::staple(file, read_ocsp(file)?, &certified, findings);
+            stapled.ok_or_else(|| no_ocsp_response(file))
+        };
         let stapled = files.ocsp.as_ref().map(staple).transpose()?.flatten();
         Ok(Self { certified: Arc::new(certified), stapled, curve, names, known_by })
     }
@@ -282,33 +284,6 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError
         return Err(IdentityError::Malformed { file: file.to_owned(), reason });
     }
     Ok(certificates)
-}
-
-/// The response of this file with the certificate, and when it is current; none where it is for another
-/// certificate or from a responder that has not answered, since the handshake goes on as well without (B13).
-fn staple(
-    file: &Path,
-    certified: &CertifiedKey,
-    findings: &mut Findings,
-) -> Result<Option<(Arc<CertifiedKey>, Period)>, IdentityError> {
-    let response = read_ocsp(file)?;
-    let own = certified.cert.first().and_then(|der| X509Certificate::from_der(der).ok());
-    let read = own.map_or(Err(Unfit::AnotherCertificate), |(_, own)| ocsp::read(&response, &own));
-    match read {
-        Ok(Statement { period, is_good }) => {
-            findings.response(file, period);
-            if !is_good {
-                findings.remark(format!("{}: says that the certificate is not good", file.display()));
-            }
-            let stapled = CertifiedKey { ocsp: Some(response), ..certified.clone() };
-            Ok(Some((Arc::new(stapled), period)))
-        }
-        Err(Unfit::Malformed) => Err(no_ocsp_response(file)),
-        Err(unfit) => {
-            findings.remark(format!("{}: is not stapled: {unfit}", file.display()));
-            Ok(None)
-        }
-    }
 }
 
 fn no_ocsp_response(file: &Path) -> IdentityError {

@@ -184,6 +184,17 @@ impl Terms {
     }
 }
 
+/// What is wrong with the certificates of all these listeners at this time ([`Terms::warnings`]), each once.
+pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a Terms>, now: UnixSeconds) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for warning in terms.into_iter().flat_map(|terms| terms.warnings(now)) {
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+    all
+}
+
 /// As RFC 7301 §3.1 writes them, without their lengths.
 fn protocols(names: &[String]) -> Vec<Vec<u8>> {
     names.iter().map(|name| name.as_bytes().to_vec()).collect()

@@ -56,8 +56,8 @@ fn ssl_and_tls_before_1_2_are_refused_with_protocol_version() {
         assert!(matches!(say(lab.addr, &record), Answer::Closed), "DTLS record {minor:x}");
         assert_eq!(lab.faulted(&before, 1), ["not_tls"]);
     }
-    // SSL 2 has a hello, and records, of its own. Other versions were once offered in them (RFC 5246 E.2), and
-    // the answers are those of OpenSSL's server.
+    // SSL 2 has a hello, and records, of its own. Other versions were once offered in them (RFC 5246 E.2),
+    // and the answers are those of OpenSSL's server.
     for (version, alert, fault) in [
         ([0, 2], PROTOCOL_VERSION, "no_common_version"),
         ([3, 1], PROTOCOL_VERSION, "no_common_version"),

@@ -35,6 +35,7 @@ mod tools;
 mod startup;
 
 mod accept;
+mod authorities;
 mod bulk;
 mod carriers;
 mod extensions;
@@ -52,4 +53,5 @@ mod relay;
 mod resumption;
 mod shutdown;
 mod slow;
+mod stapling;
 mod vouching;
