@@ -1,10 +1,10 @@
 //! Stage 1: the first bytes. Is it TLS at all? No state of the handshake is spent before that is known.
 
+use super::Next;
 use super::action::{Action, Outbox};
-use super::event::{Event, Leg};
+use super::event::Event;
 use super::fault::{Fault, alert};
 use super::handshake::Failure;
-use super::{Next, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::tls::record::{Header, RecordType};
 use crate::tls::session::alert_in_the_clear;
@@ -21,7 +21,7 @@ impl Accept {
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
         Ok(match event {
             Event::Opened => {
-                out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
+                out.push(Action::ReceiveHandshake);
                 Next::Stay
             }
             Event::Received { buf, count: 0, .. } => {
@@ -29,14 +29,13 @@ impl Accept {
                 Next::End(Fault::ClosedBeforeHello)
             }
             Event::Received { buf, .. } if starts_a_handshake(buf.filled()) => Next::Advance(buf),
-            Event::Received { mut buf, .. } => {
-                if let Some((fault, alert)) = refused_in_sslv2_framing(buf.filled()) {
-                    buf.clear();
-                    buf.extend(&alert_in_the_clear(alert));
-                    return Err(Failure::with(fault, buf));
-                }
+            Event::Received { buf, .. } => {
+                let refused = refused_in_sslv2_framing(buf.filled());
                 out.bufs.give(buf);
-                Next::End(Fault::NotTls)
+                let Some((fault, alert)) = refused else { return Ok(Next::End(Fault::NotTls)) };
+                let mut told = out.bufs.take();
+                told.extend(&alert_in_the_clear(alert));
+                return Err(Failure::with(fault, told));
             }
             Event::Failed { .. } | Event::Drain { .. } => Next::End(Fault::ClosedBeforeHello),
             Event::Expired => Next::End(Fault::HandshakeTimeout),
