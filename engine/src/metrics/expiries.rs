@@ -17,7 +17,8 @@ const FILE_CHARS_MAX: usize = 200;
 pub struct Expiries(BTreeMap<(String, usize), i64>);
 
 impl Expiries {
-    /// Adds one, unless it is there or there are 4,096. `nth` counts from 1; the time is in seconds since 1970.
+    /// Adds one, unless it is there or there are 4,096. `nth` counts from 1; the time is in seconds since
+    /// 1970.
     pub fn add(&mut self, file: &str, nth: usize, not_after: i64) {
         if self.0.len() < EXPIRIES_MAX {
             let cut = file.char_indices().rev().nth(FILE_CHARS_MAX - 1).map_or(0, |(at, _)| at);

@@ -61,8 +61,8 @@ pub(super) fn check(
         findings.dated(file, nth, &certificate);
         if issued.is_some_and(|issued| !is_issued_by(&issued, &certificate)) {
             findings.remark(format!(
-                "{}: certificate {nth} ({}) has not issued the one in front of it: who verifies the chain may \
-                 find no path",
+                "{}: certificate {nth} ({}) has not issued the one in front of it: who verifies the chain \
+                 may find no path",
                 file.display(),
                 certificate.subject()
             ));

@@ -1,5 +1,6 @@
-//! What an operator should know of the certificates that a listener works with: until when each is valid, and
-//! what is wrong with it although it can be used. Found at load; what depends on the time is said by the time.
+//! What an operator should know of the certificates that a listener works with: until when each is valid,
+//! and what is wrong with it although it can be used. Found at load; what depends on the time is judged by
+//! the time that the reader gives.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -123,9 +123,10 @@ impl Identities {
     /// Both an RSA and an ECDSA identity serve (TS 33.210 clause 6.2.2) (B3b).
     ///
     /// The first that has the name, can sign what the client can verify, and suits a suite that the client
-    /// offers, and one that has the name itself before one that has a wildcard for it; if none has the name, the first that can serve the client at all; if none can, the first, so
-    /// that the client is told that suites or signature algorithms have nothing in common
-    /// (handshake_failure). None at all for a name that nobody has, where that is to be refused.
+    /// offers, and one that has the name itself before one that has a wildcard for it; if none has the name,
+    /// the first that can serve the client at all; if none can, the first, so that the client is told that
+    /// suites or signature algorithms have nothing in common (handshake_failure). None at all
+    /// for a name that nobody has, where that is to be refused.
     fn choose(&self, hello: &Hello<'_>) -> Option<&Identity> {
         let name = hello.name.map(|name| name.trim_end_matches('.'));
         let exact = |identity: &&Identity| name.is_some_and(|name| identity.has_name(name));

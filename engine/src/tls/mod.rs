@@ -170,8 +170,8 @@ impl Terms {
         self.findings.certificates()
     }
 
-    /// What is wrong with them at this time although they can be used, each in one line that names the file; at
-    /// most 21 lines.
+    /// What is wrong with them at this time although they can be used, each in one line that names the file;
+    /// at most 21 lines.
     #[must_use]
     pub fn warnings(&self, now: UnixSeconds) -> Vec<String> {
         self.findings.warnings(now)
