@@ -27,8 +27,8 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use super::findings::{Dates, Findings};
 use super::peer::{BAD_CERTIFICATE, PeerError, check_key};
 
-/// Most certificates that a peer may show, its own included: a path has at most six between the peer's and an
-/// authority's (webpki), and some peers show the authority's as well.
+/// Most certificates that a peer may show where a path is sought, its own included: a path has at most six
+/// between the peer's and an authority's (webpki), and some peers show the authority's as well.
 const CHAIN_MAX: usize = 10;
 
 /// Most certificates of one name among the issuers that a peer shows: an authority that has changed its key
@@ -128,12 +128,12 @@ impl Authorities {
         name: Option<&ServerName<'_>>,
         now: UnixTime,
     ) -> Result<(), Error> {
-        if issuers.len() >= CHAIN_MAX || has_too_many_of_a_name(issuers) {
-            return Err(CHAIN_TOO_LONG);
-        }
         let entity = EndEntityCert::try_from(own).map_err(refusal)?;
         if self.listed.iter().any(|listed| listed.as_ref() == own.as_ref()) {
+            // Whatever else it shows: no path is sought.
             self.verify_listed(own, now)?;
+        } else if issuers.len() >= CHAIN_MAX || has_too_many_of_a_name(issuers) {
+            return Err(CHAIN_TOO_LONG);
         } else {
             let judge = |path: &VerifiedPath<'_>| self.judge(path, now);
             let (algorithms, usage) = (self.algorithms.all, self.purpose.usage());

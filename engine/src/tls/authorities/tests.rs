@@ -240,6 +240,10 @@ fn a_chain_is_refused_by_its_length_before_a_path_is_sought() {
     let chain = |count: usize| [&own_certificate].into_iter().chain(&others[..count]).collect::<Vec<_>>();
     assert_eq!(verify(&authorities, &chain(CHAIN_MAX - 1)), Ok(()));
     assert_eq!(verify(&authorities, &chain(CHAIN_MAX)), Err(CHAIN_TOO_LONG));
+    let listed = load(&[&own_certificate, &root], Purpose::Clients).0;
+    assert!(listed.is_err(), "it is no authority, and not its own");
+    let listed: Vec<_> = [&root].into_iter().chain(&others).collect();
+    assert_eq!(verify(&authorities, &listed), Ok(()), "itself, with which no path is sought");
     let same: Vec<Made> = (0..3).map(|_| own("same", ca)).collect();
     let named = |count: usize| [&own_certificate].into_iter().chain(&same[..count]).collect::<Vec<_>>();
     assert_eq!(verify(&authorities, &named(SAME_NAME_MAX)), Ok(()));
