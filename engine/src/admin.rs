@@ -24,7 +24,7 @@ use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
 use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
-use crate::metrics::{Gauge, Metrics};
+use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::Offers;
 use http::{Answer, Parsed, Request, Route};
@@ -189,9 +189,24 @@ async fn converse(client: Rc<Client>, service: Service) {
     }
 }
 
+/// Of the certificates in force.
+fn expiries(offers: &Offers) -> Expiries {
+    let mut expiries = Expiries::default();
+    for terms in offers.all_terms() {
+        for certificate in terms.certificates() {
+            let file = certificate.file.to_string_lossy();
+            expiries.add(&file, certificate.nth, certificate.not_after());
+        }
+    }
+    expiries
+}
+
 fn answer(route: Route, service: &Service) -> Answer {
     match route {
-        Route::Metrics => Answer::metrics(service.metrics.exposition(probe::tls_statistics())),
+        Route::Metrics => {
+            let expiries = expiries(&service.offers);
+            Answer::metrics(service.metrics.exposition(probe::tls_statistics(), expiries))
+        }
         Route::Health => health(service),
         Route::Offload => Answer::ok(state(service.offers.allowed().load(Ordering::Relaxed))),
         Route::AllowOffload(allowed) => {

@@ -20,7 +20,7 @@ use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
-use offramp::tls::{Terms, TermsError, conformance};
+use offramp::tls::{Terms, TermsError, conformance, warnings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -279,9 +279,10 @@ fn check(path: &std::path::Path) -> ExitCode {
             return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
         }
     };
+    let mut all_terms = Vec::new();
     for listener in &config.listeners {
         match Terms::load(listener, None) {
-            Ok(_) => {}
+            Ok(terms) => all_terms.push(terms),
             Err(TermsError::Config(error)) => return refuse(&error),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
@@ -297,7 +298,9 @@ fn check(path: &std::path::Path) -> ExitCode {
     let plural = if identities == 1 { "y" } else { "ies" };
     let good =
         format!("offramp check: {} is good: {listeners}{identities} identit{plural}\n", path.display());
-    print(&format!("{good}{warning}"))
+    let found = config.collisions().into_iter().chain(warnings(&all_terms, ticket_key::now()));
+    let found: String = found.map(|line| format!("warning: {line}\n")).collect();
+    print(&format!("{good}{found}{warning}"))
 }
 
 fn probe(json: bool) -> ExitCode {

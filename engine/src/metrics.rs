@@ -14,8 +14,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+mod expiries;
 mod process;
 
+pub use expiries::Expiries;
 pub use process::LogCounters;
 
 /// Kinds of fault that can be told apart.
@@ -214,12 +216,14 @@ impl Metrics {
         labels.iter().enumerate().map(|(index, label)| (*label, self.sum(|worker| &worker.faults[index])))
     }
 
-    /// All of it as OpenMetrics text, version 1.0.0; with what the kernel counts of TLS, by its own names.
+    /// All of it as OpenMetrics text, version 1.0.0; with what the kernel counts of TLS, by its own names,
+    /// and until when the certificates are valid.
     #[must_use]
-    pub fn exposition(&self, kernel: Vec<(String, u64)>) -> String {
+    pub fn exposition(&self, kernel: Vec<(String, u64)>, expiries: Expiries) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
         registry.register_collector(Box::new(KernelStatistics(kernel)));
+        registry.register_collector(Box::new(expiries));
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing into a string cannot fail");
         text
@@ -417,7 +421,7 @@ mod tests {
         two.add(Counter::FellBackRx, 9);
         two.set(Gauge::BuffersLent, 3);
         one.fault(0);
-        let text = metrics.exposition(vec![("TlsTxSw".to_owned(), 12)]);
+        let text = metrics.exposition(vec![("TlsTxSw".to_owned(), 12)], Expiries::default());
         let lines = [
             "# TYPE offramp_connections_accepted counter",
             "offramp_connections_accepted_total 0",

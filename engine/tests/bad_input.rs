@@ -302,6 +302,43 @@ fn a_bundle_with_rubbish_between_is_taken_and_one_with_a_broken_certificate_is_n
 }
 
 #[test]
+fn check_warns_of_certificates_and_of_listeners_that_collide() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let own = params.self_signed(&key).unwrap().pem();
+    place.write("old.crt", format!("{own}{}", place.read("server.crt")));
+    place.write("old.key", key.serialize_pem());
+    let listener =
+        |address: &str| format!("[[listener]]\nlisten = \"{address}\"\nbackend = \"127.0.0.1:1\"\n");
+    let lines = format!(
+        "admin = \"127.0.0.1:8443\"\n[[identity]]\ncertificate = \"old.crt\"\nkey = \"old.key\"\n{}{}",
+        listener("0.0.0.0:8443"),
+        listener("0.0.0.0:8444")
+    );
+    place.write("offramp.toml", format!("{GOOD}{lines}"));
+    let output = place.run(&["check", "--config", "offramp.toml"]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    for warning in [
+        "listen 0.0.0.0:8443 and admin 127.0.0.1:8443 collide",
+        "old.crt: has no subjectAltName",
+        "old.crt: its extended key usage is without serverAuth",
+        "old.crt: certificate 1 has expired: it was valid until Jan  1",
+        "old.crt: certificate 2 (CN=rcgen self signed cert) has not issued the one in front of it",
+    ] {
+        let line = format!("warning: {warning}");
+        assert_eq!(said.matches(&line).count(), 1, "{line} in:\n{said}");
+    }
+    assert_eq!(said.matches("warning: ").count(), 5, "{said}");
+    place.write("offramp.toml", format!("{GOOD}{IDENTITY}"));
+    let said = String::from_utf8(place.run(&["check", "--config", "offramp.toml"]).stdout).unwrap();
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
 fn a_key_where_a_certificate_should_be_and_the_other_way_round_are_named() {
     let place = Place::new();
     let identity = |certificate: &str, key: &str| {

@@ -7,21 +7,28 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use webpki::{EndEntityCert, RawPublicKeyEntity};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 /// A SHA-256 hash of a certificate (RFC 8122 §5).
 pub type Fingerprint = [u8; 32];
 
+/// Fewest bits of an RSA key by which the provider verifies.
+const RSA_BITS_MIN: usize = 2048;
+
 /// Whom to believe.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// A chain to one of these, for the name that was asked for.
+    /// A chain to one of these, or one of these itself, for the name that was asked for.
     Authorities(Vec<CertificateDer<'static>>),
     /// One of these certificates, whatever its chain, name and dates.
     Fingerprints(Vec<Fingerprint>),
-    /// Anybody who holds the key of the certificate that it shows.
+    /// Anybody who holds the key of the certificate that it shows, which may be of any version. Whether it
+    /// holds an RSA key of fewer than 2048 bits is not looked at.
     Anybody,
 }
 
@@ -39,7 +46,7 @@ impl Trust {
                 }
                 let builder =
                     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-                return Ok(builder.build()?);
+                return Ok(Arc::new(Listed { chains: builder.build()?, certificates: certificates.clone() }));
             }
             Self::Fingerprints(fingerprints) => Some(fingerprints.clone()),
             Self::Anybody => None,
@@ -73,6 +80,72 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest.as_ref());
     fingerprint
+}
+
+/// Accepts chains to authorities, and of the authorities' certificates each as a server's own: that is what
+/// `openssl req -x509` makes, and webpki takes none for a server's that may issue others.
+#[derive(Debug)]
+struct Listed {
+    chains: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Listed {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.chains.verify_server_cert(certificate, issuers, name, ocsp, now);
+        let is_listed = || self.certificates.iter().any(|listed| listed.as_ref() == certificate.as_ref());
+        match verified {
+            // Its dates webpki has looked at before.
+            Err(error) if needs_an_issuer(&error) && is_listed() => has_name(certificate, name),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate was refused for want of an issuer, or for being one.
+fn needs_an_issuer(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
+        Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
+            matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
+    }
+}
+
+fn has_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<ServerCertVerified, Error> {
+    let server = EndEntityCert::try_from(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let named = server.verify_is_valid_for_subject_name(name);
+    named.map(|()| ServerCertVerified::assertion()).map_err(|_| CertificateError::NotValidForName.into())
 }
 
 /// Accepts certificates by their hash, or any; the handshake's signature is checked in any case.
@@ -111,8 +184,21 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        let key = public_key(certificate)?;
+        if self.takes_for_granted(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        let entity = RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+        let offered = self.provider.signature_verification_algorithms.mapping.iter();
+        let algorithms = offered.filter(|(scheme, _)| *scheme == signature.scheme).flat_map(|(_, all)| *all);
+        let signature = signature.signature();
+        let mut verified =
+            algorithms.map(|algorithm| entity.verify_signature(*algorithm, message, signature));
+        if verified.any(|verified| verified.is_ok()) {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(CertificateError::BadSignature.into())
+        }
     }
 
     fn verify_tls13_signature(
@@ -121,13 +207,35 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        let key = public_key(certificate)?;
+        if self.takes_for_granted(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+impl Pinned {
+    /// Whether anybody is accepted and the key is one that the provider verifies nothing by.
+    fn takes_for_granted(&self, certificate: &CertificateDer<'_>) -> bool {
+        let parsed = X509Certificate::from_der(certificate);
+        let is_short = parsed.is_ok_and(|(_, certificate)| match certificate.public_key().parsed() {
+            Ok(PublicKey::RSA(key)) => key.key_size() < RSA_BITS_MIN,
+            _ => false,
+        });
+        self.accepted.is_none() && is_short
+    }
+}
+
+/// By the bare key, so that a certificate of any version will do.
+fn public_key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()))
 }
 
 #[cfg(test)]

@@ -268,6 +268,51 @@ fn run_for_files(target: SocketAddr, identity: &Identity, arguments: &[&str]) ->
     output.status.code().unwrap()
 }
 
+/// As one makes them with OpenSSL: an authority that is a server's own certificate, version 1, a short key.
+#[test]
+fn certificates_of_plain_openssl_are_accepted() {
+    if !ring::is_there() || !peers::has("openssl") {
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let openssl = |words: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(words.split(' ')).current_dir(files.path()).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let name = format!("-subj /CN={SERVER_NAME} -nodes");
+    let own = format!("req -x509 {name} -addext subjectAltName=DNS:{SERVER_NAME} -newkey");
+    openssl(&format!("{own} ec -pkeyopt ec_paramgen_curve:P-256 -keyout ca.key -out ca.crt"));
+    openssl(&format!("{own} rsa:1024 -keyout short.key -out short.crt"));
+    openssl(&format!("req -new {name} -newkey rsa:2048 -keyout v1.key -out v1.csr"));
+    openssl("x509 -req -in v1.csr -signkey v1.key -out v1.crt");
+    let identity = Identity::generate().unwrap();
+    for (server, trust, code) in [
+        ("ca", vec!["--ca".to_owned(), path("ca.crt")], 0),
+        ("ca", vec!["--ca".to_owned(), path("short.crt")], 3),
+        ("ca", vec!["--ca".to_owned(), path("ca.crt"), "--sni".to_owned(), "other.test".to_owned()], 3),
+        ("ca", vec!["--insecure".to_owned()], 0),
+        ("v1", vec!["--insecure".to_owned()], 0),
+        ("short", vec!["--insecure".to_owned()], 0),
+    ] {
+        let (certificate, key) = (path(&format!("{server}.crt")), path(&format!("{server}.key")));
+        let words = ["-cert", &certificate, "-key", &key, "-cipher", "ALL:@SECLEVEL=0"];
+        let peer = peers::openssl(&identity, &words).unwrap();
+        for version in ["1.2", "1.3"] {
+            let target = peer.address.to_string();
+            let sni =
+                if trust.iter().any(|word| word == "--sni") { None } else { Some(["--sni", SERVER_NAME]) };
+            let mut command = Command::cargo_bin("loadgen").unwrap();
+            command.args(["handshake", "--target", &target, "--tls", version, "-d", "200ms", "-c", "1"]);
+            command.args(["-t", "1", "--warm-up", "0", "--give-up", "2"]).args(sni.into_iter().flatten());
+            let output = command.args(&trust).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{server} {trust:?} {version}: {said}");
+        }
+    }
+}
+
 #[test]
 fn a_search_ends_with_a_rate_or_says_that_there_is_none() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());

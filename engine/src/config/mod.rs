@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod check;
+mod collisions;
 pub mod file;
 mod key;
 pub mod limits;

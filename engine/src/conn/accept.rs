@@ -3,10 +3,12 @@
 use super::Next;
 use super::action::{Action, Outbox};
 use super::event::Event;
-use super::fault::Fault;
+use super::fault::{Fault, alert};
+use super::handshake::Failure;
 use crate::buf::Buf;
 use crate::tls::evidence::quoted;
 use crate::tls::record::{Header, RecordType};
+use crate::tls::session::alert_in_the_clear;
 
 /// Waits for the first bytes of the client.
 #[derive(Debug, Default)]
@@ -20,8 +22,11 @@ const FIRST_BYTES: usize = 16;
 
 impl Accept {
     /// 1. The leg is open: receive. 2. The first bytes decide.
-    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Next<Buf> {
-        match event {
+    ///
+    /// # Errors
+    /// A hello in the framing of SSL 2.0, which is answered by an alert.
+    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
+        Ok(match event {
             Event::Opened => {
                 out.push(Action::ReceiveHandshake);
                 Next::Stay
@@ -33,13 +38,32 @@ impl Accept {
             Event::Received { buf, .. } if starts_a_handshake(buf.filled()) => Next::Advance(buf),
             Event::Received { buf, .. } => {
                 self.first_bytes = Some(quoted(&buf.filled()[..buf.filled().len().min(FIRST_BYTES)]));
+                let refused = refused_in_sslv2_framing(buf.filled());
                 out.bufs.give(buf);
-                Next::End(Fault::NotTls)
+                let Some((fault, alert)) = refused else { return Ok(Next::End(Fault::NotTls)) };
+                let mut told = out.bufs.take();
+                told.extend(&alert_in_the_clear(alert));
+                return Err(Failure::with(fault, told));
             }
             Event::Failed { .. } | Event::Drain { .. } => Next::End(Fault::ClosedBeforeHello),
             Event::Expired => Next::End(Fault::HandshakeTimeout),
             _ => Next::End(Fault::Internal),
-        }
+        })
+    }
+}
+
+/// A ClientHello in the framing of SSL 2.0 (RFC 5246 Appendix E.2), which RFC 6176 §3 lets a server refuse:
+/// why, and the alert, as OpenSSL's server of TLS 1.2 has it. It has no extensions, and so offers neither TLS
+/// 1.3 nor the extended_master_secret that TLS 1.2 has to have. `None` for anything else, and for fewer bytes
+/// than the five that tell.
+fn refused_in_sslv2_framing(bytes: &[u8]) -> Option<(Fault, u8)> {
+    const CLIENT_HELLO: u8 = 1;
+    const TLS_1_2: u16 = 0x0303;
+    let &[length, _, CLIENT_HELLO, major, minor] = bytes.first_chunk()? else { return None };
+    match u16::from_be_bytes([major, minor]) {
+        _ if length & 0x80 == 0 => None,
+        TLS_1_2.. => Some((Fault::NoExtendedMasterSecret, alert::HANDSHAKE_FAILURE)),
+        _ => Some((Fault::NoCommonVersion, alert::PROTOCOL_VERSION)),
     }
 }
 
@@ -64,5 +88,21 @@ mod tests {
         assert!(!starts_a_handshake(&[23, 3, 3, 0, 5]));
         assert!(!starts_a_handshake(&[0; 64]));
         assert!(!starts_a_handshake(&[0x80, 0x2e, 1, 0, 2]), "an SSL 2.0 hello");
+    }
+
+    #[test]
+    fn a_hello_in_sslv2_framing_is_refused_by_its_version() {
+        let of = |version: [u8; 2]| refused_in_sslv2_framing(&[0x80, 0x2e, 1, version[0], version[1], 0, 3]);
+        for old in [[0, 2], [3, 0], [3, 1], [3, 2]] {
+            assert_eq!(of(old), Some((Fault::NoCommonVersion, alert::PROTOCOL_VERSION)), "{old:?}");
+        }
+        for new in [[3, 3], [3, 4], [0xff, 0xff]] {
+            let refusal = (Fault::NoExtendedMasterSecret, alert::HANDSHAKE_FAILURE);
+            assert_eq!(of(new), Some(refusal), "{new:?}");
+        }
+        for other in [&[0x80, 0x2e, 1, 3][..], &[0x80, 0x2e, 4, 3, 3], &[0x00, 0x2e, 1, 3, 3], b"GET / HTTP"]
+        {
+            assert_eq!(refused_in_sslv2_framing(other), None, "{other:?}");
+        }
     }
 }

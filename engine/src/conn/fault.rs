@@ -38,10 +38,16 @@ pub mod alert {
     pub const BAD_RECORD_MAC: u8 = 20;
     /// A record longer than allowed.
     pub const RECORD_OVERFLOW: u8 = 22;
+    /// Nothing that both sides can do.
+    pub const HANDSHAKE_FAILURE: u8 = 40;
     /// A certificate that does not hold (RFC 8122 §6.2).
     pub const BAD_CERTIFICATE: u8 = 42;
+    /// A field that is well formed and has a value that it must not have.
+    pub const ILLEGAL_PARAMETER: u8 = 47;
     /// Something that cannot be parsed.
     pub const DECODE_ERROR: u8 = 50;
+    /// A version that is not spoken here.
+    pub const PROTOCOL_VERSION: u8 = 70;
     /// Our side cannot go on.
     pub const INTERNAL_ERROR: u8 = 80;
     /// No renegotiation (RFC 5246 §7.2.2), a warning.
@@ -55,18 +61,18 @@ pub mod alert {
             (UNEXPECTED_MESSAGE, "unexpected_message"),
             (BAD_RECORD_MAC, "bad_record_mac"),
             (RECORD_OVERFLOW, "record_overflow"),
-            (40, "handshake_failure"),
+            (HANDSHAKE_FAILURE, "handshake_failure"),
             (BAD_CERTIFICATE, "bad_certificate"),
             (43, "unsupported_certificate"),
             (44, "certificate_revoked"),
             (45, "certificate_expired"),
             (46, "certificate_unknown"),
-            (47, "illegal_parameter"),
+            (ILLEGAL_PARAMETER, "illegal_parameter"),
             (48, "unknown_ca"),
             (49, "access_denied"),
             (DECODE_ERROR, "decode_error"),
             (51, "decrypt_error"),
-            (70, "protocol_version"),
+            (PROTOCOL_VERSION, "protocol_version"),
             (71, "insufficient_security"),
             (INTERNAL_ERROR, "internal_error"),
             (86, "inappropriate_fallback"),
@@ -137,6 +143,8 @@ faults! {
     PeerCertificateMissing = "peer_certificate_missing", Tls, Info, Some(alert::BAD_CERTIFICATE);
     /// The client's certificate is not one that holds here, or it has not proved that it has the key.
     PeerCertificateRefused = "peer_certificate_refused", Tls, Info, Some(alert::BAD_CERTIFICATE);
+    /// The peer has shown more than 10 certificates, or more than two issuers of one name.
+    PeerChainTooLong = "peer_chain_too_long", Tls, Info, Some(alert::BAD_CERTIFICATE);
     /// A record that cannot be opened: forged, damaged, replayed.
     BadRecord = "bad_record", Tls, Info, Some(alert::BAD_RECORD_MAC);
     /// A record longer than allowed.
@@ -153,6 +161,8 @@ faults! {
     Renegotiation = "renegotiation", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
     /// The client updated its keys more often than any use of them explains.
     KeyUpdateFlood = "key_update_flood", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
+    /// A KeyUpdate whose request_update is neither 0 nor 1 (RFC 8446 §4.6.3).
+    KeyUpdateValue = "key_update_value", Tls, Info, Some(alert::ILLEGAL_PARAMETER);
     /// The client updated its keys and this kernel cannot follow.
     RekeyRefused = "rekey_refused", Tls, Warn, Some(alert::INTERNAL_ERROR);
     /// FIN without close_notify: the stream may have been cut by anyone.

@@ -57,7 +57,7 @@ impl Failure {
     }
 
     /// With this to be sent.
-    fn with(fault: Fault, alert: Buf) -> Self {
+    pub(super) fn with(fault: Fault, alert: Buf) -> Self {
         Self { alert: Some(alert), ..Self::silent(fault) }
     }
 }
@@ -234,6 +234,7 @@ impl From<Refusal> for Fault {
             Refusal::UnknownName => Self::UnknownName,
             Refusal::MissingExtension => Self::MissingExtension,
             Refusal::PeerCertificate => Self::PeerCertificateRefused,
+            Refusal::PeerChainTooLong => Self::PeerChainTooLong,
             Refusal::Closed => Self::ClosedInHandshake,
             Refusal::FlightTooLong => Self::HandshakeTooLong,
             Refusal::Internal => Self::Internal,

@@ -194,16 +194,16 @@ impl Conn {
         rules: &Rules,
         out: &mut Outbox,
     ) -> Stage {
-        match stage.on(event, out) {
-            Next::Stay => Stage::Accept(stage),
-            Next::End(fault) => {
-                if stage.first_bytes.is_some() {
-                    self.evidence.get_or_insert_default().reason = stage.first_bytes;
-                }
-                self.end(Ended::silently(fault), now, rules, out)
-            }
-            Next::Advance(first) => self.begin_handshake(first, now, rules, out),
+        let ended = match stage.on(event, out) {
+            Ok(Next::Stay) => return Stage::Accept(stage),
+            Ok(Next::Advance(first)) => return self.begin_handshake(first, now, rules, out),
+            Ok(Next::End(fault)) => Ended::silently(fault),
+            Err(failure) => failure.into(),
+        };
+        if stage.first_bytes.is_some() {
+            self.evidence.get_or_insert_default().reason = stage.first_bytes;
         }
+        self.end(ended, now, rules, out)
     }
 
     fn dial(

@@ -32,7 +32,7 @@ use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
 use crate::sys::socket;
-use crate::tls::{Terms, Tickets};
+use crate::tls::{Terms, Tickets, warnings};
 use crate::upstream::Upstream;
 use crate::worker::{FrontSetup, Offers, Setup, Stop};
 
@@ -113,6 +113,7 @@ impl Engine {
         log: Option<Log>,
     ) -> Result<Self, StartError> {
         let max_connections = affordable_connections(&config)?;
+        reload::warn(&config.collisions());
         let found = reload::find(&config);
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
@@ -145,6 +146,7 @@ impl Engine {
             all_terms.push(terms);
             served.push(Served { local_addr, backend: listener.backend.clone(), carriers });
         }
+        reload::warn(&warnings(all_terms.iter().map(Arc::as_ref), ticket_clock::now()));
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
             admin_listener.as_ref().map(|listener| bound(listener, served[0].local_addr)).transpose()?;

@@ -1,11 +1,14 @@
 //! What of the configuration can change while the engine runs: certificates, peers, tickets, and when the
 //! kernel is given the records.
 
+use std::sync::Arc;
+
 use super::watch::{self, Seen};
 use super::{Carriers, Control, StartError, ticket_clock};
 use crate::config::{Config, ConfigError, Listener, Mode, OffloadPolicy};
 use crate::sys::ktls::CipherSet;
 use crate::sys::probe::{self, Ktls, Rekey};
+use crate::tls::warnings;
 
 /// What the kernel can do, found by trying, unless no listener wants to know.
 pub(super) fn find(config: &Config) -> Ktls {
@@ -41,6 +44,8 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let mut in_force = control.watched.lock();
     let seen = Seen::of(&new.listeners);
     let terms = watch::load(&new.listeners, control).map_err(|error| error.to_string())?;
+    warn(&new.collisions());
+    warn(&warnings(terms.iter().map(Arc::as_ref), ticket_clock::now()));
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
     watch::warn_of_exposed_keys(&new.listeners);
     in_force.replace(new.listeners.clone(), seen);
@@ -60,10 +65,14 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     Ok(format!("certificates, peers, tickets and offload in force; {}{rest}", texts.join("; ")))
 }
 
+/// What does not keep the configuration from being put in force.
+pub(super) fn warn(lines: &[String]) {
+    lines.iter().for_each(|line| tracing::warn!("{line}"));
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::Arc;
 
     use super::*;
     use crate::config::{Key, Raw};

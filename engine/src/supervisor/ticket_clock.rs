@@ -23,7 +23,7 @@ pub(super) fn tickets(config: &Config) -> Result<Arc<Tickets>, StartError> {
 
 /// The wall clock, by which hosts that share keys agree.
 #[expect(clippy::disallowed_methods, reason = "the control plane owns the wall clock")]
-fn now() -> UnixSeconds {
+pub(super) fn now() -> UnixSeconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -7,15 +7,17 @@
 use std::path::Path;
 
 use rustls::NamedGroup;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use x509_parser::public_key::PublicKey;
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::x509::AlgorithmIdentifier;
 
+use super::authorities::Purpose;
+use super::findings::Findings;
 use super::identity::IdentityError;
-use super::key_kind;
+use super::{key_kind, profile};
 
 /// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).
 const MIN_RSA_BITS: usize = 2048;
@@ -30,9 +32,16 @@ pub(super) struct Checked {
     pub(super) known_by: Vec<Vec<u8>>,
 }
 
-/// Holds a chain, our own certificate first, against the profile; `file` is only for the messages.
-pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked, IdentityError> {
+/// Holds a chain, our own certificate first, against the profile; `file` is only for the messages. What those
+/// that `purpose` is about would not accept goes to `findings`.
+pub(super) fn check(
+    file: &Path,
+    chain: &[CertificateDer<'_>],
+    purpose: Purpose,
+    findings: &mut Findings,
+) -> Result<Checked, IdentityError> {
     let mut checked = Checked { curve: None, names: Vec::new(), known_by: Vec::new() };
+    let mut issued: Option<X509Certificate<'_>> = None;
     for (nth, der) in (1..).zip(chain) {
         let malformed = |reason: &str| IdentityError::Malformed {
             file: file.to_owned(),
@@ -49,6 +58,15 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
         if nth == 1 || certificate.issuer().as_raw() != certificate.subject().as_raw() {
             place.check_signature(&certificate)?;
         }
+        findings.dated(file, nth, &certificate);
+        if issued.is_some_and(|issued| !is_issued_by(&issued, &certificate)) {
+            findings.remark(format!(
+                "{}: certificate {nth} ({}) has not issued the one in front of it: who verifies the chain \
+                 may find no path",
+                file.display(),
+                certificate.subject()
+            ));
+        }
         if nth == 1 {
             checked.curve = curve;
             let names = certificate.subject_alternative_name();
@@ -58,10 +76,30 @@ pub(super) fn check(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Checked
             checked.known_by = names.iter().filter_map(known_by).collect();
             if checked.known_by.is_empty() {
                 checked.known_by.push([b"key ", certificate.public_key().raw].concat());
+                if purpose == Purpose::Servers {
+                    findings.remark(format!(
+                        "{}: has no subjectAltName: clients look nowhere else for the name (RFC 9525 §2)",
+                        file.display()
+                    ));
+                }
+            }
+            if let Some(why) = purpose.is_excluded_by(&certificate) {
+                findings.remark(format!("{}: {why}: it will be refused", file.display()));
             }
         }
+        issued = Some(certificate);
     }
     Ok(checked)
+}
+
+/// By name, and by signature.
+fn is_issued_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
+    let key = SubjectPublicKeyInfoDer::from(issuer.public_key().raw);
+    let Ok(entity) = webpki::RawPublicKeyEntity::try_from(&key) else { return false };
+    let (signed, signature) = (certificate.tbs_certificate.as_ref(), &certificate.signature_value.data);
+    let algorithms = profile::provider().signature_verification_algorithms.all;
+    certificate.issuer().as_raw() == issuer.subject().as_raw()
+        && algorithms.iter().any(|algorithm| entity.verify_signature(*algorithm, signed, signature).is_ok())
 }
 
 /// Whether the key of a peer's certificate is one that the profile allows (C3, C4).
@@ -266,7 +304,8 @@ mod tests {
     #[test]
     fn every_certificate_of_the_chain_is_held_against_the_profile() {
         let check = |chain: &[CertificateDer<'_>]| {
-            check(Path::new("it.pem"), chain).map(|_| ()).map_err(|error| error.to_string())
+            let checked = check(Path::new("it.pem"), chain, Purpose::Servers, &mut Findings::default());
+            checked.map(|_| ()).map_err(|error| error.to_string())
         };
         let (root, root_key) = authority("root", &rcgen::PKCS_RSA_SHA256);
         let root_certificate = root.self_signed(&root_key).expect("signs").der().clone();
@@ -297,5 +336,81 @@ mod tests {
         assert!(error.contains("certificate 2: elliptic-curve key on curve 1.3.132.0.35"), "{error}");
         let error = check(&[own, CertificateDer::from(vec![1])]).expect_err("rubbish");
         assert!(error.contains("certificate 2 is not X.509"), "{error}");
+    }
+
+    /// What an operator is warned of.
+    fn remarks(chain: &[CertificateDer<'_>], purpose: Purpose) -> Vec<String> {
+        let mut findings = Findings::default();
+        check(Path::new("it.pem"), chain, purpose, &mut findings).expect("within the profile");
+        findings.warnings(1_790_000_000)
+    }
+
+    #[test]
+    fn a_chain_that_does_not_fit_together_is_warned_of() {
+        let (root, root_key) = authority("root", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let root_certificate = root.self_signed(&root_key).expect("signs").der().clone();
+        let other_key = KeyPair::generate().expect("a key");
+        let namesake = root.self_signed(&other_key).expect("signs").der().clone();
+        let (other, _) = authority("other", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let stranger = other.self_signed(&other_key).expect("signs").der().clone();
+        let key = KeyPair::generate().expect("a key");
+        let own = CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+        let own = own.signed_by(&key, &Issuer::new(root, root_key)).expect("signs").der().clone();
+        let warned = |chain: &[CertificateDer<'_>]| remarks(chain, Purpose::Servers);
+        assert_eq!(warned(&[own.clone(), root_certificate.clone()]), [""; 0]);
+        for unrelated in [namesake, stranger] {
+            let warnings = warned(&[own.clone(), unrelated]);
+            assert!(warnings[0].contains("certificate 2 (") && warnings[0].contains("has not issued"));
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+        }
+        let twice = warned(&[own.clone(), own]);
+        assert!(twice[0].contains("has not issued"), "{twice:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_peers_would_refuse_is_warned_of() {
+        let made = |change: fn(&mut CertificateParams), purpose| {
+            let mut params = CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+            change(&mut params);
+            let key = KeyPair::generate().expect("a key");
+            remarks(&[params.self_signed(&key).expect("signs").der().clone()], purpose)
+        };
+        use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        for (change, purpose, warning) in [
+            (
+                (|params| params.subject_alt_names.clear()) as fn(&mut CertificateParams),
+                Purpose::Servers,
+                Some("it.pem: has no subjectAltName"),
+            ),
+            (|params| params.subject_alt_names.clear(), Purpose::Clients, None),
+            (|params| params.extended_key_usages = vec![ServerAuth], Purpose::Servers, None),
+            (
+                |params| params.extended_key_usages = vec![ClientAuth],
+                Purpose::Servers,
+                Some("it.pem: its extended key usage is without serverAuth"),
+            ),
+            (
+                |params| params.extended_key_usages = vec![ServerAuth],
+                Purpose::Clients,
+                Some("it.pem: its extended key usage is without clientAuth"),
+            ),
+            (
+                |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1),
+                Purpose::Servers,
+                Some("it.pem: certificate 1 has expired: it was valid until Jan  1"),
+            ),
+            (
+                |params| params.not_before = rcgen::date_time_ymd(2090, 1, 1),
+                Purpose::Servers,
+                Some("it.pem: certificate 1 is not valid before Jan  1"),
+            ),
+        ] {
+            let warnings = made(change, purpose);
+            assert_eq!(warnings.len(), usize::from(warning.is_some()), "{warning:?}: {warnings:?}");
+            assert!(
+                warnings.iter().zip(warning).all(|(said, start)| said.starts_with(start)),
+                "{warnings:?}"
+            );
+        }
     }
 }

@@ -10,10 +10,13 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::authorities::Purpose;
 use super::certificate::{self, Checked};
+use super::findings::Findings;
 use super::key_kind;
+use super::ocsp::{self, Period};
 use super::sources::{LoadKey, Sources};
 use crate::config::{IdentityFiles, UnknownName};
 use crate::files::pem::{self, PemError, PrivateKey};
@@ -77,6 +80,8 @@ pub enum IdentityError {
 /// One certificate chain with its key and the names that it is for.
 struct Identity {
     certified: Arc<CertifiedKey>,
+    /// The same with an OCSP response, while that is current.
+    stapled: Option<(Arc<CertifiedKey>, Period)>,
     /// Of an ECDSA key.
     curve: Option<NamedGroup>,
     /// Lower case, as in the certificate's dNSName entries; may start with `*.`.
@@ -92,13 +97,16 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Reads and checks them all; what signs with their keys is the sources'.
+    /// Reads and checks them all; they are shown to those that do not belong to `purpose`, and what signs
+    /// with their keys is the sources'. What an operator should know of them goes to `findings`.
     pub(super) fn load_from(
         sources: &Sources,
         files: &[IdentityFiles],
         unknown_name: UnknownName,
+        purpose: Purpose,
+        findings: &mut Findings,
     ) -> Result<Self, IdentityError> {
-        let load = |files| Identity::load(files, sources.signing_key);
+        let load = |files| Identity::load(files, sources.signing_key, purpose, findings);
         Ok(Self { all: files.iter().map(load).collect::<Result<_, _>>()?, unknown_name })
     }
 
@@ -117,17 +125,22 @@ impl Identities {
     /// Both an RSA and an ECDSA identity serve (TS 33.210 clause 6.2.2) (B3b).
     ///
     /// The first that has the name, can sign what the client can verify, and suits a suite that the client
-    /// offers; if none has the name, the first that can serve the client at all; if none can, the first, so
-    /// that the client is told that suites or signature algorithms have nothing in common
-    /// (handshake_failure). None at all for a name that nobody has, where that is to be refused.
+    /// offers, and one that has the name itself before one that has a wildcard for it; if none has the name,
+    /// the first that can serve the client at all; if none can, the first, so that the client is told that
+    /// suites or signature algorithms have nothing in common (handshake_failure). None at all
+    /// for a name that nobody has, where that is to be refused.
     fn choose(&self, hello: &Hello<'_>) -> Option<&Identity> {
-        let named = |identity: &&Identity| hello.name.is_some_and(|name| identity.has_name(name));
+        let name = hello.name.map(|name| name.trim_end_matches('.'));
+        let exact = |identity: &&Identity| name.is_some_and(|name| identity.has_name(name));
+        let wild = |identity: &&Identity| name.is_some_and(|name| identity.has_wildcard(name));
         let able = |identity: &&Identity| identity.can_serve(hello);
         let all = || self.all.iter();
-        if self.unknown_name == UnknownName::Refuse && hello.name.is_some() && !all().any(|one| named(&one)) {
+        let is_known = || all().any(|one| exact(&one) || wild(&one));
+        if self.unknown_name == UnknownName::Refuse && name.is_some() && !is_known() {
             return None;
         }
-        all().filter(named).find(able).or_else(|| all().find(able)).or_else(|| all().next())
+        let named = all().filter(exact).find(able).or_else(|| all().filter(wild).find(able));
+        named.or_else(|| all().find(able)).or_else(|| all().next())
     }
 }
 
@@ -147,7 +160,7 @@ impl ResolvesServerCert for Identities {
             suites: hello.cipher_suites(),
             groups: hello.named_groups(),
         };
-        self.choose(&hello).map(|identity| identity.shown_to(&hello))
+        self.choose(&hello).map(|identity| identity.shown_to(&hello, UnixTime::now))
     }
 }
 
@@ -185,40 +198,54 @@ impl Hello<'_> {
 }
 
 impl Identity {
-    fn load(files: &IdentityFiles, signing_key: LoadKey) -> Result<Self, IdentityError> {
+    fn load(
+        files: &IdentityFiles,
+        signing_key: LoadKey,
+        purpose: Purpose,
+        findings: &mut Findings,
+    ) -> Result<Self, IdentityError> {
         let chain = read_chain(&files.certificate)?;
         let key = read_key(&files.key)?;
-        let Checked { curve, names, known_by } = certificate::check(&files.certificate, &chain)?;
+        let Checked { curve, names, known_by } =
+            certificate::check(&files.certificate, &chain, purpose, findings)?;
         let signing = signing_key(&key.der()).map_err(|_| IdentityError::Unusable {
             file: files.key.clone(),
             problem: key_kind::unusable(&key.der()),
         })?;
-        let mut certified = CertifiedKey::new(chain, signing);
-        certified.ocsp = files.ocsp.as_deref().map(read_ocsp).transpose()?;
+        let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| IdentityError::NotAPair {
             key: files.key.clone(),
             certificate: files.certificate.clone(),
         })?;
-        Ok(Self { certified: Arc::new(certified), curve, names, known_by })
+        let staple = |file: &PathBuf| {
+            let stapled = ocsp::staple(file, read_ocsp(file)?, &certified, findings);
+            stapled.ok_or_else(|| no_ocsp_response(file))
+        };
+        let stapled = files.ocsp.as_ref().map(staple).transpose()?.flatten();
+        Ok(Self { certified: Arc::new(certified), stapled, curve, names, known_by })
     }
 
     fn has_name(&self, name: &str) -> bool {
-        let name = name.trim_end_matches('.');
-        self.names.iter().any(|pattern| match pattern.strip_prefix("*.") {
-            // A wildcard stands for exactly one label (RFC 6125 §6.4.3).
-            Some(parent) => name
-                .split_once('.')
-                .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
-            None => name.eq_ignore_ascii_case(pattern),
-        })
+        self.names.iter().any(|pattern| name.eq_ignore_ascii_case(pattern))
     }
 
-    /// Itself, unless its curve is not the client's: that is refused, and nothing of it shown.
-    fn shown_to(&self, hello: &Hello<'_>) -> Arc<CertifiedKey> {
-        if self.curve.is_none_or(|curve| hello.takes_curve(curve)) {
-            return Arc::clone(&self.certified);
+    /// Whether it has a wildcard for the name, which stands for exactly one label (RFC 6125 §6.4.3).
+    fn has_wildcard(&self, name: &str) -> bool {
+        let Some((label, rest)) = name.split_once('.') else { return false };
+        let mut parents = self.names.iter().filter_map(|pattern| pattern.strip_prefix("*."));
+        !label.is_empty() && parents.any(|parent| rest.eq_ignore_ascii_case(parent))
+    }
+
+    /// Itself, unless its curve is not the client's: that is refused, and nothing of it shown. With its OCSP
+    /// response while that is current.
+    fn shown_to(&self, hello: &Hello<'_>, now: impl FnOnce() -> UnixTime) -> Arc<CertifiedKey> {
+        if !self.curve.is_none_or(|curve| hello.takes_curve(curve)) {
+            return Arc::new(CertifiedKey::new(Vec::new(), Arc::new(Unable)));
         }
-        Arc::new(CertifiedKey::new(Vec::new(), Arc::new(Unable)))
+        match &self.stapled {
+            Some((stapled, period)) if period.has(now()) => Arc::clone(stapled),
+            _ => Arc::clone(&self.certified),
+        }
     }
 
     /// By suites, groups and signature_algorithms (B10b). What signature_algorithms_cert says of the chain
@@ -263,8 +290,14 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError
     Ok(certificates)
 }
 
-/// OCSP stapling (TS 33.210 clauses 6.2.2, 6.2.3): the response is passed on as it is, and what it says is
-/// for clients to judge; only that it is one whole DER value is looked at (B13).
+fn no_ocsp_response(file: &Path) -> IdentityError {
+    let reason = format!(
+        "not an OCSP response in DER of at most {MAX_OCSP_BYTES} bytes; try: openssl ocsp -respout FILE"
+    );
+    IdentityError::Malformed { file: file.to_owned(), reason }
+}
+
+/// OCSP stapling (TS 33.210 clauses 6.2.2, 6.2.3).
 fn read_ocsp(file: &Path) -> Result<Vec<u8>, IdentityError> {
     let content = read(file)?;
     let response = content.bytes();
@@ -273,10 +306,7 @@ fn read_ocsp(file: &Path) -> Result<Vec<u8>, IdentityError> {
     if is_whole && response.len() <= MAX_OCSP_BYTES {
         return Ok(response.to_vec());
     }
-    let reason = format!(
-        "not an OCSP response in DER of at most {MAX_OCSP_BYTES} bytes; try: openssl ocsp -respout FILE"
-    );
-    Err(IdentityError::Malformed { file: file.to_owned(), reason })
+    Err(no_ocsp_response(file))
 }
 
 fn read_key(file: &Path) -> Result<PrivateKey, IdentityError> {
@@ -316,8 +346,9 @@ mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 
-    fn load(files: &[IdentityFiles], unknown_name: UnknownName) -> Result<Identities, IdentityError> {
-        Identities::load_from(&Sources::system(), files, unknown_name)
+    fn loaded(files: &[IdentityFiles], unknown_name: UnknownName) -> Result<Identities, IdentityError> {
+        let (sources, mut findings) = (Sources::system(), Findings::default());
+        Identities::load_from(&sources, files, unknown_name, Purpose::Servers, &mut findings)
     }
 
     fn write(dir: &Path, name: &str, names: &[&str], key: &KeyPair) -> IdentityFiles {
@@ -346,7 +377,7 @@ mod tests {
             write(dir.path(), "a", &["a.example"], &p256),
             write(dir.path(), "b", &["b.example", "*.w.example"], &p384),
         ];
-        let identities = load(&files, UnknownName::First).expect("both are allowed");
+        let identities = loaded(&files, UnknownName::First).expect("both are allowed");
         let chosen = |name, schemes, suites| {
             identities
                 .choose(&Hello { name, schemes, suites, groups: None })
@@ -368,16 +399,37 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_name_comes_before_a_wildcard_in_any_order() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (one, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let wild = write(dir.path(), "wild", &["*.w.example", "w.example"], &one);
+        let exact = write(dir.path(), "exact", &["x.w.example"], &other);
+        for files in [[wild.clone(), exact.clone()], [exact, wild]] {
+            for unknown_name in [UnknownName::First, UnknownName::Refuse] {
+                let identities = loaded(&files, unknown_name).expect("both are allowed");
+                let chosen = |name| {
+                    let hello = Hello { name: Some(name), schemes: P256, suites: ECDSA_SUITES, groups: None };
+                    identities.choose(&hello).map(|identity| identity.names[0].clone())
+                };
+                assert_eq!(chosen("X.w.example.").as_deref(), Some("x.w.example"));
+                assert_eq!(chosen("y.w.example").as_deref(), Some("*.w.example"));
+                let unknown = chosen("z.y.w.example").is_some();
+                assert_eq!(unknown, unknown_name == UnknownName::First);
+            }
+        }
+    }
+
+    #[test]
     fn groups_bind_the_curve_of_a_certificate_in_tls_1_2_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
         let files = [write(dir.path(), "a", &["a"], &p256), write(dir.path(), "b", &["b"], &p384)];
-        let identities = load(&files, UnknownName::First).expect("both are allowed");
+        let identities = loaded(&files, UnknownName::First).expect("both are allowed");
         let chosen = |groups, suites| {
             let hello = Hello { name: None, schemes: &[P256[0], P384[0]], suites, groups };
             let chosen = identities.choose(&hello).expect("no name is asked for");
-            let can_sign = chosen.shown_to(&hello).key.choose_scheme(hello.schemes).is_some();
+            let can_sign = chosen.shown_to(&hello, UnixTime::now).key.choose_scheme(hello.schemes).is_some();
             (chosen.names[0].clone(), can_sign)
         };
         let is = |name: &str, can_sign| (name.to_owned(), can_sign);
@@ -400,7 +452,7 @@ mod tests {
         let load = |certificate: &Path, key: &Path| {
             let files =
                 IdentityFiles { certificate: certificate.to_owned(), key: key.to_owned(), ocsp: None };
-            load(&[files], UnknownName::First).map(|_| ()).map_err(|e| e.to_string())
+            loaded(&[files], UnknownName::First).map(|_| ()).map_err(|e| e.to_string())
         };
         assert_eq!(load(&good.certificate, &good.key), Ok(()));
         let text = load(&good.certificate, &good.certificate).expect_err("no key in it");
@@ -424,8 +476,8 @@ mod tests {
     fn a_key_outside_the_profile_is_refused_by_clause() {
         let dir = tempfile::tempdir().expect("a directory");
         let files = write(dir.path(), "ed", &["a"], &KeyPair::generate_for(&PKCS_ED25519).expect("a key"));
-        let text =
-            load(&[files], UnknownName::First).map(|_| ()).expect_err("not in the profile").to_string();
+        let loaded = loaded(&[files], UnknownName::First);
+        let text = loaded.map(|_| ()).expect_err("not in the profile").to_string();
         assert!(text.contains("ed.pem") && text.contains("TS 33.310 clause 6.1.1"), "{text}");
     }
 }

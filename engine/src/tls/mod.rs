@@ -7,13 +7,16 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::config::{ConfigError, Listener, Mode, UnknownName};
 
+mod authorities;
 mod certificate;
 pub mod cipher;
 pub mod conformance;
 pub mod evidence;
+mod findings;
 mod hello;
 mod identity;
 mod key_kind;
+mod ocsp;
 mod originate;
 #[cfg(test)]
 mod pair;
@@ -28,14 +31,18 @@ mod ticket_file;
 pub mod ticket_keys;
 mod tickets;
 
+pub use findings::Dated;
 pub use identity::IdentityError;
 pub use peer::{PeerError, PeerRefusal};
 pub(crate) use sources::Sources;
 pub use tickets::Tickets;
 
+use authorities::Purpose;
+use findings::Findings;
 use identity::Identities;
 use originate::Origination;
 use peer::Peers;
+use ticket_keys::UnixSeconds;
 use tickets::ListenerTickets;
 
 /// TLS 1.3 tickets sent after a full handshake: one is what a client uses next, and it is replaced when it is
@@ -46,6 +53,7 @@ const TLS13_TICKETS: usize = 1;
 #[derive(Debug)]
 pub struct Terms {
     role: Role,
+    findings: Findings,
 }
 
 #[derive(Debug)]
@@ -94,8 +102,11 @@ impl Terms {
             Mode::Originate(rules) => {
                 let tickets = tickets.filter(|_| listener.tickets);
                 let alpn = protocols(&listener.alpn);
-                let origination = Origination::load(sources, rules, &listener.identities, tickets, alpn)?;
-                Ok(Self { role: Role::Originate(Arc::new(origination)) })
+                let mut findings = Findings::default();
+                let identities = &listener.identities;
+                let origination =
+                    Origination::load(sources, rules, identities, tickets, alpn, &mut findings)?;
+                Ok(Self { role: Role::Originate(Arc::new(origination)), findings })
             }
         }
     }
@@ -109,10 +120,12 @@ impl Terms {
         if identities.is_empty() {
             return Err(TermsError::NoIdentity);
         }
-        let identities = Identities::load_from(sources, identities, *unknown_name)?;
+        let mut findings = Findings::default();
+        let identities =
+            Identities::load_from(sources, identities, *unknown_name, Purpose::Servers, &mut findings)?;
         let Sources { provider, time, .. } = sources.clone();
         let random = provider.secure_random;
-        let peers = Arc::new(Peers::load(peers, &provider)?);
+        let peers = Arc::new(Peers::load(peers, &provider, &mut findings)?);
         let class = peers.class().known_by(&identities.known_by());
         let versions = ServerConfig::builder_with_details(provider, time)
             .with_protocol_versions(profile::VERSIONS)
@@ -138,7 +151,8 @@ impl Terms {
             server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class, random });
             server.send_tls13_tickets = TLS13_TICKETS;
         }
-        Ok(Self { role: Role::Terminate { server: Arc::new(server), peers, unknown_name: *unknown_name } })
+        let role = Role::Terminate { server: Arc::new(server), peers, unknown_name: *unknown_name };
+        Ok(Self { role, findings })
     }
 
     /// What seals and opens this listener's session tickets (RFC 5077); `None` in the client's role.
@@ -178,11 +192,35 @@ impl Terms {
         }
     }
 
+    /// The certificates that the listener works with, its own and those of authorities.
+    #[must_use]
+    pub fn certificates(&self) -> &[Dated] {
+        self.findings.certificates()
+    }
+
+    /// What is wrong with them at this time although they can be used, each in one line that names the file;
+    /// at most 21 lines.
+    #[must_use]
+    pub fn warnings(&self, now: UnixSeconds) -> Vec<String> {
+        self.findings.warnings(now)
+    }
+
     /// Whether connections are accepted in clear and connected with TLS.
     #[must_use]
     pub fn originates(&self) -> bool {
         matches!(self.role, Role::Originate(_))
     }
+}
+
+/// What is wrong with the certificates of all these listeners at this time ([`Terms::warnings`]), each once.
+pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a Terms>, now: UnixSeconds) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for warning in terms.into_iter().flat_map(|terms| terms.warnings(now)) {
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+    all
 }
 
 /// As RFC 7301 §3.1 writes them, without their lengths.

@@ -1,21 +1,19 @@
 //! The client's role: who the server must be, who we are to it, and how sessions with it resume.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::SupportedProtocolVersion;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, Tls12Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
+use super::authorities::{Authorities, Purpose};
+use super::findings::Findings;
 use super::identity::Identities;
-use super::peer::{
-    AnyCertificate, PeerError, PeerRefusal, authorities, bad_certificate, check_key, is_told, roots,
-};
+use super::peer::{AnyCertificate, PeerRefusal, authorities, check_key, is_told};
 use super::sessions::ClientSessions;
 use super::{Sources, TermsError, Tickets, profile};
 use crate::config::{Fingerprint, IdentityFiles, Key, Originate, UnknownName, Voucher};
@@ -32,20 +30,22 @@ pub(super) struct Origination {
 }
 
 enum Trust {
-    Authorities(Arc<ByAuthority>),
+    Authorities(Arc<Authorities>),
     Fingerprints(Vec<Fingerprint>),
 }
 
 impl Origination {
-    /// Reads what the rules name; the first identity, if there is one, is shown to servers that ask.
+    /// Reads what the rules name; the first identity, if there is one, is shown to servers that ask. What an
+    /// operator should know of it goes to `findings`.
     pub(super) fn load(
         sources: &Sources,
         rules: &Originate,
         identities: &[IdentityFiles],
         tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
+        findings: &mut Findings,
     ) -> Result<Self, TermsError> {
-        Self::load_for(sources, profile::VERSIONS, rules, identities, tickets, alpn)
+        Self::load_for(sources, profile::VERSIONS, rules, identities, tickets, alpn, findings)
     }
 
     pub(super) fn load_for(
@@ -55,6 +55,7 @@ impl Origination {
         identities: &[IdentityFiles],
         tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
+        findings: &mut Findings,
     ) -> Result<Self, TermsError> {
         let mut made_of = MadeOf::default();
         made_of.add(&[rules.server_name.value.as_bytes(), &[u8::from(tickets.is_some())]]);
@@ -66,7 +67,10 @@ impl Origination {
             Voucher::Authorities(file) => {
                 let authorities = authorities(file)?;
                 made_of.add(&authorities);
-                Trust::Authorities(by_authority(file, authorities, &provider)?)
+                let algorithms = provider.signature_verification_algorithms;
+                let authorities =
+                    Authorities::load(file, authorities, Purpose::Servers, algorithms, findings)?;
+                Trust::Authorities(Arc::new(authorities))
             }
             Voucher::Fingerprints(told) => {
                 let texts: Vec<String> = told.iter().map(ToString::to_string).collect();
@@ -76,7 +80,7 @@ impl Origination {
             Voucher::Nobody => return Err(TermsError::Profile("nobody vouches for the server".to_owned())),
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
-            Trust::Authorities(verifier) => Arc::clone(verifier) as _,
+            Trust::Authorities(authorities) => Arc::clone(authorities) as _,
             Trust::Fingerprints(_) => {
                 let algorithms = provider.signature_verification_algorithms;
                 Arc::new(AnyCertificate { algorithms })
@@ -90,7 +94,9 @@ impl Origination {
         let mut config = if identities.is_empty() {
             builder.with_no_client_auth()
         } else {
-            let identity = Identities::load_from(sources, identities, UnknownName::First)?.first();
+            let purpose = Purpose::Clients;
+            let loaded = Identities::load_from(sources, identities, UnknownName::First, purpose, findings)?;
+            let identity = loaded.first();
             // The key is the first certificate's.
             made_of.add(&identity.cert);
             let mut config = builder.with_no_client_auth();
@@ -146,8 +152,8 @@ impl Origination {
         let (own, issuers) = chain.and_then(<[_]>::split_first).ok_or(PeerRefusal::Missing)?;
         let holds = match &self.trust {
             Trust::Fingerprints(told) => is_told(told, own),
-            Trust::Authorities(verifier) => {
-                !resumed || verifier.verify_server_cert(own, issuers, &self.name, &[], now).is_ok()
+            Trust::Authorities(authorities) => {
+                !resumed || authorities.verify(own, issuers, Some(&self.name), now).is_ok()
             }
         };
         if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
@@ -177,59 +183,6 @@ impl MadeOf {
         let mut made_of = [0; 32];
         made_of.copy_from_slice(digest(&SHA256, &self.0).as_ref());
         made_of
-    }
-}
-
-fn by_authority(
-    file: &Path,
-    authorities: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<ByAuthority>, PeerError> {
-    let roots = roots(file, authorities)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .build()
-        .map_err(|error| PeerError::authorities(file, error))?;
-    Ok(Arc::new(ByAuthority(verifier)))
-}
-
-/// rustls's verifier, with the alert that the standards ask for.
-#[derive(Debug)]
-struct ByAuthority(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for ByAuthority {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        issuers: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.0.verify_server_cert(certificate, issuers, name, ocsp, now);
-        let verified = verified.map_err(bad_certificate)?;
-        check_key(certificate).map(|()| verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 

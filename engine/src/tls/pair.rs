@@ -106,6 +106,7 @@ mod tests {
     use rustls::version::{TLS12, TLS13};
 
     use super::*;
+    use crate::tls::findings::Findings;
     use crate::tls::originate::Origination;
     use crate::tls::{Role, Sources};
 
@@ -153,6 +154,7 @@ mod tests {
             let tickets = |hours: u64| Arc::new(Tickets::generate(hours * HOUR, 0).expect("randomness"));
             let client_tickets = tickets(10);
             let Mode::Originate(rules) = originate(&[told]) else { unreachable!("it is that mode") };
+            let mut findings = Findings::default();
             let origination = Origination::load_for(
                 &Sources::system(),
                 &[version],
@@ -160,9 +162,14 @@ mod tests {
                 &[],
                 Some(&client_tickets),
                 Vec::new(),
+                &mut findings,
             );
             let role = Role::Originate(Arc::new(origination.expect("no files")));
-            Self { client: Terms { role }, server: super::server(server, &tickets(1000)), client_tickets }
+            Self {
+                client: Terms { role, findings },
+                server: super::server(server, &tickets(1000)),
+                client_tickets,
+            }
         }
 
         fn shake(&self) -> (bool, Result<(), PeerRefusal>) {

@@ -17,14 +17,16 @@ use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore};
-use rustls::{PeerIncompatible, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::authorities::{Authorities, Purpose};
 use super::certificate::has_key_of_the_profile;
 use super::evidence;
+use super::findings::Findings;
 use super::tickets::AuthenticationClass;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
 use crate::files;
@@ -69,23 +71,30 @@ pub(super) struct Peers {
 
 enum Vouching {
     Nobody,
-    Authorities(Arc<dyn ClientCertVerifier>),
+    Authorities(Arc<Authorities>),
     Fingerprints(Vec<Fingerprint>),
 }
 
 impl Peers {
-    /// Reads what the rules name.
+    /// Reads what the rules name; what an operator should know of it goes to `findings`.
     ///
     /// # Errors
     /// [`PeerError`].
-    pub(super) fn load(rules: &PeerRules, provider: &Arc<CryptoProvider>) -> Result<Self, PeerError> {
+    pub(super) fn load(
+        rules: &PeerRules,
+        provider: &Arc<CryptoProvider>,
+        findings: &mut Findings,
+    ) -> Result<Self, PeerError> {
+        let algorithms = provider.signature_verification_algorithms;
         let mut made_of = vec![rules.auth as u8];
         let voucher = match (&rules.voucher, rules.auth) {
             (_, ClientAuth::None) | (Voucher::Nobody, _) => Vouching::Nobody,
             (Voucher::Authorities(file), _) => {
                 let authorities = authorities(file)?;
                 authorities.iter().for_each(|authority| made_of.extend_from_slice(authority));
-                Vouching::Authorities(by_authority(file, authorities, provider)?)
+                let authorities =
+                    Authorities::load(file, authorities, Purpose::Clients, algorithms, findings)?;
+                Vouching::Authorities(Arc::new(authorities))
             }
             (Voucher::Fingerprints(told), _) => {
                 // Which ones is judged after every handshake: a session outlives a change of the list.
@@ -95,11 +104,10 @@ impl Peers {
         };
         let verifier = match &voucher {
             Vouching::Nobody => None,
-            Vouching::Authorities(verifier) => Some(Arc::clone(verifier)),
-            Vouching::Fingerprints(_) => {
-                let algorithms = provider.signature_verification_algorithms;
-                Some(Arc::new(AnyCertificate { algorithms }) as Arc<dyn ClientCertVerifier>)
+            Vouching::Authorities(authorities) => {
+                Some(Arc::clone(authorities) as Arc<dyn ClientCertVerifier>)
             }
+            Vouching::Fingerprints(_) => Some(Arc::new(AnyCertificate { algorithms }) as _),
         };
         let mut class = [0; 16];
         class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..16]);
@@ -131,8 +139,8 @@ impl Peers {
             Vouching::Nobody => true,
             Vouching::Fingerprints(told) => is_told(told, own),
             // In a full handshake rustls has just asked.
-            Vouching::Authorities(verifier) => {
-                !resumed || verifier.verify_client_cert(own, issuers, now).is_ok()
+            Vouching::Authorities(authorities) => {
+                !resumed || authorities.verify(own, issuers, None, now).is_ok()
             }
         };
         if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
@@ -171,106 +179,14 @@ pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, P
     })
 }
 
-/// What a verifier starts from: the authorities of a file.
-pub(super) fn roots(
-    file: &Path,
-    authorities: Vec<CertificateDer<'static>>,
-) -> Result<Arc<RootCertStore>, PeerError> {
-    let mut roots = RootCertStore::empty();
-    for (nth, authority) in (1..).zip(authorities) {
-        let refused = |error| format!("certificate {nth} is no authority ({error})");
-        roots.add(authority).map_err(|error| PeerError::authorities(file, refused(error)))?;
-    }
-    Ok(Arc::new(roots))
-}
-
-fn by_authority(
-    file: &Path,
-    authorities: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, PeerError> {
-    let roots = roots(file, authorities)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
-        // Who must show a certificate and does not is judged after the handshake, with the alert of RFC 8122.
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| PeerError::authorities(file, error))?;
-    Ok(Arc::new(ByAuthority(verifier)))
-}
-
-/// rustls's verifier, with the alert that the standards ask for.
-#[derive(Debug)]
-struct ByAuthority(Arc<dyn ClientCertVerifier>);
-
-/// What a peer is told of a certificate with a signature that does not verify: bad_certificate (RFC 5246
-/// §7.2.2), and so where it is by MD5 or SHA-1 (RFC 8446 §4.4.2.4) (B11c, C2). rustls would say
-/// decrypt_error, which is about signatures of the handshake.
-pub(super) fn bad_certificate(error: Error) -> Error {
-    use CertificateError as C;
-    match error {
-        Error::InvalidCertificate(
-            C::BadSignature
-            | C::UnsupportedSignatureAlgorithmContext { .. }
-            | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => evidence::note(&error, BAD_CERTIFICATE),
-        error => error,
-    }
-}
-
-/// The same of a certificate whose key the profile forbids, before the key is tried (C4).
+/// What a peer is told of a certificate whose key the profile forbids, before the key is tried (C4).
 pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
     let why = "the certificate's key is not one that the profile allows";
     if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
 }
 
 /// Of those that rustls tells as bad_certificate the one that says least.
-const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);
-
-impl ClientCertVerifier for ByAuthority {
-    fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        issuers: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(certificate, issuers, now).map_err(bad_certificate)?;
-        check_key(certificate).map(|()| verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
+pub(super) const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);
 
 /// Takes any certificate whose key has signed the handshake: which one it is, is judged afterwards.
 #[derive(Debug)]
@@ -389,7 +305,8 @@ mod tests {
     }
 
     fn peers(auth: ClientAuth, voucher: Voucher) -> Peers {
-        Peers::load(&PeerRules { auth, voucher }, &profile::provider()).expect("nothing to read")
+        Peers::load(&PeerRules { auth, voucher }, &profile::provider(), &mut Findings::default())
+            .expect("nothing to read")
     }
 
     /// As CertificateVerify carries it (RFC 8446 §4.4.3).
@@ -483,7 +400,8 @@ mod tests {
             let file = dir.path().join("ca.pem");
             std::fs::write(&file, content).expect("writes");
             let rules = PeerRules { auth: ClientAuth::Require, voucher: Voucher::Authorities(file) };
-            Peers::load(&rules, &profile::provider()).map(|_| ()).map_err(|error| error.to_string())
+            let peers = Peers::load(&rules, &profile::provider(), &mut Findings::default());
+            peers.map(|_| ()).map_err(|error| error.to_string())
         };
         let pem = made().pem();
         assert_eq!(load(&pem), Ok(()));

@@ -17,6 +17,7 @@ use rustls::{
     ServerConfig,
 };
 
+use super::authorities::CHAIN_TOO_LONG;
 use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
 use super::originate::Origination;
@@ -103,6 +104,8 @@ pub enum Refusal {
     MissingExtension,
     /// The peer's certificate, or its proof that it has the key, does not hold.
     PeerCertificate,
+    /// The peer has shown more certificates than are looked at.
+    PeerChainTooLong,
     /// The peer closed before the handshake was complete.
     Closed,
     /// Our flight does not fit into one buffer.
@@ -457,6 +460,7 @@ impl From<&Error> for Refusal {
             Error::InappropriateMessage { .. }
             | Error::InappropriateHandshakeMessage { .. }
             | Error::PeerMisbehaved(_) => Self::Unexpected,
+            error if *error == CHAIN_TOO_LONG => Self::PeerChainTooLong,
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Self::PeerCertificate,
             Error::PeerIncompatible(P::ExtendedMasterSecretExtensionRequired) => Self::NoExtendedMasterSecret,
             Error::PeerIncompatible(

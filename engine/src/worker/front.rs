@@ -91,6 +91,12 @@ impl Offers {
         self.terms.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
     }
 
+    /// The terms of all listeners.
+    #[must_use]
+    pub fn all_terms(&self) -> Vec<Arc<Terms>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

@@ -56,10 +56,21 @@ fn ssl_and_tls_before_1_2_are_refused_with_protocol_version() {
         assert!(matches!(say(lab.addr, &record), Answer::Closed), "DTLS record {minor:x}");
         assert_eq!(lab.faulted(&before, 1), ["not_tls"]);
     }
-    // SSL 2 has a hello, and records, of its own.
-    let before = lab.metrics();
-    assert!(matches!(say(lab.addr, &[0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10]), Answer::Closed));
-    assert_eq!(lab.faulted(&before, 1), ["not_tls"]);
+    // SSL 2 has a hello, and records, of its own. Other versions were once offered in them (RFC 5246 E.2),
+    // and the answers are those of OpenSSL's server.
+    for (version, alert, fault) in [
+        ([0, 2], PROTOCOL_VERSION, "no_common_version"),
+        ([3, 1], PROTOCOL_VERSION, "no_common_version"),
+        ([3, 3], HANDSHAKE_FAILURE, "no_extended_master_secret"),
+    ] {
+        let suites = [0, 0xc0, 0x2b, 0, 0xc0, 0x2f, 0, 0, 0xff];
+        let hello = [&[1, version[0], version[1], 0, 9, 0, 0, 0, 16][..], &suites, &[7; 16]].concat();
+        let framed = [&[0x80, u8::try_from(hello.len()).expect("short")], &hello[..]].concat();
+        let before = lab.metrics();
+        let answer = say(lab.addr, &framed);
+        assert!(matches!(answer, Answer::Alert(told) if told == alert), "{version:?}: {answer:?}");
+        assert_eq!(lab.faulted(&before, 1), [fault], "{version:?}");
+    }
     lab.settled();
     lab.stop();
 }

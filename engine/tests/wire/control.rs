@@ -213,6 +213,24 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
 }
 
 #[test]
+fn key_update_of_bad_value_or_length_has_its_own_alert() {
+    for (message, fault, alert) in [
+        (&[24, 0, 0, 1, 2][..], "key_update_value", 47),
+        (&[24, 0, 0, 1, 255], "key_update_value", 47),
+        (&[24, 0, 0, 0], "malformed", 50),
+        (&[24, 0, 0, 2, 0, 0], "malformed", 50),
+    ] {
+        each_version(&[Version::Tls13], |lab, speaker, version| {
+            let before = lab.metrics();
+            speaker.say(&[Say::data(b"x"), Say::record(HANDSHAKE, message), Say::data(b"y")]);
+            speaker.read_to_the_end();
+            assert_eq!(lab.faulted(&before, 1), [fault], "{version} {message:?}");
+            assert_eq!(speaker.alert(), Some(alert), "{version} {message:?}");
+        });
+    }
+}
+
+#[test]
 fn a_type_that_nobody_knows_is_refused() {
     each_version(&BOTH, |lab, speaker, version| {
         let before = lab.metrics();

@@ -1,91 +1,10 @@
-//! Extensions that a listener is configured to negotiate: a stapled OCSP response, an application protocol.
+//! Extensions that a listener is configured to negotiate: an application protocol, a name.
 
 use crate::backend::{Backend, Manner};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, refused};
+use crate::identity::NAME;
+use crate::lab::Setup;
 use crate::peer::{s_client, trust_file};
 use crate::tools::{have, scratch, text};
-
-/// An OCSPResponse whose status is unauthorized and which has nothing else (RFC 6960 §4.2.1).
-const UNAUTHORIZED: [u8; 5] = [0x30, 3, 0x0a, 1, 6];
-/// The same with tryLater.
-const TRY_LATER: [u8; 5] = [0x30, 3, 0x0a, 1, 3];
-
-fn identity_with(ocsp: &[u8], files: &std::path::Path) -> std::path::PathBuf {
-    let (certificate, key) = Identity::ecdsa().write(files);
-    std::fs::write(files.join("response.der"), ocsp).expect("the file can be written");
-    let path = files.join("offramp.toml");
-    let text = format!(
-        "[[identity]]\ncertificate = \"{}\"\nkey = \"{}\"\nocsp = \"response.der\"\n",
-        certificate.display(),
-        key.display()
-    );
-    std::fs::write(&path, text).expect("the file can be written");
-    path
-}
-
-#[test]
-fn an_ocsp_response_is_stapled_for_clients_that_ask() {
-    if !have("openssl") {
-        return;
-    }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
-    let path = identity_with(&UNAUTHORIZED, files.path());
-    let flags = format!("--config {}", path.display());
-    let lab = Setup::new(backend.addr).identities(&[]).flags(&flags).start();
-    let trust = trust_file(files.path());
-    for version in ["-tls1_2", "-tls1_3"] {
-        let words = format!("{version} -servername {NAME}");
-        let (asked, echoed) = s_client(lab.addr, &trust, &format!("{words} -status"), Some("hello"));
-        assert!(echoed && text(&asked).contains("Response Status: unauthorized"), "{}", text(&asked));
-        let (unasked, echoed) = s_client(lab.addr, &trust, &words, Some("hello"));
-        assert!(echoed && !text(&unasked).contains("unauthorized"), "{}", text(&unasked));
-    }
-    lab.stop();
-}
-
-#[test]
-fn an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken() {
-    if !have("openssl") {
-        return;
-    }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
-    let path = identity_with(&UNAUTHORIZED, files.path());
-    let flags = format!("--config {}", path.display());
-    let lab = Setup::new(backend.addr).identities(&[]).flags(&flags).start();
-    let trust = trust_file(files.path());
-    let stapled = |status: &str| {
-        for version in ["-tls1_2", "-tls1_3"] {
-            let words = format!("{version} -servername {NAME} -status");
-            let (output, echoed) = s_client(lab.addr, &trust, &words, Some("hello"));
-            let said = text(&output);
-            assert!(echoed && said.contains(&format!("Response Status: {status}")), "not {status}: {said}");
-        }
-    };
-    let response = files.path().join("response.der");
-    stapled("unauthorized");
-    std::fs::write(&response, TRY_LATER).expect("the file can be written");
-    stapled("unauthorized");
-    lab.reload("certificates, peers, tickets and offload in force");
-    stapled("trylater");
-    std::fs::write(&response, b"no response").expect("the file can be written");
-    lab.reload("response.der: not an OCSP response in DER");
-    stapled("trylater");
-    lab.stop();
-}
-
-#[test]
-fn an_ocsp_response_that_is_none_is_refused() {
-    for bytes in [&UNAUTHORIZED[..4], &[&UNAUTHORIZED[..], &[0]].concat(), b"-----BEGIN", &[]] {
-        let files = scratch();
-        let path = identity_with(bytes, files.path());
-        let words = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9", "--config"];
-        let mut arguments = words.map(str::to_owned).to_vec();
-        arguments.push(path.display().to_string());
-        let refusal = refused(&arguments);
-        assert!(refusal.stderr.contains("response.der: not an OCSP response in DER"), "{refusal:?}");
-    }
-}
 
 #[test]
 fn an_application_protocol_is_negotiated_or_the_client_refused() {

@@ -36,6 +36,7 @@ mod startup;
 
 mod accept;
 mod admin;
+mod authorities;
 mod bulk;
 mod carriers;
 mod ending;
@@ -59,4 +60,5 @@ mod resumption;
 mod shutdown;
 mod slow;
 mod sockets;
+mod stapling;
 mod vouching;

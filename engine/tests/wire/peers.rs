@@ -41,6 +41,12 @@ impl Client {
         Self { chain: vec![certificate.der().clone()], key: key.serialize_der() }
     }
 
+    /// One that shows these certificates behind its own.
+    pub(crate) fn showing(mut self, issuers: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        self.chain.extend(issuers);
+        self
+    }
+
     /// With whom handshakes resume each other, as with any configuration.
     pub(crate) fn config(&self, version: Version) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&plain(version));

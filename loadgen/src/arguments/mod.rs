@@ -199,13 +199,13 @@ pub struct Backend {
 #[derive(Clone, Debug, Args)]
 #[group(id = "trust", multiple = true)]
 pub struct TrustArguments {
-    /// Accept chains to the certificates in this PEM file.
+    /// Accept chains to the certificates in this PEM file, and these certificates themselves.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// Accept the certificate with this SHA-256 fingerprint, whatever its chain. May be repeated.
     #[arg(long, value_name = "HEX", value_parser = parse_fingerprint, conflicts_with = "ca")]
     pub fingerprint: Vec<Fingerprint>,
-    /// Accept any certificate.
+    /// Accept any certificate, of any version and with any key.
     #[arg(long, conflicts_with_all = ["ca", "fingerprint"])]
     pub insecure: bool,
 }

@@ -56,11 +56,12 @@ pub(crate) fn openssl(identity: &Identity, arguments: &[&str]) -> Option<Peer> {
     }
     let mut child = Command::new("openssl")
         .args(["s_server", "-accept", "127.0.0.1:0", "-www"])
-        .args(arguments)
         .arg("-cert")
         .arg(identity.certificate_file())
         .arg("-key")
         .arg(identity.key_file())
+        // Those of the arguments win.
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

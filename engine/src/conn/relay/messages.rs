@@ -69,10 +69,8 @@ impl Messages {
                     each(Message::Ticket(body))?;
                     rest = after;
                 }
-                (KEY_UPDATE, Some((&[request @ (0 | 1)], &[]))) => {
-                    return each(Message::KeyUpdate { requested: request == 1 });
-                }
-                (NEW_SESSION_TICKET, None) => {
+                (KEY_UPDATE, whole) => return key_update(rest, whole).and_then(each),
+                (_, None) => {
                     self.keep(rest);
                     return Ok(());
                 }
@@ -92,6 +90,21 @@ impl Messages {
         } else {
             self.partial = front.to_vec();
         }
+    }
+}
+
+/// The KeyUpdate at the front of `rest`: its body and what follows it, if it is whole.
+///
+/// # Errors
+/// Another length than 1 is [`Fault::Malformed`] and another value than 0 and 1 [`Fault::KeyUpdateValue`]
+/// (RFC 8446 §4.6.3, §6.2); one that does not end with its record is [`Fault::UnexpectedRecord`] (§5.1).
+fn key_update<'a>(rest: &[u8], whole: Option<(&[u8], &[u8])>) -> Result<Message<'a>, Fault> {
+    const LENGTH: [u8; 3] = [0, 0, 1];
+    match (rest.get(1..HEADER_BYTES), whole) {
+        (Some(length), _) if length != LENGTH => Err(Fault::Malformed),
+        (_, Some((&[request @ (0 | 1)], &[]))) => Ok(Message::KeyUpdate { requested: request == 1 }),
+        (_, Some((_, &[]))) => Err(Fault::KeyUpdateValue),
+        _ => Err(Fault::UnexpectedRecord),
     }
 }
 
@@ -155,6 +168,7 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::fault::alert;
 
     /// Tickets by their bytes, KeyUpdates by whether they ask, and what is not whole.
     type Read = (Vec<Vec<u8>>, Vec<bool>, Messages);
@@ -202,11 +216,9 @@ mod tests {
         assert_eq!(whole(&[&[24, 0, 0, 1, 0], &[24, 0, 0, 1, 1]]), (vec![], vec![false, true]));
         assert_eq!(whole(&[&[4, 0, 0, 1, 9, 24, 0, 0, 1, 1]]), (vec![vec![9]], vec![true]));
         for bad in [
-            &[24, 0, 0, 1, 2][..],
-            &[24, 0, 0, 1],
-            &[24, 0, 0, 0],
-            &[24, 0, 0, 2, 0, 0],
+            &[24, 0, 0, 1][..],
             &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0],
+            &[24, 0, 0, 1, 2, 24, 0, 0, 1, 0],
             &[24, 0, 0, 1, 0, 4],
             &[4, 0, 0, 0, 24, 0, 0],
             &[4, 0, 0, 0, 13],
@@ -215,6 +227,25 @@ mod tests {
         ] {
             assert_eq!(read(&[bad]).err(), Some(Fault::UnexpectedRecord), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn key_update_value_and_length_have_faults_of_their_own() {
+        for value in 2..=255 {
+            assert_eq!(read(&[&[24, 0, 0, 1, value]]).err(), Some(Fault::KeyUpdateValue), "{value}");
+        }
+        for bad in [
+            &[24, 0, 0, 0][..],
+            &[24, 0, 0, 2, 0, 0],
+            &[24, 0, 0, 2, 0],
+            &[24, 0xff, 0xff, 0xff],
+            &[24, 0, 1, 1, 0],
+            &[4, 0, 0, 0, 24, 0, 0, 0],
+        ] {
+            assert_eq!(read(&[bad]).err(), Some(Fault::Malformed), "{bad:?}");
+        }
+        assert_eq!(Fault::KeyUpdateValue.alert(), Some(alert::ILLEGAL_PARAMETER));
+        assert_eq!(Fault::Malformed.alert(), Some(alert::DECODE_ERROR));
     }
 
     #[test]

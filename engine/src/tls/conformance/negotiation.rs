@@ -372,10 +372,11 @@ pub(super) static NEGOTIATION: &[Row] = &[
         ("TS 33.210 clauses 6.2.2, 6.2.3", Cited),
         Should,
         "OCSP stapling (status_request)",
-        Deviation("stapled as configured: its dates and its certificate are for clients to judge"),
+        Deviation("stapled while current and for the certificate: its signature is for clients to verify"),
         &[
-            "wire extensions::an_ocsp_response_is_stapled_for_clients_that_ask",
-            "wire extensions::an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken",
+            "wire stapling::an_ocsp_response_is_stapled_for_clients_that_ask",
+            "wire stapling::an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken",
+            "wire stapling::an_ocsp_response_that_runs_out_is_stapled_no_more",
         ],
     ),
 ];

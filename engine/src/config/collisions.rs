@@ -1,0 +1,51 @@
+//! Addresses of one configuration that cannot be bound beside each other.
+
+use std::net::SocketAddr;
+
+use super::{Config, Key};
+
+impl Config {
+    /// A line for each two addresses of listeners, or of one and the admin address, of which the kernel gives
+    /// only one: the same address, or that of all interfaces and another with the same port.
+    #[must_use]
+    pub fn collisions(&self) -> Vec<String> {
+        let listeners = self.listeners.iter().map(|listener| (Key::Listen, listener.listen));
+        let all: Vec<_> = listeners.chain(self.admin.map(|address| (Key::Admin, address))).collect();
+        let mut lines = Vec::new();
+        for (nth, (key, address)) in all.iter().enumerate() {
+            for (earlier_key, earlier) in all[..nth].iter().filter(|(_, earlier)| collide(*earlier, *address))
+            {
+                lines.push(format!(
+                    "{earlier_key} {earlier} and {key} {address} collide: the second cannot be listened on; \
+                     give it another port, or both an address of their own"
+                ));
+            }
+        }
+        lines
+    }
+}
+
+/// IPv4 and IPv6 have ports of their own.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip(), other.ip());
+    let overlap = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && overlap
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_collide_by_port_and_interface() {
+        let collides = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(collide(one, other), collide(other, one), "{one} {other}");
+            collide(one, other)
+        };
+        assert!(collides("127.0.0.1:1", "127.0.0.1:1") && collides("0.0.0.0:1", "0.0.0.0:1"));
+        assert!(collides("0.0.0.0:1", "127.0.0.1:1") && collides("[::]:1", "[::1]:1"));
+        assert!(!collides("127.0.0.1:0", "127.0.0.1:0") && !collides("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!collides("127.0.0.1:1", "127.0.0.2:1") && !collides("[::]:1", "0.0.0.0:1"));
+    }
+}

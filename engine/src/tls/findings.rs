@@ -1,0 +1,127 @@
+//! What an operator should know of the certificates that a listener works with: until when each is valid,
+//! and what is wrong with it although it can be used. Found at load; what depends on the time is judged by
+//! the time that the reader gives.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use x509_parser::prelude::X509Certificate;
+use x509_parser::time::ASN1Time;
+
+use super::ocsp::Period;
+use super::ticket_keys::UnixSeconds;
+
+/// Most warnings of one listener; the rest is a number.
+const WARNINGS_MAX: usize = 20;
+
+/// From when to when a certificate is valid (RFC 5280 §4.1.2.5), both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dates {
+    not_before: ASN1Time,
+    not_after: ASN1Time,
+}
+
+impl Dates {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self { not_before: validity.not_before, not_after: validity.not_after }
+    }
+
+    pub(super) fn check(&self, now: UnixTime) -> Result<(), webpki::Error> {
+        let (not_before, not_after) = (unix_time(self.not_before), unix_time(self.not_after));
+        if now < not_before {
+            return Err(webpki::Error::CertNotValidYet { time: now, not_before });
+        }
+        if now > not_after {
+            return Err(webpki::Error::CertExpired { time: now, not_after });
+        }
+        Ok(())
+    }
+}
+
+/// A time before 1970 counts as its beginning.
+fn unix_time(time: ASN1Time) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)))
+}
+
+/// A certificate of a file that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// The file.
+    pub file: PathBuf,
+    /// Which certificate of the file, from 1.
+    pub nth: usize,
+    dates: Dates,
+}
+
+impl Dated {
+    /// Its notAfter, in seconds since 1970: the last one at which it is valid.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.dates.not_after.timestamp()
+    }
+
+    fn warning(&self, now: UnixTime) -> Option<String> {
+        let Dates { not_before, not_after } = self.dates;
+        let what = match self.dates.check(now) {
+            Ok(()) => return None,
+            Err(webpki::Error::CertNotValidYet { .. }) => format!("is not valid before {not_before}"),
+            Err(_) => format!("has expired: it was valid until {not_after}"),
+        };
+        Some(format!("{}: certificate {} {what}", self.file.display(), self.nth))
+    }
+}
+
+/// All that was found out about the certificates of a listener.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    dated: Vec<Dated>,
+    /// OCSP responses.
+    responses: Vec<(PathBuf, Period)>,
+    remarks: Vec<String>,
+}
+
+impl Findings {
+    /// Keeps the dates of a certificate.
+    pub(super) fn dated(&mut self, file: &Path, nth: usize, certificate: &X509Certificate<'_>) -> Dates {
+        let dates = Dates::of(certificate);
+        self.dated.push(Dated { file: file.to_owned(), nth, dates });
+        dates
+    }
+
+    /// Keeps when an OCSP response is current.
+    pub(super) fn response(&mut self, file: &Path, period: Period) {
+        self.responses.push((file.to_owned(), period));
+    }
+
+    /// Keeps a warning that does not depend on the time.
+    pub(super) fn remark(&mut self, text: String) {
+        self.remarks.push(text);
+    }
+
+    /// The certificates, in the order in which they were read.
+    pub(super) fn certificates(&self) -> &[Dated] {
+        &self.dated
+    }
+
+    /// What is wrong at this time, each in one line that names the file.
+    pub(super) fn warnings(&self, now: UnixSeconds) -> Vec<String> {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        let dated = self.dated.iter().filter_map(|dated| dated.warning(now));
+        let responses = self.responses.iter().filter(|(_, period)| !period.has(now)).map(|(file, period)| {
+            let file = file.display();
+            format!(
+                "{file}: is not stapled: it is not current (nextUpdate is {}); fetch another",
+                period.until
+            )
+        });
+        let mut all: Vec<String> = self.remarks.iter().cloned().chain(dated).chain(responses).collect();
+        if all.len() > WARNINGS_MAX {
+            let rest = all.len() - WARNINGS_MAX;
+            all.truncate(WARNINGS_MAX);
+            all.push(format!("and {rest} more warnings of certificates"));
+        }
+        all
+    }
+}
