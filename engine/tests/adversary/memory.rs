@@ -140,7 +140,7 @@ fn talking_backend() -> (SocketAddr, Receiver<TcpStream>) {
 
 #[test]
 fn memory_of_stalled_readers_is_their_buffers() {
-    const COUNT: usize = 100;
+    const COUNT: usize = 300;
     let (addr, accepted) = talking_backend();
     let lab = patient_server(addr);
     let before = settled_bytes(&lab);
