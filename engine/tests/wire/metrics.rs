@@ -25,7 +25,7 @@ impl Metrics {
     pub(crate) fn scrape(admin: SocketAddr) -> std::io::Result<Self> {
         let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: offramp\r\nConnection: close\r\n\r\n")?;
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
         if answer.split(' ').nth(1) != Some("200") {
