@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use offramp::buf::Buf;
+use offramp::buf::{Buf, SMALL_BYTES};
 use offramp::config::limits::Timeouts;
 use offramp::config::{Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, UnknownName};
 use offramp::conn::action::{Action, Outbox};
@@ -279,7 +279,8 @@ impl<'a> Core<'a> {
         {
             let count = buf.extend(&self.to_server[..self.to_server.len().min(max)]);
             self.to_server.drain(..count);
-            self.take(Event::Received { leg: Leg::Tls, buf, count })?;
+            let more = !self.to_server.is_empty();
+            self.take(Event::Received { leg: Leg::Tls, buf, count, more })?;
         }
         if !self.to_conn_from_backend.is_empty()
             && let Some(max) = self.receives.plain.take()
@@ -288,7 +289,8 @@ impl<'a> Core<'a> {
             let most = self.to_conn_from_backend.len().min(max);
             let count = buf.extend(&self.to_conn_from_backend[..most]);
             self.to_conn_from_backend.drain(..count);
-            self.take(Event::Received { leg: Leg::Plain, buf, count })?;
+            let more = !self.to_conn_from_backend.is_empty();
+            self.take(Event::Received { leg: Leg::Plain, buf, count, more })?;
         }
         self.client_reads()
     }
@@ -310,6 +312,9 @@ impl<'a> Core<'a> {
             for action in actions {
                 match action {
                     Action::Connect { .. } => events.push_back(Event::Connected),
+                    Action::ReceiveHandshake => {
+                        self.receives.tls = Some((Buf::with_capacity(SMALL_BYTES), SMALL_BYTES));
+                    }
                     Action::Receive { leg: Leg::Tls, max } => {
                         self.receives.tls = Some((self.out.bufs.take(), max));
                     }

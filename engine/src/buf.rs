@@ -6,22 +6,37 @@
 
 use std::fmt;
 
-/// Bytes in every `Buf` that a [`Bufs`] hands out: four full TLS records (RFC 8446 §5.2: 2^14 plaintext
-/// bytes) with header, explicit nonce, inner content type and tag, and a whole largest handshake message.
-pub const BUF_BYTES: usize = 64 * 1024 + 512;
+/// Bytes in every `Buf` that a [`Bufs`] hands out: three full TLS records (RFC 8446 §5.2: 2^14 plaintext
+/// bytes) and most of a fourth, with header, explicit nonce, inner content type and tag. The allocator has a
+/// size class for it: one byte more would cost as much again.
+pub const BUF_BYTES: usize = 64 * 1024;
+/// Bytes in the small buffers that a handshake is received in: a ClientHello, or a client's last flight
+/// without a long certificate.
+pub const SMALL_BYTES: usize = 4096;
+/// Unused bytes that a buffer may keep while it waits for its peer; see [`Bufs::fit`].
+const SLACK_BYTES: usize = 1024;
 
 /// Owned bytes and a window `start..end` on them: what was filled and not yet consumed.
 pub struct Buf {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
+    /// It is one of a free list's.
+    is_lent: bool,
 }
 
 impl Buf {
     /// An empty buffer of `capacity` bytes, zeroed.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
+        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, is_lent: false }
+    }
+
+    /// A buffer that holds `front` and behind it `back`, and has no room for more.
+    #[must_use]
+    pub fn joined(front: &[u8], back: &[u8]) -> Self {
+        let bytes = [front, back].concat().into_boxed_slice();
+        Self { end: bytes.len(), bytes, start: 0, is_lent: false }
     }
 
     /// All the bytes it can ever hold, whatever the window.
@@ -105,6 +120,26 @@ impl Buf {
         }
     }
 
+    /// Puts `bytes` in front of the window, which moves back if there is no room before it.
+    ///
+    /// # Panics
+    /// If the capacity is less than both together: the caller bounds what it receives behind `bytes`.
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        if self.start < bytes.len() {
+            let (start, len) = (bytes.len(), self.len());
+            self.bytes.copy_within(self.start..self.end, start);
+            (self.start, self.end) = (start, start + len);
+        }
+        self.start -= bytes.len();
+        self.bytes[self.start..self.start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Whether it is larger than what it holds by more than a buffer may be that waits for its peer.
+    #[must_use]
+    pub fn is_loose(&self) -> bool {
+        self.capacity() > self.len() + SLACK_BYTES
+    }
+
     /// Appends as many of `bytes` as there is room for and says how many that were.
     pub fn extend(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.spare_len());
@@ -132,24 +167,49 @@ pub struct Bufs {
     free: Vec<Buf>,
     keep: usize,
     lent: usize,
+    /// The fewest that were free since the last [`Bufs::trim`]: nobody needed those.
+    unneeded: usize,
 }
 
 impl Bufs {
     /// An empty free list that will keep at most `keep` free buffers.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { free: Vec::with_capacity(keep), keep, lent: 0 }
+        Self { free: Vec::with_capacity(keep), keep, lent: 0, unneeded: 0 }
     }
 
     /// An empty buffer.
     pub fn take(&mut self) -> Buf {
         self.lent += 1;
-        self.free.pop().unwrap_or_else(|| Buf::with_capacity(BUF_BYTES))
+        let free = self.free.pop();
+        self.unneeded = self.unneeded.min(self.free.len());
+        free.unwrap_or_else(|| Buf { is_lent: true, ..Buf::with_capacity(BUF_BYTES) })
     }
 
-    /// Gives a buffer back; one of another size, or one too many, goes to the allocator.
+    /// Frees half of the buffers that nobody needed since the last call, for a caller that calls it at
+    /// intervals. Returns whether it would free more if it was called again.
+    pub fn trim(&mut self) -> bool {
+        let keep = self.free.len() - self.unneeded.div_ceil(2);
+        self.free.truncate(keep);
+        self.unneeded = keep;
+        keep > 0
+    }
+
+    /// A buffer that may wait for its peer: the same one, or one of the size of its window if that is much
+    /// less, so that what waits costs what it holds.
+    #[must_use]
+    pub fn fit(&mut self, buf: Buf) -> Buf {
+        if !buf.is_loose() {
+            return buf;
+        }
+        let fitting = Buf::joined(buf.filled(), &[]);
+        self.give(buf);
+        fitting
+    }
+
+    /// Gives a buffer back; one that is not of the free list, or one too many, goes to the allocator.
     pub fn give(&mut self, mut buf: Buf) {
-        if buf.capacity() != BUF_BYTES {
+        if !buf.is_lent {
             return;
         }
         self.lent = self.lent.saturating_sub(1);
@@ -157,6 +217,12 @@ impl Bufs {
             buf.clear();
             self.free.push(buf);
         }
+    }
+
+    /// How many free buffers it keeps.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// How many buffers are out: taken and not yet given back.
@@ -180,6 +246,47 @@ mod tests {
         assert_eq!((buf.filled(), buf.spare_len()), (&b"gh"[..], 6));
         buf.consume(2);
         assert_eq!((buf.is_empty(), buf.spare_len()), (true, 8));
+    }
+
+    #[test]
+    fn buf_prepend_keeps_the_window_behind_it() {
+        let mut buf = Buf::with_capacity(8);
+        buf.extend(b"cdef");
+        buf.prepend(b"ab");
+        assert_eq!((buf.filled(), buf.spare_len()), (&b"abcdef"[..], 2), "moved back");
+        buf.consume(3);
+        buf.prepend(b"xyz");
+        assert_eq!((buf.filled(), buf.spare_len()), (&b"xyzdef"[..], 2), "into the room in front");
+        assert_eq!(Buf::joined(b"ab", b"c").filled(), b"abc");
+    }
+
+    #[test]
+    fn buf_that_waits_costs_what_it_holds() {
+        let mut bufs = Bufs::new(1);
+        let mut buf = bufs.take();
+        buf.extend(&[7; 9]);
+        let fitting = bufs.fit(buf);
+        assert_eq!((fitting.filled(), fitting.capacity()), (&[7; 9][..], 9));
+        assert_eq!((bufs.lent(), bufs.free.len()), (0, 1), "the large one is free again");
+        let mut full = bufs.take();
+        full.extend(&[7; BUF_BYTES - SLACK_BYTES]);
+        assert_eq!(bufs.fit(full).capacity(), BUF_BYTES, "a buffer that is full stays");
+    }
+
+    #[test]
+    fn bufs_trim_frees_what_nobody_needed() {
+        let mut bufs = Bufs::new(8);
+        let lent: Vec<_> = (0..8).map(|_| bufs.take()).collect();
+        lent.into_iter().for_each(|buf| bufs.give(buf));
+        assert!(bufs.trim(), "all of them were needed until now");
+        assert_eq!(bufs.free.len(), 8);
+        let (a, b) = (bufs.take(), bufs.take());
+        bufs.give(a);
+        bufs.give(b);
+        assert!(bufs.trim());
+        assert_eq!(bufs.free.len(), 5, "half of the six that nobody took");
+        let rounds = (0..).take_while(|_| bufs.trim()).count();
+        assert!(rounds <= 3 && bufs.free.is_empty(), "{rounds}");
     }
 
     #[test]

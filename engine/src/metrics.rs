@@ -26,6 +26,8 @@ pub enum Counter {
     Closed,
     /// Times that accepting paused because the connection cap was reached.
     AcceptPaused,
+    /// Handshakes ended before their time because no slot was free for a newcomer.
+    HandshakesEvicted,
     /// Handshakes: version, full.
     FullTls12,
     /// Handshakes: version, resumed.
@@ -93,6 +95,8 @@ const COUNTERS: usize = Counter::KeyUpdatesSent as usize + 1;
 pub enum Gauge {
     /// Slots in use.
     Connections,
+    /// Connections whose handshake is not complete.
+    Unfinished,
     /// Buffers lent out of the free list and not returned.
     BuffersLent,
     /// Ring operations in flight.
@@ -218,7 +222,7 @@ struct Family {
     series: &'static [(Labels, Counter)],
 }
 
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 10] = [
     Family {
         name: "offramp_connections_accepted",
         help: "Connections accepted",
@@ -233,6 +237,11 @@ const FAMILIES: [Family; 9] = [
         name: "offramp_accept_pauses",
         help: "Times that accepting paused because max_connections was reached",
         series: &[(&[], Counter::AcceptPaused)],
+    },
+    Family {
+        name: "offramp_handshakes_evicted",
+        help: "Handshakes ended before timeouts.handshake because a newcomer found no slot",
+        series: &[(&[], Counter::HandshakesEvicted)],
     },
     Family {
         name: "offramp_handshakes",
@@ -298,6 +307,7 @@ const FAMILIES: [Family; 9] = [
 
 const LEVELS: [(&str, &str, Gauge); GAUGES] = [
     ("offramp_connections_open", "Connections open", Gauge::Connections),
+    ("offramp_handshakes_unfinished", "Connections open whose handshake is not complete", Gauge::Unfinished),
     ("offramp_buffers_lent", "Buffers in use", Gauge::BuffersLent),
     ("offramp_operations_in_flight", "Ring operations in flight", Gauge::OperationsInFlight),
 ];

@@ -1,9 +1,9 @@
 //! Stage 1: the first bytes. Is it TLS at all? No state of the handshake is spent before that is known.
 
+use super::Next;
 use super::action::{Action, Outbox};
-use super::event::{Event, Leg};
+use super::event::Event;
 use super::fault::Fault;
-use super::{Next, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::tls::record::{Header, RecordType};
 
@@ -16,7 +16,7 @@ impl Accept {
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Next<Buf> {
         match event {
             Event::Opened => {
-                out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
+                out.push(Action::ReceiveHandshake);
                 Next::Stay
             }
             Event::Received { buf, count: 0, .. } => {

@@ -16,6 +16,9 @@ pub enum Action {
         /// Which.
         leg: Leg,
     },
+    /// Receive the next bytes of a handshake on the TLS leg, no more than a small buffer holds. Answered by
+    /// `Received` or `Failed`.
+    ReceiveHandshake,
     /// Receive at most `max` bytes into any buffer. Answered by `Received` or `Failed`.
     Receive {
         /// Where.

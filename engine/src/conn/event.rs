@@ -41,6 +41,8 @@ pub enum Event {
         buf: Buf,
         /// How many bytes arrived; none is the end of file.
         count: usize,
+        /// Whether the kernel says that more are there (a hint).
+        more: bool,
     },
     /// One record of the TLS leg, opened by the kernel, in answer to `Action::ReceiveRecord`.
     Record {

@@ -145,6 +145,8 @@ faults! {
     Malformed = "malformed", Tls, Info, Some(alert::DECODE_ERROR);
     /// A record of a type, or a message, that does not belong here.
     UnexpectedRecord = "unexpected_record", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
+    /// The rest of a record that the client had begun did not come in time.
+    RecordTimeout = "record_timeout", Tls, Info, Some(alert::INTERNAL_ERROR);
     /// The client sent a fatal alert.
     AlertReceived = "alert_received", Tls, Info, None;
     /// The peer insisted on renegotiation after it was told no_renegotiation.

@@ -1,9 +1,9 @@
 //! Stage 2: bytes into a `Session` until the handshake is complete and its last flight is sent.
 
+use super::Next;
 use super::action::{Action, Outbox};
 use super::event::{Event, Leg, Operation};
 use super::fault::{Fault, alert};
-use super::{Next, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::tls::cipher::Sealer;
 use crate::tls::record::RecordType;
@@ -13,12 +13,18 @@ use crate::tls::{PeerRefusal, Terms};
 /// AlertLevel fatal (RFC 5246 §7.2).
 const LEVEL_FATAL: u8 = 2;
 
+/// Most bytes of unfinished messages that are kept: the longest message that rustls takes (2^16 bytes), with
+/// the headers of its records.
+const INCOMING_BYTES_MAX: usize = (64 << 10) + 512;
+
 /// A handshake in progress.
 #[derive(Debug)]
 pub(super) struct Handshake {
     session: Session,
-    /// Bytes of the client that are not yet used; with the ring while it receives behind them.
+    /// Bytes of the peer that are not yet used, at most [`INCOMING_BYTES_MAX`], and in no larger buffer than
+    /// they need while more are awaited.
     incoming: Option<Buf>,
+    receiving: bool,
     sending: bool,
     complete: bool,
 }
@@ -62,7 +68,8 @@ impl Handshake {
                 return Err(Failure::silent(refusal.into()));
             }
         };
-        let mut this = Self { session, incoming: Some(first), sending: false, complete: false };
+        let mut this =
+            Self { session, incoming: Some(first), receiving: false, sending: false, complete: false };
         this.feed(out)?;
         Ok(this)
     }
@@ -74,13 +81,21 @@ impl Handshake {
                 return Err(Failure::silent(Fault::ClosedInHandshake));
             }
             Event::Received { buf, .. } => {
-                self.incoming = Some(buf);
-                self.feed_unless_sending(out)?;
+                self.receiving = false;
+                self.incoming = Some(match self.incoming.take() {
+                    None => buf,
+                    Some(front) => {
+                        let joined = Buf::joined(front.filled(), buf.filled());
+                        out.bufs.give(buf);
+                        joined
+                    }
+                });
+                self.feed_unless_busy(out)?;
             }
             Event::Sent { buf, .. } => {
                 out.bufs.give(buf);
                 self.sending = false;
-                self.feed_unless_sending(out)?;
+                self.feed_unless_busy(out)?;
             }
             Event::Failed { operation: Operation::Receive | Operation::Send, .. } => {
                 return Err(Failure::silent(Fault::ClosedInHandshake));
@@ -116,8 +131,9 @@ impl Handshake {
     }
 
     /// A leg sends one flight at a time: what comes before it is sent waits.
-    fn feed_unless_sending(&mut self, out: &mut Outbox) -> Result<(), Failure> {
-        if self.sending || self.complete || self.incoming.is_none() { Ok(()) } else { self.feed(out) }
+    fn feed_unless_busy(&mut self, out: &mut Outbox) -> Result<(), Failure> {
+        let is_busy = self.sending || self.receiving || self.complete;
+        if is_busy || self.incoming.is_none() { Ok(()) } else { self.feed(out) }
     }
 
     fn feed(&mut self, out: &mut Outbox) -> Result<(), Failure> {
@@ -149,30 +165,20 @@ impl Handshake {
                 self.complete = progress == Progress::Complete;
             }
         }
-        if self.complete {
-            self.incoming = keep_or_give(incoming, out);
-            return Ok(());
-        }
-        self.receive(incoming, out)
-    }
-
-    fn receive(&mut self, mut incoming: Buf, out: &mut Outbox) -> Result<(), Failure> {
-        if incoming.is_empty() {
-            out.bufs.give(incoming);
-            out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
-            return Ok(());
-        }
-        incoming.compact();
-        let max = incoming.spare_len();
-        if max == 0 {
-            incoming.clear();
-            // As rustls says of a message that is longer than it takes. Later it would have to be encrypted.
-            if self.session.awaits_hello() {
-                incoming.extend(&alert_in_the_clear(alert::DECODE_ERROR));
+        if !self.complete {
+            if incoming.len() > INCOMING_BYTES_MAX {
+                incoming.clear();
+                // As rustls says of a message that is longer than it takes. Later it would have to be
+                // encrypted.
+                if self.session.awaits_hello() {
+                    incoming.extend(&alert_in_the_clear(alert::DECODE_ERROR));
+                }
+                return Err(Failure::with(Fault::HandshakeTooLong, incoming));
             }
-            return Err(Failure::with(Fault::HandshakeTooLong, incoming));
+            self.receiving = true;
+            out.push(Action::ReceiveHandshake);
         }
-        out.push(Action::ReceiveInto { leg: Leg::Tls, buf: incoming, max });
+        self.incoming = keep_or_give(incoming, out);
         Ok(())
     }
 }
@@ -197,7 +203,7 @@ fn keep_or_give(buf: Buf, out: &mut Outbox) -> Option<Buf> {
         out.bufs.give(buf);
         return None;
     }
-    Some(buf)
+    Some(out.bufs.fit(buf))
 }
 
 impl From<Refusal> for Fault {

@@ -38,12 +38,15 @@ use shutdown::Shutdown;
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::limits::Timeouts;
 use crate::tls::Terms;
+use crate::tls::cipher::MAX_OVERHEAD_BYTES;
 use crate::tls::record::MAX_PLAINTEXT_BYTES;
 
 /// Most bytes received at once from the TLS leg: a whole buffer.
 const RECEIVE_BYTES: usize = BUF_BYTES;
-/// Most bytes received at once from the plain leg: four full records, which sealed fit into one buffer.
-const PLAINTEXT_BYTES: usize = 4 * MAX_PLAINTEXT_BYTES;
+/// Most records that are made of what is received at once from the plain leg.
+const RECORDS: usize = BUF_BYTES.div_ceil(MAX_PLAINTEXT_BYTES);
+/// Most bytes received at once from the plain leg: what fits into one buffer when it is sealed.
+const PLAINTEXT_BYTES: usize = BUF_BYTES - RECORDS * MAX_OVERHEAD_BYTES;
 
 /// What holds for every connection of a worker.
 #[derive(Clone, Debug)]
@@ -63,7 +66,10 @@ pub struct Rules {
 pub struct Conn {
     stage: Stage,
     busy: Busy,
+    is_established: bool,
     deadline: Option<Instant>,
+    /// When a record that the peer has begun is to be whole.
+    record_until: Option<Instant>,
     drain_until: Option<Instant>,
 }
 
@@ -100,22 +106,20 @@ impl Conn {
     /// A connection whose TLS leg was accepted.
     #[must_use]
     pub fn new() -> Self {
-        Self { stage: Stage::Accept(Accept), busy: Busy::default(), deadline: None, drain_until: None }
+        let (stage, busy) = (Stage::Accept(Accept), Busy::default());
+        Self { stage, busy, is_established: false, deadline: None, record_until: None, drain_until: None }
     }
 
     /// When it wants [`Event::Expired`], if nothing happens before; asked anew after every step.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        match (self.deadline, self.drain_until) {
-            (Some(deadline), Some(until)) => Some(deadline.min(until)),
-            (deadline, until) => deadline.or(until),
-        }
+        [self.deadline, self.record_until, self.drain_until].into_iter().flatten().min()
     }
 
-    /// Whether what it receives next is for the handshake: the costly part, most of all where it signs.
+    /// Whether its handshake was completed.
     #[must_use]
-    pub fn is_handshaking(&self) -> bool {
-        matches!(self.stage, Stage::Accept(_) | Stage::Handshake(_))
+    pub fn is_established(&self) -> bool {
+        self.is_established
     }
 
     /// Whether it has asked to be closed; events after that are ignored.
@@ -135,7 +139,9 @@ impl Conn {
             Event::Drain { until } => self.drain_until = Some(*until),
             _ => {}
         }
-        let drained = matches!(event, Event::Expired) && self.drain_until.is_some_and(|until| until <= now);
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        let drained = matches!(event, Event::Expired) && is_over(self.drain_until);
+        let is_late = matches!(event, Event::Expired) && is_over(self.record_until);
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         self.stage = match stage {
             Stage::Accept(_) if matches!(event, Event::Opened) && rules.terms.originates() => {
@@ -147,6 +153,7 @@ impl Conn {
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
             Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
             Stage::Relay(stage) if drained => self.end_relay(stage, Fault::DrainTimeout, now, rules, out),
+            Stage::Relay(stage) if is_late => self.end_relay(stage, Fault::RecordTimeout, now, rules, out),
             Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
             Stage::Shutdown(mut stage) => {
                 let next = stage.on(event, self.busy, out);
@@ -192,8 +199,7 @@ impl Conn {
             Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
             Next::Advance(()) => {
                 self.deadline = Some(now + rules.timeouts.handshake);
-                let nothing = out.bufs.take();
-                self.begin_handshake(nothing, now, rules, out)
+                self.begin_handshake(Buf::with_capacity(0), now, rules, out)
             }
         }
     }
@@ -239,6 +245,7 @@ impl Conn {
     ) -> Stage {
         let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
         out.push(Action::Note(Milestone::Established { version, resumed }));
+        self.is_established = true;
         let mut stage = Box::new(Offload::begin(handshaken, rules.offer));
         let next = stage.advance(out);
         self.after_offload(stage, next, now, rules, out)
@@ -302,6 +309,7 @@ impl Conn {
                 if moved && stage.is_connected() {
                     self.deadline = Some(now + rules.timeouts.idle);
                 }
+                self.record_until = stage.record_since().map(|since| since + rules.timeouts.handshake);
                 Stage::Relay(stage)
             }
             Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
@@ -328,7 +336,7 @@ impl Conn {
     /// Into the last stage, from wherever.
     fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
         self.deadline = Some(now + rules.timeouts.linger);
-        self.drain_until = None;
+        (self.record_until, self.drain_until) = (None, None);
         // What this very event has begun on the TLS leg counts too.
         self.busy.give(out.actions());
         let (stage, next) = Shutdown::begin(ended, self.busy, out);
@@ -372,6 +380,7 @@ impl Busy {
             match action {
                 Action::Receive { leg: Leg::Tls, .. }
                 | Action::ReceiveInto { leg: Leg::Tls, .. }
+                | Action::ReceiveHandshake
                 | Action::ReceiveRecord { .. } => self.tls_receiving = true,
                 Action::Send { leg: Leg::Tls, .. } | Action::SendRecord { .. } => self.tls_sending = true,
                 _ => {}

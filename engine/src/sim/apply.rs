@@ -3,6 +3,7 @@
 use super::plan::{Backend, Outcome};
 use super::watch::{Misuse, Watched};
 use super::world::{Want, World};
+use crate::buf::SMALL_BYTES;
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
 use crate::tls::secrets::{Direction, TrafficKeys};
@@ -23,6 +24,10 @@ impl World {
             }
             Action::Receive { leg: Leg::Tls, max } => {
                 assert!(asked.tls_receive.replace(Want::Any(max)).is_none(), "two receives on the TLS leg");
+            }
+            Action::ReceiveHandshake => {
+                let want = Want::Any(SMALL_BYTES);
+                assert!(asked.tls_receive.replace(want).is_none(), "two receives on the TLS leg");
             }
             Action::ReceiveInto { leg, buf, max } => {
                 assert_eq!(leg, Leg::Tls, "only records have a front that waits");

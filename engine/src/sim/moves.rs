@@ -72,7 +72,8 @@ impl World {
             }
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
         }
-        self.step(Event::Received { leg: Leg::Tls, buf, count });
+        let more = !self.to_us.is_empty();
+        self.step(Event::Received { leg: Leg::Tls, buf, count, more });
     }
 
     fn kernel_receives(&mut self, want: Want) {
@@ -105,7 +106,7 @@ impl World {
         let count = buf.extend(bytes);
         assert_eq!(count, bytes.len(), "the buffer has room");
         match record_type {
-            None => self.step(Event::Received { leg: Leg::Tls, buf, count }),
+            None => self.step(Event::Received { leg: Leg::Tls, buf, count, more: true }),
             Some(record_type) => self.step(Event::Record { record_type, buf }),
         }
     }
@@ -165,7 +166,8 @@ impl World {
             buf.extend(&chunk);
             self.received_from_backend += count;
         }
-        self.step(Event::Received { leg: Leg::Plain, buf, count });
+        let more = !self.from_backend.is_empty();
+        self.step(Event::Received { leg: Leg::Plain, buf, count, more });
     }
 
     pub(super) fn plain_sends(&mut self) {

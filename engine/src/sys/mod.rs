@@ -4,6 +4,7 @@
 pub mod affinity;
 pub mod clock;
 pub mod errno;
+pub mod heap;
 pub mod ktls;
 mod message;
 mod pool;

@@ -5,7 +5,11 @@
 //! by ownership and another takes its place at the next refill.
 //!
 //! Few entries are filled at first: the kernel takes them in turn, and a short turn keeps bulk transfers in
-//! the cache. Each time the kernel runs out (ENOBUFS) the number is doubled.
+//! the cache. Each time the kernel runs out (ENOBUFS) the number is doubled; each [`Pool::shrink`] without
+//! that in between halves it, and what is filled beyond it is not replaced when the kernel has used it.
+//!
+//! A ring has two pools: large buffers for connections, small ones for their handshakes. So a flood of hellos
+//! takes no buffer from established connections, and the number of small ones bounds how many hellos wait.
 
 use std::io;
 use std::ptr::NonNull;
@@ -13,17 +17,25 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::{Submitter, types::BufRingEntry};
 
-use crate::buf::{Buf, Bufs};
+use crate::buf::{Buf, Bufs, SMALL_BYTES};
 
-/// Entries in the ring, a power of two: the most receives that can complete between two refills.
-const ENTRIES: u16 = 512;
+/// Entries in a buffer ring, a power of two: the most receives that can complete between two refills.
+const ENTRIES: u16 = 64;
 /// Entries filled at first.
 const FILLED_AT_FIRST: usize = 8;
-/// The one buffer group of a ring.
-pub(super) const GROUP: u16 = 0;
 
-/// The buffer ring of one io_uring.
+/// Which buffers a pool provides; its number is the buffer group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Of [`BUF_BYTES`](crate::buf::BUF_BYTES), from the free list.
+    Large = 0,
+    /// Of [`SMALL_BYTES`](crate::buf::SMALL_BYTES), from the allocator.
+    Small = 1,
+}
+
+/// One buffer ring of an io_uring.
 pub(super) struct Pool {
+    size: Size,
     /// The mapping shared with the kernel: `ENTRIES` entries of 16 bytes, page-aligned.
     entries: NonNull<BufRingEntry>,
     /// What the kernel may write into, by buffer id.
@@ -32,6 +44,8 @@ pub(super) struct Pool {
     vacant: Vec<u16>,
     /// How many entries to keep filled.
     target: usize,
+    /// The kernel ran out since the last [`Pool::shrink`].
+    ran_out: bool,
     tail: u16,
 }
 
@@ -42,7 +56,7 @@ impl Pool {
     ///
     /// # Errors
     /// What mmap(2) or the registration say; EINVAL on kernels before 5.19.
-    pub(super) fn register(submitter: &Submitter<'_>) -> io::Result<Self> {
+    pub(super) fn register(size: Size, submitter: &Submitter<'_>) -> io::Result<Self> {
         // SAFETY: an anonymous private mapping at an address of the kernel's choice; no memory of ours is
         // involved.
         let map = unsafe {
@@ -60,24 +74,29 @@ impl Pool {
         }
         let entries = NonNull::new(map.cast::<BufRingEntry>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let pool = Self {
+            size,
             entries,
             lent: (0..ENTRIES).map(|_| None).collect(),
             vacant: (0..ENTRIES).rev().collect(),
             target: FILLED_AT_FIRST,
+            ran_out: false,
             tail: 0,
         };
         // SAFETY: the mapping is ENTRIES entries long, page-aligned, and stays mapped until `Drop`, which the
         // owner (`Ring`) runs only after the io_uring was closed, or never.
-        unsafe { submitter.register_buf_ring_with_flags(map as u64, ENTRIES, GROUP, 0) }?;
+        unsafe { submitter.register_buf_ring_with_flags(map as u64, ENTRIES, size as u16, 0) }?;
         Ok(pool)
     }
 
-    /// Fills entries from the free list up to the present target.
+    /// Fills entries up to the present target, large ones from the free list.
     pub(super) fn refill(&mut self, bufs: &mut Bufs) {
         let before = self.tail;
-        while usize::from(ENTRIES) - self.vacant.len() < self.target {
+        while self.lent() < self.target {
             let Some(id) = self.vacant.pop() else { break };
-            let mut buf = bufs.take();
+            let mut buf = match self.size {
+                Size::Large => bufs.take(),
+                Size::Small => Buf::with_capacity(SMALL_BYTES),
+            };
             let spare = buf.spare_mut();
             let (address, len) = (spare.as_mut_ptr() as u64, spare.len());
             let at = usize::from(self.tail & (ENTRIES - 1));
@@ -109,10 +128,25 @@ impl Pool {
 
     /// The kernel found no entry: fill twice as many from now on.
     pub(super) fn grow(&mut self) {
+        self.ran_out = true;
         self.target = (self.target * 2).min(usize::from(ENTRIES));
     }
 
-    /// How many buffers are lent to the kernel, waiting for bytes.
+    /// Fills half as many from now on, unless the kernel ran out since the last call. Returns whether it
+    /// would go on if it was called again.
+    pub(super) fn shrink(&mut self) -> bool {
+        if !std::mem::take(&mut self.ran_out) {
+            self.target = (self.target / 2).max(FILLED_AT_FIRST);
+        }
+        self.target > FILLED_AT_FIRST
+    }
+
+    /// How many receives find a buffer after the next refill.
+    pub(super) fn room(&self) -> usize {
+        self.target
+    }
+
+    /// How many buffers are lent to the kernel: they wait for bytes, or have some that were not yet taken.
     pub(super) fn lent(&self) -> usize {
         usize::from(ENTRIES) - self.vacant.len()
     }

@@ -5,9 +5,8 @@
 //! rests. Set up with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1): completions are made only inside
 //! [`Ring::wait`], on its thread.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -15,8 +14,15 @@ use slab::Slab;
 use socket2::SockAddr;
 
 use super::message::Message;
-use super::pool::{GROUP, Pool};
-use crate::buf::{Buf, Bufs};
+use super::pool::{Pool, Size};
+use crate::buf::{Buf, Bufs, SMALL_BYTES};
+use completion::accepted;
+use unread::{Class, UNWATCHED, Unread};
+
+mod completion;
+mod unread;
+
+pub use completion::{Completion, Outcome};
 
 /// What the owner of a ring hangs on an operation and gets back with its completion.
 pub type Token = u64;
@@ -27,13 +33,9 @@ pub struct Started(u64);
 
 /// Submission entries; the completion queue has four times as many.
 const ENTRIES: u32 = 1024;
-/// `user_data` of operations whose completion nobody waits for.
-const UNWATCHED: u64 = u64::MAX;
-/// Marks the `user_data` of an accept. Otherwise it is the operation's place in the table of operations and,
-/// above that, its number, which tells it from those that had the place before.
-const ACCEPT: u64 = 1 << 62;
-const PLACE_BITS: u32 = 32;
-const NUMBERS: u64 = 1 << 30;
+/// How often a wait runs what the kernel has deferred while something waits to be taken: since Linux 6.13 it
+/// runs 20 of it in one system call.
+const HARVESTS: usize = 256;
 /// How often `drop` waits for cancelled operations, 10 ms each, before it leaks what the kernel may still
 /// touch.
 const DROP_WAITS: usize = 100;
@@ -41,14 +43,12 @@ const DROP_WAITS: usize = 100;
 /// An io_uring and the memory that the kernel may touch through it. Stays on the thread that made it.
 pub struct Ring {
     uring: IoUring,
-    pool: Option<Pool>,
+    /// By [`Size`]; taken away when they must outlive the ring.
+    pools: Option<[Pool; 2]>,
     operations: Slab<Operation>,
-    /// The number of the next operation, below [`NUMBERS`].
+    /// The number of the next operation.
     next_number: u64,
-    /// Completions that were read from the queue and not yet taken, but for those of accepts.
-    ready: VecDeque<cqueue::Entry>,
-    /// Those of accepts: one wait may bring a whole backlog of them, which hold up nobody else here.
-    accepts: VecDeque<cqueue::Entry>,
+    unread: Unread,
 }
 
 struct Operation {
@@ -59,7 +59,7 @@ struct Operation {
 /// What the kernel may touch until the operation is complete.
 enum Held {
     Accept,
-    Receive,
+    Receive(Size),
     ReceiveInto(Buf),
     Record(Box<Message>),
     Send(Buf),
@@ -67,61 +67,6 @@ enum Held {
     /// Never read again by us: held for the kernel.
     Connect(#[expect(dead_code, reason = "the kernel reads the address")] Box<SockAddr>),
     Event(#[expect(dead_code, reason = "the kernel writes the count")] Box<u64>),
-}
-
-/// An operation is complete, or, for an accept with `more`, has one more result.
-#[derive(Debug)]
-pub struct Completion {
-    /// As given with the operation.
-    pub token: Token,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-/// What came of an operation.
-#[derive(Debug)]
-pub enum Outcome {
-    /// A connection was accepted; without `more` the accept must be started again.
-    Accepted {
-        /// The connection.
-        socket: OwnedFd,
-        /// Whether the same operation will deliver further connections.
-        more: bool,
-    },
-    /// Bytes arrived behind the buffer's window; none at the end of file. `drained`: the socket held no more.
-    Received {
-        /// The buffer, its window grown by what arrived.
-        buf: Buf,
-        /// How many bytes arrived.
-        count: usize,
-        /// Whether the kernel says that nothing was left to read (a hint).
-        drained: bool,
-    },
-    /// One record, or part of it, of this type arrived behind the buffer's window, or the end of file.
-    Record {
-        /// RFC 8446 §5.1; none at the end of file.
-        record_type: Option<u8>,
-        /// The record's payload.
-        buf: Buf,
-    },
-    /// The front of the window was sent and consumed; what is left in it was not sent.
-    Sent {
-        /// The rest.
-        buf: Buf,
-        /// Bytes sent.
-        count: usize,
-    },
-    /// The socket is connected.
-    Connected,
-    /// The eventfd was signalled.
-    Signalled,
-    /// It failed; a send gives its buffer back.
-    Failed {
-        /// errno(3); of an accept EBADF: it has told a descriptor that cannot be.
-        errno: i32,
-        /// The buffer that the operation had been given.
-        buf: Option<Buf>,
-    },
 }
 
 impl Ring {
@@ -134,16 +79,17 @@ impl Ring {
         let uring: IoUring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(ENTRIES * 4)
             .build(ENTRIES)?;
         // Saves the look-up of the ring's descriptor in each system call; works without it.
         let _ = uring.submitter().register_ring_fd();
-        let pool = Pool::register(&uring.submitter())?;
-        let operations = Slab::with_capacity(1024);
-        let (ready, accepts) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { uring, pool: Some(pool), operations, next_number: 0, ready, accepts })
+        let large = Pool::register(Size::Large, &uring.submitter())?;
+        let small = Pool::register(Size::Small, &uring.submitter())?;
+        let (pools, operations) = (Some([large, small]), Slab::with_capacity(1024));
+        Ok(Self { uring, pools, operations, next_number: 0, unread: Unread::default() })
     }
 
     /// Accepts connections, one completion each, until one comes without `more` or a failure.
@@ -161,8 +107,8 @@ impl Ring {
     }
 
     /// Receives at most `max` bytes into a provided buffer, taken when they arrive. ENOBUFS means that none
-    /// was left: start again after the next [`Ring::wait`], which fills more. `expect_empty` skips the first,
-    /// vain attempt.
+    /// was left: start it again when there is [`Ring::room`]. `expect_empty` skips the first attempt, which
+    /// would find nothing.
     pub fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -170,13 +116,14 @@ impl Ring {
         expect_empty: bool,
         token: Token,
     ) -> Started {
-        let flags = if expect_empty { POLL_FIRST } else { 0 };
-        let entry = opcode::Recv::new(fd(socket), std::ptr::null_mut(), length(max))
-            .buf_group(GROUP)
-            .ioprio(flags)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.start(token, Held::Receive, entry)
+        self.start(token, Held::Receive(Size::Large), select(socket, max, expect_empty, Size::Large))
+    }
+
+    /// The same for a handshake, at most [`SMALL_BYTES`] into a small buffer. Its completion waits apart from
+    /// those of transfers ([`Ring::next_handshake`]), and keeps the buffer from being replaced as long.
+    pub fn receive_small(&mut self, socket: BorrowedFd<'_>, expect_empty: bool, token: Token) -> Started {
+        let entry = select(socket, SMALL_BYTES, expect_empty, Size::Small);
+        self.start(token, Held::Receive(Size::Small), entry)
     }
 
     /// Receives at most `max` bytes behind the window of `buf`.
@@ -267,79 +214,104 @@ impl Ring {
     /// How many buffers of the free list are with the kernel, waiting for bytes.
     #[must_use]
     pub fn provided(&self) -> usize {
-        self.pool.as_ref().map_or(0, Pool::lent)
+        self.pools.as_ref().map_or(0, |[large, _]| large.lent())
+    }
+
+    /// How many receives find a buffer after the next [`Ring::wait`] has filled more: of any kind, and of
+    /// handshakes, whose buffers are not replaced before their completions were taken.
+    #[must_use]
+    pub fn room(&self) -> (usize, usize) {
+        let Some([large, small]) = &self.pools else { return (0, 0) };
+        (large.room(), small.room().saturating_sub(self.unread.handshakes.len()))
+    }
+
+    /// Provides fewer buffers from now on if more were not needed since the last call. Returns whether it
+    /// would go on if it was called again.
+    pub fn shrink(&mut self) -> bool {
+        self.pools.as_mut().is_some_and(|pools| pools.iter_mut().map(Pool::shrink).fold(false, |a, b| a | b))
     }
 
     /// Submits what was started and waits for a completion, no longer than `patience` (for ever if `None`).
-    /// Fills provided buffers from `bufs` first.
+    /// Does not wait while something is to be taken, or without patience, but reads whatever else is complete
+    /// by now. Fills provided buffers first, from `bufs`.
     ///
     /// # Errors
     /// What io_uring_enter(2) says, other than that time ran out, a signal came or the completion queue was
     /// full.
     pub fn wait(&mut self, bufs: &mut Bufs, patience: Option<Duration>) -> io::Result<()> {
-        if let Some(pool) = &mut self.pool {
+        for pool in self.pools.iter_mut().flatten() {
             pool.refill(bufs);
         }
-        let want = usize::from(self.ready.is_empty() && self.accepts.is_empty());
+        if !self.unread.is_empty() || patience == Some(Duration::ZERO) {
+            return self.harvest();
+        }
         let result = match patience {
-            None => self.uring.submit_and_wait(want),
+            None => self.uring.submit_and_wait(1),
             Some(patience) => {
                 let limit = types::Timespec::from(patience);
-                self.uring.submitter().submit_with_args(want, &types::SubmitArgs::new().timespec(&limit))
+                self.uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
             }
         };
-        match result {
-            Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) => {}
-            Err(e) => return Err(e),
-        }
         self.collect();
+        waited(result)
+    }
+
+    /// Submits, and runs all that the kernel has deferred until there is none left: with DEFER_TASKRUN,
+    /// nothing completes by itself.
+    fn harvest(&mut self) -> io::Result<()> {
+        for _ in 0..HARVESTS {
+            let result = self.uring.submit_and_wait(0);
+            self.collect();
+            waited(result)?;
+            if !self.uring.submission().taskrun() {
+                break;
+            }
+        }
         Ok(())
     }
 
-    /// The next completion that [`Ring::wait`] brought; those of accepts come last.
+    /// The next completion that [`Ring::wait`] brought; those of handshakes come behind transfers, those of
+    /// accepts last.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        self.next_transfer().or_else(|| self.next_accept())
+        self.next_transfer().or_else(|| self.next_handshake()).or_else(|| self.next_accept())
     }
 
-    /// The next completion of anything but an accept.
+    /// The next completion of anything but a receive of a handshake and an accept.
     pub fn next_transfer(&mut self) -> Option<Completion> {
         loop {
-            let entry = self.ready.pop_front()?;
+            let entry = self.unread.transfers.pop_front()?;
             if let Some(completion) = self.complete(&entry) {
                 return Some(completion);
             }
         }
     }
 
+    /// The next completion of a receive of a handshake.
+    pub fn next_handshake(&mut self) -> Option<Completion> {
+        let entry = self.unread.handshakes.pop_front()?;
+        self.complete(&entry)
+    }
+
     /// The next completion of an accept.
     pub fn next_accept(&mut self) -> Option<Completion> {
-        let entry = self.accepts.pop_front()?;
+        let entry = self.unread.accepts.pop_front()?;
         self.complete(&entry)
     }
 
     /// How many completions of accepts were not yet taken.
     #[must_use]
     pub fn accepts_waiting(&self) -> usize {
-        self.accepts.len()
+        self.unread.accepts.len()
     }
 
     fn collect(&mut self) {
         for entry in self.uring.completion() {
-            match entry.user_data() {
-                UNWATCHED => {}
-                marked if marked & ACCEPT != 0 => self.accepts.push_back(entry),
-                _ => self.ready.push_back(entry),
-            }
+            self.unread.put(entry);
         }
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
-        let key = usize::try_from(entry.user_data() & ((1 << PLACE_BITS) - 1)).ok()?;
+        let key = unread::place(entry.user_data());
         let result = entry.result();
         let more = cqueue::more(entry.flags());
         let token = self.operations.get(key)?.token;
@@ -360,10 +332,10 @@ impl Ring {
             Held::Event(_) => Outcome::Signalled,
             Held::Accept => accepted(entry.result(), false),
             Held::Connect(_) => Outcome::Connected,
-            Held::Receive => {
+            Held::Receive(size) => {
                 let drained = !cqueue::sock_nonempty(entry.flags());
                 let taken = cqueue::buffer_select(entry.flags())
-                    .and_then(|id| self.pool.as_mut().and_then(|pool| pool.take(id, count)));
+                    .and_then(|id| self.pool(size).and_then(|pool| pool.take(id, count)));
                 match taken {
                     Some(buf) => Outcome::Received { buf, count, drained },
                     // The end of file may come without a buffer.
@@ -396,8 +368,8 @@ impl Ring {
     fn failed(&mut self, held: Held, errno: i32, entry: &cqueue::Entry) -> Outcome {
         let buf = match held {
             Held::Event(_) | Held::Accept | Held::Connect(_) => None,
-            Held::Receive => {
-                let pool = self.pool.as_mut();
+            Held::Receive(size) => {
+                let pool = self.pool(size);
                 if errno == libc::ENOBUFS {
                     pool.map(Pool::grow);
                     None
@@ -412,11 +384,19 @@ impl Ring {
         Outcome::Failed { errno, buf }
     }
 
+    fn pool(&mut self, size: Size) -> Option<&mut Pool> {
+        self.pools.as_mut().map(|pools| &mut pools[size as usize])
+    }
+
     fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) -> Started {
-        let mark = if matches!(held, Held::Accept) { ACCEPT } else { 0 };
-        let place = self.operations.insert(Operation { token, held }) as u64;
-        let name = place | self.next_number << PLACE_BITS | mark;
-        self.next_number = (self.next_number + 1) % NUMBERS;
+        let class = match held {
+            Held::Accept => Class::Accept,
+            Held::Receive(Size::Small) => Class::Handshake,
+            _ => Class::Transfer,
+        };
+        let place = self.operations.insert(Operation { token, held });
+        let name = unread::name(place, self.next_number, class);
+        self.next_number = self.next_number.wrapping_add(1);
         self.push(&entry.user_data(name));
         Started(name)
     }
@@ -455,12 +435,35 @@ impl Drop for Ring {
             self.collect();
         }
         std::mem::forget(std::mem::take(&mut self.operations));
-        std::mem::forget(self.pool.take());
+        std::mem::forget(self.pools.take());
     }
 }
 
 /// `IORING_RECVSEND_POLL_FIRST` (`io_uring_enter(2)`).
 const POLL_FIRST: u16 = 1;
+
+/// A receive that takes a provided buffer when bytes arrive.
+fn select(socket: BorrowedFd<'_>, max: usize, expect_empty: bool, size: Size) -> squeue::Entry {
+    let flags = if expect_empty { POLL_FIRST } else { 0 };
+    opcode::Recv::new(fd(socket), std::ptr::null_mut(), length(max))
+        .buf_group(size as u16)
+        .ioprio(flags)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+/// What a wait came to: time ran out, a signal came, or completions have to be read first, is no error.
+fn waited(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(e)
+            if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
+        {
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
 
 fn fd(descriptor: BorrowedFd<'_>) -> types::Fd {
     types::Fd(descriptor.as_raw_fd())
@@ -468,20 +471,6 @@ fn fd(descriptor: BorrowedFd<'_>) -> types::Fd {
 
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-fn accepted(result: i32, more: bool) -> Outcome {
-    if result < 0 {
-        return Outcome::Failed { errno: -result, buf: None };
-    }
-    if result <= libc::STDERR_FILENO {
-        // These are always open: what was reported is not what was accepted.
-        return Outcome::Failed { errno: libc::EBADF, buf: None };
-    }
-    // SAFETY: the result of an accept is a new descriptor that nobody else owns; it is none of the standard
-    // ones.
-    let socket = unsafe { OwnedFd::from_raw_fd(result) };
-    Outcome::Accepted { socket, more }
 }
 
 #[cfg(test)]

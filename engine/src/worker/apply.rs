@@ -81,12 +81,16 @@ impl Hands<'_> {
         if line.socket().is_none() {
             return;
         }
-        if let Action::Receive { max, .. } = &action {
-            line.max = *max;
+        match &action {
+            Action::Receive { max, .. } => line.max = Some(*max),
+            Action::ReceiveHandshake => line.max = None,
+            _ => {}
         }
         let drained = line.drained;
         let purpose = match &action {
-            Action::Receive { .. } | Action::ReceiveInto { .. } => Purpose::Receive(leg),
+            Action::Receive { .. } | Action::ReceiveHandshake | Action::ReceiveInto { .. } => {
+                Purpose::Receive(leg)
+            }
             Action::ReceiveRecord { .. } => Purpose::ReceiveRecord,
             _ => Purpose::Send(leg),
         };
@@ -94,6 +98,7 @@ impl Hands<'_> {
         let Some(socket) = line.socket() else { return };
         let started = match action {
             Action::Receive { max, .. } => ring.receive(socket, max, drained, token),
+            Action::ReceiveHandshake => ring.receive_small(socket, drained, token),
             Action::ReceiveInto { buf, max, .. } => ring.receive_into(socket, buf, max, token),
             Action::ReceiveRecord { buf } => ring.receive_record(socket, buf, token),
             Action::Send { buf, .. } => ring.send(socket, buf, token),
@@ -105,9 +110,12 @@ impl Hands<'_> {
 
     /// Starts a receive again that found no buffer.
     pub(super) fn receive_again(&mut self, id: SlotId, leg: Leg) {
-        if let Some(max) = self.slots.get(id).map(|slot| slot.line(leg).max) {
-            self.start(id, Action::Receive { leg, max });
-        }
+        let Some(slot) = self.slots.get(id) else { return };
+        let action = match slot.line(leg).max {
+            Some(max) => Action::Receive { leg, max },
+            None => Action::ReceiveHandshake,
+        };
+        self.start(id, action);
     }
 
     fn connect(&mut self, id: SlotId, leg: Leg) -> Result {

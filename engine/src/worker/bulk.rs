@@ -5,7 +5,7 @@
 //! it are under way.
 
 use super::slots::{SlotId, read_token};
-use super::{TURN_COMPLETIONS, WAITING_HANDSHAKES, Worker};
+use super::{TURN_COMPLETIONS, Worker};
 use crate::sys::ring::{Completion, Outcome};
 
 /// A completion of more bytes than that is bulk: to seal or open it and to hand it to TCP would keep a small
@@ -39,14 +39,9 @@ impl Worker {
     pub(super) fn take_completions(&mut self) -> Little {
         let mut little = Little::None;
         for _ in 0..TURN_COMPLETIONS {
-            if self.handshakes.len() >= WAITING_HANDSHAKES {
-                break;
-            }
             let Some(completion) = self.ring.next_transfer() else { break };
             let bytes = moved_bytes(&completion);
-            if self.is_of_a_handshake(&completion) {
-                self.handshakes.push_back(completion);
-            } else if bytes > BULK_BYTES {
+            if bytes > BULK_BYTES {
                 self.bulk.push_back(completion);
             } else {
                 if (1..=LITTLE_BYTES).contains(&bytes) {

@@ -13,8 +13,8 @@ pub(super) enum Meaning {
     Event(Event),
     /// The operation was started again, or its connection or leg is gone.
     Nothing,
-    /// The ring had no buffer left: to be started again after the next refill.
-    Again(Leg),
+    /// The ring had no buffer left: to be started again when there is room.
+    Again { leg: Leg, is_handshake: bool },
 }
 
 /// Reads the completion of an operation on a connection's leg.
@@ -46,7 +46,7 @@ pub(super) fn read(
             if leg == Leg::Plain {
                 counters.add(Counter::BytesToTls, count as u64);
             }
-            Meaning::Event(Event::Received { leg, buf, count })
+            Meaning::Event(Event::Received { leg, buf, count, more: !drained })
         }
         Outcome::Record { record_type, buf } => Meaning::Event(Event::Record { record_type, buf }),
         Outcome::Sent { buf, count } => {
@@ -67,7 +67,7 @@ pub(super) fn read(
         }
         Outcome::Connected => Meaning::Event(Event::Connected),
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
-            Meaning::Again(leg)
+            Meaning::Again { leg, is_handshake: line.max.is_none() }
         }
         Outcome::Failed { errno, buf } => {
             if let Some(buf) = buf {

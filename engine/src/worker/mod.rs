@@ -4,6 +4,7 @@
 //! A turn waits for completions, reads each as an [`Event`], steps the connection, carries out its actions,
 //! and submits all that with the next wait: one system call a turn, whatever the number of connections in it.
 
+mod admission;
 mod apply;
 mod bulk;
 mod complete;
@@ -21,11 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::limits::Timeouts;
-use crate::conn::Conn;
 use crate::conn::action::Outbox;
 use crate::conn::event::{Event, Leg};
 use crate::metrics::{Counter, Counters, Gauge};
-use crate::sys::ring::{Completion, Outcome, Ring};
+use crate::sys::heap;
+use crate::sys::ring::{Completion, Ring};
 use apply::Hands;
 use complete::Meaning;
 use faults::FaultLog;
@@ -36,16 +37,14 @@ pub use stop::Stop;
 use stop::Wish;
 use timers::Timers;
 
-/// Completions taken in one turn: what was caused by them is submitted before more are looked at.
+/// Completions of transfers taken in one turn: what they cause is submitted before more are taken.
 const TURN_COMPLETIONS: usize = 256;
-/// How long a turn goes on with handshakes that wait, one at least: so long they may hold up the bytes of
-/// established connections, and by one more. A full handshake takes 0.05 to 0.3 ms with ECDSA, and several
+/// How long a turn goes on with handshakes that wait, one at least: the bytes of established connections wait
+/// for so long, and for one handshake more. A full handshake takes 0.05 to 0.3 ms with ECDSA, and several
 /// times that with RSA.
 const TURN_HANDSHAKING: Duration = Duration::from_micros(500);
-/// Bytes of handshakes that wait, each in a buffer: with so many waiting, no further completion is looked at.
-const WAITING_HANDSHAKES: usize = 128;
-/// Connections taken in one turn, beside those completions: each has only a receive to be started.
-const TURN_ACCEPTS: usize = 256;
+/// How long freed memory may stay with the worker, and how often it looks for buffers that nobody needs.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Furthest that a timer is set ahead: a connection that ends leaves its timer behind, and no longer than
 /// this.
 const TIMER_MAX: Duration = Duration::from_secs(60);
@@ -115,14 +114,15 @@ struct Worker {
     stop: Arc<Stop>,
     now: Instant,
     max_connections: usize,
-    /// What came for handshakes, which are the costly part: they wait for the bytes of everybody else.
-    handshakes: VecDeque<Completion>,
     /// Completions of many bytes: they wait for those of few.
     bulk: VecDeque<Completion>,
     /// No slot was free at the end of the last turn.
     is_full: bool,
-    /// Receives that found no buffer.
-    again: Vec<(SlotId, Leg)>,
+    /// Receives that found no buffer, in order: of connections, and of handshakes.
+    parked: VecDeque<(SlotId, Leg)>,
+    parked_handshakes: VecDeque<(SlotId, Leg)>,
+    /// When to look for memory that nobody needs; none while there cannot be any.
+    tidy_at: Option<Instant>,
     /// Events that an action caused at once.
     events: VecDeque<Event>,
     draining: bool,
@@ -149,10 +149,11 @@ impl Worker {
             stop: setup.stop,
             now: clock(),
             max_connections: setup.max_connections,
-            handshakes: VecDeque::new(),
             bulk: VecDeque::new(),
             is_full: false,
-            again: Vec::new(),
+            parked: VecDeque::new(),
+            parked_handshakes: VecDeque::new(),
+            tidy_at: None,
             events: VecDeque::new(),
             draining: false,
         })
@@ -168,10 +169,7 @@ impl Worker {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
-        let patience = rests.chain(self.timers.patience(self.now)).min();
-        let waits = !self.handshakes.is_empty() || !self.bulk.is_empty();
-        let patience = if waits { Some(Duration::ZERO) } else { patience };
+        let patience = self.patience();
         self.ring.wait(&mut self.outbox.bufs, patience)?;
         self.now = clock();
         self.look_at_the_offers();
@@ -182,33 +180,67 @@ impl Worker {
             self.go_on_with_bulk();
         }
         self.go_on_with_handshakes();
-        for (id, leg) in std::mem::take(&mut self.again) {
-            self.receive_again(id, leg);
-        }
+        self.receive_parked();
         while let Some(id) = self.timers.fired(self.now) {
             self.timer_fired(id);
         }
         self.admit();
+        self.tidy();
         self.report();
         Ok(())
     }
 
-    fn is_of_a_handshake(&mut self, completion: &Completion) -> bool {
-        match read_token(completion.token) {
-            Some((Purpose::Receive(Leg::Tls), id)) => {
-                self.slots.get(id).is_some_and(|slot| slot.conn.is_handshaking())
+    /// How long the next wait may last; none at all while something is left to be done.
+    fn patience(&mut self) -> Option<Duration> {
+        if !(self.bulk.is_empty() && self.parked.is_empty() && self.parked_handshakes.is_empty()) {
+            return Some(Duration::ZERO);
+        }
+        let own = [self.tidy_at, self.next_eviction()];
+        let own = own
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > self.now)
+            .map(|at| at.saturating_duration_since(self.now));
+        let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
+        rests.chain(self.timers.patience(self.now)).chain(own).min()
+    }
+
+    /// What came for handshakes, which are the costly part, in the order in which it came, until the turn's
+    /// time for them is over.
+    fn go_on_with_handshakes(&mut self) {
+        while let Some(completion) = self.ring.next_handshake() {
+            self.complete(completion);
+            if clock().duration_since(self.now) > TURN_HANDSHAKING {
+                return;
             }
-            _ => false,
         }
     }
 
-    /// In the order in which they came, until the turn's time for them is over.
-    fn go_on_with_handshakes(&mut self) {
-        while let Some(completion) = self.handshakes.pop_front() {
-            self.complete(completion);
-            if !self.handshakes.is_empty() && clock().duration_since(self.now) > TURN_HANDSHAKING {
-                return;
+    /// Starts as many of the receives that found no buffer as will find one now.
+    fn receive_parked(&mut self) {
+        let (room, handshakes) = self.ring.room();
+        for _ in 0..room {
+            let Some((id, leg)) = self.parked.pop_front() else { break };
+            self.receive_again(id, leg);
+        }
+        for _ in 0..handshakes {
+            let Some((id, leg)) = self.parked_handshakes.pop_front() else { break };
+            self.receive_again(id, leg);
+        }
+    }
+
+    /// Returns memory that nobody needs: buffers by halves, and to the system what was freed.
+    fn tidy(&mut self) {
+        let Some(at) = self.tidy_at else {
+            if self.outbox.bufs.free() > 0 {
+                self.tidy_at = Some(self.now + TIDY_EVERY);
             }
+            return;
+        };
+        if at <= self.now {
+            let has_more = self.outbox.bufs.trim() | self.ring.shrink();
+            heap::give_back();
+            self.tidy_at = has_more.then_some(self.now + TIDY_EVERY);
         }
     }
 
@@ -238,7 +270,8 @@ impl Worker {
                 );
                 match meaning {
                     Meaning::Event(event) => self.step(id, event),
-                    Meaning::Again(leg) => self.again.push((id, leg)),
+                    Meaning::Again { leg, is_handshake: false } => self.parked.push_back((id, leg)),
+                    Meaning::Again { leg, is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
                     Meaning::Nothing => {}
                 }
             }
@@ -265,6 +298,7 @@ impl Worker {
                     apply::Result::Started => {}
                     apply::Result::Event(event) => self.events.push_back(event),
                     apply::Result::Closed(report) => {
+                        self.tidy_at.get_or_insert(self.now + TIDY_EVERY);
                         self.counters.add(Counter::Closed, 1);
                         if let Some(fault) = report.fault {
                             self.counters.fault(fault.index());
@@ -273,6 +307,9 @@ impl Worker {
                     }
                 }
             }
+        }
+        if self.slots.get(id).is_some_and(|slot| slot.conn.is_established()) {
+            self.slots.finished(id);
         }
         self.set_timer(id);
     }
@@ -304,64 +341,6 @@ impl Worker {
         }
     }
 
-    /// Gives a slot to each connection that was accepted, while there is one.
-    fn admit(&mut self) {
-        for _ in 0..TURN_ACCEPTS {
-            if self.slots.len() >= self.max_connections && !self.draining {
-                break;
-            }
-            let Some(completion) = self.ring.next_accept() else { break };
-            if let Some((Purpose::Accept, id)) = read_token(completion.token) {
-                self.accepted(id.index(), completion.outcome);
-            }
-        }
-        if !self.draining {
-            self.accept();
-        }
-    }
-
-    fn accepted(&mut self, index: usize, outcome: Outcome) {
-        let Some(front) = self.fronts.get_mut(index) else { return };
-        match outcome {
-            Outcome::Accepted { socket, more } => {
-                if !more {
-                    front.listener.finished();
-                }
-                if !self.draining {
-                    self.counters.add(Counter::Accepted, 1);
-                    let leg = front.accepted_leg();
-                    let id = self.slots.insert(Conn::new(), index, leg, socket);
-                    self.step(id, Event::Opened);
-                }
-            }
-            Outcome::Failed { errno, .. } => {
-                front.listener.finished();
-                if let Some(hint) = front.listener.failed(errno, self.now, &mut self.ring) {
-                    let error = io::Error::from_raw_os_error(errno);
-                    tracing::warn!("a connection could not be accepted: {error}; {hint}");
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no
-    /// more descriptors are open than the cap allows for, and one a listener.
-    fn accept(&mut self) {
-        let taken = self.slots.len() + self.ring.accepts_waiting();
-        let room = self.max_connections.saturating_sub(taken);
-        let share = room.div_ceil(self.fronts.len().max(1));
-        for front in &mut self.fronts {
-            if room > 0 {
-                front.listener.accept(share, self.now, &mut self.ring);
-            } else {
-                front.listener.pause(&mut self.ring);
-            }
-        }
-        self.counters.add(Counter::AcceptPaused, u64::from(room == 0 && !self.is_full));
-        self.is_full = room == 0;
-    }
-
     fn stop_signalled(&mut self) {
         self.ring.await_event(self.stop.event(), own_token(Purpose::Stop));
         if self.stop.wish() == Wish::Drain && !self.draining {
@@ -378,6 +357,7 @@ impl Worker {
 
     fn report(&self) {
         self.counters.set(Gauge::Connections, self.slots.len() as u64);
+        self.counters.set(Gauge::Unfinished, self.slots.unfinished() as u64);
         let lent = self.outbox.bufs.lent().saturating_sub(self.ring.provided());
         self.counters.set(Gauge::BuffersLent, lent as u64);
         // Beside those of connections there are the accept and the wait for the control plane.

@@ -1,5 +1,6 @@
 //! The connections of a worker, by slot; and the tokens that name one of their operations to the ring.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ pub(super) struct Slot {
     pub(super) conn: Conn,
     /// Which listener accepted it.
     pub(super) front: usize,
+    /// Counted among those whose handshake is not complete.
+    is_unfinished: bool,
     /// Tells this tenant of the slot from those before.
     serial: u32,
     tls: Line,
@@ -52,8 +55,8 @@ pub(super) struct Line {
     pub(super) drained: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
     pub(super) hintless: bool,
-    /// Most bytes of the receive that is under way, or was last.
-    pub(super) max: usize,
+    /// Most bytes of the receive that is under way, or was last; none if it is of a handshake.
+    pub(super) max: Option<usize>,
 }
 
 impl Line {
@@ -106,6 +109,10 @@ impl Slot {
 pub(super) struct Slots {
     slots: Slab<Slot>,
     next_serial: u32,
+    unfinished: usize,
+    /// Those whose handshake is not complete, and when they were accepted, oldest first; among them some that
+    /// are complete or gone by now.
+    by_age: VecDeque<(SlotId, Instant)>,
 }
 
 /// Names a tenant of a slot.
@@ -124,20 +131,67 @@ impl SlotId {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { slots: Slab::new(), next_serial: 0 }
+        Self { slots: Slab::new(), next_serial: 0, unfinished: 0, by_age: VecDeque::new() }
     }
 
     /// `socket` is the leg that was accepted.
-    pub(super) fn insert(&mut self, conn: Conn, front: usize, leg: Leg, socket: OwnedFd) -> SlotId {
+    pub(super) fn insert(
+        &mut self,
+        conn: Conn,
+        front: usize,
+        leg: Leg,
+        socket: OwnedFd,
+        now: Instant,
+    ) -> SlotId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let (tls, plain) = (Line::default(), Line::default());
         let sealing = Sealing::default();
-        let mut slot =
-            Slot { conn, front, serial, tls, plain, sealing, look: None, record_type: None, timer: None };
+        let mut slot = Slot {
+            conn,
+            front,
+            is_unfinished: true,
+            serial,
+            tls,
+            plain,
+            sealing,
+            look: None,
+            record_type: None,
+            timer: None,
+        };
         slot.line(leg).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
-        SlotId { index, serial }
+        let id = SlotId { index, serial };
+        self.unfinished += 1;
+        self.by_age.push_back((id, now));
+        if self.by_age.len() > 2 * self.slots.len() + STALE_MAX {
+            let slots = &self.slots;
+            self.by_age.retain(|(id, _)| is_unfinished(slots, *id));
+        }
+        id
+    }
+
+    /// The handshake is complete.
+    pub(super) fn finished(&mut self, id: SlotId) {
+        let Some(slot) = self.get(id) else { return };
+        let was_unfinished = std::mem::take(&mut slot.is_unfinished);
+        self.unfinished -= usize::from(was_unfinished);
+    }
+
+    /// How many handshakes are not complete.
+    pub(super) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// The one of them that was accepted first, and when.
+    pub(super) fn oldest_unfinished(&mut self) -> Option<(SlotId, Instant)> {
+        while let Some((id, at)) = self.by_age.front().copied() {
+            if is_unfinished(&self.slots, id) {
+                return Some((id, at));
+            }
+            self.by_age.pop_front();
+        }
+        None
     }
 
     /// The tenant, unless it has left.
@@ -146,6 +200,7 @@ impl Slots {
     }
 
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
+        self.finished(id);
         self.get(id)?;
         self.slots.try_remove(id.index as usize)
     }
@@ -157,6 +212,13 @@ impl Slots {
     pub(super) fn ids(&self) -> Vec<SlotId> {
         self.slots.iter().map(|(index, slot)| SlotId { index: index as u32, serial: slot.serial }).collect()
     }
+}
+
+/// Entries of `by_age` that may be stale, beside as many as there are slots.
+const STALE_MAX: usize = 64;
+
+fn is_unfinished(slots: &Slab<Slot>, id: SlotId) -> bool {
+    slots.get(id.index as usize).is_some_and(|slot| slot.serial == id.serial && slot.is_unfinished)
 }
 
 const PURPOSE_BITS: u32 = 4;
@@ -209,6 +271,8 @@ pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -231,12 +295,37 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn slots_unfinished_are_counted_and_known_by_age() {
+        let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
+        let (mut slots, begin) = (Slots::new(), Instant::now());
+        let mut insert = |slots: &mut Slots, nth: u64| {
+            slots.insert(Conn::new(), 0, Leg::Tls, socket(), begin + Duration::from_secs(nth))
+        };
+        let [first, second, third] = [0, 1, 2].map(|nth| insert(&mut slots, nth));
+        assert_eq!((slots.unfinished(), slots.oldest_unfinished()), (3, Some((first, begin))));
+        slots.finished(first);
+        slots.finished(first);
+        assert!(slots.remove(second).is_some());
+        assert_eq!(slots.unfinished(), 1);
+        assert_eq!(slots.oldest_unfinished().map(|(id, _)| id), Some(third));
+        for nth in 3..1000 {
+            let id = insert(&mut slots, nth);
+            slots.finished(id);
+            assert!(slots.remove(id).is_some());
+        }
+        assert!(slots.by_age.len() <= 2 * slots.len() + STALE_MAX + 1, "{} of the dead", slots.by_age.len());
+        assert_eq!((slots.unfinished(), slots.len()), (1, 2));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_tenant_that_left_is_not_found_in_its_slot() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
-        let mut slots = Slots::new();
-        let first = slots.insert(Conn::new(), 0, Leg::Tls, socket());
+        let (mut slots, now) = (Slots::new(), Instant::now());
+        let first = slots.insert(Conn::new(), 0, Leg::Tls, socket(), now);
         assert!(slots.remove(first).is_some());
-        let second = slots.insert(Conn::new(), 0, Leg::Tls, socket());
+        let second = slots.insert(Conn::new(), 0, Leg::Tls, socket(), now);
         assert_eq!(first.index, second.index);
         assert!(slots.get(first).is_none() && slots.remove(first).is_none());
         assert!(slots.get(second).is_some());

@@ -52,10 +52,15 @@ pub(super) struct Relay {
     rekey: Option<Rekey>,
     up: Half,
     down: Half,
-    /// The front of a record that userspace cannot open before the rest has come.
+    /// Records that userspace has not opened, the last of which may not be whole. While the rest of it is
+    /// awaited, in no larger buffer than it needs.
     partial: Option<Buf>,
-    /// That front is with a receive, for the rest to come behind it.
+    /// The front of a record came, and a receive waits for the rest.
     is_mid_record: bool,
+    /// Since when a receive waits for the rest of the record that has begun.
+    record_since: Option<Instant>,
+    /// The TLS leg's socket has more (a hint).
+    has_more: bool,
     connected: bool,
     /// The plain leg takes no more; what still comes from it is passed on.
     backend_broken: bool,
@@ -129,6 +134,8 @@ impl Relay {
             down: Half::default(),
             partial,
             is_mid_record: false,
+            record_since: None,
+            has_more: false,
             connected: false,
             backend_broken: false,
             occupied_by: Occupant::default(),
@@ -150,6 +157,11 @@ impl Relay {
     /// Whether the plain leg is open.
     pub(super) fn is_connected(&self) -> bool {
         self.connected
+    }
+
+    /// Since when the peer owes the rest of a record that it has begun; not while we receive nothing.
+    pub(super) fn record_since(&self) -> Option<Instant> {
+        self.record_since
     }
 
     pub(super) fn on(&mut self, event: Event, now: Instant, offer: Offer, out: &mut Outbox) -> Next<()> {
@@ -181,7 +193,7 @@ impl Relay {
     fn take(&mut self, event: Event, out: &mut Outbox) -> Result<(), Fault> {
         match event {
             Event::Connected => self.connected = true,
-            Event::Received { leg: Leg::Plain, buf, count } => {
+            Event::Received { leg: Leg::Plain, buf, count, .. } => {
                 self.down.receiving = false;
                 if count == 0 {
                     out.bufs.give(buf);
@@ -190,7 +202,10 @@ impl Relay {
                     self.down.held = Some(buf);
                 }
             }
-            Event::Received { leg: Leg::Tls, buf, count } => return self.received(buf, count, out),
+            Event::Received { leg: Leg::Tls, buf, count, more } => {
+                self.has_more = more;
+                return self.received(buf, count, out);
+            }
             Event::Record { record_type, buf } => return self.record(record_type, buf, out),
             Event::Moved { leg: Leg::Tls } => {
                 // It is taken up again at a place that may be no record boundary.
@@ -244,7 +259,10 @@ impl Relay {
                 self.control_records_in_a_row = 0;
                 self.no_message_is_cut()
             }
-            Receiver::Userspace(_) => self.open(buf, out),
+            Receiver::Userspace(_) => {
+                let sealed = userspace::join(self.partial.take(), buf, out);
+                self.open(sealed, out)
+            }
         }
     }
 
@@ -350,6 +368,7 @@ impl Relay {
                 out.push(Action::ShutdownWrite { leg: Leg::Plain });
             }
             if !self.up.wants_more() || self.asking_rx || !self.has_room_to_receive(out) {
+                self.keep_partial(out);
                 return Ok(());
             }
             match self.partial.take() {
@@ -370,15 +389,12 @@ impl Relay {
 
     fn receive(&mut self, partial: Option<Buf>, out: &mut Outbox) {
         self.is_mid_record = partial.is_some();
-        match partial {
-            Some(mut buf) => {
-                buf.compact();
-                let is_aligning = self.rx_left == Some(0);
-                let max = if is_aligning { userspace::missing_bytes(&buf) } else { buf.spare_len() };
-                out.push(Action::ReceiveInto { leg: Leg::Tls, buf, max });
-            }
-            None => out.push(Action::Receive { leg: Leg::Tls, max: self.receivable_bytes() }),
-        }
+        let Some(front) = partial else {
+            out.push(Action::Receive { leg: Leg::Tls, max: self.receivable_bytes() });
+            return;
+        };
+        self.record_since.get_or_insert(self.now);
+        self.receive_rest(front, out);
     }
 
     fn pump_down(&mut self, out: &mut Outbox) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! What is particular to a direction whose records userspace carries.
 
 use super::Relay;
-use crate::buf::Buf;
+use crate::buf::{BUF_BYTES, Buf};
 use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::{Receiver, Transmitter};
 use crate::conn::event::Leg;
@@ -11,6 +11,29 @@ use crate::tls::record::{self, Header, RecordType};
 use crate::tls::secrets::Version;
 
 impl Relay {
+    /// Receives behind the front of a record. What is in the socket already comes right behind it; for what
+    /// is not, the front waits in a buffer of its own size.
+    pub(super) fn receive_rest(&mut self, front: Buf, out: &mut Outbox) {
+        let is_aligning = self.rx_left == Some(0);
+        let room = if is_aligning { missing_bytes(&front) } else { BUF_BYTES - front.len() };
+        if self.has_more {
+            let buf =
+                if front.capacity() == BUF_BYTES { front } else { join(Some(front), out.bufs.take(), out) };
+            out.push(Action::ReceiveInto { leg: Leg::Tls, buf: compacted(buf), max: room });
+        } else {
+            self.partial = Some(out.bufs.fit(front));
+            out.push(Action::Receive { leg: Leg::Tls, max: room });
+        }
+    }
+
+    /// Nothing is received now: what is left waits for as long as that takes.
+    pub(super) fn keep_partial(&mut self, out: &mut Outbox) {
+        if !self.up.receiving {
+            self.record_since = None;
+        }
+        self.partial = self.partial.take().map(|front| out.bufs.fit(front));
+    }
+
     /// Opens the whole records in `sealed`; what is left of it waits for the rest.
     pub(super) fn open(&mut self, mut sealed: Buf, out: &mut Outbox) -> Result<(), Fault> {
         let mut opened = out.bufs.take();
@@ -47,6 +70,7 @@ impl Relay {
             let before = opened.len();
             let record_type = opener.open(header, record, opened)?;
             sealed.consume(header.record_bytes());
+            self.record_since = None;
             if record_type == RecordType::ApplicationData {
                 self.no_message_is_cut()?;
                 Self::carried_in_userspace(&mut self.rx_left, opened.len() - before);
@@ -87,6 +111,20 @@ impl Relay {
         out.push(Action::Send { leg: Leg::Tls, buf: sealed });
         Ok(())
     }
+}
+
+/// `front` and behind it what is in the window of `buf`, which has room for both.
+pub(super) fn join(front: Option<Buf>, mut buf: Buf, out: &mut Outbox) -> Buf {
+    if let Some(front) = front {
+        buf.prepend(front.filled());
+        out.bufs.give(front);
+    }
+    buf
+}
+
+fn compacted(mut buf: Buf) -> Buf {
+    buf.compact();
+    buf
 }
 
 /// The bytes to the end of the record at the front, or of its header if that is not whole; at least one. The

@@ -1,0 +1,107 @@
+//! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
+//! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
+
+use std::io;
+use std::time::Instant;
+
+use super::Worker;
+use super::slots::{Purpose, read_token};
+use crate::conn::Conn;
+use crate::conn::event::Event;
+use crate::metrics::Counter;
+use crate::sys::ring::Outcome;
+
+/// Connections taken in one turn: each has only a receive to be started.
+const TURN_ACCEPTS: usize = 256;
+/// The part of `timeouts.handshake` that a handshake has while a newcomer finds no slot.
+const EVICTION_SHARE: u32 = 4;
+
+impl Worker {
+    /// Gives a slot to each connection that was accepted, while there is one.
+    pub(super) fn admit(&mut self) {
+        for _ in 0..TURN_ACCEPTS {
+            if self.room() == 0 && !self.draining && !self.evict_oldest() {
+                break;
+            }
+            let Some(completion) = self.ring.next_accept() else { break };
+            if let Some((Purpose::Accept, id)) = read_token(completion.token) {
+                self.accepted(id.index(), completion.outcome);
+            }
+        }
+        if !self.draining {
+            self.accept();
+        }
+    }
+
+    fn accepted(&mut self, index: usize, outcome: Outcome) {
+        let Some(front) = self.fronts.get_mut(index) else { return };
+        match outcome {
+            Outcome::Accepted { socket, more } => {
+                if !more {
+                    front.listener.finished();
+                }
+                if !self.draining {
+                    self.counters.add(Counter::Accepted, 1);
+                    let leg = front.accepted_leg();
+                    let id = self.slots.insert(Conn::new(), index, leg, socket, self.now);
+                    self.step(id, Event::Opened);
+                }
+            }
+            Outcome::Failed { errno, .. } => {
+                front.listener.finished();
+                if let Some(hint) = front.listener.failed(errno, self.now, &mut self.ring) {
+                    let error = io::Error::from_raw_os_error(errno);
+                    tracing::warn!("a connection could not be accepted: {error}; {hint}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no
+    /// more descriptors are open than the cap allows for, and one a listener.
+    fn accept(&mut self) {
+        let waiting = self.ring.accepts_waiting();
+        let room = self.room().saturating_sub(waiting);
+        let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
+        let room = room.max(usize::from(has_evictable));
+        let share = room.div_ceil(self.fronts.len().max(1));
+        for front in &mut self.fronts {
+            if room > 0 {
+                front.listener.accept(share, self.now, &mut self.ring);
+            } else {
+                front.listener.pause(&mut self.ring);
+            }
+        }
+        self.counters.add(Counter::AcceptPaused, u64::from(room == 0 && !self.is_full));
+        self.is_full = room == 0;
+    }
+
+    /// How many more connections there are slots for. Unfinished handshakes have three quarters of the slots.
+    fn room(&self) -> usize {
+        let share = self.max_connections - self.max_connections / 4;
+        let of_all = self.max_connections.saturating_sub(self.slots.len());
+        of_all.min(share.saturating_sub(self.slots.unfinished()))
+    }
+
+    /// When the oldest handshake may be ended for a newcomer, if there is no other slot for one.
+    pub(super) fn next_eviction(&mut self) -> Option<Instant> {
+        if self.room() > 0 || self.draining {
+            return None;
+        }
+        let (_, began) = self.slots.oldest_unfinished()?;
+        Some(began + self.timeouts.handshake / EVICTION_SHARE)
+    }
+
+    /// Ends the oldest handshake if its time is over. Returns whether it did.
+    fn evict_oldest(&mut self) -> bool {
+        if self.next_eviction().is_none_or(|at| at > self.now) {
+            return false;
+        }
+        let Some((id, _)) = self.slots.oldest_unfinished() else { return false };
+        self.counters.add(Counter::HandshakesEvicted, 1);
+        self.step(id, Event::Expired);
+        // What it has still to send does not keep the slot.
+        self.room() > 0
+    }
+}
