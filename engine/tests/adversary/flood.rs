@@ -8,6 +8,7 @@ use std::time::Duration;
 use offramp_attack::flood::{Flood, Priority};
 use offramp_attack::hello::{Hello, Key};
 
+use crate::alone;
 use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
 use crate::lab::Setup;
@@ -22,6 +23,7 @@ const QUIET_FACTOR: u32 = 50;
 const WATCHED: Duration = Duration::from_secs(3);
 
 fn victim_is_not_starved(identity: &'static Identity, key: Key) {
+    let _alone = alone();
     let backend = Backend::start(Manner::Echo);
     let lab = Setup::new(backend.addr).identities(&[identity]).start();
     let mut victim = established(lab.addr);

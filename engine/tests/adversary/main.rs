@@ -45,3 +45,10 @@ mod memory;
 mod self_connect;
 mod soak;
 mod truncation;
+
+/// Held by whoever needs most of the machine: one flood or wave at a time, however many threads run the tests.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // One that failed leaves nothing behind that another could miss.
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -5,15 +5,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offramp_attack::hello::{Hello, Key};
 use offramp_attack::{resident, stall};
 use socket2::{Domain, Socket, Type};
 
+use crate::alone;
 use crate::lab::{Lab, Setup};
 use crate::peer::{Peer, Version, dial, plain};
-use crate::tools::{eventually, patiently};
+use crate::server::GUARD;
+use crate::tools::eventually;
 
 const HELLO: Hello = Hello { tls13: false, key: Key::Ecdsa };
 const KIB: u64 = 1 << 10;
@@ -63,8 +65,15 @@ fn settled_bytes(lab: &Lab) -> u64 {
 /// After the wave, the memory is back.
 fn returns_to(lab: &Lab, before: u64, wave: u64) {
     let limit = before + (wave - before) / KEPT_SHARE + KEPT_BYTES;
-    let back = patiently(|| (bytes(lab) <= limit).then_some(()));
-    assert!(back.is_some(), "{before} bytes before, {wave} in the wave, {} after: above {limit}", bytes(lab));
+    let end = Instant::now() + GUARD;
+    while bytes(lab) > limit && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        bytes(lab) <= limit,
+        "{before} bytes before, {wave} in the wave, {} after: above {limit}",
+        bytes(lab)
+    );
 }
 
 fn each(before: u64, after: u64, count: usize) -> u64 {
@@ -73,6 +82,7 @@ fn each(before: u64, after: u64, count: usize) -> u64 {
 
 #[test]
 fn memory_of_half_hellos_is_their_bytes() {
+    let _alone = alone();
     const COUNT: usize = 5000;
     const TOTAL_MAX: u64 = 64 * MIB;
     let backend = silent_backend();
@@ -98,6 +108,7 @@ fn memory_of_half_hellos_is_their_bytes() {
 
 #[test]
 fn memory_of_half_records_is_their_bytes() {
+    let _alone = alone();
     const COUNT: usize = 1000;
     let backend = silent_backend();
     let lab = patient_server(backend.local_addr().expect("it is bound"));
@@ -140,6 +151,7 @@ fn talking_backend() -> (SocketAddr, Receiver<TcpStream>) {
 
 #[test]
 fn memory_of_stalled_readers_is_their_buffers() {
+    let _alone = alone();
     const COUNT: usize = 300;
     let (addr, accepted) = talking_backend();
     let lab = patient_server(addr);
@@ -192,6 +204,7 @@ fn memory_record_that_has_begun_has_a_deadline() {
     let backend = silent_backend();
     let addr = backend.local_addr().expect("it is bound");
     let lab = Setup::new(addr).flags("--handshake-timeout 1s --idle-timeout 1h").start();
+    let before = lab.metrics();
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     let mut idle = Peer::open(lab.addr, &plain(Version::Tls13));
     stall::half_record(&mut peer.tcp).expect("the server takes a byte");
@@ -200,6 +213,7 @@ fn memory_record_that_has_begun_has_a_deadline() {
     let end = peer.tcp.read_to_end(&mut rest);
     let ended = !matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock);
     assert!(ended, "a record that has begun is waited for: {end:?}");
+    assert_eq!(lab.faulted(&before, 1), ["record_timeout"]);
     // One that has begun none is left alone.
     idle.tcp.set_nonblocking(true).expect("a socket option");
     loop {

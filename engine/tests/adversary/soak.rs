@@ -13,6 +13,7 @@ use offramp_attack::victim::EVERY;
 use offramp_attack::{resident, stall};
 
 use crate::admin::slow_clients;
+use crate::alone;
 use crate::backend::{Backend, Manner};
 use crate::log::{Stalled, make_it_log};
 use crate::metrics::Metrics;
@@ -81,6 +82,7 @@ fn reload_and_log(over: &AtomicBool, server: &Server) -> usize {
 }
 
 fn soak(length: Duration) {
+    let _alone = alone();
     let echo = Backend::start(Manner::Echo);
     let source = Backend::start(Manner::Source { seed: 1, bytes: UNREAD_BYTES });
     let (reader, writer) = std::io::pipe().expect("a pipe");
