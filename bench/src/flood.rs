@@ -59,8 +59,8 @@ impl UnderFlood {
         format!("victim under a handshake flood, {key}, {} at once, p99", self.clients)
     }
 
-    /// Takes one sample of so long. The flood asks for TLS 1.2, or for 1.3; the victim has 1.3. Without clients
-    /// there is no flood.
+    /// Takes one sample of so long. The flood asks for TLS 1.2, or for 1.3; the victim has 1.3. Without
+    /// clients there is no flood.
     ///
     /// # Errors
     /// The victim lost its connection, or the terminator answered no hello.

@@ -7,8 +7,8 @@
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
 //! guest, [`suite`] by suite. What the engine's core needs for one [`scenario`], without a socket, is in
 //! [`instructions`]; the floor beside its sessions and ciphers is a [`pair`] of rustls's own connections.
-//! What load costs the [`generator`] itself is compared as well, and what a [`flood`] of handshakes does to who
-//! has a connection already.
+//! What load costs the [`generator`] itself is compared as well, and what a [`flood`] of handshakes does to
+//! who has a connection already.
 
 pub mod chart;
 pub mod client;

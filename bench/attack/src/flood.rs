@@ -1,5 +1,5 @@
-//! A handshake flood: N clients at once, each of which connects, sends its hello, waits for the server's flight,
-//! resets the connection and begins again.
+//! A handshake flood: N clients at once, each of which connects, sends its hello, waits for the server's
+//! flight, resets the connection and begins again.
 //!
 //! One thread, one epoll. What a handshake costs the flood is a socket and some 150 bytes.
 

@@ -77,8 +77,8 @@ impl Hello {
         all
     }
 
-    /// Whether these bytes, all that have come, show that the server has done its work: in TLS 1.2 its flight to
-    /// ServerHelloDone, in TLS 1.3, where most of it is sealed, its first records.
+    /// Whether these bytes, all that have come, show that the server has done its work: in TLS 1.2 its flight
+    /// to ServerHelloDone, in TLS 1.3, where most of it is sealed, its first records.
     #[must_use]
     pub fn is_answered(self, came: &[u8]) -> bool {
         const SERVER_HELLO_DONE: [u8; 4] = [14, 0, 0, 0];

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 
-/// Resident bytes of one process, all its mappings together (proc_pid_smaps(5)). Not from `status`, whose VmRSS
-/// lags by up to 64 pages per CPU.
+/// Resident bytes of one process, all its mappings together (proc_pid_smaps(5)). Not from `status`, whose
+/// VmRSS lags by up to 64 pages per CPU.
 ///
 /// # Errors
 /// The process is gone, or `/proc` cannot be read.

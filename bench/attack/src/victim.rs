@@ -17,8 +17,8 @@ pub struct Noticed {
 }
 
 impl Noticed {
-    /// Sends messages for as long as `goes_on` says, each when it is due, or as soon as the one before has come
-    /// back where that is later. Every echo is compared with what was sent.
+    /// Sends messages for as long as `goes_on` says, each when it is due, or as soon as the one before has
+    /// come back where that is later. Every echo is compared with what was sent.
     ///
     /// # Errors
     /// The connection failed, or an echo was not what was sent.

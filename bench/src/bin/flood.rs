@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use offramp::sys::{affinity, socket};
 use offramp_attack::hello::Key;
-use offramp_bench::flood::UnderFlood;
+use offramp_bench::flood::{Outcome, UnderFlood};
 use offramp_bench::terminator::{CLIENT_CPU, by_name};
 use offramp_bench::workload::Bench;
 use offramp_loadgen::backend::Backend;
@@ -16,8 +16,8 @@ use offramp_loadgen::identity::Identity;
 
 /// Flood a terminator with handshakes and watch one established connection beside them.
 ///
-/// A fresh terminator on CPU 0 for each line; flood (at a lower priority), victim and backend on CPU 1. The victim
-/// sends 64 bytes every 20 ms; times count from when a message is due. On a machine with other work:
+/// A fresh terminator on CPU 0 for each line; flood (at a lower priority), victim and backend on CPU 1. The
+/// victim sends 64 bytes every 20 ms; times count from when a message is due. On a machine with other work:
 /// `nice -n -20 flood …`.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -63,9 +63,7 @@ fn flood(arguments: &Arguments) -> Result<()> {
     ensure!(limit > most as u64 + 64, "{limit} descriptors may be open: ulimit -Hn");
     affinity::pin(CLIENT_CPU).with_context(|| format!("pinning to CPU {CLIENT_CPU}"))?;
     let backend = Backend::start(1)?;
-    println!(
-        "terminator  key    clients  victim: p50 ms     p99 ms     max ms  messages  handshakes/s  refused  CPU"
-    );
+    println!("{HEADING}");
     for &key in &arguments.key {
         let (identity, key) = match key {
             KeyName::Ecdsa => (Identity::generate()?, Key::Ecdsa),
@@ -84,20 +82,23 @@ fn flood(arguments: &Arguments) -> Result<()> {
                 let bench = Bench { terminator: &running, backend: &backend, trusted, clients: 1 };
                 let length = Duration::from_secs(arguments.seconds);
                 let it = UnderFlood { key, clients }.sample(&bench, arguments.tls13, length)?;
-                let ms = |time: Duration| time.as_secs_f64() * 1e3;
-                println!(
-                    "{name:<10}  {:<5}  {clients:>7}  {:>14.2}  {:>9.2}  {:>9.2}  {:>8}  {:>12.0}  {:>7}  {:.2}",
-                    format!("{key:?}"),
-                    ms(it.noticed.percentile(50)),
-                    ms(it.noticed.percentile(99)),
-                    ms(it.noticed.max()),
-                    it.noticed.count(),
-                    it.handshakes_per_second,
-                    it.refused,
-                    it.busy,
-                );
+                println!("{}", line(name, key, clients, &it));
             }
         }
     }
     Ok(())
+}
+
+const HEADING: &str = "terminator  key    clients  victim: p50 ms     p99 ms     max ms  messages  \
+                       handshakes/s  refused  CPU";
+
+fn line(name: &str, key: Key, clients: usize, it: &Outcome) -> String {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let (p50, p99) = (ms(it.noticed.percentile(50)), ms(it.noticed.percentile(99)));
+    let (max, count, key) = (ms(it.noticed.max()), it.noticed.count(), format!("{key:?}"));
+    let (rate, refused, busy) = (it.handshakes_per_second, it.refused, it.busy);
+    format!(
+        "{name:<10}  {key:<5}  {clients:>7}  {p50:>14.2}  {p99:>9.2}  {max:>9.2}  {count:>8}  \
+         {rate:>12.0}  {refused:>7}  {busy:.2}"
+    )
 }

@@ -1,7 +1,7 @@
 //! A handshake flood beside an established connection.
 //!
-//! The measure is the flood itself: one handshake takes the server `1 / rate`, whatever the machine and whoever
-//! else uses it. Who waits behind the flood waits for as many handshakes as there are clients.
+//! The measure is the flood itself: one handshake takes the server `1 / rate`, whatever the machine and
+//! whoever else uses it. Who waits behind the flood waits for as many handshakes as there are clients.
 
 use std::time::Duration;
 

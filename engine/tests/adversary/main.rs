@@ -1,10 +1,10 @@
-//! The adversary: attacks on the built `offramp` over loopback, and what an established connection, the memory
-//! and the log notice of them.
+//! The adversary: attacks on the built `offramp` over loopback, and what an established connection, the
+//! memory and the log notice of them.
 //!
 //! A victim is one established TLS connection that echoes 64 bytes every 20 ms. Bounds are ratios to what the
 //! same machine does without the attack, counts, or bytes: no test depends on how fast the machine is. The
-//! attackers are `bench/attack`, the server and the TLS client those of the wire tests, whose variables hold here
-//! too. `soak` makes all attacks at once; its long form runs by hand:
+//! attackers are `bench/attack`, the server and the TLS client those of the wire tests, whose variables hold
+//! here too. `soak` makes all attacks at once; its long form runs by hand:
 //!
 //! ```text
 //! OFFRAMP_SOAK_SECONDS=600 cargo test -p offramp --test adversary -- --ignored soak
@@ -46,7 +46,8 @@ mod self_connect;
 mod soak;
 mod truncation;
 
-/// Held by whoever needs most of the machine: one flood or wave at a time, however many threads run the tests.
+/// Held by whoever needs most of the machine: one flood or wave at a time, however many threads run the
+/// tests.
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     // One that failed leaves nothing behind that another could miss.

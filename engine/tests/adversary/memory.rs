@@ -133,7 +133,8 @@ fn memory_of_half_records_is_their_bytes() {
     lab.stop();
 }
 
-/// A backend that reads nothing and sends for as long as anybody takes it; what it has accepted is given back.
+/// A backend that reads nothing and sends for as long as anybody takes it; what it has accepted is given
+/// back.
 fn talking_backend() -> (SocketAddr, Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");

@@ -1,7 +1,8 @@
 //! A dead backend whose port lies in the ephemeral range: a connect to it may connect a socket to itself
 //! (TCP simultaneous open), and the client would get its own bytes back as the answer.
 //!
-//! It takes a network namespace with an ephemeral range of a few ports: the test runs itself once more in one.
+//! It takes a network namespace with an ephemeral range of a few ports: the test runs itself once more in
+//! one.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};

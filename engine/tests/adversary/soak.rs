@@ -120,7 +120,8 @@ fn soak(length: Duration) {
         noticed.percentile(99),
         noticed.max(),
     );
-    // Whoever has to wait sends later: half of the messages that were due is what a starved victim does not get.
+    // Whoever has to wait sends later: half of the messages that were due is what a starved victim does not
+    // get.
     let due = length.as_millis() / EVERY.as_millis();
     assert!(noticed.count() as u128 * 2 >= due, "{} messages where {due} were due", noticed.count());
     assert!(answered > 0, "the server makes handshakes");
