@@ -88,10 +88,10 @@ impl Drop for Server {
 
 /// Its lines, one after the other.
 pub(crate) fn follow(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (tell, lines) = channel();
+    let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let _ = tell.send(line);
+            let _ = sender.send(line);
         }
     });
     lines

@@ -34,8 +34,8 @@ const RESIDENT_MAX: u64 = 128 << 20;
 
 const HELLO: Hello = Hello { tls13: false, key: Key::Ecdsa };
 
-/// Opens connections until it is over, [`HELD`] at once; at a lower priority, so that the victim does not wait
-/// for a CPU that the attackers use.
+/// Opens connections until it is over, [`HELD`] at once; at a lower priority, so that the victim does not
+/// wait for a CPU that the attackers use.
 fn wave<T>(over: &AtomicBool, addr: SocketAddr, open: impl Fn(SocketAddr) -> Option<T>) -> usize {
     yield_to_others().expect("a thread may lower its priority");
     let mut held = Vec::new();
@@ -143,7 +143,7 @@ fn soak_of_all_attacks_spares_the_victim() {
 }
 
 #[test]
-#[ignore = "takes as long as OFFRAMP_SOAK_SECONDS says, ten minutes unless told otherwise"]
+#[ignore = "takes as long as OFFRAMP_SOAK_SECONDS says, ten minutes by default"]
 fn soak_for_long() {
     let seconds = std::env::var("OFFRAMP_SOAK_SECONDS").map_or(600, |text| text.parse().expect("seconds"));
     soak(Duration::from_secs(seconds));

@@ -31,7 +31,7 @@ fn slow_backend() -> (SocketAddr, Receiver<Got>) {
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
     socket.listen(1).expect("it listens");
     let addr = socket.local_addr().expect("it is bound").as_socket().expect("an IP address");
-    let (tell, got) = channel();
+    let (sender, got) = channel();
     thread::spawn(move || {
         let (socket, _) = socket.accept().expect("the server connects");
         let mut tcp = TcpStream::from(socket);
@@ -39,7 +39,7 @@ fn slow_backend() -> (SocketAddr, Receiver<Got>) {
         thread::sleep(SLOW);
         let mut bytes = Vec::new();
         let end = tcp.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
-        let _ = tell.send(Got { bytes, end });
+        let _ = sender.send(Got { bytes, end });
     });
     (addr, got)
 }
