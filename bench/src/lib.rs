@@ -7,11 +7,13 @@
 //! says about where it was taken. Where the kernel carries the records, instructions are [`counted`], in a
 //! guest, [`suite`] by suite. What the engine's core needs for one [`scenario`], without a socket, is in
 //! [`instructions`]; the floor beside its sessions and ciphers is a [`pair`] of rustls's own connections.
-//! What load costs the [`generator`] itself is compared as well.
+//! What load costs the [`generator`] itself is compared as well, and what a [`flood`] of handshakes does to
+//! who has a connection already.
 
 pub mod chart;
 pub mod client;
 pub mod counted;
+pub mod flood;
 pub mod generator;
 pub mod handover;
 pub mod instructions;

@@ -1,6 +1,6 @@
 //! What is asked of a terminator, and what one unit of it costs.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
@@ -11,6 +11,8 @@ use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 
 use offramp::sys::socket;
+use offramp_attack::hello::{Hello, Key};
+use offramp_attack::stall;
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::pattern;
 use offramp_loadgen::plan::Version;
@@ -59,6 +61,8 @@ pub enum Work {
     Exchange,
     /// A connection that was used once and is held.
     Idle,
+    /// A connection that has sent nine bytes of a ClientHello and is held.
+    HalfHello,
     /// The first of these without TLS: TCP connect, one byte to the backend and its echo back, reset.
     PlainConnection,
     /// 1 KiB to the backend and 1 KiB back without TLS.
@@ -93,6 +97,8 @@ impl Row {
         let others = [Work::ToClient, Work::FromClient, Work::Exchange, Work::Idle]
             .into_iter()
             .flat_map(|work| [Version::Tls12, Version::Tls13].map(|version| Self { work, version }));
+        // Without a version: no record of it is whole.
+        let others = others.chain([Self { work: Work::HalfHello, version: Version::Tls12 }]);
         let plain = [Work::PlainConnection, Work::PlainExchange];
         let plain = plain.map(|work| Self { work, version: Version::Tls12 });
         connections.chain(others).chain(plain).collect()
@@ -114,6 +120,7 @@ impl Row {
             Work::FromClient => "MiB from the client",
             Work::Exchange => "1 KiB request + 1 KiB answer",
             Work::Idle => "idle connection",
+            Work::HalfHello => return "half hello".to_owned(),
             Work::PlainConnection => return "plain TCP connection".to_owned(),
             Work::PlainExchange => return "plain TCP 1 KiB request + 1 KiB answer".to_owned(),
         };
@@ -123,7 +130,7 @@ impl Row {
     /// The unit of a sample.
     #[must_use]
     pub fn unit(self) -> &'static str {
-        if self.work == Work::Idle { "KiB of memory" } else { "µs of CPU" }
+        if matches!(self.work, Work::Idle | Work::HalfHello) { "KiB of memory" } else { "µs of CPU" }
     }
 
     /// How many units one sample is made of.
@@ -133,7 +140,7 @@ impl Row {
             Work::Connection { .. } | Work::PlainConnection => amount.connections,
             Work::ToClient | Work::FromClient => amount.mib,
             Work::Exchange | Work::PlainExchange => amount.exchanges,
-            Work::Idle => amount.idle,
+            Work::Idle | Work::HalfHello => amount.idle,
         }
     }
 }
@@ -172,6 +179,7 @@ impl Bench<'_> {
                 exchange(connection, share(count, self.clients))
             }),
             Work::Idle => self.idle(suite, count),
+            Work::HalfHello => self.half_hellos(count),
             Work::PlainConnection => self.plain_connections(count),
             Work::PlainExchange => self.plain_exchanges(count),
         };
@@ -261,6 +269,43 @@ impl Bench<'_> {
         let expected = usize::try_from(count + CLIENTS)?;
         ensure!(held_count == expected, "the backend holds {held_count} connections and not {expected}");
         Ok(after_kib.saturating_sub(before_kib) as f64)
+    }
+
+    /// Growth of the terminator's memory, once it does not grow any more, in KiB.
+    fn half_hellos(&self, count: u32) -> Result<f64> {
+        let hello = Hello { tls13: false, key: Key::Ecdsa };
+        let open = |count| -> Result<Vec<_>> {
+            let half = |_| stall::half_hello(self.terminator.address, hello);
+            (0..count).map(half).collect::<io::Result<_>>().context("half a hello")
+        };
+        let warm = open(CLIENTS)?;
+        let before_kib = self.settled_kib()?;
+        let held = open(count)?;
+        let after_kib = self.settled_kib()?;
+        // Whoever closes one that waits would seem to need nothing for it.
+        for tcp in &held {
+            tcp.set_nonblocking(true)?;
+            let closed =
+                !matches!((&mut &*tcp).read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+            ensure!(!closed, "a connection with half a hello was closed");
+        }
+        drop((warm, held));
+        Ok(after_kib.saturating_sub(before_kib) as f64)
+    }
+
+    /// The terminator's resident memory, when it is the same for 200 ms, or after 2 s.
+    fn settled_kib(&self) -> Result<u64> {
+        let (mut last_kib, mut same) = (0, 0);
+        for _ in 0..40 {
+            thread::park_timeout(Duration::from_millis(50));
+            let now_kib = process::resident_kib(self.terminator.pid())?;
+            same = if now_kib == last_kib { same + 1 } else { 0 };
+            if same == 4 {
+                break;
+            }
+            last_kib = now_kib;
+        }
+        Ok(last_kib)
     }
 
     fn new_clients(&self, suite: Suite, resume: bool, count: u32) -> Result<Vec<Client>> {
@@ -383,14 +428,15 @@ mod tests {
     #[test]
     fn rows_are_distinct_and_amounts_divide_among_the_clients() {
         let rows = Row::all();
-        assert_eq!(rows.len(), 14);
+        assert_eq!(rows.len(), 15);
         for (index, row) in rows.iter().enumerate() {
             assert!(rows[index + 1..].iter().all(|other| other.label() != row.label()));
             for amount in [Amount::FULL, Amount::QUICK, Amount::COUNTED] {
                 assert_eq!(row.count(amount) % CLIENTS, 0, "{}", row.label());
             }
-            let has_clients = !matches!(row.work, Work::Idle | Work::ToClient | Work::FromClient);
-            for amount in [Amount::FULL, Amount::QUICK].into_iter().filter(|_| has_clients) {
+            let no_clients =
+                [Work::Idle, Work::HalfHello, Work::ToClient, Work::FromClient].contains(&row.work);
+            for amount in [Amount::FULL, Amount::QUICK].into_iter().filter(|_| !no_clients) {
                 assert_eq!(row.count(amount) % (4 * CLIENTS), 0, "{}", row.label());
             }
         }

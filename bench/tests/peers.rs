@@ -3,10 +3,14 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use offramp_attack::hello::Key;
 use offramp_bench::client::Client;
+use offramp_bench::flood::UnderFlood;
 use offramp_bench::suite::Suite;
 use offramp_bench::terminator::TERMINATORS;
+use offramp_bench::workload::{Amount, Bench, Row, Work};
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan::Version;
@@ -46,6 +50,33 @@ fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
                     panic!("{} {version:?}: {error:#}\n{}", terminator.name, running.last_words())
                 });
             }
+        }
+    }
+}
+
+#[test]
+fn every_peer_answers_a_flood_and_holds_half_hellos() {
+    let backend = Backend::start(1).unwrap();
+    let half = Row { work: Work::HalfHello, version: Version::Tls12 };
+    for terminator in TERMINATORS.iter().filter(|terminator| terminator.name != "offramp") {
+        if !is_installed(terminator.name) {
+            continue;
+        }
+        let identities =
+            [(Key::Ecdsa, Identity::generate().unwrap()), (Key::Rsa, Identity::generate_rsa().unwrap())];
+        for (key, identity) in identities {
+            let running = terminator.start(&terminator.program(), backend.address(), &identity).unwrap();
+            let trusted = &identity.certificate;
+            let bench = Bench { terminator: &running, backend: &backend, trusted, clients: 1 };
+            let flood = UnderFlood { key, clients: 4 };
+            for tls13 in [false, true] {
+                let outcome = flood.sample(&bench, tls13, Duration::from_millis(300));
+                let outcome = outcome.unwrap_or_else(|error| panic!("{}: {error:#}", terminator.name));
+                assert!(outcome.noticed.count() > 1 && outcome.handshakes_per_second > 0.0, "{outcome:?}");
+            }
+            let kib = bench.sample(half, Amount::COUNTED);
+            let kib = kib.unwrap_or_else(|error| panic!("{}: {error:#}", terminator.name));
+            assert!(kib < 1024.0, "{}: {kib} KiB", terminator.name);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A certificate and its key for one run: ECDSA P-256, self-signed, in files that are gone afterwards.
+//! A certificate and its key for one run: ECDSA P-256 or RSA-2048, self-signed, in files that are gone
+//! afterwards.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -6,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 
@@ -21,16 +23,28 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes one; its files, which only their owner may read, are gone when it is dropped.
+    /// Makes one of ECDSA P-256; its files, which only their owner may read, are gone when it is dropped.
     ///
     /// # Errors
     /// The files could not be written.
     pub fn generate() -> Result<Self> {
-        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()])?;
-        let certificate = made.cert.der().clone().into_owned();
+        Self::with_key(&KeyPair::generate()?)
+    }
+
+    /// The same of RSA with 2,048 bits.
+    ///
+    /// # Errors
+    /// The files could not be written.
+    pub fn generate_rsa() -> Result<Self> {
+        Self::with_key(&KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?)
+    }
+
+    fn with_key(key: &KeyPair) -> Result<Self> {
+        let made = CertificateParams::new([SERVER_NAME.to_owned()])?.self_signed(key)?;
+        let certificate = made.der().clone().into_owned();
         let identity = Self { directory: tempfile::tempdir()?, certificate };
-        write_private(&identity.certificate_file(), &made.cert.pem())?;
-        write_private(&identity.key_file(), &made.signing_key.serialize_pem())?;
+        write_private(&identity.certificate_file(), &made.pem())?;
+        write_private(&identity.key_file(), &key.serialize_pem())?;
         Ok(identity)
     }
 

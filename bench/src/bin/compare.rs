@@ -5,11 +5,14 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use offramp::sys::{affinity, socket};
+use offramp_attack::hello::Key;
 use offramp_bench::chart;
+use offramp_bench::flood::UnderFlood;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
@@ -25,6 +28,8 @@ const DESCRIPTORS: u64 = 8192;
 const METHOD: &str = "CPU: the terminator's own, user and system, all of its processes, from schedstat. \
                       Memory: growth of its resident memory, without what the kernel holds for sockets. \
                       Latency: p99 of an open loop, counted from when a connection or message is due. \
+                      Under a flood: a victim that echoes 64 bytes every 20 ms; TLS 1.2 handshakes that end \
+                      when the server's flight has come. \
                       Peers on OpenSSL give two TLS 1.3 tickets after a full handshake, which is their \
                       default; offramp gives one.";
 /// Which terminators the kernel carries the records of, where it can.
@@ -144,11 +149,11 @@ fn compare(arguments: Arguments) -> Result<()> {
     let is_wanted = |label: &str| label.contains(wanted);
     let rows: Vec<_> =
         Row::all().into_iter().filter(|&row| arguments.set.has(row) && is_wanted(&row.label())).collect();
-    let latencies: Vec<_> = Latency::all()
-        .into_iter()
-        .filter(|it| arguments.set == Set::Peers && is_wanted(&it.label()))
-        .collect();
-    ensure!(!rows.is_empty() || !latencies.is_empty(), "no row has {wanted:?} in its name");
+    let of_peers = |label: &str| arguments.set == Set::Peers && is_wanted(label);
+    let latencies: Vec<_> = Latency::all().into_iter().filter(|it| of_peers(&it.label())).collect();
+    let floods: Vec<_> = UnderFlood::all().into_iter().filter(|it| of_peers(&it.label())).collect();
+    let count = rows.len() + latencies.len() + floods.len();
+    ensure!(count > 0, "no row has {wanted:?} in its name");
 
     // Before we are pinned: this one counts the CPUs that we may use.
     let machine = Machine::this();
@@ -170,30 +175,40 @@ fn compare(arguments: Arguments) -> Result<()> {
         rows: Vec::new(),
     };
     let (backend, identity) = (Backend::start(BACKEND_THREADS)?, Identity::generate()?);
+    let rsa = Identity::generate_rsa()?;
     let field = Field {
         entrants: &entrants,
         backend: &backend,
         identity: &identity,
+        rsa: &rsa,
         rounds: report.rounds,
         clients: arguments.clients,
     };
     let amount = if arguments.quick { Amount::QUICK } else { Amount::FULL };
     for row in rows {
-        let samples = field.rounds(&row.label(), row.unit(), |bench| bench.sample(row, amount))?;
+        let samples = field.rounds(&row.label(), row.unit(), &identity, |bench| bench.sample(row, amount))?;
         report.rows.push(RowReport::new(row.label(), row.unit(), row.count(amount), samples));
     }
     for latency in latencies {
         report.rows.push(field.latency(latency, if arguments.quick { Span::QUICK } else { Span::FULL })?);
     }
+    for flood in floods {
+        report.rows.push(field.flood(flood, if arguments.quick { Span::QUICK } else { Span::FULL })?);
+    }
+    publish(&arguments, &report)
+}
+
+/// Prints the table and writes the files that were asked for.
+fn publish(arguments: &Arguments, report: &Report) -> Result<()> {
     println!("{}", report.table());
-    if let Some(path) = arguments.json {
-        report::write(&path, &(report.json()? + "\n"))?;
+    if let Some(path) = &arguments.json {
+        report::write(path, &(report.json()? + "\n"))?;
     }
-    if let Some(path) = arguments.markdown {
-        report::write(&path, &report.markdown())?;
+    if let Some(path) = &arguments.markdown {
+        report::write(path, &report.markdown())?;
     }
-    if let Some(path) = arguments.svg {
-        report::write(&path, &chart::svg(&report)?)?;
+    if let Some(path) = &arguments.svg {
+        report::write(path, &chart::svg(report)?)?;
     }
     Ok(())
 }
@@ -203,6 +218,8 @@ struct Field<'a> {
     entrants: &'a [Entrant],
     backend: &'a Backend,
     identity: &'a Identity,
+    /// The other kind of key, where a row asks for it.
+    rsa: &'a Identity,
     rounds: usize,
     /// For each worker.
     clients: u32,
@@ -214,13 +231,14 @@ impl Field<'_> {
         &self,
         label: &str,
         unit: &str,
+        identity: &Identity,
         sample: impl Fn(&Bench<'_>) -> Result<f64>,
     ) -> Result<Vec<(String, Vec<f64>)>> {
         let mut samples: Vec<_> =
             self.entrants.iter().map(|entrant| (entrant.label.clone(), Vec::new())).collect();
         for round in 1..=self.rounds {
             for (entrant, (name, samples)) in self.entrants.iter().zip(&mut samples) {
-                let figure = self.with(entrant, &sample)?;
+                let figure = self.with(entrant, identity, &sample)?;
                 eprintln!("{label}, round {round} of {}, {name}: {figure:.1} {unit}", self.rounds);
                 samples.push(figure);
             }
@@ -232,7 +250,9 @@ impl Field<'_> {
     fn latency(&self, latency: Latency, span: Span) -> Result<RowReport> {
         let mut rate: Option<f64> = None;
         for entrant in self.entrants {
-            if let Some(highest) = self.with(entrant, |bench| latency.highest_rate(bench, span))? {
+            if let Some(highest) =
+                self.with(entrant, self.identity, |bench| latency.highest_rate(bench, span))?
+            {
                 eprintln!("{}, {}: at most {highest:.0} a second", latency.label(), entrant.label);
                 rate = Some(rate.map_or(highest, |slowest| slowest.min(highest)));
             }
@@ -242,13 +262,34 @@ impl Field<'_> {
             Some(rate) => format!("{}, {rate:.0} a second", latency.label()),
             None => latency.label(),
         };
-        let samples = self.rounds(&label, "µs", |bench| latency.sample(bench, rate, span))?;
+        let samples = self.rounds(&label, "µs", self.identity, |bench| latency.sample(bench, rate, span))?;
         Ok(RowReport::new(label, "µs of time", span.sample_s, samples))
     }
 
-    fn with<T>(&self, entrant: &Entrant, sample: impl Fn(&Bench<'_>) -> Result<T>) -> Result<T> {
-        let terminator = entrant.terminator.start(&entrant.program, self.backend.address(), self.identity)?;
-        let trusted = &self.identity.certificate;
+    /// A row of what a victim notices under a handshake flood; how many handshakes there were goes to stderr.
+    fn flood(&self, flood: UnderFlood, span: Span) -> Result<RowReport> {
+        let label = flood.label();
+        let identity = if flood.key == Key::Rsa { self.rsa } else { self.identity };
+        let length = Duration::from_secs(span.sample_s.into());
+        let samples = self.rounds(&label, "µs", identity, |bench| {
+            let outcome = flood.sample(bench, false, length)?;
+            eprintln!(
+                "{:.0} handshakes a second, {} refused",
+                outcome.handshakes_per_second, outcome.refused
+            );
+            Ok(outcome.noticed.percentile(99).as_secs_f64() * 1e6)
+        })?;
+        Ok(RowReport::new(label, "µs of time", span.sample_s, samples))
+    }
+
+    fn with<T>(
+        &self,
+        entrant: &Entrant,
+        identity: &Identity,
+        sample: impl Fn(&Bench<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let terminator = entrant.terminator.start(&entrant.program, self.backend.address(), identity)?;
+        let trusted = &identity.certificate;
         let clients = self.clients * u32::from(entrant.terminator.workers);
         let bench = Bench { terminator: &terminator, backend: self.backend, trusted, clients };
         sample(&bench).with_context(|| entrant.label.clone())

@@ -340,7 +340,7 @@ impl Log {
     }
 }
 
-fn binary() -> String {
+pub(crate) fn binary() -> String {
     std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned())
 }
 

@@ -1,0 +1,231 @@
+//! Memory in the number of connections that stall: with half a hello, with half a record, and with bytes that
+//! nobody reads.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use offramp_attack::hello::{Hello, Key};
+use offramp_attack::{resident, stall};
+use socket2::{Domain, Socket, Type};
+
+use crate::alone;
+use crate::lab::{Lab, Setup};
+use crate::peer::{Peer, Version, dial, plain};
+use crate::server::GUARD;
+use crate::tools::eventually;
+
+const HELLO: Hello = Hello { tls13: false, key: Key::Ecdsa };
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// Beside the state of a connection that has sent nothing: what half a hello or half a record may cost.
+const HALF_MAX: u64 = 4 * KIB;
+/// A buffer of one direction that nobody reads; a direction has two, one being sent and one that waits.
+const BUFFER_MAX: u64 = 64 * KIB;
+const BUFFERS: u64 = 4;
+/// What a connection is beside its buffers.
+const STATE_MAX: u64 = 16 * KIB;
+/// What stays when all have gone: a share of the wave, and what the allocator keeps in any case.
+const KEPT_SHARE: u64 = 4;
+const KEPT_BYTES: u64 = 4 * MIB;
+
+/// A backend that takes connections and then neither reads nor writes: nobody accepts them.
+fn silent_backend() -> TcpListener {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    socket.listen(BACKLOG).expect("it listens");
+    socket.into()
+}
+
+/// Deadlines that outlast the test.
+fn patient_server(backend: SocketAddr) -> Lab {
+    Setup::new(backend).flags("--handshake-timeout 5m --max-connections 9500").start()
+}
+
+fn bytes(lab: &Lab) -> u64 {
+    resident::bytes(lab.pid()).expect("the server runs")
+}
+
+/// Resident memory once it does not grow any more: the last bytes may still be on their way.
+fn settled_bytes(lab: &Lab) -> u64 {
+    let mut most = bytes(lab);
+    let mut since = 0;
+    while since < 20 {
+        thread::sleep(Duration::from_millis(25));
+        let now = bytes(lab);
+        since = if now > most { 0 } else { since + 1 };
+        most = most.max(now);
+    }
+    most
+}
+
+/// After the wave, the memory is back.
+fn returns_to(lab: &Lab, before: u64, wave: u64) {
+    let limit = before + (wave - before) / KEPT_SHARE + KEPT_BYTES;
+    let end = Instant::now() + GUARD;
+    while bytes(lab) > limit && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        bytes(lab) <= limit,
+        "{before} bytes before, {wave} in the wave, {} after: above {limit}",
+        bytes(lab)
+    );
+}
+
+fn each(before: u64, after: u64, count: usize) -> u64 {
+    after.saturating_sub(before) / count as u64
+}
+
+#[test]
+fn memory_of_half_hellos_is_their_bytes() {
+    let _alone = alone();
+    const COUNT: usize = 5000;
+    const TOTAL_MAX: u64 = 64 * MIB;
+    let backend = silent_backend();
+    let lab = patient_server(backend.local_addr().expect("it is bound"));
+    let before = settled_bytes(&lab);
+    let mut silent: Vec<_> = (0..COUNT).map(|_| dial(lab.addr)).collect();
+    eventually("all are accepted", || lab.metrics().open() == COUNT as u64);
+    let open = settled_bytes(&lab);
+    for tcp in &mut silent {
+        stall::half_hello_on(tcp, HELLO).expect("the server takes nine bytes");
+    }
+    let wave = settled_bytes(&lab);
+    let still = lab.metrics().open();
+    let half = each(open, wave, COUNT);
+    println!("{} bytes of state, {half} more with half a hello; {wave} in all", each(before, open, COUNT));
+    assert_eq!(still, COUNT as u64, "none was closed in between");
+    assert!(half <= HALF_MAX + stall::HALF_HELLO_BYTES as u64, "half a hello costs {half} bytes");
+    assert!(wave <= TOTAL_MAX, "{wave} bytes resident with {COUNT} half hellos");
+    drop(silent);
+    returns_to(&lab, before, wave);
+    lab.stop();
+}
+
+#[test]
+fn memory_of_half_records_is_their_bytes() {
+    let _alone = alone();
+    const COUNT: usize = 1000;
+    let backend = silent_backend();
+    let lab = patient_server(backend.local_addr().expect("it is bound"));
+    let config = plain(Version::Tls13);
+    let open = |count: usize| -> Vec<_> { (0..count).map(|_| Peer::open(lab.addr, &config)).collect() };
+    // What handshakes leave behind: pools, and the allocator's pages.
+    drop(open(COUNT));
+    lab.settled();
+    let before = settled_bytes(&lab);
+    let mut peers = open(COUNT);
+    let idle = settled_bytes(&lab);
+    for peer in &mut peers {
+        stall::half_record(&mut peer.tcp).expect("the server takes a byte");
+    }
+    let wave = settled_bytes(&lab);
+    let half = each(idle, wave, COUNT);
+    println!("{} bytes idle, {half} more with half a record", each(before, idle, COUNT));
+    assert_eq!(lab.metrics().open(), COUNT as u64, "none was closed in between");
+    assert!(half <= HALF_MAX + 1, "one byte of a record costs {half} bytes");
+    drop(peers);
+    returns_to(&lab, before, wave);
+    lab.stop();
+}
+
+/// A backend that reads nothing and sends for as long as anybody takes it; what it has accepted is given
+/// back.
+fn talking_backend() -> (SocketAddr, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let (give, accepted) = channel();
+    thread::spawn(move || {
+        for tcp in listener.incoming().flatten() {
+            let _ = tcp.set_nonblocking(true);
+            if give.send(tcp).is_err() {
+                return;
+            }
+        }
+    });
+    (addr, accepted)
+}
+
+#[test]
+fn memory_of_stalled_readers_is_their_buffers() {
+    let _alone = alone();
+    const COUNT: usize = 300;
+    let (addr, accepted) = talking_backend();
+    let lab = patient_server(addr);
+    let before = settled_bytes(&lab);
+    let mut clients: Vec<_> = (0..COUNT).map(|_| Peer::open(lab.addr, &plain(Version::Tls13))).collect();
+    let mut backends: Vec<_> = (0..COUNT).map(|_| accepted.recv_timeout(crate::tools::PATIENCE)).collect();
+    let block = vec![0x61; 64 << 10];
+    let mut pending = vec![Vec::new(); COUNT];
+    let mut quiet_rounds = 0;
+    // Both sides send until neither takes a byte for a second.
+    while quiet_rounds < 10 {
+        let mut moved = 0;
+        for (client, pending) in clients.iter_mut().zip(&mut pending) {
+            client.tcp.set_nonblocking(true).expect("a socket option");
+            if pending.is_empty() {
+                client.seal(&block[..16 << 10]);
+                *pending = client.outgoing();
+            }
+            moved += push(&client.tcp, pending);
+        }
+        for backend in backends.iter_mut().flatten() {
+            moved += push(backend, &mut block.clone());
+        }
+        quiet_rounds = if moved == 0 { quiet_rounds + 1 } else { 0 };
+        thread::sleep(Duration::from_millis(if moved == 0 { 100 } else { 0 }));
+    }
+    let wave = settled_bytes(&lab);
+    let one = each(before, wave, COUNT);
+    println!("{one} bytes for a connection that nobody reads on either side");
+    assert!(one <= BUFFERS * BUFFER_MAX + STATE_MAX, "{one} bytes a connection");
+    drop((clients, backends));
+    returns_to(&lab, before, wave);
+    lab.stop();
+}
+
+/// As many of these bytes as the socket takes at once.
+fn push(mut tcp: &TcpStream, bytes: &mut Vec<u8>) -> usize {
+    match tcp.write(bytes) {
+        Ok(count) => {
+            bytes.drain(..count);
+            count
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(error) => panic!("a connection that nobody reads stays open: {error}"),
+    }
+}
+
+#[test]
+fn memory_record_that_has_begun_has_a_deadline() {
+    let backend = silent_backend();
+    let addr = backend.local_addr().expect("it is bound");
+    let lab = Setup::new(addr).flags("--handshake-timeout 1s --idle-timeout 1h").start();
+    let before = lab.metrics();
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let mut idle = Peer::open(lab.addr, &plain(Version::Tls13));
+    stall::half_record(&mut peer.tcp).expect("the server takes a byte");
+    // An alert, FIN or a reset, and not the hour of an idle connection.
+    let mut rest = Vec::new();
+    let end = peer.tcp.read_to_end(&mut rest);
+    let ended = !matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock);
+    assert!(ended, "a record that has begun is waited for: {end:?}");
+    assert_eq!(lab.faulted(&before, 1), ["record_timeout"]);
+    // One that has begun none is left alone.
+    idle.tcp.set_nonblocking(true).expect("a socket option");
+    loop {
+        match idle.tcp.read(&mut [0; 4096]) {
+            // Its ticket.
+            Ok(1..) => {}
+            other => {
+                break assert!(matches!(&other, Err(e) if e.kind() == ErrorKind::WouldBlock), "{other:?}");
+            }
+        }
+    }
+    drop(idle);
+    lab.stop();
+}
