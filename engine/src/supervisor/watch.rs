@@ -9,10 +9,11 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Control;
+use super::reload::warn;
+use super::{Control, ticket_clock};
 use crate::config::{Listener, Mode, Originate, PeerRules, Voucher};
 use crate::files::Stamp;
-use crate::tls::{Terms, TermsError};
+use crate::tls::{Terms, TermsError, warnings};
 
 /// The listeners as they are in force, and their files as they were when they were last read.
 #[derive(Debug, Default)]
@@ -113,8 +114,10 @@ impl Watch {
         in_force.seen = now;
         match load(&in_force.listeners, &self.control) {
             Ok(terms) => {
+                let found = warnings(terms.iter().map(Arc::as_ref), ticket_clock::now());
                 self.control.offers.replace_terms(terms);
                 tracing::info!("changed and in force: {changed}");
+                warn(&found);
                 warn_of_exposed_keys(&in_force.listeners);
             }
             Err(why) => tracing::error!(

@@ -24,6 +24,7 @@ use rustls::{
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
+use super::evidence;
 use super::findings::{Dates, Findings};
 use super::peer::{BAD_CERTIFICATE, PeerError, check_key};
 
@@ -331,10 +332,14 @@ fn has_too_many_of_a_name(issuers: &[CertificateDer<'_>]) -> bool {
 fn refusal(error: webpki::Error) -> Error {
     use webpki::Error as W;
     Error::InvalidCertificate(match error {
-        W::BadDer | W::BadDerTime | W::TrailingData(_) => return BAD_CERTIFICATE,
-        W::InvalidSignatureForPublicKey
+        W::BadDer
+        | W::BadDerTime
+        | W::TrailingData(_)
+        | W::InvalidSignatureForPublicKey
         | W::UnsupportedSignatureAlgorithmContext(_)
-        | W::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => return BAD_CERTIFICATE,
+        | W::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            return evidence::note(&error, BAD_CERTIFICATE);
+        }
         W::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         W::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         W::InvalidCertValidity => CertificateError::Expired,
