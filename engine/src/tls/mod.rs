@@ -23,6 +23,7 @@ mod pair;
 mod peer;
 mod profile;
 pub mod record;
+mod refusal;
 pub mod secrets;
 pub mod session;
 mod sessions;
