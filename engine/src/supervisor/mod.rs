@@ -26,7 +26,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
-use crate::config::{Backend, Config, ConfigError, Pinning, Truncation};
+use crate::config::{Backend, Config, ConfigError, Listener, Pinning, Truncation};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
@@ -125,13 +125,7 @@ impl Engine {
         for listener in &config.listeners {
             let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
             let carriers = Carriers::choose(&listener.offload, &found)?;
-            let sockets = bind_workers(listener.listen, config.workers)?;
-            if listener.keepalive {
-                keep_alive(&sockets);
-            }
-            if config.pin_workers == Pinning::IncomingCpu {
-                prefer_incoming(&sockets, &cpus);
-            }
+            let sockets = listening(listener, &config, &cpus)?;
             let local_addr = bound(&sockets[0], listener.listen)?;
             for (fronts, socket) in fronts.iter_mut().zip(sockets) {
                 fronts.push(FrontSetup {
@@ -179,11 +173,7 @@ impl Engine {
         let rounds: Arc<AtomicU64> = Arc::default();
         let theirs = control.clone();
         let reload: Reload = Box::new(move || reload(&theirs));
-        let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(control.clone()));
-        let tick = move || {
-            clock.tick();
-            watch.tick();
-        };
+        let tick = look_at_files(tickets, control.clone());
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.stops), rounds);
         let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
@@ -372,6 +362,27 @@ fn keep_alive(listeners: &[OwnedFd]) {
             tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
         }
     }
+}
+
+/// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
+fn look_at_files(tickets: Arc<Tickets>, control: Control) -> impl FnMut() + Send + 'static {
+    let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(control));
+    move || {
+        clock.tick();
+        watch.tick();
+    }
+}
+
+/// The listener's sockets, one for each worker, with their options.
+fn listening(listener: &Listener, config: &Config, cpus: &[usize]) -> Result<Vec<OwnedFd>, StartError> {
+    let sockets = bind_workers(listener.listen, config.workers)?;
+    if listener.keepalive {
+        keep_alive(&sockets);
+    }
+    if config.pin_workers == Pinning::IncomingCpu {
+        prefer_incoming(&sockets, cpus);
+    }
+    Ok(sockets)
 }
 
 /// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
