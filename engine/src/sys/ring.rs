@@ -302,6 +302,12 @@ impl Ring {
         self.complete(&entry)
     }
 
+    /// How many completions of receives of handshakes were not yet taken.
+    #[must_use]
+    pub fn handshakes_waiting(&self) -> usize {
+        self.unread.handshakes.len()
+    }
+
     /// How many completions of accepts were not yet taken.
     #[must_use]
     pub fn accepts_waiting(&self) -> usize {

@@ -1,10 +1,11 @@
 //! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
 //! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::faults::{Circumstances, Kind};
+use super::listener::SINGLES;
 use super::slots::{Purpose, read_token};
 use crate::conn::Conn;
 use crate::conn::event::Event;
@@ -13,6 +14,11 @@ use crate::sys::ring::Outcome;
 
 /// Connections taken in one turn: each has only a receive to be started.
 const TURN_ACCEPTS: usize = 256;
+/// With more handshakes waiting than that, connections are accepted by few: a whole backlog in one wait, each
+/// with a receive, would hold up the bytes of established connections.
+const FLOOD: usize = 16;
+/// How long accepting goes on by few after that.
+const FLOOD_REST: Duration = Duration::from_millis(100);
 /// The part of `timeouts.handshake` that a handshake has while a newcomer finds no slot.
 const EVICTION_SHARE: u32 = 4;
 
@@ -62,9 +68,10 @@ impl Worker {
     /// more descriptors are open than the cap allows for, and one a listener.
     fn accept(&mut self) {
         let waiting = self.ring.accepts_waiting();
-        let room = self.room().saturating_sub(waiting);
+        let free = self.room().saturating_sub(waiting);
         let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
-        let room = room.max(usize::from(has_evictable));
+        let most = if self.is_flooded() { SINGLES } else { free };
+        let room = free.min(most).max(usize::from(has_evictable));
         let share = room.div_ceil(self.fronts.len().max(1));
         let is_short = std::mem::take(&mut self.is_short);
         for front in &mut self.fronts {
@@ -76,11 +83,19 @@ impl Worker {
                 front.listener.pause(&mut self.ring);
             }
         }
-        if room == 0 && !self.is_full {
+        if free == 0 && !self.is_full {
             self.counters.add(Counter::AcceptPaused, 1);
             self.faults.take(Kind::Full, self.now, Circumstances::default);
         }
-        self.is_full = room == 0;
+        self.is_full = free == 0;
+    }
+
+    /// Whether handshakes come faster than they can be done, or did a moment ago.
+    fn is_flooded(&mut self) -> bool {
+        if self.ring.handshakes_waiting() + self.parked_handshakes.len() > FLOOD {
+            self.flooded_until = Some(self.now + FLOOD_REST);
+        }
+        self.flooded_until.is_some_and(|until| self.now < until)
     }
 
     /// How many more connections there are slots for. Unfinished handshakes have three quarters of the slots.

@@ -16,7 +16,7 @@ const BURST: usize = LISTEN_BACKLOG as usize + 1;
 /// Room that makes it worthwhile to go back to multishot: some way off, for each change costs a cancellation.
 const AMPLE: usize = BURST + BURST / 4;
 /// Most single accepts under way at once.
-const SINGLES: usize = 16;
+pub(super) const SINGLES: usize = 16;
 
 /// The listening socket and whether connections are being accepted.
 pub(super) struct Listener {

@@ -121,6 +121,8 @@ struct Worker {
     is_full: bool,
     /// A backend found no descriptor.
     is_short: bool,
+    /// Until then connections are accepted by few.
+    flooded_until: Option<Instant>,
     /// Receives that found no buffer, in order: of connections, and of handshakes.
     parked: VecDeque<(SlotId, Leg)>,
     parked_handshakes: VecDeque<(SlotId, Leg)>,
@@ -156,6 +158,7 @@ impl Worker {
             bulk: VecDeque::new(),
             is_full: false,
             is_short: false,
+            flooded_until: None,
             parked: VecDeque::new(),
             parked_handshakes: VecDeque::new(),
             tidy_at: None,

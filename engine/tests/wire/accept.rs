@@ -49,6 +49,38 @@ impl Beside {
     }
 }
 
+#[test]
+fn slots_full_of_idle_handshakes_let_newcomers_in() {
+    let backend = Backend::start(Manner::Echo);
+    let flags = "--max-connections 8 --handshake-timeout 8s";
+    let lab = Setup::new(backend.addr).flags(flags).start();
+    let mut healthy = Peer::open(lab.addr, &plain(Version::Tls13));
+    let mut idle: Vec<TcpStream> = (0..12).map(|_| dial(lab.addr)).collect();
+    for tcp in &mut idle {
+        let _ = tcp.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
+    }
+    // Behind twelve that have three quarters of the slots between them and say no more.
+    let mut newcomer = Peer::open(lab.addr, &plain(Version::Tls12));
+    newcomer.ping(b"in");
+    healthy.ping(b"still");
+    let metrics = lab.metrics();
+    assert!(metrics.required("offramp_handshakes_evicted_total") > 0, "{}", metrics.raw);
+    assert_eq!(metrics.handshakes("full"), 2);
+    let unfinished = metrics.required("offramp_handshakes_unfinished");
+    assert!((1..=6).contains(&unfinished), "{unfinished} of eight slots");
+    drop(idle);
+    for mut peer in [healthy, newcomer] {
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    let only: Vec<_> = lab.settled().faults().into_keys().collect();
+    assert!(
+        only.iter().all(|fault| ["handshake_timeout", "closed_in_handshake"].contains(&&**fault)),
+        "{only:?}"
+    );
+    lab.stop();
+}
+
 /// Sends this to the TLS port and reads to the end; the server must end it, not the client.
 fn send_and_drain(lab: &Lab, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = dial(lab.addr);
