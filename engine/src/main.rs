@@ -286,9 +286,9 @@ fn check(path: &std::path::Path) -> ExitCode {
             Err(TermsError::Config(error)) => return refuse(&error),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
-        for exposed in Terms::exposed_keys(listener) {
-            warning.push_str(&format!("warning: {exposed}\n"));
-        }
+    }
+    for exposed in Terms::exposed_keys(&config.listeners) {
+        warning.push_str(&format!("warning: {exposed}\n"));
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();
     let listeners = match config.listeners.len() {

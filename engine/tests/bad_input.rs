@@ -310,7 +310,7 @@ fn check_warns_of_certificates_and_of_listeners_that_collide() {
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let own = params.self_signed(&key).unwrap().pem();
     place.write("old.crt", format!("{own}{}", place.read("server.crt")));
-    place.write("old.key", key.serialize_pem());
+    place.write_keys("old.key", key.serialize_pem());
     let listener =
         |address: &str| format!("[[listener]]\nlisten = \"{address}\"\nbackend = \"127.0.0.1:1\"\n");
     let lines = format!(

@@ -70,8 +70,6 @@ pub struct Conn {
     busy: Busy,
     is_established: bool,
     deadline: Option<Instant>,
-    /// When a record that the peer has begun is to be whole.
-    record_until: Option<Instant>,
     drain_until: Option<Instant>,
     /// What may have been offending, for the report.
     evidence: Option<Box<Evidence>>,
@@ -111,14 +109,21 @@ impl Conn {
     #[must_use]
     pub fn new() -> Self {
         let (stage, busy) = (Stage::Accept(Accept::default()), Busy::default());
-        let (deadline, record_until, drain_until) = (None, None, None);
-        Self { stage, busy, is_established: false, deadline, record_until, drain_until, evidence: None }
+        Self { stage, busy, is_established: false, deadline: None, drain_until: None, evidence: None }
     }
 
     /// When it wants [`Event::Expired`], if nothing happens before; asked anew after every step.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        [self.deadline, self.record_until, self.drain_until].into_iter().flatten().min()
+        [self.deadline, self.record_until(), self.drain_until].into_iter().flatten().min()
+    }
+
+    /// When a record that the peer has begun is to be whole.
+    fn record_until(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Relay(relay) => relay.record_until(),
+            _ => None,
+        }
     }
 
     /// Whether its handshake was completed.
@@ -152,7 +157,7 @@ impl Conn {
         }
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
         let drained = matches!(event, Event::Expired) && is_over(self.drain_until);
-        let is_late = matches!(event, Event::Expired) && is_over(self.record_until);
+        let is_late = matches!(event, Event::Expired) && is_over(self.record_until());
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         self.stage = match stage {
             Stage::Accept(_) if matches!(event, Event::Opened) && rules.terms.originates() => {
@@ -339,7 +344,6 @@ impl Conn {
                     self.deadline =
                         Some(now + if stage.has_lost_its_peer() { drain.min(idle) } else { idle });
                 }
-                self.record_until = stage.record_since().map(|since| since + rules.timeouts.handshake);
                 Stage::Relay(stage)
             }
             Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
@@ -376,7 +380,6 @@ impl Conn {
     fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
         let Timeouts { linger, drain, .. } = rules.timeouts;
         self.deadline = Some(now + if ended.is_deaf { drain } else { linger });
-        self.record_until = None;
         self.drain_until = match &ended.plain {
             PlainEnd::DeliverThenReset(_) => {
                 let until = now + drain;

@@ -1,6 +1,6 @@
 //! The thread that reads files once the engine runs: the configuration and what it names at SIGHUP, ticket
-//! keys, certificates and authorities when they have changed. Nothing else waits for it, neither signals nor the watch over the workers nor
-//! the end of the engine: a file may be on a disk that does not answer.
+//! keys, certificates and authorities when they have changed. Nothing else waits for it, neither signals nor
+//! the watch over the workers nor the end of the engine: a file may be on a disk that does not answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

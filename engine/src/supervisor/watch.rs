@@ -136,7 +136,7 @@ pub(super) fn load(listeners: &[Listener], control: &Control) -> Result<Vec<Arc<
 
 /// One line for each key file to which everybody has access.
 pub(super) fn warn_of_exposed_keys(listeners: &[Listener]) {
-    for warning in listeners.iter().flat_map(Terms::exposed_keys) {
+    for warning in Terms::exposed_keys(listeners) {
         tracing::warn!("{warning}");
     }
 }

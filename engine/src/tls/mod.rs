@@ -1,5 +1,6 @@
 //! Policy: what is negotiated, who we are, how sessions resume. No sockets, no clock.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -179,11 +180,12 @@ impl Terms {
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
     }
 
-    /// A line for each private key of the listener to whose file everybody on the host has access: it can be
+    /// A line for each private key of the listeners to whose file everybody on the host has access: it can be
     /// used, and should not be so.
     #[must_use]
-    pub fn exposed_keys(listener: &Listener) -> Vec<String> {
-        listener.identities.iter().filter_map(identity::exposed).collect()
+    pub fn exposed_keys(listeners: &[Listener]) -> BTreeSet<String> {
+        let identities = listeners.iter().flat_map(|listener| &listener.identities);
+        identities.filter_map(identity::exposed).collect()
     }
 
     fn is_the_same(&self, other: &Self) -> bool {

@@ -85,14 +85,10 @@ pub(super) fn read(
             Meaning::Event(Event::Unreadable { errno })
         }
         Outcome::Failed { errno, buf } => {
-            if let Some(buf) = buf {
-                bufs.give(buf);
-            }
-            if errno == libc::EBADMSG
-                && let Some(socket) = slot.line(leg).socket()
-            {
+            buf.into_iter().for_each(|buf| bufs.give(buf));
+            if errno == libc::EBADMSG {
                 // Kernel TLS leaves it on the socket, where the alert that says so would fail of it.
-                socket::clear_error(socket);
+                line.socket().map(socket::clear_error);
             }
             Meaning::Event(Event::Failed { leg, operation, errno })
         }

@@ -16,7 +16,7 @@ mod limit;
 mod messages;
 mod userspace;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::action::{Action, Carriage, Outbox};
 use super::carrier::{Carried, Offer, Receiver, Transmitter};
@@ -60,6 +60,8 @@ pub(super) struct Relay {
     is_mid_record: bool,
     /// Since when a receive waits for the rest of the record that has begun.
     record_since: Option<Instant>,
+    /// How long that may last.
+    record_time: Duration,
     /// The TLS leg's socket has more (a hint).
     has_more: bool,
     connected: bool,
@@ -143,6 +145,7 @@ impl Relay {
             partial,
             is_mid_record: false,
             record_since: None,
+            record_time: rules.timeouts.handshake,
             has_more: false,
             connected: false,
             backend_broken: false,
@@ -171,9 +174,9 @@ impl Relay {
         self.connected
     }
 
-    /// Since when the peer owes the rest of a record that it has begun; not while we receive nothing.
-    pub(super) fn record_since(&self) -> Option<Instant> {
-        self.record_since
+    /// When a record that the peer has begun is to be whole; not while we receive nothing.
+    pub(super) fn record_until(&self) -> Option<Instant> {
+        self.record_since.map(|since| since + self.record_time)
     }
 
     pub(super) fn on(&mut self, event: Event, now: Instant, offer: Offer, out: &mut Outbox) -> Next<()> {
