@@ -16,6 +16,17 @@ const EXPLICIT_NONCE_BYTES: usize = 8;
 /// Most bytes that a record adds to its plaintext: header, explicit nonce or inner type, tag.
 pub const MAX_OVERHEAD_BYTES: usize = HEADER_BYTES + EXPLICIT_NONCE_BYTES + TAG_BYTES;
 
+/// Bytes of a full record under these keys, as a peer sends bulk.
+#[must_use]
+pub fn full_record_bytes(keys: &TrafficKeys) -> usize {
+    let added = match keys.version() {
+        Version::Tls13 => 1,
+        Version::Tls12 if keys.has_explicit_nonce() => EXPLICIT_NONCE_BYTES,
+        Version::Tls12 => 0,
+    };
+    HEADER_BYTES + MAX_PLAINTEXT_BYTES + added + TAG_BYTES
+}
+
 /// Why a record cannot be sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealError {
@@ -292,6 +303,8 @@ mod tests {
                 let records = open_all(&mut opener, sealed.filled()).expect("ours opens ours");
                 let sizes: Vec<_> = records.iter().map(|(_, bytes)| bytes.len()).collect();
                 assert_eq!(sizes, [16_384, 16_384, 7_232], "{version:?} {aead:?}");
+                let header = Header::read(sealed.filled()).expect("a record").expect("whole");
+                assert_eq!(header.record_bytes(), full_record_bytes(opener.keys()));
                 assert_eq!(records.concat_bytes(), plaintext);
                 assert_eq!((sealer.keys().sequence(), opener.keys().sequence()), (44, 44));
             }

@@ -81,7 +81,7 @@ impl Relay {
     /// Most bytes to be received at once: the kernel opens no more records than that, should each have one.
     pub(super) fn receivable_bytes(&self) -> usize {
         match &self.rx {
-            Receiver::Userspace(_) => RECEIVE_BYTES,
+            Receiver::Userspace(_) => self.bulk_bytes(),
             Receiver::Kernel(count) => {
                 let left = self.record_limit.saturating_sub(count.at_most);
                 usize::try_from(left).unwrap_or(RECEIVE_BYTES).clamp(1, RECEIVE_BYTES)

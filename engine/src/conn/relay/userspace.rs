@@ -6,7 +6,7 @@ use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::{Receiver, Transmitter};
 use crate::conn::event::Leg;
 use crate::conn::fault::Fault;
-use crate::tls::cipher::OpenError;
+use crate::tls::cipher::{self, OpenError};
 use crate::tls::record::{self, Header, RecordType};
 use crate::tls::secrets::Version;
 
@@ -15,7 +15,11 @@ impl Relay {
     /// is not, the front waits in a buffer of its own size.
     pub(super) fn receive_rest(&mut self, front: Buf, out: &mut Outbox) {
         let is_aligning = self.rx_left == Some(0);
-        let room = if is_aligning { missing_bytes(&front) } else { BUF_BYTES - front.len() };
+        let room = if is_aligning {
+            missing_bytes(&front)
+        } else {
+            self.bulk_bytes().saturating_sub(front.len()).max(1)
+        };
         if self.has_more {
             let buf =
                 if front.capacity() == BUF_BYTES { front } else { join(Some(front), out.bufs.take(), out) };
@@ -23,6 +27,14 @@ impl Relay {
         } else {
             self.partial = Some(out.bufs.fit(front));
             out.push(Action::Receive { leg: Leg::Tls, max: room });
+        }
+    }
+
+    /// Bytes of the full records that a buffer holds: received so, bulk leaves no front of a record behind.
+    pub(super) fn bulk_bytes(&self) -> usize {
+        match &self.rx {
+            Receiver::Userspace(opener) => BUF_BYTES - BUF_BYTES % cipher::full_record_bytes(opener.keys()),
+            Receiver::Kernel(_) => BUF_BYTES,
         }
     }
 
