@@ -25,8 +25,8 @@ const HALF_MAX: u64 = 4 * KIB;
 /// A buffer of one direction that nobody reads; a direction has two, one being sent and one that waits.
 const BUFFER_MAX: u64 = 64 * KIB;
 const BUFFERS: u64 = 4;
-/// What a connection is beside its buffers.
-const STATE_MAX: u64 = 16 * KIB;
+/// What a connection is beside its buffers: its state, and a record of at most 16.3 KiB that is not whole.
+const STATE_MAX: u64 = 24 * KIB;
 /// What stays when all have gone: a share of the wave, and what the allocator keeps in any case.
 const KEPT_SHARE: u64 = 4;
 const KEPT_BYTES: u64 = 4 * MIB;

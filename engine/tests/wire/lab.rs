@@ -181,7 +181,11 @@ impl Lab {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields[1].ends_with(&port) && fields[3] != LISTEN && fields[9] != "0"
         };
-        table.lines().skip(1).filter(held).map(str::to_owned).collect()
+        // The table is read in pieces, and one that moves meanwhile may be listed twice: by inode, each is once.
+        let inode = |line: &str| line.split_whitespace().nth(9).map(str::to_owned);
+        let mut seen = std::collections::HashSet::new();
+        let once = |line: &&str| seen.insert(inode(line));
+        table.lines().skip(1).filter(held).filter(once).map(str::to_owned).collect()
     }
 
     /// Waits until no connection is open any more.
