@@ -14,7 +14,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use fastrand::Rng;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls::crypto::{
-    ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup,
+    ActiveKeyExchange, CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, SharedSecret,
+    SupportedKxGroup,
 };
 use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::{Signer, SigningKey};
@@ -45,7 +46,7 @@ pub(super) fn sources() -> Sources {
 
 /// The same cryptography, with draws in place of randomness.
 pub(super) fn provider(cryptography: CryptoProvider) -> CryptoProvider {
-    CryptoProvider { secure_random: &Draws, kx_groups: GROUPS.to_vec(), ..cryptography }
+    CryptoProvider { secure_random: &Draws, kx_groups: GROUPS.to_vec(), key_provider: &Draws, ..cryptography }
 }
 
 /// The clock of all worlds, which stands still.
@@ -131,6 +132,13 @@ pub(super) fn private_key() -> PrivateKeyDer<'static> {
     let scalar = U256([0, 1]).bytes();
     let key = [before, &ec, &scalar, between, &GENERATOR_X.bytes(), &GENERATOR_Y.bytes()].concat();
     PrivateKeyDer::Pkcs8(key.into())
+}
+
+/// For the peers, whose rustls loads keys itself.
+impl KeyProvider for Draws {
+    fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        signing_key(&key)
+    }
 }
 
 fn signing_key(key: &PrivateKeyDer<'_>) -> Result<Arc<dyn SigningKey>, Error> {

@@ -190,7 +190,7 @@ fn a_backend_that_takes_nothing_is_reset_when_time_is_up() {
 #[test]
 fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
     let mut seen = 0;
-    for at in 8..160 {
+    for at in 8..200 {
         for offer in [NOTHING, BOTH] {
             let mut plan = Plan::new(at as u64, bytes(200_000, 5));
             plan.mishap = Some((at, Mishap::PeerFin));
