@@ -192,7 +192,7 @@ fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
     let mut seen = 0;
     for at in 8..200 {
         for offer in [NOTHING, BOTH] {
-            let mut plan = Plan::new(at as u64, bytes(200_000, 5));
+            let mut plan = Plan::new(at as u64, bytes(300_000, 5));
             plan.mishap = Some((at, Mishap::PeerFin));
             let mut rules = rules(offer);
             rules.takes_fin_for_the_end = true;
