@@ -43,7 +43,9 @@ impl Relay {
         if !self.up.receiving {
             self.record_since = None;
         }
-        self.partial = self.partial.take().map(|front| out.bufs.fit(front));
+        if self.partial.as_ref().is_some_and(Buf::is_loose) {
+            self.partial = self.partial.take().map(|front| out.bufs.fit(front));
+        }
     }
 
     /// Opens the whole records in `sealed`; what is left of it waits for the rest.
