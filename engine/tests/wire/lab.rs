@@ -181,7 +181,7 @@ impl Lab {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields[1].ends_with(&port) && fields[3] != LISTEN && fields[9] != "0"
         };
-        // The table is read in pieces, and a line that moves meanwhile may come twice: each inode counts once.
+        // The table is read in pieces, and a line that moves meanwhile may come twice: an inode counts once.
         let inode = |line: &str| line.split_whitespace().nth(9).map(str::to_owned);
         let mut seen = std::collections::HashSet::new();
         let once = |line: &&str| seen.insert(inode(line));
