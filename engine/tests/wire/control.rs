@@ -339,8 +339,8 @@ fn bytes_that_are_no_record_are_named() {
     }
 }
 
-/// Known limit: kernel records of Linux 6.12 and later leave what they cannot read with the socket, whose close
-/// is then a reset, and the end of the answer may be lost with it.
+/// Known limit: kernel records of Linux 6.12 and later leave what they cannot read with the socket, whose
+/// close is then a reset, and the end of the answer may be lost with it.
 fn may_cut_the_answer() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
     in_guest() && !release.starts_with("6.1.")
