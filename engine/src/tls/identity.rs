@@ -126,7 +126,7 @@ impl Identities {
     ///
     /// The first that has the name, can sign what the client can verify, and suits a suite that the client
     /// offers, and one that has the name itself before one that has a wildcard for it; if none has the name,
-    /// the first that can serve the client at all; if none can, the first, so that the client is told that
+    /// the first that can serve the client at all; if none can, the first, so that the client learns that
     /// suites or signature algorithms have nothing in common (handshake_failure). None at all
     /// for a name that nobody has, where that is to be refused.
     fn choose(&self, hello: &Hello<'_>) -> Option<&Identity> {

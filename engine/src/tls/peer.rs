@@ -179,7 +179,7 @@ pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, P
     })
 }
 
-/// What a peer is told of a certificate whose key the profile forbids, before the key is tried (C4).
+/// The alert for a certificate whose key the profile forbids, before the key is tried (C4).
 pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
     let why = "the certificate's key is not one that the profile allows";
     if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
