@@ -127,7 +127,7 @@ pub(super) struct Ended {
     /// What is sealed may not be with TCP yet.
     pub(super) flush: Flush,
     pub(super) plain: PlainEnd,
-    /// What the peer sends cannot be received and lies in the socket, which is closed with a reset for it.
+    /// What the peer sent may lie in the socket and not be received: then the close is a reset.
     pub(super) is_deaf: bool,
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Shutdown {
     flush: Flush,
     /// The peer sends no more.
     peer_ended: bool,
-    /// What it sends cannot be received.
+    /// What it sends may lie in the socket and not be received.
     is_deaf: bool,
     lingered_bytes: usize,
 }

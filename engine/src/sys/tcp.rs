@@ -47,6 +47,22 @@ pub fn sending(socket: BorrowedFd<'_>) -> io::Result<Sending> {
     Ok(Sending { given: sent + u64::from(waiting), is_done })
 }
 
+/// Bytes that were received and not read (`SIOCINQ`, tcp(7)). A socket that is closed over some resets the
+/// connection. Kernel TLS takes what it has read of a record out of this count.
+///
+/// # Errors
+/// EINVAL: it listens.
+pub fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed; FIONREAD, which is SIOCINQ, writes one
+    // `int` to `count`, which outlives the call, and keeps no pointer to it.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -68,9 +84,12 @@ mod tests {
         }
         assert_eq!(sending(ours.as_fd()).unwrap(), Sending { given, is_done: false });
         assert_eq!(sending(theirs.as_fd()).unwrap().given, 0, "nor on the accepted side");
+        let unread = unread_bytes(theirs.as_fd()).unwrap();
+        assert!(unread > 0 && unread as u64 <= given, "{unread} of {given}");
         let mut block = vec![0; given as usize];
         theirs.read_exact(&mut block).unwrap();
         assert_eq!(sending(ours.as_fd()).unwrap().given, given);
+        assert_eq!(unread_bytes(theirs.as_fd()).unwrap(), 0);
         let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(sending(unix.as_fd()).is_err());
     }

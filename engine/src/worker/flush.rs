@@ -92,13 +92,16 @@ impl Hands<'_> {
         self.look_later(id, Leg::Tls, last, given, Awaits::Flushed)
     }
 
-    /// `Settled` at once, or a look later. A socket that is not TCP's has settled: what it has taken lies
+    /// `Settled` at once, or a look later. The TLS leg's socket has settled too if nothing unread lies in it:
+    /// its close is no reset then, and what was sent is delivered after it. A socket that is not TCP's has settled: what it has taken lies
     /// with the other end, and no close takes it back (unix(7)).
     pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let line = slot.line(leg);
         let last = line.look.take();
-        let sending = line.socket().and_then(|socket| tcp::sending(socket).ok());
+        let harmless =
+            |socket: &BorrowedFd<'_>| leg == Leg::Tls && tcp::unread_bytes(*socket).is_ok_and(|n| n == 0);
+        let sending = line.socket().filter(|it| !harmless(it)).and_then(|socket| tcp::sending(socket).ok());
         match sending {
             Some(sending) if !sending.is_done => {
                 self.look_later(id, leg, last, sending.given, Awaits::Settled)

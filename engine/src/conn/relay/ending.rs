@@ -69,6 +69,8 @@ impl Relay {
     /// before the peer has all of ours.
     pub(in crate::conn) fn orderly_end(&self) -> Ended {
         let BehindTheEnd { bytes, is_deaf, .. } = self.behind_the_end;
+        // The front of a record may lie in the socket: kernel TLS hands out whole ones.
+        let is_deaf = is_deaf || self.up.receiving;
         let farewell = if bytes > 0 || is_deaf { Farewell::Said } else { Farewell::Silent };
         Ended { farewell, is_deaf, ..Ended::quietly() }
     }
