@@ -14,10 +14,11 @@ use offramp::config::limits::Timeouts;
 use offramp::config::{
     Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Truncation, UnknownName,
 };
+use offramp::conn::Conn;
 use offramp::conn::action::{Action, Outbox};
 use offramp::conn::carrier::{Offer, Suites};
 use offramp::conn::event::{Event, Leg};
-use offramp::conn::{Conn, Rules};
+use offramp::conn::policy::{Policy, Security, Turn};
 use offramp::tls::{Terms, Tickets};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::Version;
@@ -121,7 +122,7 @@ impl Scenario {
 pub(crate) struct Lab {
     identity: Identity,
     version: Version,
-    rules: Rules,
+    policy: Arc<Policy>,
 }
 
 impl Lab {
@@ -129,19 +130,21 @@ impl Lab {
         let identity = Identity::generate()?;
         let offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
         let terms = Arc::new(terms(&identity)?);
-        let rules = Rules {
-            terms,
+        let policy = Policy {
+            near: Security::Tls(terms),
+            far: Security::Plain,
             timeouts: Timeouts::default(),
-            offer,
+            offload: offer,
             record_limit: u64::MAX,
             takes_fin_for_the_end: false,
+            expect_no_pad: false,
         };
-        Ok(Self { identity, version, rules })
+        Ok(Self { identity, version, policy: Arc::new(policy) })
     }
 
     /// With this offer to the kernel.
     pub(crate) fn offering(mut self, offer: Offer) -> Self {
-        self.rules.offer = offer;
+        self.policy = Arc::new(Policy { offload: offer, ..Policy::clone(&self.policy) });
         self
     }
 
@@ -152,7 +155,7 @@ impl Lab {
     }
 
     pub(crate) fn open<'a>(&self, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Core<'a>> {
-        Core::open(self.rules.clone(), client, out)
+        Core::open(Arc::clone(&self.policy), client, out)
     }
 
     /// A connection that has carried one byte each way.
@@ -199,7 +202,6 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
 /// One connection between a client and a backend that echoes.
 pub(crate) struct Core<'a> {
     conn: Conn,
-    rules: Rules,
     out: &'a mut Outbox,
     now: Instant,
     pub(crate) client: Session,
@@ -222,17 +224,16 @@ pub(crate) struct Receives {
 
 /// The engine's part of the work, and nothing else: what is counted.
 #[inline(never)]
-pub fn counted_step(conn: &mut Conn, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
-    conn.step(event, now, rules, out);
+pub fn counted_step(conn: &mut Conn, event: Event, turn: Turn, out: &mut Outbox) {
+    conn.step(event, turn, out);
 }
 
 impl<'a> Core<'a> {
-    fn open(rules: Rules, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Self> {
+    fn open(policy: Arc<Policy>, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
         let now = Instant::now();
         let mut core = Self {
-            conn: Conn::new(),
-            rules,
+            conn: Conn::new(policy),
             out,
             now,
             client: Session::new(client, ServerName::try_from(SERVER_NAME)?)?,
@@ -317,7 +318,8 @@ impl<'a> Core<'a> {
     pub(crate) fn take(&mut self, event: Event) -> Result<()> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            counted_step(&mut self.conn, event, self.now, &self.rules, self.out);
+            let turn = Turn { now: self.now, may_offload: true };
+            counted_step(&mut self.conn, event, turn, self.out);
             let actions: Vec<Action> = self.out.drain().collect();
             for action in actions {
                 match action {

@@ -57,6 +57,13 @@ pub struct Offer {
     pub rekeys: bool,
 }
 
+impl Offer {
+    /// Nothing further; keys that the kernel has can still be replaced.
+    pub(super) fn without_new(self) -> Self {
+        Self { tx: Suites::NONE, rx: Suites::NONE, ..self }
+    }
+}
+
 /// The carrier of the records from us.
 #[derive(Debug)]
 pub(super) enum Transmitter {

@@ -19,6 +19,7 @@ pub mod event;
 pub mod fault;
 mod handshake;
 mod offload;
+pub mod policy;
 mod relay;
 mod shutdown;
 
@@ -32,6 +33,7 @@ use event::{Event, Leg, Operation};
 use fault::Fault;
 use handshake::{Failure, Handshake, Handshaken};
 use offload::Offload;
+use policy::{Policy, Security, Turn};
 use relay::Relay;
 use shutdown::Shutdown;
 
@@ -48,24 +50,16 @@ const RECORDS: usize = BUF_BYTES.div_ceil(MAX_PLAINTEXT_BYTES);
 /// Most bytes received at once from the plain leg: what fits into one buffer when it is sealed.
 const PLAINTEXT_BYTES: usize = BUF_BYTES - RECORDS * MAX_OVERHEAD_BYTES;
 
-/// What holds for every connection of a worker.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// For the handshake.
-    pub terms: Arc<Terms>,
-    /// The deadlines.
-    pub timeouts: Timeouts,
-    /// What the kernel may be asked to carry.
-    pub offer: Offer,
-    /// Most records that a key may protect, where its AEAD does not allow fewer.
-    pub record_limit: u64,
-    /// The peer's FIN without close_notify becomes FIN on the plain leg, rather than a reset.
-    pub takes_fin_for_the_end: bool,
-}
-
-/// One connection: a TLS leg and a plain leg. Which of them was accepted is a matter of the terms.
+/// One connection: a TLS leg and a plain leg. Which of them was accepted is a matter of its policy.
 #[derive(Debug)]
 pub struct Conn {
+    policy: Arc<Policy>,
+    course: Course,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+struct Course {
     stage: Stage,
     busy: Busy,
     is_established: bool,
@@ -105,19 +99,66 @@ struct Busy {
 }
 
 impl Conn {
-    /// A connection whose TLS leg was accepted.
+    /// A connection whose near leg was accepted.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(policy: Arc<Policy>) -> Self {
         let (stage, busy) = (Stage::Accept(Accept::default()), Busy::default());
-        Self { stage, busy, is_established: false, deadline: None, drain_until: None, evidence: None }
+        let (is_established, deadline, drain_until, evidence) = (false, None, None, None);
+        Self { policy, course: Course { stage, busy, is_established, deadline, drain_until, evidence } }
     }
 
-    /// When it wants [`Event::Expired`], if nothing happens before; asked anew after every step.
+    /// The policy under which it began.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// When it wants [`Event::Expired`], if nothing happens before; asked again after every step.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        [self.deadline, self.record_until(), self.drain_until].into_iter().flatten().min()
+        let Course { deadline, drain_until, .. } = &self.course;
+        [*deadline, self.course.record_until(), *drain_until].into_iter().flatten().min()
     }
 
+    /// Whether its handshake was completed.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.course.is_established
+    }
+
+    /// Whether it has asked to be closed; events after that are ignored.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.course.stage, Stage::Closed)
+    }
+
+    /// Takes one event; all that follows from it is in `out` when this returns.
+    pub fn step(&mut self, event: Event, turn: Turn, out: &mut Outbox) {
+        let Turn { now, may_offload } = turn;
+        let offer = if may_offload { self.policy.offload } else { self.policy.offload.without_new() };
+        self.course.step(event, now, &Rules { policy: &self.policy, offer }, out);
+    }
+}
+
+/// The policy, and what of it holds in this turn.
+struct Rules<'a> {
+    policy: &'a Policy,
+    /// What the kernel may be asked to carry.
+    offer: Offer,
+}
+
+impl Rules<'_> {
+    /// The terms of the leg with TLS.
+    fn terms(&self) -> Option<&Terms> {
+        [&self.policy.near, &self.policy.far].into_iter().find_map(Security::terms).map(Arc::as_ref)
+    }
+
+    fn originates(&self) -> bool {
+        self.policy.far.terms().is_some()
+    }
+}
+
+impl Course {
     /// When a record that the peer has begun is to be whole.
     fn record_until(&self) -> Option<Instant> {
         match &self.stage {
@@ -126,27 +167,14 @@ impl Conn {
         }
     }
 
-    /// Whether its handshake was completed.
-    #[must_use]
-    pub fn is_established(&self) -> bool {
-        self.is_established
-    }
-
-    /// Whether it has asked to be closed; events after that are ignored.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self.stage, Stage::Closed)
-    }
-
-    /// Takes one event at the time `now`; all that follows from it is in `out` when this returns.
-    pub fn step(&mut self, event: Event, now: Instant, rules: &Rules, out: &mut Outbox) {
+    fn step(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
         let is_news = matches!(event, Event::Moved { .. } | Event::Unreadable { .. });
         if is_news && !matches!(self.stage, Stage::Relay(_) | Stage::Shutdown(_)) {
             return;
         }
         self.busy.take(&event);
         match &event {
-            Event::Opened => self.deadline = Some(now + rules.timeouts.handshake),
+            Event::Opened => self.deadline = Some(now + rules.policy.timeouts.handshake),
             Event::Drain { until } => {
                 self.drain_until = Some(self.drain_until.map_or(*until, |earlier| earlier.min(*until)));
             }
@@ -160,8 +188,8 @@ impl Conn {
         let is_late = matches!(event, Event::Expired) && is_over(self.record_until());
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         self.stage = match stage {
-            Stage::Accept(_) if matches!(event, Event::Opened) && rules.terms.originates() => {
-                self.deadline = Some(now + rules.timeouts.connect);
+            Stage::Accept(_) if matches!(event, Event::Opened) && rules.originates() => {
+                self.deadline = Some(now + rules.policy.timeouts.connect);
                 self.dial(Dial, event, now, rules, out)
             }
             Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
@@ -196,7 +224,7 @@ impl Conn {
         mut stage: Accept,
         event: Event,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         let ended = match stage.on(event, out) {
@@ -216,21 +244,25 @@ impl Conn {
         mut stage: Dial,
         event: Event,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         match stage.on(event, out) {
             Next::Stay => Stage::Dial(stage),
             Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
             Next::Advance(()) => {
-                self.deadline = Some(now + rules.timeouts.handshake);
+                self.deadline = Some(now + rules.policy.timeouts.handshake);
                 self.begin_handshake(Buf::with_capacity(0), now, rules, out)
             }
         }
     }
 
-    fn begin_handshake(&mut self, first: Buf, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
-        match Handshake::begin(&rules.terms, first, out) {
+    fn begin_handshake(&mut self, first: Buf, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        let Some(terms) = rules.terms() else {
+            out.bufs.give(first);
+            return self.end(Ended::silently(Fault::Internal), now, rules, out);
+        };
+        match Handshake::begin(terms, first, out) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
             Err(mut failure) => {
                 self.keep(failure.evidence.take());
@@ -244,7 +276,7 @@ impl Conn {
         mut stage: Box<Handshake>,
         event: Event,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         match stage.on(event, out) {
@@ -272,7 +304,7 @@ impl Conn {
         &mut self,
         handshaken: Handshaken,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
@@ -288,7 +320,7 @@ impl Conn {
         mut stage: Box<Offload>,
         event: Event,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         let next = stage.on(event, out);
@@ -300,7 +332,7 @@ impl Conn {
         stage: Box<Offload>,
         next: Next<()>,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         match next {
@@ -310,9 +342,9 @@ impl Conn {
                 self.end(Ended::silently(fault), now, rules, out)
             }
             Next::Advance(()) => {
-                self.deadline = Some(now + rules.timeouts.connect);
+                self.deadline = Some(now + rules.policy.timeouts.connect);
                 let relay = Box::new(Relay::begin(stage.finish(out), now, rules, out));
-                if rules.terms.originates() {
+                if rules.originates() {
                     return self.relay(relay, Event::Connected, now, rules, out);
                 }
                 Stage::Relay(relay)
@@ -325,7 +357,7 @@ impl Conn {
         mut stage: Box<Relay>,
         event: Event,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         let moved = matches!(
@@ -340,7 +372,7 @@ impl Conn {
         match stage.on(event, now, rules.offer, out) {
             Next::Stay => {
                 if moved && stage.is_connected() || stage.has_lost_its_peer() != had_lost_its_peer {
-                    let Timeouts { idle, drain, .. } = rules.timeouts;
+                    let Timeouts { idle, drain, .. } = rules.policy.timeouts;
                     self.deadline =
                         Some(now + if stage.has_lost_its_peer() { drain.min(idle) } else { idle });
                 }
@@ -360,7 +392,7 @@ impl Conn {
         mut stage: Box<Relay>,
         fault: Fault,
         now: Instant,
-        rules: &Rules,
+        rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
         let ended = stage.farewell(fault, out);
@@ -377,8 +409,8 @@ impl Conn {
     }
 
     /// Into the last stage, from wherever.
-    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules, out: &mut Outbox) -> Stage {
-        let Timeouts { linger, drain, .. } = rules.timeouts;
+    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        let Timeouts { linger, drain, .. } = rules.policy.timeouts;
         self.deadline = Some(now + if ended.is_deaf { drain } else { linger });
         self.drain_until = match &ended.plain {
             PlainEnd::DeliverThenReset(_) => {
@@ -403,12 +435,6 @@ impl Conn {
             }
             Next::Stay | Next::End(_) => Stage::Shutdown(stage),
         }
-    }
-}
-
-impl Default for Conn {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

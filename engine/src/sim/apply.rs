@@ -14,7 +14,7 @@ impl World {
         let on_plain = |released: bool| assert!(!released, "an operation on a leg that was released");
         match action {
             Action::Connect { leg } => {
-                let other = if self.rules.terms.originates() { Leg::Tls } else { Leg::Plain };
+                let other = if self.conn.policy().far.terms().is_some() { Leg::Tls } else { Leg::Plain };
                 assert_eq!(leg, other, "one leg was accepted");
                 assert!(asked.connect.replace(leg).is_none(), "two connects");
             }

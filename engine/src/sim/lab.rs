@@ -13,8 +13,8 @@ use crate::config::{
     Backend, Given, IdentityFiles, Listener, Mode, OffloadRules, Origin, Originate, PeerRules, Truncation,
     UnknownName, Voucher,
 };
-use crate::conn::Rules;
 use crate::conn::carrier::{Offer, Suites};
+use crate::conn::policy::{Policy, Security};
 use crate::tls::ticket_keys::KeyRing;
 use crate::tls::{Terms, Tickets};
 
@@ -99,13 +99,13 @@ fn listener(mode: Mode, identities: Vec<IdentityFiles>) -> Listener {
 
 /// The defaults in the server's role, with this offer.
 #[must_use]
-pub fn rules(offer: Offer) -> Rules {
+pub fn rules(offer: Offer) -> Policy {
     rules_of(Arc::clone(&lab().server_terms), offer)
 }
 
 /// The defaults in the client's role. No session is kept: worlds share no state.
 #[must_use]
-pub fn originating(offer: Offer) -> Rules {
+pub fn originating(offer: Offer) -> Policy {
     rules_of(Arc::clone(&lab().client_terms), offer)
 }
 
@@ -114,14 +114,24 @@ pub fn originating(offer: Offer) -> Rules {
 /// # Panics
 /// If the terms cannot be loaded.
 #[must_use]
-pub fn resuming(offer: Offer) -> Rules {
+pub fn resuming(offer: Offer) -> Policy {
     let terms = originate(&lab().certificate.pem(), true).expect("terms that were loaded before");
     rules_of(Arc::new(terms), offer)
 }
 
-fn rules_of(terms: Arc<Terms>, offer: Offer) -> Rules {
-    let timeouts = Timeouts::default();
-    Rules { terms, timeouts, offer, record_limit: u64::MAX, takes_fin_for_the_end: false }
+fn rules_of(terms: Arc<Terms>, offer: Offer) -> Policy {
+    let originates = terms.originates();
+    let tls = Security::Tls(terms);
+    let (near, far) = if originates { (Security::Plain, tls) } else { (tls, Security::Plain) };
+    Policy {
+        near,
+        far,
+        timeouts: Timeouts::default(),
+        offload: offer,
+        record_limit: u64::MAX,
+        takes_fin_for_the_end: false,
+        expect_no_pad: false,
+    }
 }
 
 /// A client that offers one suite, and so one version.

@@ -1,6 +1,7 @@
 //! The world: what is on the wire, what the connection asked for, and the dice that decide what happens next.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dice::Dice;
@@ -11,10 +12,10 @@ use super::sources;
 use super::transcript::Transcript;
 use super::watch::Wire;
 use crate::buf::Buf;
+use crate::conn::Conn;
 use crate::conn::action::{Milestone, Outbox, Report};
-use crate::conn::carrier::{Offer, Suites};
 use crate::conn::event::{Event, Leg, Operation};
-use crate::conn::{Conn, Rules};
+use crate::conn::policy::{Policy, Turn};
 
 /// More steps than any world takes: past it the connection is going round in circles.
 const MAX_STEPS: usize = 200_000;
@@ -33,7 +34,7 @@ pub struct World {
     pub(super) plan: Plan,
     pub(super) dice: Dice,
     pub(super) conn: Conn,
-    pub(super) rules: Rules,
+    pub(super) may_offload: bool,
     pub(super) out: Outbox,
     pub(super) now: Instant,
     pub(super) kernel: Kernel,
@@ -112,16 +113,16 @@ enum Move {
 impl World {
     /// Sets the world up.
     #[must_use]
-    pub fn new(plan: Plan, rules: Rules, peer: impl Into<Role>, now: Instant) -> Self {
+    pub fn new(plan: Plan, policy: Policy, peer: impl Into<Role>, now: Instant) -> Self {
         sources::seed(plan.seed);
-        let (role, originates) = (peer.into(), rules.terms.originates());
+        let (role, originates) = (peer.into(), policy.far.terms().is_some());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
         Self {
             dice: Dice::of(&plan),
-            conn: Conn::new(),
-            rules,
+            conn: Conn::new(Arc::new(policy)),
+            may_offload: true,
             out: Outbox::new(4),
             now,
             kernel: Kernel::new(plan.habits),
@@ -162,7 +163,7 @@ impl World {
     /// If the connection breaks its contract: that is what a world is for.
     #[must_use]
     pub fn run(mut self) -> Outcome {
-        if self.rules.terms.originates() {
+        if self.policy().far.terms().is_some() {
             self.backend_begins();
         }
         self.step(Event::Opened);
@@ -213,6 +214,10 @@ impl World {
         add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(Leg::Plain));
         add(self.asked.tls_settle && !unsent, Move::Settles(Leg::Tls));
         moves
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        self.conn.policy()
     }
 
     /// How many bytes the backend takes.
@@ -317,9 +322,7 @@ impl World {
                     self.was_altered |= !self.notes.iter().any(is_established);
                 }
             }
-            Mishap::NoMoreOffload => {
-                self.rules.offer = Offer { tx: Suites::NONE, rx: Suites::NONE, ..self.rules.offer };
-            }
+            Mishap::NoMoreOffload => self.may_offload = false,
             Mishap::NoMoreKeys(errno) => self.kernel.refuse(errno),
             Mishap::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
         }
@@ -341,7 +344,8 @@ impl World {
         while let Some(event) = self.events.pop_front() {
             assert!(self.report.is_none(), "seed {}: an event after Close", self.plan.seed);
             self.transcript.event(&event);
-            self.conn.step(event, self.now, &self.rules, &mut self.out);
+            let turn = Turn { now: self.now, may_offload: self.may_offload };
+            self.conn.step(event, turn, &mut self.out);
             while let Some(action) = self.out.take_first() {
                 assert!(self.report.is_none(), "seed {}: {action:?} after Close", self.plan.seed);
                 self.transcript.action(&action);

@@ -1,6 +1,7 @@
 //! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
 //! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
@@ -49,7 +50,8 @@ impl Worker {
                 if !self.draining {
                     self.counters.add(Counter::Accepted, 1);
                     let leg = front.accepted_leg();
-                    let id = self.slots.insert(Conn::new(), index, leg, socket, self.now);
+                    let id =
+                        self.slots.insert(Conn::new(Arc::clone(&front.policy)), index, leg, socket, self.now);
                     self.step(id, Event::Opened);
                 }
             }

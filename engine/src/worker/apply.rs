@@ -154,7 +154,7 @@ impl Hands<'_> {
     /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
     fn install(&mut self, id: SlotId, direction: Direction, keys: &TrafficKeys) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
-        let expect_no_pad = self.front.expect_no_pad;
+        let expect_no_pad = slot.conn.policy().expect_no_pad;
         let sealing = std::mem::take(&mut slot.sealing);
         let line = slot.line(Leg::Tls);
         let Some(socket) = line.socket() else { return Result::Started };

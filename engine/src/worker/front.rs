@@ -11,10 +11,10 @@ use super::faults::Circumstances;
 use super::listener::Listener;
 use crate::config::Backend;
 use crate::config::limits::Timeouts;
-use crate::conn::Rules;
 use crate::conn::action::Evidence;
 use crate::conn::carrier::{self, Suites};
 use crate::conn::event::Leg;
+use crate::conn::policy::{Policy, Security};
 use crate::sys::ktls::{Cipher, CipherSet};
 use crate::sys::socket::{self, Address};
 use crate::tls::Terms;
@@ -97,19 +97,18 @@ impl Offers {
         self.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the kill switch leaves them in force.
+    pub(super) fn are_allowed(&self) -> bool {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
     pub(super) fn at(&self, index: usize) -> Offer {
         let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        let offer = offers.get(index).copied().unwrap_or_default();
-        if self.allowed.load(Ordering::Relaxed) {
-            offer
-        } else {
-            // Keys that the kernel has can still be replaced.
-            Offer { tx: CipherSet::EMPTY, rx: CipherSet::EMPTY, ..offer }
-        }
+        offers.get(index).copied().unwrap_or_default()
     }
 }
 
@@ -134,10 +133,9 @@ pub(super) struct Front {
     pub(super) listener: Listener,
     /// Where it listens.
     pub(super) address: Option<SocketAddr>,
-    pub(super) rules: Rules,
+    /// For the connections that are accepted from now on.
+    pub(super) policy: Arc<Policy>,
     pub(super) destination: Destination,
-    /// Of the offer in force.
-    pub(super) expect_no_pad: bool,
 }
 
 impl Front {
@@ -152,23 +150,26 @@ impl Front {
             Backend::Unix(path) => Address::Unix(path.clone()),
         };
         let sockaddr = address.to_sockaddr().map_err(StartError::Backend)?;
-        let rules = Rules {
-            terms: setup.terms,
+        let (near, far) = sides(setup.terms);
+        let policy = Arc::new(Policy {
+            near,
+            far,
             timeouts,
-            offer: core_offer(offer),
+            offload: core_offer(offer),
             record_limit: setup.record_limit,
             takes_fin_for_the_end: setup.takes_fin_for_the_end,
-        };
+            expect_no_pad: offer.expect_no_pad,
+        });
         let keepalive = setup.keepalive && !address.is_local();
         let destination = Destination { address, sockaddr, keepalive };
         let listening_at = socket::local_addr(setup.listener.as_fd()).ok();
         let listener = Listener::new(index, setup.listener);
-        Ok(Self { listener, address: listening_at, rules, destination, expect_no_pad: offer.expect_no_pad })
+        Ok(Self { listener, address: listening_at, policy, destination })
     }
 
     /// Which leg of a connection is the accepted one.
     pub(super) fn accepted_leg(&self) -> Leg {
-        if self.rules.terms.originates() { Leg::Plain } else { Leg::Tls }
+        if self.policy.far.terms().is_some() { Leg::Plain } else { Leg::Tls }
     }
 
     /// For the log.
@@ -177,14 +178,23 @@ impl Front {
         Circumstances { listener: self.address, evidence, hint: Some(hint), ..Circumstances::default() }
     }
 
-    /// What has changed; handshakes in progress end under the terms that they began under.
+    /// What has changed, for connections that are accepted from now on.
     pub(super) fn take(&mut self, offer: Offer, terms: Option<Arc<Terms>>) {
-        self.rules.offer = core_offer(offer);
-        self.expect_no_pad = offer.expect_no_pad;
+        let mut policy = Policy::clone(&self.policy);
+        policy.offload = core_offer(offer);
+        policy.expect_no_pad = offer.expect_no_pad;
         if let Some(terms) = terms {
-            self.rules.terms = terms;
+            (policy.near, policy.far) = sides(terms);
         }
+        self.policy = Arc::new(policy);
     }
+}
+
+/// The near and the far leg of a listener with one leg of TLS.
+fn sides(terms: Arc<Terms>) -> (Security, Security) {
+    let originates = terms.originates();
+    let tls = Security::Tls(terms);
+    if originates { (Security::Plain, tls) } else { (tls, Security::Plain) }
 }
 
 fn core_offer(offer: Offer) -> carrier::Offer {
@@ -215,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offers_change_with_their_version_and_the_switch_takes_all_away() {
+    fn offers_change_with_their_version_and_the_switch_is_beside_them() {
         let mut tx = CipherSet::EMPTY;
         tx.insert(Cipher::Tls13Aes128Gcm);
         let offers = Offers::new(vec![Offer::default(); 2], Vec::new());
@@ -228,8 +238,8 @@ mod tests {
         assert!(!offers.allow(true) && offers.version() == version, "nothing has changed");
         assert!(offers.allow(false));
         assert_ne!(offers.version(), version);
-        assert!(offers.at(1).tx.is_empty() && offers.at(1).rekeys);
+        assert!(!offers.are_allowed() && offers.at(1) == other);
         offers.allow(true);
-        assert_eq!(offers.at(1), other);
+        assert!(offers.are_allowed());
     }
 }

@@ -25,6 +25,7 @@ use crate::config::limits::Timeouts;
 use crate::conn::action::{Action, Outbox, Report};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
+use crate::conn::policy::Turn;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
 use crate::sys::ring::{self, Completion, Ring};
@@ -109,6 +110,8 @@ struct Worker {
     fronts: Vec<Front>,
     offers: Arc<Offers>,
     offers_version: u64,
+    /// The kill switch, as of this turn.
+    may_offload: bool,
     timeouts: Timeouts,
     counters: Arc<Counters>,
     faults: FaultLog,
@@ -147,6 +150,7 @@ impl Worker {
             slots: Slots::new(),
             timers: Timers::default(),
             fronts,
+            may_offload: setup.offers.are_allowed(),
             offers: setup.offers,
             offers_version,
             timeouts: setup.timeouts,
@@ -257,6 +261,7 @@ impl Worker {
         let version = self.offers.version();
         if version != self.offers_version {
             self.offers_version = version;
+            self.may_offload = self.offers.are_allowed();
             for (index, front) in self.fronts.iter_mut().enumerate() {
                 front.take(self.offers.at(index), self.offers.terms(index));
             }
@@ -293,7 +298,8 @@ impl Worker {
         while let Some(event) = self.events.pop_front() {
             let Some(slot) = self.slots.get(id) else { continue };
             let front = &self.fronts[slot.front];
-            slot.conn.step(event, self.now, &front.rules, &mut self.outbox);
+            let turn = Turn { now: self.now, may_offload: self.may_offload };
+            slot.conn.step(event, turn, &mut self.outbox);
             let mut hands = Hands {
                 slots: &mut self.slots,
                 ring: &mut self.ring,

@@ -297,7 +297,24 @@ pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
 mod tests {
     use std::time::Duration;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::config::limits::Timeouts;
+    use crate::conn::carrier::Offer;
+    use crate::conn::policy::{Policy, Security};
+
+    fn conn() -> Conn {
+        Conn::new(Arc::new(Policy {
+            near: Security::Plain,
+            far: Security::Plain,
+            timeouts: Timeouts::default(),
+            offload: Offer::default(),
+            record_limit: 1024,
+            takes_fin_for_the_end: false,
+            expect_no_pad: false,
+        }))
+    }
 
     #[test]
     fn a_token_says_what_it_was_made_of() {
@@ -324,7 +341,7 @@ mod tests {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, begin) = (Slots::new(), Instant::now());
         let insert = |slots: &mut Slots, nth: u64| {
-            slots.insert(Conn::new(), 0, Leg::Tls, socket(), begin + Duration::from_secs(nth))
+            slots.insert(conn(), 0, Leg::Tls, socket(), begin + Duration::from_secs(nth))
         };
         let [first, second, third] = [0, 1, 2].map(|nth| insert(&mut slots, nth));
         assert_eq!((slots.unfinished(), slots.oldest_unfinished()), (3, Some((first, begin))));
@@ -347,9 +364,9 @@ mod tests {
     fn a_tenant_that_left_is_not_found_in_its_slot() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, now) = (Slots::new(), Instant::now());
-        let first = slots.insert(Conn::new(), 0, Leg::Tls, socket(), now);
+        let first = slots.insert(conn(), 0, Leg::Tls, socket(), now);
         assert!(slots.remove(first).is_some());
-        let second = slots.insert(Conn::new(), 0, Leg::Tls, socket(), now);
+        let second = slots.insert(conn(), 0, Leg::Tls, socket(), now);
         assert_eq!(first.index, second.index);
         assert!(slots.get(first).is_none() && slots.remove(first).is_none());
         assert!(slots.get(second).is_some());

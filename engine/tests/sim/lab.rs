@@ -6,8 +6,8 @@ pub(crate) use offramp::sim::lab::{
     BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
 };
 
-use offramp::conn::Rules;
 use offramp::conn::carrier::Offer;
+use offramp::conn::policy::Policy;
 use offramp::sim::{Outcome, Plan, Role, World};
 use rustls::SupportedCipherSuite;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(plan: Plan, offer: Offer, peer: impl Into<Role>) -> Outcome {
     run_under(plan, rules, peer)
 }
 
-pub(crate) fn run_under(plan: Plan, rules: Rules, peer: impl Into<Role>) -> Outcome {
+pub(crate) fn run_under(plan: Plan, rules: Policy, peer: impl Into<Role>) -> Outcome {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
     World::new(plan, rules, peer, beginning).run()

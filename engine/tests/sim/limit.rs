@@ -1,9 +1,9 @@
 //! Keys that may protect no more records.
 
-use offramp::conn::Rules;
 use offramp::conn::action::Milestone;
 use offramp::conn::carrier::Offer;
 use offramp::conn::fault::{Fault, alert};
+use offramp::conn::policy::Policy;
 use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Role};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, originating, peers, rules, run_under};
@@ -16,7 +16,7 @@ fn run_limited(plan: Plan, offer: Offer, peer: &Role) -> Outcome {
         Role::Client(_) => rules(offer),
         Role::Server(_) => originating(offer),
     };
-    run_under(plan, Rules { record_limit: LIMIT, ..rules }, peer.clone())
+    run_under(plan, Policy { record_limit: LIMIT, ..rules }, peer.clone())
 }
 
 /// A client whose every write is a record or more, and more records than a key may protect.

@@ -126,9 +126,9 @@ struct Pending {
 impl Relay {
     /// Connects the plain leg, unless it is the one that was accepted: then [`Event::Connected`] is due at
     /// once.
-    pub(super) fn begin(carried: Carried, now: Instant, rules: &Rules, out: &mut Outbox) -> Self {
+    pub(super) fn begin(carried: Carried, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Self {
         let Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial } = carried;
-        if !rules.terms.originates() {
+        if !rules.originates() {
             out.push(Action::Connect { leg: Leg::Plain });
         }
         Self {
@@ -145,19 +145,19 @@ impl Relay {
             partial,
             is_mid_record: false,
             record_since: None,
-            record_time: rules.timeouts.handshake,
+            record_time: rules.policy.timeouts.handshake,
             has_more: false,
             connected: false,
             backend_broken: false,
             peer_gone: false,
             is_truncated: false,
-            takes_fin_for_the_end: rules.takes_fin_for_the_end,
+            takes_fin_for_the_end: rules.policy.takes_fin_for_the_end,
             behind_the_end: BehindTheEnd::default(),
             occupied_by: Occupant::default(),
             pending: Pending::default(),
             asking_rx: false,
             tx_is_lost: false,
-            record_limit: rules.record_limit.min(aead.record_limit()),
+            record_limit: rules.policy.record_limit.min(aead.record_limit()),
             rx_update_asked: false,
             winding_up: false,
             control_records_in_a_row: 0,
