@@ -81,7 +81,7 @@ impl Ready<'_> {
             let (mut buf, max) = self.core.receives.tls.take().context("a receive is under way")?;
             ensure!(bytes.len() <= max, "no more is asked for than the record's tail");
             let count = buf.extend(bytes);
-            self.core.take(Event::Received { leg: Leg::Tls, buf, count, more: false })?;
+            self.core.take(Event::Received { leg: Leg::Near, buf, count, more: false })?;
         }
         Ok(self.core.keyed == 2)
     }

@@ -233,7 +233,7 @@ impl<'a> Core<'a> {
         #[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
         let now = Instant::now();
         let mut core = Self {
-            conn: Conn::new(policy),
+            conn: Conn::new(policy, 1),
             out,
             now,
             client: Session::new(client, ServerName::try_from(SERVER_NAME)?)?,
@@ -291,7 +291,7 @@ impl<'a> Core<'a> {
             let count = buf.extend(&self.to_server[..self.to_server.len().min(max)]);
             self.to_server.drain(..count);
             let more = !self.to_server.is_empty();
-            self.take(Event::Received { leg: Leg::Tls, buf, count, more })?;
+            self.take(Event::Received { leg: Leg::Near, buf, count, more })?;
         }
         if !self.to_conn_from_backend.is_empty()
             && let Some(max) = self.receives.plain.take()
@@ -301,7 +301,7 @@ impl<'a> Core<'a> {
             let count = buf.extend(&self.to_conn_from_backend[..most]);
             self.to_conn_from_backend.drain(..count);
             let more = !self.to_conn_from_backend.is_empty();
-            self.take(Event::Received { leg: Leg::Plain, buf, count, more })?;
+            self.take(Event::Received { leg: Leg::Far, buf, count, more })?;
         }
         self.client_reads()
     }
@@ -324,16 +324,16 @@ impl<'a> Core<'a> {
             for action in actions {
                 match action {
                     Action::Connect { .. } => events.push_back(Event::Connected),
-                    Action::ReceiveHandshake => {
+                    Action::ReceiveHandshake { .. } => {
                         self.receives.tls = Some((Buf::with_capacity(SMALL_BYTES), SMALL_BYTES));
                     }
-                    Action::Receive { leg: Leg::Tls, max } => {
+                    Action::Receive { leg: Leg::Near, max } => {
                         self.receives.tls = Some((self.out.bufs.take(), max));
                     }
                     Action::ReceiveInto { buf, max, .. } => self.receives.tls = Some((buf, max)),
-                    Action::Receive { leg: Leg::Plain, max } => self.receives.plain = Some(max),
+                    Action::Receive { leg: Leg::Far, max } => self.receives.plain = Some(max),
                     Action::Send { leg, mut buf } => {
-                        let wire = if leg == Leg::Tls {
+                        let wire = if leg == Leg::Near {
                             &mut self.to_client
                         } else {
                             &mut self.to_conn_from_backend
@@ -342,9 +342,9 @@ impl<'a> Core<'a> {
                         buf.clear();
                         events.push_back(Event::Sent { leg, buf });
                     }
-                    Action::InstallKeys { direction, .. } => {
+                    Action::InstallKeys { leg, direction, .. } => {
                         self.keyed += 1;
-                        events.push_back(Event::Keyed { direction });
+                        events.push_back(Event::Keyed { leg, direction });
                     }
                     Action::Note(_) => {}
                     other => bail!("nothing that is counted asks for {other:?}"),

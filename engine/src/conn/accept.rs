@@ -2,7 +2,7 @@
 
 use super::Next;
 use super::action::{Action, Outbox};
-use super::event::Event;
+use super::event::{Event, Leg};
 use super::fault::{Fault, alert};
 use super::handshake::Failure;
 use crate::buf::Buf;
@@ -11,8 +11,9 @@ use crate::tls::record::{Header, RecordType};
 use crate::tls::session::alert_in_the_clear;
 
 /// Waits for the first bytes of the client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Accept {
+    leg: Leg,
     /// What came in place of TLS, for the log.
     pub(super) first_bytes: Option<Box<str>>,
 }
@@ -21,16 +22,22 @@ pub(super) struct Accept {
 const FIRST_BYTES: usize = 16;
 
 impl Accept {
-    /// 1. The leg is open: receive. 2. The first bytes decide.
+    /// The leg is open: receive.
+    pub(super) fn begin(leg: Leg, out: &mut Outbox) -> Self {
+        out.push(Action::ReceiveHandshake { leg });
+        Self { leg, first_bytes: None }
+    }
+
+    pub(super) fn leg(&self) -> Leg {
+        self.leg
+    }
+
+    /// The first bytes decide.
     ///
     /// # Errors
     /// A hello in the framing of SSL 2.0, which is answered by an alert.
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
         Ok(match event {
-            Event::Opened => {
-                out.push(Action::ReceiveHandshake);
-                Next::Stay
-            }
             Event::Received { buf, count: 0, .. } => {
                 out.bufs.give(buf);
                 Next::End(Fault::ClosedBeforeHello)

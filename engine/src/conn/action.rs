@@ -12,14 +12,18 @@ pub const MAX_ACTIONS: usize = 24;
 /// What is to be done. On each leg at most one receive and one send are under way at a time.
 #[derive(Debug)]
 pub enum Action {
-    /// Open the leg that was not accepted. Answered by `Connected` or `Failed`.
+    /// Open the far leg to this endpoint; what an attempt before has left is closed. Answered by `Connected`
+    /// or `Failed`.
     Connect {
-        /// Which.
+        /// Its place in the route, 0-based.
+        to: usize,
+    },
+    /// Receive the next bytes of a handshake, no more than a small buffer holds. Answered by `Received` or
+    /// `Failed`.
+    ReceiveHandshake {
+        /// Where.
         leg: Leg,
     },
-    /// Receive the next bytes of a handshake on the TLS leg, no more than a small buffer holds. Answered by
-    /// `Received` or `Failed`.
-    ReceiveHandshake,
     /// Receive at most `max` bytes into any buffer. Answered by `Received` or `Failed`.
     Receive {
         /// Where.
@@ -36,9 +40,11 @@ pub enum Action {
         /// Bytes.
         max: usize,
     },
-    /// Receive one record of any type from the TLS leg, whose receive direction the kernel carries. Answered
-    /// by `Record` or `Failed`.
+    /// Receive one record of any type from a leg whose receive direction the kernel carries. Answered by
+    /// `Record` or `Failed`.
     ReceiveRecord {
+        /// Where.
+        leg: Leg,
         /// Where its payload goes.
         buf: Buf,
     },
@@ -49,9 +55,11 @@ pub enum Action {
         /// What.
         buf: Buf,
     },
-    /// Send the whole window as one record on the TLS leg, whose transmit direction the kernel carries.
+    /// Send the whole window as one record on a leg whose transmit direction the kernel carries.
     /// Answered by `Sent` or `Failed`.
     SendRecord {
+        /// Where.
+        leg: Leg,
         /// RFC 8446 §5.1.
         record_type: u8,
         /// Its payload.
@@ -59,6 +67,8 @@ pub enum Action {
     },
     /// Give the kernel the keys of one direction. Answered by `Keyed` or `Refused`.
     InstallKeys {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
         /// The keys, at the sequence number of the next record.
@@ -67,15 +77,25 @@ pub enum Action {
     /// Ask the kernel how many records of a direction that it carries were sealed or opened under its
     /// present key. Answered by `Sequence`.
     ReadSequence {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
     },
     /// Wait until all that the kernel has sealed is with TCP: it says that it has sent what still waits for
     /// room, and FIN or a close would overtake that. Answered by `Flushed`.
-    Flush,
+    Flush {
+        /// Where.
+        leg: Leg,
+    },
     /// Wait until the other end's TCP has acknowledged all that was sent: a reset would throw the rest away.
     /// Answered by `Settled`.
     Settle {
+        /// Where.
+        leg: Leg,
+    },
+    /// Count what lies in the socket and was not received. Answered by `Unread`.
+    CountUnread {
         /// Where.
         leg: Leg,
     },
@@ -173,6 +193,8 @@ pub enum Carriage {
 pub struct Report {
     /// What went wrong, if anything did.
     pub fault: Option<Fault>,
+    /// The leg that the fault is of; none if it is of neither.
+    pub culprit: Option<Leg>,
     /// The description of the fatal alert that the peer sent, if that is what it was.
     pub heard: Option<u8>,
     /// What was offending, as far as it is known.

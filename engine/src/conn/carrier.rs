@@ -2,7 +2,8 @@
 //! be offered.
 
 use super::action::Carriage;
-use super::fault::{Blame, Fault};
+use super::event::Leg;
+use super::fault::Fault;
 use crate::buf::Buf;
 use crate::tls::cipher::{Opener, Sealer};
 use crate::tls::secrets::{Aead, Version};
@@ -124,16 +125,35 @@ pub(super) struct Carried {
     pub(super) partial: Option<Buf>,
 }
 
-/// What stage 5 gets.
+/// What the last stage gets.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) fault: Option<Fault>,
-    pub(super) farewell: Farewell,
+    /// The leg that the fault is of; none if it is of neither.
+    pub(super) culprit: Option<Leg>,
     /// The description of the peer's fatal alert.
     pub(super) heard: Option<u8>,
+    pub(super) near: LegEnd,
+    pub(super) far: LegEnd,
+}
+
+/// How a leg ends.
+#[derive(Debug)]
+pub(super) enum LegEnd {
+    /// It is not open, or says nothing more: it is closed.
+    Closed,
+    Plain(PlainEnd),
+    Tls(TlsEnd),
+}
+
+/// How a leg with TLS ends.
+#[derive(Debug)]
+pub(super) struct TlsEnd {
+    /// What came whole and authentic from the other side, as it is sent: sealed, or for the kernel to seal.
+    pub(super) delivery: Option<Buf>,
+    pub(super) farewell: Farewell,
     /// What is sealed may not be with TCP yet.
     pub(super) flush: Flush,
-    pub(super) plain: PlainEnd,
     /// What the peer sent may lie in the socket and not be received: then the close is a reset.
     pub(super) is_deaf: bool,
 }
@@ -182,16 +202,10 @@ pub(super) enum Farewell {
     Record(Buf),
 }
 
-impl Ended {
-    pub(super) fn silently(fault: Fault) -> Self {
-        let plain = if fault.blame() == Blame::Nobody { PlainEnd::InOrder } else { PlainEnd::Reset };
-        Self { fault: Some(fault), plain, ..Self::quietly() }
-    }
-
-    /// With nothing more to be said.
-    pub(super) fn quietly() -> Self {
-        let (farewell, flush) = (Farewell::Silent, Flush::Needless);
-        Self { fault: None, farewell, heard: None, flush, plain: PlainEnd::InOrder, is_deaf: false }
+impl TlsEnd {
+    /// With this to be sent, or nothing.
+    pub(super) fn saying(farewell: Farewell) -> Self {
+        Self { delivery: None, farewell, flush: Flush::Needless, is_deaf: false }
     }
 }
 

@@ -5,14 +5,18 @@ use std::time::Instant;
 use crate::buf::Buf;
 use crate::tls::secrets::Direction;
 
-/// One of the two sides of a connection. Which of them was accepted is no business of the stages that move
-/// bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One of the two legs of a connection. Whether it has TLS, and in which role, is the policy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leg {
-    /// Carries TLS records.
-    Tls,
-    /// Carries plain bytes.
-    Plain,
+    /// That of the peer which came: accepted.
+    Near,
+    /// That of the endpoint which the route names: connected.
+    Far,
+}
+
+impl Leg {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Near, Self::Far];
 }
 
 /// What was asked of a leg.
@@ -29,9 +33,9 @@ pub enum Operation {
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    /// The accepted leg is open.
+    /// The near leg is open.
     Opened,
-    /// The connecting leg is open.
+    /// The far leg is open.
     Connected,
     /// Bytes arrived behind the buffer's window.
     Received {
@@ -44,8 +48,10 @@ pub enum Event {
         /// Whether the kernel says that more are there (a hint).
         more: bool,
     },
-    /// One record of the TLS leg, opened by the kernel, in answer to `Action::ReceiveRecord`.
+    /// One record of a leg with TLS, opened by the kernel, in answer to `Action::ReceiveRecord`.
     Record {
+        /// Where.
+        leg: Leg,
         /// RFC 8446 §5.1; none at the end of file.
         record_type: Option<u8>,
         /// Its payload.
@@ -57,7 +63,10 @@ pub enum Event {
         leg: Leg,
     },
     /// All that the kernel has sealed is with TCP.
-    Flushed,
+    Flushed {
+        /// Where.
+        leg: Leg,
+    },
     /// All that was sent is acknowledged.
     Settled {
         /// Where.
@@ -66,8 +75,17 @@ pub enum Event {
     /// What comes next from the peer is no record, as the kernel found while something was being sent, which
     /// goes on.
     Unreadable {
+        /// Where.
+        leg: Leg,
         /// errno(3), as a receive would have it.
         errno: i32,
+    },
+    /// So much lies in the socket and was not received.
+    Unread {
+        /// Where.
+        leg: Leg,
+        /// How many bytes.
+        bytes: usize,
     },
     /// All that was to be sent was sent.
     Sent {
@@ -78,11 +96,15 @@ pub enum Event {
     },
     /// The kernel has the keys of this direction and carries its records from here on.
     Keyed {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
     },
     /// The kernel did not take the keys of this direction; nothing has changed.
     Refused {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
         /// errno(3).
@@ -91,6 +113,8 @@ pub enum Event {
     /// How many records of this direction the kernel has sealed or opened under its present key; `None` if it
     /// cannot tell.
     Sequence {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
         /// The sequence number of the next record.
@@ -112,4 +136,28 @@ pub enum Event {
         /// The end of the drain.
         until: Instant,
     },
+}
+
+impl Event {
+    /// The leg that it is of; none if it is of the whole connection.
+    #[must_use]
+    pub fn leg(&self) -> Option<Leg> {
+        match self {
+            Self::Opened => Some(Leg::Near),
+            Self::Connected => Some(Leg::Far),
+            Self::Received { leg, .. }
+            | Self::Record { leg, .. }
+            | Self::Moved { leg }
+            | Self::Flushed { leg }
+            | Self::Settled { leg }
+            | Self::Unread { leg, .. }
+            | Self::Unreadable { leg, .. }
+            | Self::Sent { leg, .. }
+            | Self::Keyed { leg, .. }
+            | Self::Refused { leg, .. }
+            | Self::Sequence { leg, .. }
+            | Self::Failed { leg, .. } => Some(*leg),
+            Self::Expired | Self::Drain { .. } => None,
+        }
+    }
 }

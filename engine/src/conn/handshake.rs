@@ -22,6 +22,7 @@ const INCOMING_BYTES_MAX: usize = (64 << 10) + 512;
 /// A handshake in progress.
 #[derive(Debug)]
 pub(super) struct Handshake {
+    leg: Leg,
     session: Session,
     /// Bytes of the peer that are not yet used, at most [`INCOMING_BYTES_MAX`], and in no larger buffer than
     /// they need while more are awaited.
@@ -64,7 +65,7 @@ impl Failure {
 
 impl Handshake {
     /// Begins with the client's first bytes; in the client's role with none.
-    pub(super) fn begin(terms: &Terms, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
+    pub(super) fn begin(terms: &Terms, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
         let session = match Session::begin(terms) {
             Ok(session) => session,
             Err(refusal) => {
@@ -73,7 +74,7 @@ impl Handshake {
             }
         };
         let mut this =
-            Self { session, incoming: Some(first), receiving: false, sending: false, complete: false };
+            Self { leg, session, incoming: Some(first), receiving: false, sending: false, complete: false };
         match this.feed(out) {
             Ok(()) => Ok(this),
             Err(failure) => Err(Failure { evidence: Some(this.evidence()), ..failure }),
@@ -131,6 +132,10 @@ impl Handshake {
         }
     }
 
+    pub(super) fn leg(&self) -> Leg {
+        self.leg
+    }
+
     /// What is known of the client, for the log.
     pub(super) fn evidence(&self) -> Evidence {
         self.session.evidence()
@@ -173,7 +178,7 @@ impl Handshake {
                     out.bufs.give(outgoing);
                 } else {
                     self.sending = true;
-                    out.push(Action::Send { leg: Leg::Tls, buf: outgoing });
+                    out.push(Action::Send { leg: self.leg, buf: outgoing });
                 }
                 self.complete = progress == Progress::Complete;
             }
@@ -189,7 +194,7 @@ impl Handshake {
                 return Err(Failure::with(Fault::HandshakeTooLong, incoming));
             }
             self.receiving = true;
-            out.push(Action::ReceiveHandshake);
+            out.push(Action::ReceiveHandshake { leg: self.leg });
         }
         self.incoming = keep_or_give(incoming, out);
         Ok(())

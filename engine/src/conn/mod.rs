@@ -14,7 +14,7 @@ use std::time::Instant;
 mod accept;
 pub mod action;
 pub mod carrier;
-mod dial;
+mod connect;
 pub mod event;
 pub mod fault;
 mod handshake;
@@ -27,19 +27,18 @@ use std::sync::Arc;
 
 use accept::Accept;
 use action::{Action, Evidence, Milestone, Outbox, Report};
-use carrier::{Ended, Farewell, Offer, PlainEnd};
-use dial::Dial;
+use carrier::{Ended, Farewell, LegEnd, Offer, TlsEnd};
+use connect::Connect;
 use event::{Event, Leg, Operation};
 use fault::Fault;
 use handshake::{Failure, Handshake, Handshaken};
 use offload::Offload;
 use policy::{Policy, Security, Turn};
-use relay::Relay;
-use shutdown::Shutdown;
+use relay::{Cut, Ending, PlainSide, Relay, Side, TlsSide};
+use shutdown::{Shutdown, give_back};
 
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::limits::Timeouts;
-use crate::tls::Terms;
 use crate::tls::cipher::MAX_OVERHEAD_BYTES;
 use crate::tls::record::MAX_PLAINTEXT_BYTES;
 
@@ -62,6 +61,10 @@ pub struct Conn {
 struct Course {
     stage: Stage,
     busy: Busy,
+    /// How many endpoints the route has.
+    endpoints: usize,
+    /// The near side, ready, until the far one is.
+    near: Option<Side>,
     is_established: bool,
     deadline: Option<Instant>,
     drain_until: Option<Instant>,
@@ -71,8 +74,10 @@ struct Course {
 
 #[derive(Debug)]
 enum Stage {
+    /// The near leg is not open.
+    Begin,
     Accept(Accept),
-    Dial(Dial),
+    Connect(Connect),
     Handshake(Box<Handshake>),
     Offload(Box<Offload>),
     Relay(Box<Relay>),
@@ -91,20 +96,34 @@ enum Next<T> {
     End(Fault),
 }
 
-/// What is under way on the TLS leg, whichever stage began it.
+/// What is under way on the legs, whichever stage began it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Busy {
-    tls_receiving: bool,
-    tls_sending: bool,
+    near: LegBusy,
+    far: LegBusy,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LegBusy {
+    receiving: bool,
+    sending: bool,
 }
 
 impl Conn {
-    /// A connection whose near leg was accepted.
+    /// A connection whose near leg was accepted and whose route has so many endpoints, at least one.
     #[must_use]
-    pub fn new(policy: Arc<Policy>) -> Self {
-        let (stage, busy) = (Stage::Accept(Accept::default()), Busy::default());
-        let (is_established, deadline, drain_until, evidence) = (false, None, None, None);
-        Self { policy, course: Course { stage, busy, is_established, deadline, drain_until, evidence } }
+    pub fn new(policy: Arc<Policy>, endpoints: usize) -> Self {
+        let course = Course {
+            stage: Stage::Begin,
+            busy: Busy::default(),
+            endpoints,
+            near: None,
+            is_established: false,
+            deadline: None,
+            drain_until: None,
+            evidence: None,
+        };
+        Self { policy, course }
     }
 
     /// The policy under which it began.
@@ -117,7 +136,10 @@ impl Conn {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let Course { deadline, drain_until, .. } = &self.course;
-        [*deadline, self.course.record_until(), *drain_until].into_iter().flatten().min()
+        [*deadline, self.course.record_until().map(|(until, _)| until), *drain_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether its handshake was completed.
@@ -147,20 +169,9 @@ struct Rules<'a> {
     offer: Offer,
 }
 
-impl Rules<'_> {
-    /// The terms of the leg with TLS.
-    fn terms(&self) -> Option<&Terms> {
-        [&self.policy.near, &self.policy.far].into_iter().find_map(Security::terms).map(Arc::as_ref)
-    }
-
-    fn originates(&self) -> bool {
-        self.policy.far.terms().is_some()
-    }
-}
-
 impl Course {
-    /// When a record that the peer has begun is to be whole.
-    fn record_until(&self) -> Option<Instant> {
+    /// When a record that a peer has begun is to be whole.
+    fn record_until(&self) -> Option<(Instant, Leg)> {
         match &self.stage {
             Stage::Relay(relay) => relay.record_until(),
             _ => None,
@@ -179,44 +190,90 @@ impl Course {
                 self.drain_until = Some(self.drain_until.map_or(*until, |earlier| earlier.min(*until)));
             }
             // The kernel opens what comes, and what comes is a record that is not data.
-            Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EIO } => {}
+            Event::Failed { operation: Operation::Receive, errno: libc::EIO, .. } => {}
             Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
             _ => {}
         }
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        let drained = matches!(event, Event::Expired) && is_over(self.drain_until);
-        let is_late = matches!(event, Event::Expired) && is_over(self.record_until());
+        let is_expired = matches!(event, Event::Expired);
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         self.stage = match stage {
-            Stage::Accept(_) if matches!(event, Event::Opened) && rules.originates() => {
-                self.deadline = Some(now + rules.policy.timeouts.connect);
-                self.dial(Dial, event, now, rules, out)
-            }
+            Stage::Begin => self.open_near(event, now, rules, out),
             Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
-            Stage::Dial(stage) => self.dial(stage, event, now, rules, out),
+            Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
             Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
-            Stage::Relay(stage) if drained => self.end_relay(stage, Fault::DrainTimeout, now, rules, out),
-            Stage::Relay(stage) if is_late => self.end_relay(stage, Fault::RecordTimeout, now, rules, out),
-            Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
-            Stage::Shutdown(mut stage) => {
-                if matches!(event, Event::Expired) {
-                    // Of the TLS leg; what the plain leg is to get has a time of its own.
-                    self.deadline = None;
+            Stage::Relay(stage) => {
+                let late = stage.record_until().filter(|(until, _)| is_expired && *until <= now);
+                let cut = match late {
+                    _ if is_expired && is_over(self.drain_until) => {
+                        Some(Cut { fault: Fault::DrainTimeout, culprit: None })
+                    }
+                    Some((_, leg)) => Some(Cut { fault: Fault::RecordTimeout, culprit: Some(leg) }),
+                    None => None,
+                };
+                match cut {
+                    Some(cut) => {
+                        let ended = stage.end(cut, out);
+                        self.end(ended, now, rules, out)
+                    }
+                    None => self.relay(stage, event, now, rules, out),
                 }
-                let next = stage.on(event, drained, self.busy, out);
-                self.close_or(stage, next, out)
+            }
+            Stage::Shutdown(mut stage) => {
+                stage.on(event, now, out);
+                self.go_on_ending(stage, out)
             }
             Stage::Closed => {
-                if let Event::Received { buf, .. } | Event::Sent { buf, .. } | Event::Record { buf, .. } =
-                    event
-                {
-                    out.bufs.give(buf);
-                }
+                give_back(event, out);
                 Stage::Closed
             }
         };
         self.busy.give(out.actions());
+    }
+
+    /// The near leg was accepted: it is secured first.
+    fn open_near(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match event {
+            Event::Opened => self.secure(Leg::Near, now, rules, out),
+            Event::Drain { .. } => Stage::Begin,
+            other => {
+                give_back(other, out);
+                self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
+            }
+        }
+    }
+
+    /// A leg is open: it is secured as its policy has it.
+    fn secure(&mut self, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match rules.policy.security(leg) {
+            Security::Plain => self.join(Side::Plain(PlainSide::new(leg)), leg, now, rules, out),
+            Security::Tls(terms) if terms.originates() => {
+                self.begin_handshake(leg, Buf::with_capacity(0), now, rules, out)
+            }
+            Security::Tls(_) => Stage::Accept(Accept::begin(leg, out)),
+        }
+    }
+
+    /// A leg is ready to move bytes: the far one is connected, or the relay begins.
+    fn join(&mut self, side: Side, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match (leg, self.near.take()) {
+            (Leg::Near, _) => {
+                self.near = Some(side);
+                self.deadline = Some(now + rules.policy.timeouts.connect);
+                Stage::Connect(Connect::begin(out))
+            }
+            (Leg::Far, Some(near)) => {
+                self.is_established = true;
+                self.deadline = Some(now + rules.policy.timeouts.idle);
+                let mut relay = Box::new(Relay::begin(near, side));
+                let result = relay.start(now, rules, out);
+                self.after_relay(relay, result, now, rules, out)
+            }
+            (Leg::Far, None) => {
+                self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
+            }
+        }
     }
 
     fn accept(
@@ -227,47 +284,54 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let ended = match stage.on(event, out) {
+        let leg = stage.leg();
+        let (fault, end) = match stage.on(event, out) {
             Ok(Next::Stay) => return Stage::Accept(stage),
-            Ok(Next::Advance(first)) => return self.begin_handshake(first, now, rules, out),
-            Ok(Next::End(fault)) => Ended::silently(fault),
-            Err(failure) => failure.into(),
+            Ok(Next::Advance(first)) => return self.begin_handshake(leg, first, now, rules, out),
+            Ok(Next::End(fault)) => (fault, LegEnd::Closed),
+            Err(failure) => (failure.fault, failure.into()),
         };
         if stage.first_bytes.is_some() {
             self.evidence.get_or_insert_default().reason = stage.first_bytes;
         }
-        self.end(ended, now, rules, out)
+        self.fail(Cut { fault, culprit: Some(leg) }, end, now, rules, out)
     }
 
-    fn dial(
+    fn connect(
         &mut self,
-        mut stage: Dial,
+        mut stage: Connect,
         event: Event,
         now: Instant,
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        match stage.on(event, out) {
-            Next::Stay => Stage::Dial(stage),
-            Next::End(fault) => self.end(Ended::silently(fault), now, rules, out),
+        match stage.on(event, self.endpoints, out) {
+            Next::Stay => Stage::Connect(stage),
+            Next::End(fault) => {
+                self.fail(Cut { fault, culprit: Some(Leg::Far) }, LegEnd::Closed, now, rules, out)
+            }
             Next::Advance(()) => {
                 self.deadline = Some(now + rules.policy.timeouts.handshake);
-                self.begin_handshake(Buf::with_capacity(0), now, rules, out)
+                self.secure(Leg::Far, now, rules, out)
             }
         }
     }
 
-    fn begin_handshake(&mut self, first: Buf, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
-        let Some(terms) = rules.terms() else {
+    fn begin_handshake(
+        &mut self,
+        leg: Leg,
+        first: Buf,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let Security::Tls(terms) = rules.policy.security(leg) else {
             out.bufs.give(first);
-            return self.end(Ended::silently(Fault::Internal), now, rules, out);
+            return self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out);
         };
-        match Handshake::begin(terms, first, out) {
+        match Handshake::begin(terms, leg, first, out) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
-            Err(mut failure) => {
-                self.keep(failure.evidence.take());
-                self.end(failure.into(), now, rules, out)
-            }
+            Err(failure) => self.refuse(leg, failure, now, rules, out),
         }
     }
 
@@ -279,29 +343,42 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
+        let leg = stage.leg();
         match stage.on(event, out) {
             Ok(Next::Stay) => Stage::Handshake(stage),
             Ok(Next::Advance(())) => match stage.finish(out) {
-                Ok(handshaken) => self.begin_offload(handshaken, now, rules, out),
-                Err(mut failure) => {
-                    self.keep(failure.evidence.take());
-                    self.end(failure.into(), now, rules, out)
-                }
+                Ok(handshaken) => self.begin_offload(leg, handshaken, now, rules, out),
+                Err(failure) => self.refuse(leg, failure, now, rules, out),
             },
             Ok(Next::End(fault)) => {
                 stage.release(out);
-                self.end(Ended::silently(fault), now, rules, out)
+                self.fail(Cut { fault, culprit: Some(leg) }, LegEnd::Closed, now, rules, out)
             }
             Err(failure) => {
                 self.keep(Some(stage.evidence()));
                 stage.release(out);
-                self.end(failure.into(), now, rules, out)
+                self.refuse(leg, failure, now, rules, out)
             }
         }
     }
 
+    fn refuse(
+        &mut self,
+        leg: Leg,
+        mut failure: Failure,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        self.keep(failure.evidence.take());
+        let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
+        let ended = self.ended(cut, heard, failure.into(), out);
+        self.end(ended, now, rules, out)
+    }
+
     fn begin_offload(
         &mut self,
+        leg: Leg,
         handshaken: Handshaken,
         now: Instant,
         rules: &Rules<'_>,
@@ -310,7 +387,7 @@ impl Course {
         let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
         out.push(Action::Note(Milestone::Established { version, resumed }));
         self.is_established = true;
-        let mut stage = Box::new(Offload::begin(handshaken, rules.offer));
+        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer));
         let next = stage.advance(out);
         self.after_offload(stage, next, now, rules, out)
     }
@@ -335,19 +412,16 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
+        let leg = stage.leg();
         match next {
             Next::Stay => Stage::Offload(stage),
             Next::End(fault) => {
                 stage.release(out);
-                self.end(Ended::silently(fault), now, rules, out)
+                self.fail(Cut { fault, culprit: Some(leg) }, LegEnd::Closed, now, rules, out)
             }
             Next::Advance(()) => {
-                self.deadline = Some(now + rules.policy.timeouts.connect);
-                let relay = Box::new(Relay::begin(stage.finish(out), now, rules, out));
-                if rules.originates() {
-                    return self.relay(relay, Event::Connected, now, rules, out);
-                }
-                Stage::Relay(relay)
+                let side = TlsSide::new(stage.finish(out), leg, now, rules);
+                self.join(Side::Tls(Box::new(side)), leg, now, rules, out)
             }
         }
     }
@@ -362,41 +436,30 @@ impl Course {
     ) -> Stage {
         let moved = matches!(
             event,
-            Event::Connected
-                | Event::Received { .. }
-                | Event::Moved { .. }
-                | Event::Sent { .. }
-                | Event::Record { .. }
+            Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
         );
-        let had_lost_its_peer = stage.has_lost_its_peer();
-        match stage.on(event, now, rules.offer, out) {
-            Next::Stay => {
-                if moved && stage.is_connected() || stage.has_lost_its_peer() != had_lost_its_peer {
-                    let Timeouts { idle, drain, .. } = rules.policy.timeouts;
-                    self.deadline =
-                        Some(now + if stage.has_lost_its_peer() { drain.min(idle) } else { idle });
-                }
-                Stage::Relay(stage)
-            }
-            Next::End(fault) => self.end_relay(stage, fault, now, rules, out),
-            Next::Advance(()) => {
-                let ended = stage.orderly_end();
-                stage.release(out);
-                self.end(ended, now, rules, out)
-            }
+        let had_lost_a_peer = stage.has_lost_a_peer();
+        let result = stage.on(event, now, rules, out);
+        if moved || stage.has_lost_a_peer() != had_lost_a_peer {
+            let Timeouts { idle, drain, .. } = rules.policy.timeouts;
+            self.deadline = Some(now + if stage.has_lost_a_peer() { drain.min(idle) } else { idle });
         }
+        self.after_relay(stage, result, now, rules, out)
     }
 
-    fn end_relay(
+    fn after_relay(
         &mut self,
-        mut stage: Box<Relay>,
-        fault: Fault,
+        stage: Box<Relay>,
+        result: Result<bool, Cut>,
         now: Instant,
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let ended = stage.farewell(fault, out);
-        stage.release(out);
+        let ended = match result {
+            Ok(false) => return Stage::Relay(stage),
+            Ok(true) => stage.end_in_order(out),
+            Err(cut) => stage.end(cut, out),
+        };
         self.end(ended, now, rules, out)
     }
 
@@ -408,45 +471,75 @@ impl Course {
         }
     }
 
-    /// Into the last stage, from wherever.
-    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
-        let Timeouts { linger, drain, .. } = rules.policy.timeouts;
-        self.deadline = Some(now + if ended.is_deaf { drain } else { linger });
-        self.drain_until = match &ended.plain {
-            PlainEnd::DeliverThenReset(_) => {
-                let until = now + drain;
-                Some(self.drain_until.map_or(until, |earlier| earlier.min(until)))
-            }
-            PlainEnd::InOrder | PlainEnd::Reset => None,
-        };
-        // What this very event has begun on the TLS leg counts too.
-        self.busy.give(out.actions());
-        let (stage, next) = Shutdown::begin(ended, self.busy, out);
-        self.close_or(stage, next, out)
+    /// Before the relay: the leg that is being opened ends like this, and the near one, if it is ready, too.
+    fn fail(&mut self, cut: Cut, end: LegEnd, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        let ended = self.ended(cut, None, end, out);
+        self.end(ended, now, rules, out)
     }
 
-    fn close_or(&mut self, stage: Shutdown, next: Next<Report>, out: &mut Outbox) -> Stage {
-        match next {
-            Next::Advance(report) => {
+    fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
+        let Cut { fault, culprit } = cut;
+        let (near, far) = match self.near.take() {
+            None => (end, LegEnd::Closed),
+            // Nothing of it was passed on: there is nothing to be delivered.
+            Some(Side::Plain(_)) => (LegEnd::plain(fault.is_somebodys()), end),
+            Some(near) => (near.end(Ending { fault, culprit, is_cut: false }, None, out), end),
+        };
+        Ended { fault: Some(fault), culprit, heard, near, far }
+    }
+
+    /// Into the last stage, from wherever.
+    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        // What this very event has begun counts too.
+        self.busy.give(out.actions());
+        let mut stage = Shutdown::begin(ended, now, rules.policy.timeouts, out);
+        if let Some(until) = self.drain_until.take() {
+            stage.on(Event::Drain { until }, now, out);
+        }
+        self.go_on_ending(stage, out)
+    }
+
+    fn go_on_ending(&mut self, mut stage: Shutdown, out: &mut Outbox) -> Stage {
+        self.busy.give(out.actions());
+        match stage.advance(self.busy, out) {
+            None => {
+                (self.deadline, self.drain_until) = (stage.deadline(), None);
+                Stage::Shutdown(stage)
+            }
+            Some(report) => {
                 (self.deadline, self.drain_until) = (None, None);
                 let evidence = self.evidence.take().filter(|_| report.fault.is_some());
                 out.push(Action::Close(Report { evidence, ..report }));
                 Stage::Closed
             }
-            Next::Stay | Next::End(_) => Stage::Shutdown(stage),
         }
     }
 }
 
 impl Busy {
+    fn leg(&mut self, leg: Leg) -> &mut LegBusy {
+        match leg {
+            Leg::Near => &mut self.near,
+            Leg::Far => &mut self.far,
+        }
+    }
+
+    fn is_sending(mut self, leg: Leg) -> bool {
+        self.leg(leg).sending
+    }
+
+    fn is_receiving(mut self, leg: Leg) -> bool {
+        self.leg(leg).receiving
+    }
+
     fn take(&mut self, event: &Event) {
         use event::Operation as O;
         match event {
-            Event::Received { leg: Leg::Tls, .. }
-            | Event::Record { .. }
-            | Event::Failed { leg: Leg::Tls, operation: O::Receive, .. } => self.tls_receiving = false,
-            Event::Sent { leg: Leg::Tls, .. } | Event::Failed { leg: Leg::Tls, operation: O::Send, .. } => {
-                self.tls_sending = false;
+            Event::Received { leg, .. }
+            | Event::Record { leg, .. }
+            | Event::Failed { leg, operation: O::Receive, .. } => self.leg(*leg).receiving = false,
+            Event::Sent { leg, .. } | Event::Failed { leg, operation: O::Send, .. } => {
+                self.leg(*leg).sending = false;
             }
             _ => {}
         }
@@ -455,21 +548,20 @@ impl Busy {
     fn give(&mut self, actions: &[Action]) {
         for action in actions {
             match action {
-                Action::Receive { leg: Leg::Tls, .. }
-                | Action::ReceiveInto { leg: Leg::Tls, .. }
-                | Action::ReceiveHandshake
-                | Action::ReceiveRecord { .. } => self.tls_receiving = true,
-                Action::Send { leg: Leg::Tls, .. } | Action::SendRecord { .. } => self.tls_sending = true,
+                Action::Receive { leg, .. }
+                | Action::ReceiveInto { leg, .. }
+                | Action::ReceiveHandshake { leg }
+                | Action::ReceiveRecord { leg, .. } => self.leg(*leg).receiving = true,
+                Action::Send { leg, .. } | Action::SendRecord { leg, .. } => self.leg(*leg).sending = true,
                 _ => {}
             }
         }
     }
 }
 
-impl From<Failure> for Ended {
+impl From<Failure> for LegEnd {
     fn from(failure: Failure) -> Self {
-        let farewell = failure.alert.map_or(Farewell::Silent, Farewell::Bytes);
-        Self { farewell, heard: failure.heard, ..Self::silently(failure.fault) }
+        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(Farewell::Bytes(alert))))
     }
 }
 

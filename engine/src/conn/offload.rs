@@ -10,7 +10,7 @@
 use super::Next;
 use super::action::{Action, Carriage, Milestone, Outbox};
 use super::carrier::{Carried, Count, Offer, Receiver, Suites, Transmitter};
-use super::event::Event;
+use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::handshake::Handshaken;
 use crate::buf::Buf;
@@ -21,6 +21,7 @@ use crate::tls::session::{Established, Rekey};
 /// A hand-over in progress.
 #[derive(Debug)]
 pub(super) struct Offload {
+    leg: Leg,
     version: Version,
     aead: Aead,
     after_bytes: u64,
@@ -53,7 +54,7 @@ enum Fate {
 
 impl Offload {
     /// Decides who shall carry what.
-    pub(super) fn begin(handshaken: Handshaken, offer: Offer) -> Self {
+    pub(super) fn begin(handshaken: Handshaken, leg: Leg, offer: Offer) -> Self {
         let Handshaken { established, incoming } = handshaken;
         let Established { version, aead, tx, rx, rekey, .. } = established;
         let fate = |suites: Suites, wanted| {
@@ -61,6 +62,7 @@ impl Offload {
         };
         let when = |is_aligned| if offer.after_bytes == 0 && is_aligned { Fate::Wanted } else { Fate::Later };
         Self {
+            leg,
             version,
             aead,
             after_bytes: offer.after_bytes,
@@ -73,8 +75,8 @@ impl Offload {
 
     /// Goes as far as it can; [`Next::Advance`] once no answer is awaited.
     pub(super) fn advance(&mut self, out: &mut Outbox) -> Next<()> {
-        self.rx.offer(Direction::Rx, |opener| opener.keys().clone(), out);
-        self.tx.offer(Direction::Tx, |sealer| sealer.keys().clone(), out);
+        self.rx.offer(self.leg, Direction::Rx, |opener| opener.keys().clone(), out);
+        self.tx.offer(self.leg, Direction::Tx, |sealer| sealer.keys().clone(), out);
         if self.rx.fate == Fate::Offered || self.tx.fate == Fate::Offered {
             Next::Stay
         } else {
@@ -84,8 +86,8 @@ impl Offload {
 
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Next<()> {
         match event {
-            Event::Keyed { direction } => self.settle(direction, Fate::Kernel),
-            Event::Refused { direction, errno } => {
+            Event::Keyed { direction, .. } => self.settle(direction, Fate::Kernel),
+            Event::Refused { direction, errno, .. } => {
                 self.settle(direction, Fate::Userspace { refused: Some(errno) });
             }
             Event::Expired => return Next::End(Fault::HandshakeTimeout),
@@ -127,6 +129,10 @@ impl Offload {
         }
     }
 
+    pub(super) fn leg(&self) -> Leg {
+        self.leg
+    }
+
     fn settle(&mut self, direction: Direction, fate: Fate) {
         match direction {
             Direction::Tx => self.tx.fate = fate,
@@ -136,10 +142,10 @@ impl Offload {
 }
 
 impl<C> Side<C> {
-    fn offer(&mut self, direction: Direction, keys: impl Fn(&C) -> TrafficKeys, out: &mut Outbox) {
+    fn offer(&mut self, leg: Leg, direction: Direction, keys: impl Fn(&C) -> TrafficKeys, out: &mut Outbox) {
         if self.fate == Fate::Wanted {
             self.fate = Fate::Offered;
-            out.push(Action::InstallKeys { direction, keys: keys(&self.userspace) });
+            out.push(Action::InstallKeys { leg, direction, keys: keys(&self.userspace) });
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::carrier::Offer;
+use super::event::Leg;
 use crate::config::limits::Timeouts;
 use crate::tls::Terms;
 
@@ -24,6 +25,17 @@ pub struct Policy {
     pub takes_fin_for_the_end: bool,
     /// Whether the kernel is told that peers do not pad their records (`TLS_RX_EXPECT_NO_PAD`).
     pub expect_no_pad: bool,
+}
+
+impl Policy {
+    /// How a leg is secured.
+    #[must_use]
+    pub fn security(&self, leg: Leg) -> &Security {
+        match leg {
+            Leg::Near => &self.near,
+            Leg::Far => &self.far,
+        }
+    }
 }
 
 /// How a leg is secured. The TLS role is that of the terms: it does not follow from who opened the TCP

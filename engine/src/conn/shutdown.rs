@@ -1,12 +1,16 @@
-//! Stage 5: each leg ends separately. The TLS leg: the last record, FIN, a while for the peer to read it. The
-//! plain leg: what came whole and authentic is delivered, then FIN or RST. Then the report.
+//! The last stage: each leg ends separately. A leg with TLS: what came whole and authentic from the other
+//! side, the last record, FIN, a while for the peer to read it. A plain leg: the same delivery, then FIN or
+//! RST. Then the report.
+
+use std::time::Instant;
 
 use super::action::{Action, Outbox, Report};
-use super::carrier::{Delivery, Ended, Farewell, Flush, PlainEnd};
+use super::carrier::{Delivery, Ended, Farewell, Flush, LegEnd, PlainEnd, TlsEnd};
 use super::event::{Event, Leg, Operation};
 use super::fault::Fault;
-use super::{Busy, Next, RECEIVE_BYTES};
+use super::{Busy, RECEIVE_BYTES};
 use crate::buf::Buf;
+use crate::config::limits::Timeouts;
 use crate::tls::record::RecordType;
 
 /// Bytes of the peer that are thrown away, at the most, so that our FIN is not overtaken by a reset.
@@ -19,21 +23,42 @@ pub(super) const MIN_RECORD_BYTES: usize = 22;
 #[derive(Debug)]
 pub(super) struct Shutdown {
     fault: Option<Fault>,
+    culprit: Option<Leg>,
     heard: Option<u8>,
+    near: Ending,
+    far: Ending,
+}
+
+/// A leg that ends.
+#[derive(Debug)]
+enum Ending {
+    /// It is closed, or is to be with the connection.
+    Over,
+    Plain {
+        phase: PlainPhase,
+        until: Instant,
+    },
+    Tls(TlsEnding),
+}
+
+#[derive(Debug)]
+struct TlsEnding {
     phase: Phase,
-    plain: PlainPhase,
     flush: Flush,
+    /// Behind both ends, and not behind a fault.
+    is_orderly: bool,
     /// The peer sends no more.
     peer_ended: bool,
     /// What it sends may lie in the socket and not be received.
     is_deaf: bool,
     lingered_bytes: usize,
+    until: Instant,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// The farewell waits for what is being sent on the TLS leg.
-    Waiting(Farewell),
+    /// This, and then the farewell, wait for what is being sent.
+    Waiting(Option<Buf>, Farewell),
     /// The farewell is being sent.
     Saying,
     /// FIN waits for what the kernel has sealed.
@@ -42,8 +67,6 @@ enum Phase {
     Lingering,
     /// FIN was sent, and of an orderly end all is to be acknowledged: the close will be a reset.
     Settling,
-    /// The TLS leg is closed, or is to be with the connection.
-    Over,
 }
 
 #[derive(Debug)]
@@ -52,181 +75,288 @@ enum PlainPhase {
     Sending(Option<Buf>),
     /// All is sent and not all acknowledged: a reset now would throw it away.
     Settling,
-    /// It is closed, or is to be with the connection.
-    Over,
 }
 
 impl Shutdown {
-    /// Begins to end both legs; the farewell is said as soon as the TLS leg is free to.
-    pub(super) fn begin(ended: Ended, busy: Busy, out: &mut Outbox) -> (Self, Next<Report>) {
-        let Ended { fault, farewell, heard, flush, plain, is_deaf } = ended;
-        let plain = match plain {
-            PlainEnd::DeliverThenReset(Delivery { sending: true, held }) => PlainPhase::Sending(held),
-            PlainEnd::DeliverThenReset(Delivery { held, .. }) => deliver(held, out),
-            PlainEnd::InOrder | PlainEnd::Reset => {
-                if fault.is_some() {
-                    let reset = matches!(plain, PlainEnd::Reset);
-                    out.push(Action::Release { leg: Leg::Plain, reset });
+    /// Begins to end both legs; what is said to a peer is said as soon as its leg is free to.
+    pub(super) fn begin(ended: Ended, now: Instant, timeouts: Timeouts, out: &mut Outbox) -> Self {
+        let Ended { fault, culprit, heard, near, far } = ended;
+        let begin = |leg, end, out: &mut Outbox| Ending::begin(leg, end, fault, now, timeouts, out);
+        // A plain leg that is reset goes first: it has nothing to wait for.
+        let (near, far) = match (near, far) {
+            (near @ LegEnd::Tls(_), far) => {
+                let far = begin(Leg::Far, far, out);
+                (begin(Leg::Near, near, out), far)
+            }
+            (near, far) => (begin(Leg::Near, near, out), begin(Leg::Far, far, out)),
+        };
+        Self { fault, culprit, heard, near, far }
+    }
+
+    /// When a leg has had its time.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [&self.near, &self.far].into_iter().filter_map(Ending::until).min()
+    }
+
+    pub(super) fn on(&mut self, event: Event, now: Instant, out: &mut Outbox) {
+        match event {
+            Event::Expired => {
+                for (leg, ending) in [(Leg::Near, &mut self.near), (Leg::Far, &mut self.far)] {
+                    if ending.until().is_some_and(|until| until <= now) {
+                        ending.give_up(leg, out);
+                    }
                 }
-                PlainPhase::Over
+            }
+            Event::Drain { until } => {
+                [&mut self.near, &mut self.far].into_iter().for_each(|it| it.cap(until))
+            }
+            event => match event.leg() {
+                Some(Leg::Near) => self.near.on(Leg::Near, event, out),
+                Some(Leg::Far) => self.far.on(Leg::Far, event, out),
+                None => {}
+            },
+        }
+    }
+
+    /// Goes as far as it can; the report, once both legs are over.
+    pub(super) fn advance(&mut self, busy: Busy, out: &mut Outbox) -> Option<Report> {
+        self.near.advance(Leg::Near, busy, out);
+        self.far.advance(Leg::Far, busy, out);
+        // The leg that is over is closed at once where the other takes longer.
+        matches!((&self.near, &self.far), (Ending::Over, Ending::Over)).then_some(Report {
+            fault: self.fault,
+            culprit: self.culprit,
+            heard: self.heard,
+            evidence: None,
+        })
+    }
+}
+
+impl Ending {
+    fn begin(
+        leg: Leg,
+        end: LegEnd,
+        fault: Option<Fault>,
+        now: Instant,
+        timeouts: Timeouts,
+        out: &mut Outbox,
+    ) -> Self {
+        let Timeouts { linger, drain, .. } = timeouts;
+        match end {
+            LegEnd::Closed => Self::Over,
+            LegEnd::Plain(PlainEnd::DeliverThenReset(Delivery { sending: true, held })) => {
+                Self::Plain { phase: PlainPhase::Sending(held), until: now + drain }
+            }
+            LegEnd::Plain(PlainEnd::DeliverThenReset(Delivery { held, .. })) => {
+                Self::Plain { phase: deliver(leg, held, out), until: now + drain }
+            }
+            LegEnd::Plain(end) => {
+                if fault.is_some() {
+                    out.push(Action::Release { leg, reset: matches!(end, PlainEnd::Reset) });
+                }
+                Self::Over
+            }
+            LegEnd::Tls(TlsEnd { delivery, farewell, flush, is_deaf }) => {
+                let takes_long = is_deaf || delivery.is_some();
+                Self::Tls(TlsEnding {
+                    phase: Phase::Waiting(delivery, farewell),
+                    flush,
+                    is_orderly: fault.is_none(),
+                    peer_ended: false,
+                    is_deaf,
+                    lingered_bytes: 0,
+                    until: now + if takes_long { drain } else { linger },
+                })
+            }
+        }
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Over => None,
+            Self::Plain { until, .. } | Self::Tls(TlsEnding { until, .. }) => Some(*until),
+        }
+    }
+
+    fn cap(&mut self, latest: Instant) {
+        match self {
+            Self::Over => {}
+            Self::Plain { until, .. } | Self::Tls(TlsEnding { until, .. }) => *until = latest.min(*until),
+        }
+    }
+
+    fn on(&mut self, leg: Leg, event: Event, out: &mut Outbox) {
+        match self {
+            Self::Over => give_back(event, out),
+            Self::Plain { phase, .. } => match event {
+                Event::Sent { buf, .. } => {
+                    out.bufs.give(buf);
+                    if let PlainPhase::Sending(held) = phase {
+                        *phase = deliver(leg, held.take(), out);
+                    }
+                }
+                Event::Settled { .. } | Event::Failed { .. } => self.give_up(leg, out),
+                other => give_back(other, out),
+            },
+            Self::Tls(ending) => {
+                if ending.on(leg, event, out) {
+                    self.give_up(leg, out);
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, leg: Leg, busy: Busy, out: &mut Outbox) {
+        if let Self::Tls(ending) = self
+            && ending.advance(leg, busy, out)
+        {
+            self.give_up(leg, out);
+        }
+    }
+
+    /// The leg is closed: with a reset, if it is a plain one whose peer has not got everything.
+    fn give_up(&mut self, leg: Leg, out: &mut Outbox) {
+        let reset = match std::mem::replace(self, Self::Over) {
+            Self::Over => return,
+            Self::Plain { phase, .. } => {
+                if let PlainPhase::Sending(held) = phase {
+                    held.into_iter().for_each(|buf| out.bufs.give(buf));
+                }
+                true
+            }
+            Self::Tls(TlsEnding { phase, .. }) => {
+                if let Phase::Waiting(delivery, farewell) = phase {
+                    let last = match farewell {
+                        Farewell::Bytes(buf) | Farewell::Record(buf) => Some(buf),
+                        Farewell::Silent | Farewell::Said => None,
+                    };
+                    [delivery, last].into_iter().flatten().for_each(|buf| out.bufs.give(buf));
+                }
+                false
             }
         };
-        let phase = Phase::Waiting(farewell);
-        let mut this =
-            Self { fault, heard, phase, plain, flush, peer_ended: false, is_deaf, lingered_bytes: 0 };
-        let next = this.advance(busy, out);
-        (this, next)
+        out.push(Action::Release { leg, reset });
     }
+}
 
-    /// Whether the plain leg still has something to get.
-    pub(super) fn delivers(&self) -> bool {
-        !matches!(self.plain, PlainPhase::Over)
-    }
-
-    /// `is_late`: the time for the plain leg is over, too.
-    pub(super) fn on(&mut self, event: Event, is_late: bool, busy: Busy, out: &mut Outbox) -> Next<Report> {
+impl TlsEnding {
+    /// Whether the leg is over.
+    fn on(&mut self, leg: Leg, event: Event, out: &mut Outbox) -> bool {
         match event {
-            Event::Received { leg: Leg::Tls, buf, count, .. } => {
+            Event::Received { buf, count, .. } => {
                 out.bufs.give(buf);
                 self.lingered_bytes += count;
                 self.peer_ended |= count == 0;
             }
-            Event::Record { record_type, buf } => {
+            Event::Record { record_type, buf, .. } => {
                 self.lingered_bytes += MIN_RECORD_BYTES + buf.len();
                 out.bufs.give(buf);
                 self.peer_ended |= record_type.is_none();
             }
-            Event::Sent { leg: Leg::Plain, buf } => {
-                out.bufs.give(buf);
-                if let PlainPhase::Sending(held) = &mut self.plain {
-                    self.plain = deliver(held.take(), out);
-                }
-            }
-            // Nobody is left whom it could be told.
-            Event::Received { leg: Leg::Plain, buf, .. } | Event::Sent { leg: Leg::Tls, buf } => {
-                out.bufs.give(buf);
-            }
-            Event::Settled { leg: Leg::Plain } | Event::Failed { leg: Leg::Plain, .. } => {
-                self.reset_plain(out);
-            }
-            Event::Flushed => self.flush = Flush::Needless,
+            Event::Flushed { .. } => self.flush = Flush::Needless,
             Event::Unreadable { .. } => self.is_deaf = true,
             // It says so of each receive; the peer is to have read why before the socket is closed over what
             // lies in it.
             Event::Failed {
-                leg: Leg::Tls,
                 operation: Operation::Receive,
                 errno: libc::EBADMSG | libc::EMSGSIZE | libc::EINVAL,
+                ..
             } => self.is_deaf = true,
             // The kernel opens what comes, and what comes is a record that is not data.
-            Event::Failed { leg: Leg::Tls, operation: Operation::Receive, errno: libc::EIO } => {
+            Event::Failed { operation: Operation::Receive, errno: libc::EIO, .. } => {
                 let buf = out.bufs.take();
-                out.push(Action::ReceiveRecord { buf });
-                return Next::Stay;
+                out.push(Action::ReceiveRecord { leg, buf });
             }
-            Event::Expired => {
-                if is_late {
-                    self.reset_plain(out);
-                }
-                self.tls_is_over(out);
-            }
-            Event::Settled { leg: Leg::Tls } | Event::Failed { leg: Leg::Tls, .. } => self.tls_is_over(out),
-            _ => {}
+            Event::Settled { .. } | Event::Failed { .. } => return true,
+            other => give_back(other, out),
         }
-        self.advance(busy, out)
+        false
     }
 
-    fn advance(&mut self, busy: Busy, out: &mut Outbox) -> Next<Report> {
-        self.advance_tls(busy, out);
-        if matches!((&self.phase, &self.plain), (Phase::Over, PlainPhase::Over)) {
-            return Next::Advance(Report { fault: self.fault, heard: self.heard, evidence: None });
-        }
-        Next::Stay
-    }
-
-    fn advance_tls(&mut self, busy: Busy, out: &mut Outbox) {
+    /// Whether the leg is over.
+    fn advance(&mut self, leg: Leg, busy: Busy, out: &mut Outbox) -> bool {
         match &mut self.phase {
-            Phase::Over | Phase::Settling => return,
-            Phase::Waiting(Farewell::Silent) => return self.tls_is_over(out),
-            Phase::Waiting(_) | Phase::Saying if busy.tls_sending => return,
-            Phase::Waiting(Farewell::Said) => self.finish(out),
-            Phase::Waiting(farewell) => {
+            Phase::Settling => return false,
+            Phase::Waiting(None, Farewell::Silent) => return true,
+            Phase::Waiting(..) | Phase::Saying if busy.is_sending(leg) => return false,
+            Phase::Waiting(delivery @ Some(_), _) => {
+                if let Some(buf) = delivery.take() {
+                    out.push(Action::Send { leg, buf });
+                }
+                return false;
+            }
+            Phase::Waiting(None, Farewell::Said) => self.finish(leg, out),
+            Phase::Waiting(None, farewell) => {
                 match std::mem::replace(farewell, Farewell::Silent) {
                     Farewell::Bytes(buf) if buf.is_empty() => {
                         out.bufs.give(buf);
-                        return self.tls_is_over(out);
+                        return true;
                     }
-                    Farewell::Bytes(buf) => out.push(Action::Send { leg: Leg::Tls, buf }),
+                    Farewell::Bytes(buf) => out.push(Action::Send { leg, buf }),
                     Farewell::Record(buf) => {
-                        out.push(Action::SendRecord { record_type: RecordType::Alert.number(), buf });
+                        let record_type = RecordType::Alert.number();
+                        out.push(Action::SendRecord { leg, record_type, buf });
                     }
                     Farewell::Silent | Farewell::Said => {}
                 }
                 self.phase = Phase::Saying;
-                return;
+                return false;
             }
-            Phase::Saying | Phase::Flushing => self.finish(out),
+            Phase::Saying | Phase::Flushing => self.finish(leg, out),
             Phase::Lingering => {}
         }
-        let has_ended = self.peer_ended || self.lingered_bytes > MAX_LINGER_BYTES;
-        if has_ended && matches!(self.phase, Phase::Lingering) {
-            return self.tls_is_over(out);
-        }
-        if self.is_deaf && self.fault.is_none() && matches!(self.phase, Phase::Lingering) {
-            self.phase = Phase::Settling;
-            out.push(Action::Settle { leg: Leg::Tls });
-            return;
-        }
-        if !busy.tls_receiving && !has_ended && !self.is_deaf {
-            out.push(Action::Receive { leg: Leg::Tls, max: RECEIVE_BYTES });
-        }
+        self.linger(leg, busy, out)
     }
 
-    fn finish(&mut self, out: &mut Outbox) {
+    /// Whether the leg is over.
+    fn linger(&mut self, leg: Leg, busy: Busy, out: &mut Outbox) -> bool {
+        let has_ended = self.peer_ended || self.lingered_bytes > MAX_LINGER_BYTES;
+        let is_lingering = matches!(self.phase, Phase::Lingering);
+        if has_ended && is_lingering {
+            return true;
+        }
+        if self.is_deaf && self.is_orderly && is_lingering {
+            self.phase = Phase::Settling;
+            out.push(Action::Settle { leg });
+            return false;
+        }
+        if !busy.is_receiving(leg) && !has_ended && !self.is_deaf {
+            out.push(Action::Receive { leg, max: RECEIVE_BYTES });
+        }
+        false
+    }
+
+    fn finish(&mut self, leg: Leg, out: &mut Outbox) {
         match self.flush {
             Flush::Needless => {
-                out.push(Action::ShutdownWrite { leg: Leg::Tls });
+                out.push(Action::ShutdownWrite { leg });
                 self.phase = Phase::Lingering;
                 return;
             }
-            Flush::Due => out.push(Action::Flush),
+            Flush::Due => out.push(Action::Flush { leg }),
             Flush::Asked => {}
         }
         (self.flush, self.phase) = (Flush::Asked, Phase::Flushing);
     }
-
-    /// The TLS leg is closed at once where the plain leg takes longer.
-    fn tls_is_over(&mut self, out: &mut Outbox) {
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Over => return,
-            Phase::Waiting(Farewell::Bytes(buf) | Farewell::Record(buf)) => out.bufs.give(buf),
-            _ => {}
-        }
-        if self.delivers() {
-            out.push(Action::Release { leg: Leg::Tls, reset: false });
-        }
-    }
-
-    fn reset_plain(&mut self, out: &mut Outbox) {
-        match std::mem::replace(&mut self.plain, PlainPhase::Over) {
-            PlainPhase::Over => return,
-            PlainPhase::Sending(held) => held.into_iter().for_each(|buf| out.bufs.give(buf)),
-            PlainPhase::Settling => {}
-        }
-        out.push(Action::Release { leg: Leg::Plain, reset: true });
-    }
 }
 
-/// The next of what the plain leg is to get.
-fn deliver(held: Option<Buf>, out: &mut Outbox) -> PlainPhase {
+/// The next of what a plain leg is to get.
+fn deliver(leg: Leg, held: Option<Buf>, out: &mut Outbox) -> PlainPhase {
     match held {
         Some(buf) => {
-            out.push(Action::Send { leg: Leg::Plain, buf });
+            out.push(Action::Send { leg, buf });
             PlainPhase::Sending(None)
         }
         None => {
-            out.push(Action::Settle { leg: Leg::Plain });
+            out.push(Action::Settle { leg });
             PlainPhase::Settling
         }
+    }
+}
+
+/// Nobody is left whom it could be told.
+pub(super) fn give_back(event: Event, out: &mut Outbox) {
+    if let Event::Received { buf, .. } | Event::Sent { buf, .. } | Event::Record { buf, .. } = event {
+        out.bufs.give(buf);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plan::Outcome;
 use super::watch::{Misuse, Watched};
-use super::world::{Asked, Want, World};
+use super::world::{Asked, ENDPOINTS, Want, World};
 use crate::buf::SMALL_BYTES;
 use crate::conn::action::{Action, Report};
 use crate::conn::event::{Event, Leg};
@@ -10,71 +10,80 @@ use crate::tls::secrets::{Direction, TrafficKeys};
 
 impl World {
     pub(super) fn apply(&mut self, action: Action) {
-        let asked = &mut self.asked;
+        let (asked, tls, plain) = (&mut self.asked, self.tls, self.plain);
         let on_plain = |released: bool| assert!(!released, "an operation on a leg that was released");
         match action {
-            Action::Connect { leg } => {
-                let other = if self.conn.policy().far.terms().is_some() { Leg::Tls } else { Leg::Plain };
-                assert_eq!(leg, other, "one leg was accepted");
-                assert!(asked.connect.replace(leg).is_none(), "two connects");
+            Action::Connect { to } => {
+                assert!(to < ENDPOINTS, "no such endpoint");
+                assert!(asked.connect.replace(Leg::Far).is_none(), "two connects");
             }
-            Action::Receive { leg: Leg::Plain, max } => {
+            Action::Receive { leg, max } if leg == plain => {
                 on_plain(asked.plain_released);
                 assert!(asked.plain_receive.replace(max).is_none(), "two receives on the plain leg");
             }
-            Action::Receive { leg: Leg::Tls, max } => {
+            Action::Receive { max, .. } => {
                 assert!(asked.tls_receive.replace(Want::Any(max)).is_none(), "two receives on the TLS leg");
             }
-            Action::ReceiveHandshake => {
+            Action::ReceiveHandshake { leg } => {
+                assert_eq!(leg, tls, "a handshake on the plain leg");
                 let want = Want::Any(SMALL_BYTES);
                 assert!(asked.tls_receive.replace(want).is_none(), "two receives on the TLS leg");
             }
             Action::ReceiveInto { leg, buf, max } => {
-                assert_eq!(leg, Leg::Tls, "only records have a front that waits");
+                assert_eq!(leg, tls, "only records have a front that waits");
                 assert!(max > 0 && max <= buf.spare_len(), "room for {max} bytes");
                 assert!(
                     asked.tls_receive.replace(Want::Into(buf, max)).is_none(),
                     "two receives on the TLS leg"
                 );
             }
-            Action::ReceiveRecord { buf } => {
+            Action::ReceiveRecord { leg, buf } => {
+                assert_eq!(leg, tls, "a record of the plain leg");
                 assert!(
                     asked.tls_receive.replace(Want::Record(buf)).is_none(),
                     "two receives on the TLS leg"
                 );
             }
-            Action::Send { leg: Leg::Plain, buf } => {
+            Action::Send { leg, buf } if leg == plain => {
                 on_plain(asked.plain_released);
                 assert!(asked.plain_send.replace(buf).is_none(), "two sends on the plain leg");
             }
-            Action::Send { leg: Leg::Tls, buf } => {
+            Action::Send { buf, .. } => {
                 assert!(!asked.tls_finished, "a send after FIN");
                 assert!(asked.tls_send.replace((buf, None)).is_none(), "two sends on the TLS leg");
             }
-            Action::SendRecord { record_type, buf } => {
+            Action::SendRecord { leg, record_type, buf } => {
+                assert_eq!(leg, tls, "a record on the plain leg");
                 assert!(!asked.tls_finished, "a send after FIN");
                 assert!(
                     asked.tls_send.replace((buf, Some(record_type))).is_none(),
                     "two sends on the TLS leg"
                 );
             }
-            Action::InstallKeys { direction, keys } => {
+            Action::InstallKeys { leg, direction, keys } => {
+                assert_eq!(leg, tls, "keys of the plain leg");
                 self.install(direction, &keys);
             }
-            Action::ReadSequence { direction } => {
+            Action::ReadSequence { leg, direction } => {
                 let sequence = self.kernel.sequence(direction);
-                self.events.push_back(Event::Sequence { direction, sequence });
+                self.events.push_back(Event::Sequence { leg, direction, sequence });
             }
-            Action::Flush => {
+            Action::Flush { leg } => {
+                assert_eq!(leg, tls, "a flush of the plain leg");
                 assert!(asked.tls_send.is_none() && !asked.flush, "a flush of what is being sent");
                 asked.flush = true;
             }
-            Action::Settle { leg } => asked.settle(leg),
-            Action::ShutdownWrite { leg: Leg::Plain } => {
+            Action::CountUnread { leg } => {
+                assert_eq!(leg, tls, "nothing of the plain leg stays with the kernel");
+                let bytes = self.to_us.len();
+                self.events.push_back(Event::Unread { leg, bytes });
+            }
+            Action::Settle { leg } => asked.settle(leg == tls),
+            Action::ShutdownWrite { leg } if leg == plain => {
                 self.plain_finished = true;
                 self.plain_arrives(0);
             }
-            Action::ShutdownWrite { leg: Leg::Tls } => asked.tls_finished = true,
+            Action::ShutdownWrite { .. } => asked.tls_finished = true,
             Action::Release { leg, reset } => self.release(leg, reset),
             Action::Note(milestone) => self.notes.push(milestone),
             Action::Close(report) => self.report = Some(report),
@@ -90,13 +99,13 @@ impl World {
         let is_late = self.peer_finished && !self.kernel.has_tx() && !self.kernel.has_rx();
         let attached = if is_late { Err(libc::ENOTCONN) } else { Ok(()) };
         self.events.push_back(match attached.and_then(|()| self.kernel.install(direction, keys)) {
-            Ok(()) => Event::Keyed { direction },
-            Err(errno) => Event::Refused { direction, errno },
+            Ok(()) => Event::Keyed { leg: self.tls, direction },
+            Err(errno) => Event::Refused { leg: self.tls, direction, errno },
         });
     }
 
     pub(super) fn release(&mut self, leg: Leg, reset: bool) {
-        if leg == Leg::Tls {
+        if leg == self.tls {
             return self.release_tls();
         }
         if !self.asked.plain_released {
@@ -110,7 +119,7 @@ impl World {
         }
         self.asked.plain_released = true;
         self.asked.plain_settle = false;
-        self.asked.connect = self.asked.connect.filter(|leg| *leg == Leg::Tls);
+        self.asked.connect = self.asked.connect.filter(|leg| *leg == self.tls);
         self.asked.plain_receive = None;
         if let Some(buf) = self.asked.plain_send.take() {
             self.out.bufs.give(buf);
@@ -137,7 +146,7 @@ impl World {
 
     /// What is under way is cancelled, as the worker does; then nothing may be missing.
     pub(super) fn settle(mut self, steps: usize) -> Outcome {
-        self.release(Leg::Plain, self.backend_was_reset);
+        self.release(self.plain, self.backend_was_reset);
         self.release_tls();
         assert_eq!(self.out.bufs.lent(), 0, "seed {}: buffers were not given back", self.plan.seed);
         assert!(self.conn.is_closed() && self.conn.deadline().is_none());
@@ -151,7 +160,8 @@ impl World {
             Err(Misuse::OutOfPlace { .. }) if was_altered => Watched::default(),
             found => found.unwrap_or_else(|misuse| panic!("seed {}: {misuse:?}", self.plan.seed)),
         };
-        let report = self.report.unwrap_or(Report { fault: None, heard: None, evidence: None });
+        let report =
+            self.report.unwrap_or(Report { fault: None, culprit: None, heard: None, evidence: None });
         Outcome {
             report,
             notes: self.notes,
@@ -174,8 +184,8 @@ impl World {
 }
 
 impl Asked {
-    fn settle(&mut self, leg: Leg) {
-        let asked = if leg == Leg::Tls { &mut self.tls_settle } else { &mut self.plain_settle };
+    fn settle(&mut self, is_tls: bool) {
+        let asked = if is_tls { &mut self.tls_settle } else { &mut self.plain_settle };
         assert!(!std::mem::replace(asked, true), "two waits for an acknowledgement");
     }
 }

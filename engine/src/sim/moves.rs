@@ -4,7 +4,7 @@ use super::kernel::Received;
 use super::plan::Backend;
 use super::world::{Want, World};
 use crate::buf::BUF_BYTES;
-use crate::conn::event::{Event, Leg, Operation};
+use crate::conn::event::{Event, Operation};
 
 impl World {
     pub(super) fn connect(&mut self) {
@@ -12,10 +12,10 @@ impl World {
         if let Some(errno) = self.plan.refuses {
             return self.fail(leg, Operation::Connect, errno);
         }
-        match leg {
-            Leg::Plain => self.backend_begins(),
-            Leg::Tls if self.peer_reset => return self.fail(leg, Operation::Connect, libc::ECONNRESET),
-            Leg::Tls => {}
+        if leg == self.plain {
+            self.backend_begins();
+        } else if self.peer_reset {
+            return self.fail(leg, Operation::Connect, libc::ECONNRESET);
         }
         self.step(Event::Connected);
     }
@@ -39,7 +39,7 @@ impl World {
         let is_first = self.to_us.is_empty() || self.kernel.has_rx() && self.dice.below(2) > 0;
         if let Some(errno) = self.reset_error.take_if(|_| is_first) {
             self.give_back(want);
-            return self.fail(Leg::Tls, Operation::Receive, errno);
+            return self.fail(self.tls, Operation::Receive, errno);
         }
         if self.kernel.has_rx() {
             return self.kernel_receives(want);
@@ -71,7 +71,7 @@ impl World {
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
         }
         let more = !self.to_us.is_empty();
-        self.step(Event::Received { leg: Leg::Tls, buf, count, more });
+        self.step(Event::Received { leg: self.tls, buf, count, more });
     }
 
     fn kernel_receives(&mut self, want: Want) {
@@ -88,7 +88,7 @@ impl World {
             Received::Nothing if self.reset_error.is_some() => {
                 let errno = self.reset_error.take().unwrap_or_default();
                 self.give_back(want);
-                self.fail(Leg::Tls, Operation::Receive, errno);
+                self.fail(self.tls, Operation::Receive, errno);
             }
             Received::Nothing => self.kernel_received(want, &[], with_record_type.then_some(None)),
             Received::Data(bytes) => self.kernel_received(want, &bytes, with_record_type.then_some(Some(23))),
@@ -97,7 +97,7 @@ impl World {
             }
             Received::Error(errno) => {
                 self.give_back(want);
-                self.fail(Leg::Tls, Operation::Receive, errno);
+                self.fail(self.tls, Operation::Receive, errno);
             }
         }
     }
@@ -114,8 +114,8 @@ impl World {
         self.authentic += if is_data && !self.peer_said_close { count } else { 0 };
         self.peer_said_close |= record_type == Some(Some(21)) && bytes.get(1) == Some(&0);
         match record_type {
-            None => self.step(Event::Received { leg: Leg::Tls, buf, count, more: true }),
-            Some(record_type) => self.step(Event::Record { record_type, buf }),
+            None => self.step(Event::Received { leg: self.tls, buf, count, more: true }),
+            Some(record_type) => self.step(Event::Record { leg: self.tls, record_type, buf }),
         }
     }
 
@@ -124,13 +124,13 @@ impl World {
         if self.peer_reset {
             self.out.bufs.give(buf);
             let errno = self.reset_error.take().unwrap_or(libc::EPIPE);
-            return self.fail(Leg::Tls, Operation::Send, errno);
+            return self.fail(self.tls, Operation::Send, errno);
         }
         // What it has found in what comes shows when something is sent, too.
         if let Some(errno) = self.kernel.finds_no_record(&self.to_us).filter(|_| self.dice.below(2) > 0) {
             self.kernel.stop();
             self.asked.tls_send = Some((buf, record_type));
-            return self.step(Event::Unreadable { errno });
+            return self.step(Event::Unreadable { leg: self.tls, errno });
         }
         // The kernel takes a whole small record or none of it; application data it may take in part.
         let count = if record_type.is_some() { buf.len() } else { self.some(buf.len()).min(buf.len()) };
@@ -152,10 +152,10 @@ impl World {
         }
         buf.consume(count);
         if buf.is_empty() {
-            self.step(Event::Sent { leg: Leg::Tls, buf });
+            self.step(Event::Sent { leg: self.tls, buf });
         } else {
             self.asked.tls_send = Some((buf, record_type));
-            self.step(Event::Moved { leg: Leg::Tls });
+            self.step(Event::Moved { leg: self.tls });
         }
     }
 
@@ -171,7 +171,7 @@ impl World {
     pub(super) fn plain_receives(&mut self) {
         let Some(max) = self.asked.plain_receive.take() else { return };
         if self.backend_down {
-            return self.fail(Leg::Plain, Operation::Receive, libc::ECONNRESET);
+            return self.fail(self.plain, Operation::Receive, libc::ECONNRESET);
         }
         let mut buf = self.out.bufs.take();
         let mut count = self.from_backend.len().min(max);
@@ -182,14 +182,14 @@ impl World {
             self.received_from_backend += count;
         }
         let more = !self.from_backend.is_empty();
-        self.step(Event::Received { leg: Leg::Plain, buf, count, more });
+        self.step(Event::Received { leg: self.plain, buf, count, more });
     }
 
     pub(super) fn plain_sends(&mut self) {
         let Some(mut buf) = self.asked.plain_send.take() else { return };
         if self.backend_down {
             self.out.bufs.give(buf);
-            return self.fail(Leg::Plain, Operation::Send, libc::EPIPE);
+            return self.fail(self.plain, Operation::Send, libc::EPIPE);
         }
         let count = self.some(buf.len()).min(buf.len());
         self.to_plain.extend(&buf.filled()[..count]);
@@ -198,10 +198,10 @@ impl World {
         }
         buf.consume(count);
         if buf.is_empty() {
-            self.step(Event::Sent { leg: Leg::Plain, buf });
+            self.step(Event::Sent { leg: self.plain, buf });
         } else {
             self.asked.plain_send = Some(buf);
-            self.step(Event::Moved { leg: Leg::Plain });
+            self.step(Event::Moved { leg: self.plain });
         }
     }
 

@@ -16,7 +16,7 @@ impl Transcript {
         discriminant(event).hash(&mut self.0);
         match event {
             Event::Received { leg, buf, count, more } => self.bytes(&(leg, count, more), buf),
-            Event::Record { record_type, buf } => self.bytes(record_type, buf),
+            Event::Record { record_type, buf, .. } => self.bytes(record_type, buf),
             // When it is over is left to the clock of the process.
             Event::Drain { .. } => {}
             other => self.text(other),
@@ -27,7 +27,7 @@ impl Transcript {
         discriminant(action).hash(&mut self.0);
         match action {
             Action::Send { leg, buf } => self.bytes(leg, buf),
-            Action::SendRecord { record_type, buf } => self.bytes(record_type, buf),
+            Action::SendRecord { record_type, buf, .. } => self.bytes(record_type, buf),
             // What they are shows in the bytes that they seal.
             Action::InstallKeys { direction, .. } => self.text(direction),
             other => self.text(other),

@@ -29,9 +29,15 @@ const PLAIN_SOCKET_BYTES: usize = 30_000;
 /// Buffers that one connection may hold: two a direction, the front of a record, and a last one.
 const MOST_BUFFERS: usize = 6;
 
+/// Endpoints of the route.
+pub(super) const ENDPOINTS: usize = 1;
+
 /// A world in progress.
 pub struct World {
     pub(super) plan: Plan,
+    /// The leg with TLS, and the other.
+    pub(super) tls: Leg,
+    pub(super) plain: Leg,
     pub(super) dice: Dice,
     pub(super) conn: Conn,
     pub(super) may_offload: bool,
@@ -120,8 +126,10 @@ impl World {
         let peer = Peer::new(&role, plan.script.clone());
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
         Self {
+            tls: if originates { Leg::Far } else { Leg::Near },
+            plain: if originates { Leg::Near } else { Leg::Far },
             dice: Dice::of(&plan),
-            conn: Conn::new(Arc::new(policy)),
+            conn: Conn::new(Arc::new(policy), ENDPOINTS),
             may_offload: true,
             out: Outbox::new(4),
             now,
@@ -211,8 +219,8 @@ impl World {
         add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
         let is_on_its_way = !self.to_plain.is_empty();
         add(is_on_its_way && !self.backend_down && self.backend_room() > 0, Move::PlainArrives);
-        add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(Leg::Plain));
-        add(self.asked.tls_settle && !unsent, Move::Settles(Leg::Tls));
+        add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(self.plain));
+        add(self.asked.tls_settle && !unsent, Move::Settles(self.tls));
         moves
     }
 
@@ -274,11 +282,11 @@ impl World {
             Move::KernelSends => self.kernel_sends(),
             Move::Flushes => {
                 self.asked.flush = false;
-                self.step(Event::Flushed);
+                self.step(Event::Flushed { leg: self.tls });
             }
             Move::Settles(leg) => {
                 let Asked { tls_settle, plain_settle, .. } = &mut self.asked;
-                *if leg == Leg::Tls { tls_settle } else { plain_settle } = false;
+                *if leg == self.tls { tls_settle } else { plain_settle } = false;
                 self.step(Event::Settled { leg });
             }
         }

@@ -49,9 +49,8 @@ impl Worker {
                 }
                 if !self.draining {
                     self.counters.add(Counter::Accepted, 1);
-                    let leg = front.accepted_leg();
-                    let id =
-                        self.slots.insert(Conn::new(Arc::clone(&front.policy)), index, leg, socket, self.now);
+                    let conn = Conn::new(Arc::clone(&front.policy), 1);
+                    let id = self.slots.insert(conn, index, socket, self.now);
                     self.step(id, Event::Opened);
                 }
             }

@@ -13,6 +13,7 @@ use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Cipher, Material};
 use crate::sys::ring::Ring;
 use crate::sys::socket::{self, Address, SockAddr};
+use crate::sys::tcp;
 use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
 
 /// Where the plain leg goes, as the system takes it.
@@ -48,19 +49,23 @@ impl Hands<'_> {
     /// Carries out one action of the connection in a slot.
     pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Result {
         match action {
-            Action::Connect { leg } => return self.connect(id, leg),
-            Action::InstallKeys { direction, keys } => return self.install(id, direction, &keys),
-            Action::Flush => return self.flush(id),
+            Action::Connect { to } => return self.connect(id, to),
+            Action::InstallKeys { leg, direction, keys } => return self.install(id, leg, direction, &keys),
+            Action::Flush { leg } => return self.flush(id, leg),
             Action::Settle { leg } => return self.settle(id, leg),
-            Action::ReadSequence { direction } => return self.read_sequence(id, direction),
+            Action::CountUnread { leg } => {
+                let socket = self.slots.get(id).and_then(|slot| slot.line(leg).socket());
+                let bytes = socket.map_or(0, |socket| tcp::unread_bytes(socket).unwrap_or(0));
+                return Result::Event(Event::Unread { leg, bytes });
+            }
+            Action::ReadSequence { leg, direction } => return self.read_sequence(id, leg, direction),
             Action::Release { leg, reset } => {
                 self.remember_client(id, leg);
                 self.release(id, leg, reset);
             }
             Action::Note(milestone) => self.note(milestone),
             Action::Close(report) => {
-                self.release(id, Leg::Tls, false);
-                self.release(id, Leg::Plain, false);
+                Leg::BOTH.into_iter().for_each(|leg| self.release(id, leg, false));
                 self.slots.remove(id);
                 return Result::Closed(report);
             }
@@ -78,39 +83,45 @@ impl Hands<'_> {
     /// Starts an operation on a leg.
     fn start(&mut self, id: SlotId, action: Action) {
         let Some(slot) = self.slots.get(id) else { return };
-        let leg = match &action {
-            Action::Receive { leg, .. } | Action::ReceiveInto { leg, .. } | Action::Send { leg, .. } => *leg,
-            _ => Leg::Tls,
+        let (Action::Receive { leg, .. }
+        | Action::ReceiveHandshake { leg }
+        | Action::ReceiveInto { leg, .. }
+        | Action::ReceiveRecord { leg, .. }
+        | Action::Send { leg, .. }
+        | Action::SendRecord { leg, .. }) = &action
+        else {
+            return;
         };
-        if let Action::SendRecord { record_type, .. } = &action {
-            slot.record_type = Some(*record_type);
-        }
+        let leg = *leg;
         let line = slot.line(leg);
+        if let Action::SendRecord { record_type, .. } = &action {
+            line.record_type = Some(*record_type);
+        }
         if line.socket().is_none() {
             return;
         }
         match &action {
             Action::Receive { max, .. } => line.max = Some(*max),
-            Action::ReceiveHandshake => line.max = None,
+            Action::ReceiveHandshake { .. } => line.max = None,
             _ => {}
         }
         let drained = line.drained;
         let purpose = match &action {
-            Action::Receive { .. } | Action::ReceiveHandshake | Action::ReceiveInto { .. } => {
+            Action::Receive { .. } | Action::ReceiveHandshake { .. } | Action::ReceiveInto { .. } => {
                 Purpose::Receive(leg)
             }
-            Action::ReceiveRecord { .. } => Purpose::ReceiveRecord,
+            Action::ReceiveRecord { .. } => Purpose::ReceiveRecord(leg),
             _ => Purpose::Send(leg),
         };
         let (token, ring) = (token(purpose, id), &mut *self.ring);
         let Some(socket) = line.socket() else { return };
         let started = match action {
             Action::Receive { max, .. } => ring.receive(socket, max, drained, token),
-            Action::ReceiveHandshake => ring.receive_small(socket, drained, token),
+            Action::ReceiveHandshake { .. } => ring.receive_small(socket, drained, token),
             Action::ReceiveInto { buf, max, .. } => ring.receive_into(socket, buf, max, token),
-            Action::ReceiveRecord { buf } => ring.receive_record(socket, buf, token),
+            Action::ReceiveRecord { buf, .. } => ring.receive_record(socket, buf, token),
             Action::Send { buf, .. } => ring.send(socket, buf, token),
-            Action::SendRecord { record_type, buf } => ring.send_record(socket, record_type, buf, token),
+            Action::SendRecord { record_type, buf, .. } => ring.send_record(socket, record_type, buf, token),
             _ => return,
         };
         line.started(purpose, started);
@@ -121,12 +132,13 @@ impl Hands<'_> {
         let Some(slot) = self.slots.get(id) else { return };
         let action = match slot.line(leg).max {
             Some(max) => Action::Receive { leg, max },
-            None => Action::ReceiveHandshake,
+            None => Action::ReceiveHandshake { leg },
         };
         self.start(id, action);
     }
 
-    fn connect(&mut self, id: SlotId, leg: Leg) -> Result {
+    fn connect(&mut self, id: SlotId, _to: usize) -> Result {
+        let leg = Leg::Far;
         let opened = socket::outgoing(&self.front.destination.address);
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         match opened {
@@ -152,11 +164,11 @@ impl Hands<'_> {
     }
 
     /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
-    fn install(&mut self, id: SlotId, direction: Direction, keys: &TrafficKeys) -> Result {
+    fn install(&mut self, id: SlotId, leg: Leg, direction: Direction, keys: &TrafficKeys) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let expect_no_pad = slot.conn.policy().expect_no_pad;
-        let sealing = std::mem::take(&mut slot.sealing);
-        let line = slot.line(Leg::Tls);
+        let line = slot.line(leg);
+        let sealing = std::mem::take(&mut line.sealing);
         let Some(socket) = line.socket() else { return Result::Started };
         let added = sealing.added_under_key(socket);
         let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
@@ -173,22 +185,22 @@ impl Hands<'_> {
                     // A kernel that does not know it opens records as ever.
                     let _ = line.socket().map(ktls::expect_no_pad);
                 }
-                Event::Keyed { direction }
+                Event::Keyed { leg, direction }
             }
-            Err(e) => Event::Refused { direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },
+            Err(e) => Event::Refused { leg, direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },
         };
-        slot.sealing = sealing;
-        if matches!(event, Event::Keyed { direction: Direction::Tx }) {
-            slot.sealing.begin(&material, added);
+        line.sealing = sealing;
+        if matches!(event, Event::Keyed { direction: Direction::Tx, .. }) {
+            line.sealing.begin(&material, added);
         }
         Result::Event(event)
     }
 
-    fn read_sequence(&mut self, id: SlotId, direction: Direction) -> Result {
+    fn read_sequence(&mut self, id: SlotId, leg: Leg, direction: Direction) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
-        let Some(socket) = slot.line(Leg::Tls).socket() else { return Result::Started };
+        let Some(socket) = slot.line(leg).socket() else { return Result::Started };
         let sequence = ktls::sequence(socket, side(direction)).ok();
-        Result::Event(Event::Sequence { direction, sequence })
+        Result::Event(Event::Sequence { leg, direction, sequence })
     }
 
     fn release(&mut self, id: SlotId, leg: Leg, reset: bool) {
@@ -206,7 +218,7 @@ impl Hands<'_> {
     /// accepted one, and then nobody could say any more who that was.
     fn remember_client(&mut self, id: SlotId, leg: Leg) {
         let Some(slot) = self.slots.get(id) else { return };
-        if leg == self.front.accepted_leg() {
+        if leg == Leg::Near {
             slot.client =
                 slot.line(leg).socket().and_then(|socket| socket::peer_addr(socket).ok()).map(Box::new);
         }
@@ -217,7 +229,7 @@ impl Hands<'_> {
         let Action::Close(report) = action else { return Circumstances::default() };
         let client = self.slots.get(id).and_then(|slot| {
             let remembered = slot.client.as_deref().copied();
-            let accepted = slot.line(self.front.accepted_leg()).socket();
+            let accepted = slot.line(Leg::Near).socket();
             remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()))
         });
         let (listener, backend) = (self.front.address, Some(self.front.destination.address.clone()));

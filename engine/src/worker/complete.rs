@@ -30,7 +30,7 @@ pub(super) fn read(
     let (leg, operation) = match purpose {
         Purpose::Connect(leg) => (leg, Operation::Connect),
         Purpose::Receive(leg) => (leg, Operation::Receive),
-        Purpose::ReceiveRecord => (Leg::Tls, Operation::Receive),
+        Purpose::ReceiveRecord(leg) => (leg, Operation::Receive),
         Purpose::Send(leg) => (leg, Operation::Send),
         Purpose::Accept | Purpose::Stop => return Meaning::Nothing,
     };
@@ -43,23 +43,19 @@ pub(super) fn read(
     match outcome {
         Outcome::Received { buf, count, drained } => {
             line.drained = drained && !line.hintless;
-            if leg == Leg::Plain {
+            if line.is_plain {
                 counters.add(Counter::BytesToTls, count as u64);
             }
             Meaning::Event(Event::Received { leg, buf, count, more: !drained })
         }
-        Outcome::Record { record_type, buf } => Meaning::Event(Event::Record { record_type, buf }),
+        Outcome::Record { record_type, buf } => Meaning::Event(Event::Record { leg, record_type, buf }),
         Outcome::Sent { buf, count } => {
-            if leg == Leg::Plain {
+            if line.is_plain {
                 counters.add(Counter::BytesToPlain, count as u64);
             }
-            if leg == Leg::Tls {
-                slot.sealing.took(count);
-            }
+            line.sealing.took(count);
             if buf.is_empty() {
-                if leg == Leg::Tls {
-                    slot.record_type = None;
-                }
+                line.record_type = None;
                 return Meaning::Event(Event::Sent { leg, buf });
             }
             send_rest(slot, leg, buf, id, ring);
@@ -82,7 +78,7 @@ pub(super) fn read(
                 socket::clear_error(socket);
             }
             send_rest(slot, leg, buf, id, ring);
-            Meaning::Event(Event::Unreadable { errno })
+            Meaning::Event(Event::Unreadable { leg, errno })
         }
         Outcome::Failed { errno, buf } => {
             buf.into_iter().for_each(|buf| bufs.give(buf));
@@ -98,13 +94,13 @@ pub(super) fn read(
 
 /// A send took only the front; the rest follows. (No MSG_WAITALL: kernel TLS refuses it.)
 fn send_rest(slot: &mut Slot, leg: Leg, buf: Buf, id: SlotId, ring: &mut Ring) {
-    let record_type = slot.record_type;
     let line = slot.line(leg);
+    let record_type = line.record_type;
     let Some(socket) = line.socket() else { return };
     let purpose = Purpose::Send(leg);
     let token = token(purpose, id);
     let started = match record_type {
-        Some(record_type) if leg == Leg::Tls => ring.send_record(socket, record_type, buf, token),
+        Some(record_type) => ring.send_record(socket, record_type, buf, token),
         _ => ring.send(socket, buf, token),
     };
     line.started(purpose, started);

@@ -82,25 +82,24 @@ impl Sealing {
 
 impl Hands<'_> {
     /// `Flushed` at once, or a look later.
-    pub(super) fn flush(&mut self, id: SlotId) -> Result {
+    pub(super) fn flush(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
-        let last = slot.line(Leg::Tls).look.take();
-        let sealing = std::mem::take(&mut slot.sealing);
-        let waiting = slot.line(Leg::Tls).socket().and_then(|socket| sealing.waiting(socket, last.as_ref()));
-        slot.sealing = sealing;
-        let Some(given) = waiting else { return Result::Event(Event::Flushed) };
-        self.look_later(id, Leg::Tls, last, given, Awaits::Flushed)
+        let line = slot.line(leg);
+        let last = line.look.take();
+        let waiting = line.socket().and_then(|socket| line.sealing.waiting(socket, last.as_ref()));
+        let Some(given) = waiting else { return Result::Event(Event::Flushed { leg }) };
+        self.look_later(id, leg, last, given, Awaits::Flushed)
     }
 
-    /// `Settled` at once, or a look later. The TLS leg's socket has settled too if nothing unread lies in it:
-    /// its close is no reset then, and what was sent is delivered after it. A socket that is not TCP's has settled: what it has taken lies
+    /// `Settled` at once, or a look later. The socket of a leg with TLS has settled too if nothing unread lies in
+    /// it: its close is no reset then, and what was sent is delivered after it. A socket that is not TCP's has settled: what it has taken lies
     /// with the other end, and no close takes it back (unix(7)).
     pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let line = slot.line(leg);
-        let last = line.look.take();
+        let (last, line_is_plain) = (line.look.take(), line.is_plain);
         let harmless =
-            |socket: &BorrowedFd<'_>| leg == Leg::Tls && tcp::unread_bytes(*socket).is_ok_and(|n| n == 0);
+            |socket: &BorrowedFd<'_>| !line_is_plain && tcp::unread_bytes(*socket).is_ok_and(|n| n == 0);
         let sending = line.socket().filter(|it| !harmless(it)).and_then(|socket| tcp::sending(socket).ok());
         match sending {
             Some(sending) if !sending.is_done => {
@@ -123,7 +122,7 @@ impl Hands<'_> {
     pub(super) fn look_again(&mut self, id: SlotId, leg: Leg) -> Result {
         let look = self.slots.get(id).and_then(|slot| slot.line(leg).look.as_ref().map(|look| look.awaits));
         match look {
-            Some(Awaits::Flushed) => self.flush(id),
+            Some(Awaits::Flushed) => self.flush(id, leg),
             Some(Awaits::Settled) => self.settle(id, leg),
             None => Result::Started,
         }

@@ -13,7 +13,6 @@ use crate::config::Backend;
 use crate::config::limits::Timeouts;
 use crate::conn::action::Evidence;
 use crate::conn::carrier::{self, Suites};
-use crate::conn::event::Leg;
 use crate::conn::policy::{Policy, Security};
 use crate::sys::ktls::{Cipher, CipherSet};
 use crate::sys::socket::{self, Address};
@@ -165,11 +164,6 @@ impl Front {
         let listening_at = socket::local_addr(setup.listener.as_fd()).ok();
         let listener = Listener::new(index, setup.listener);
         Ok(Self { listener, address: listening_at, policy, destination })
-    }
-
-    /// Which leg of a connection is the accepted one.
-    pub(super) fn accepted_leg(&self) -> Leg {
-        if self.policy.far.terms().is_some() { Leg::Plain } else { Leg::Tls }
     }
 
     /// For the log.

@@ -346,7 +346,7 @@ impl Worker {
         let now = self.now;
         let Some(slot) = self.slots.get(id) else { return };
         let is_due = |leg: &Leg| slot.line(*leg).look.as_ref().is_some_and(|look| look.at <= now);
-        if let Some(leg) = [Leg::Tls, Leg::Plain].into_iter().find(is_due) {
+        if let Some(leg) = Leg::BOTH.into_iter().find(is_due) {
             return self.look_again(id, leg);
         }
         if slot.timer.is_some_and(|set| set > now) {

@@ -20,7 +20,7 @@ pub(super) enum Purpose {
     Stop,
     Connect(Leg),
     Receive(Leg),
-    ReceiveRecord,
+    ReceiveRecord(Leg),
     Send(Leg),
 }
 
@@ -33,12 +33,8 @@ pub(super) struct Slot {
     is_unfinished: bool,
     /// Tells this tenant of the slot from those before.
     serial: u32,
-    tls: Line,
-    plain: Line,
-    /// What was given to the TLS leg's socket.
-    pub(super) sealing: Sealing,
-    /// The record type of the record that is being sent, if one is.
-    pub(super) record_type: Option<u8>,
+    near: Line,
+    far: Line,
     /// The earliest time at which a timer for it is set.
     pub(super) timer: Option<Instant>,
     /// Who was accepted, where the accepted leg is closed before the connection is over.
@@ -63,6 +59,12 @@ pub(super) struct Line {
     pub(super) max: Option<usize>,
     /// When to look again whether what was sent is with TCP, or acknowledged.
     pub(super) look: Option<Look>,
+    /// It has no TLS.
+    pub(super) is_plain: bool,
+    /// What was given to the socket.
+    pub(super) sealing: Sealing,
+    /// The record type of the record that is being sent, if one is.
+    pub(super) record_type: Option<u8>,
     /// The port that it is being connected to; 0 for none.
     port: u16,
 }
@@ -93,7 +95,7 @@ impl Line {
 
     fn under_way(&mut self, purpose: Purpose) -> &mut Option<Started> {
         match purpose {
-            Purpose::Receive(_) | Purpose::ReceiveRecord => &mut self.receiving,
+            Purpose::Receive(_) | Purpose::ReceiveRecord(_) => &mut self.receiving,
             _ => &mut self.sending,
         }
     }
@@ -123,8 +125,8 @@ impl Line {
 impl Slot {
     pub(super) fn line(&mut self, leg: Leg) -> &mut Line {
         match leg {
-            Leg::Tls => &mut self.tls,
-            Leg::Plain => &mut self.plain,
+            Leg::Near => &mut self.near,
+            Leg::Far => &mut self.far,
         }
     }
 }
@@ -159,31 +161,14 @@ impl Slots {
     }
 
     /// `socket` is the leg that was accepted.
-    pub(super) fn insert(
-        &mut self,
-        conn: Conn,
-        front: usize,
-        leg: Leg,
-        socket: OwnedFd,
-        now: Instant,
-    ) -> SlotId {
+    pub(super) fn insert(&mut self, conn: Conn, front: usize, socket: OwnedFd, now: Instant) -> SlotId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
-        let (tls, plain) = (Line::default(), Line::default());
-        let sealing = Sealing::default();
-        let mut slot = Slot {
-            conn,
-            front,
-            is_unfinished: true,
-            serial,
-            tls,
-            plain,
-            sealing,
-            record_type: None,
-            timer: None,
-            client: None,
-        };
-        slot.line(leg).open(socket);
+        let line = |leg| Line { is_plain: conn.policy().security(leg).terms().is_none(), ..Line::default() };
+        let (near, far) = (line(Leg::Near), line(Leg::Far));
+        let mut slot =
+            Slot { conn, front, is_unfinished: true, serial, near, far, timer: None, client: None };
+        slot.line(Leg::Near).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
         let id = SlotId { index, serial };
         self.unfinished += 1;
@@ -253,13 +238,14 @@ pub(super) fn token(purpose: Purpose, id: SlotId) -> Token {
     let purpose = match purpose {
         Purpose::Accept => 0,
         Purpose::Stop => 1,
-        Purpose::Connect(Leg::Plain) => 2,
-        Purpose::Connect(Leg::Tls) => 8,
-        Purpose::Receive(Leg::Tls) => 3,
-        Purpose::Receive(Leg::Plain) => 4,
-        Purpose::Send(Leg::Tls) => 5,
-        Purpose::Send(Leg::Plain) => 6,
-        Purpose::ReceiveRecord => 7,
+        Purpose::Connect(Leg::Near) => 2,
+        Purpose::Connect(Leg::Far) => 8,
+        Purpose::Receive(Leg::Near) => 3,
+        Purpose::Receive(Leg::Far) => 4,
+        Purpose::Send(Leg::Near) => 5,
+        Purpose::Send(Leg::Far) => 6,
+        Purpose::ReceiveRecord(Leg::Near) => 7,
+        Purpose::ReceiveRecord(Leg::Far) => 9,
     };
     purpose | u64::from(id.index) << PURPOSE_BITS | u64::from(id.serial) << (PURPOSE_BITS + INDEX_BITS)
 }
@@ -280,13 +266,14 @@ pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
     let purpose = match token & ((1 << PURPOSE_BITS) - 1) {
         0 => Purpose::Accept,
         1 => Purpose::Stop,
-        2 => Purpose::Connect(Leg::Plain),
-        8 => Purpose::Connect(Leg::Tls),
-        3 => Purpose::Receive(Leg::Tls),
-        4 => Purpose::Receive(Leg::Plain),
-        5 => Purpose::Send(Leg::Tls),
-        6 => Purpose::Send(Leg::Plain),
-        7 => Purpose::ReceiveRecord,
+        2 => Purpose::Connect(Leg::Near),
+        8 => Purpose::Connect(Leg::Far),
+        3 => Purpose::Receive(Leg::Near),
+        4 => Purpose::Receive(Leg::Far),
+        5 => Purpose::Send(Leg::Near),
+        6 => Purpose::Send(Leg::Far),
+        7 => Purpose::ReceiveRecord(Leg::Near),
+        9 => Purpose::ReceiveRecord(Leg::Far),
         _ => return None,
     };
     let index = (token >> PURPOSE_BITS) as u32 & ((1 << INDEX_BITS) - 1);
@@ -305,15 +292,18 @@ mod tests {
     use crate::conn::policy::{Policy, Security};
 
     fn conn() -> Conn {
-        Conn::new(Arc::new(Policy {
-            near: Security::Plain,
-            far: Security::Plain,
-            timeouts: Timeouts::default(),
-            offload: Offer::default(),
-            record_limit: 1024,
-            takes_fin_for_the_end: false,
-            expect_no_pad: false,
-        }))
+        Conn::new(
+            Arc::new(Policy {
+                near: Security::Plain,
+                far: Security::Plain,
+                timeouts: Timeouts::default(),
+                offload: Offer::default(),
+                record_limit: 1024,
+                takes_fin_for_the_end: false,
+                expect_no_pad: false,
+            }),
+            1,
+        )
     }
 
     #[test]
@@ -322,13 +312,14 @@ mod tests {
         for purpose in [
             Purpose::Accept,
             Purpose::Stop,
-            Purpose::Connect(Leg::Plain),
-            Purpose::Connect(Leg::Tls),
-            Purpose::Receive(Leg::Tls),
-            Purpose::Receive(Leg::Plain),
-            Purpose::ReceiveRecord,
-            Purpose::Send(Leg::Tls),
-            Purpose::Send(Leg::Plain),
+            Purpose::Connect(Leg::Far),
+            Purpose::Connect(Leg::Near),
+            Purpose::Receive(Leg::Near),
+            Purpose::Receive(Leg::Far),
+            Purpose::ReceiveRecord(Leg::Near),
+            Purpose::ReceiveRecord(Leg::Far),
+            Purpose::Send(Leg::Near),
+            Purpose::Send(Leg::Far),
         ] {
             assert_eq!(read_token(token(purpose, id)), Some((purpose, id)));
         }
@@ -340,9 +331,8 @@ mod tests {
     fn slots_unfinished_are_counted_and_known_by_age() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, begin) = (Slots::new(), Instant::now());
-        let insert = |slots: &mut Slots, nth: u64| {
-            slots.insert(conn(), 0, Leg::Tls, socket(), begin + Duration::from_secs(nth))
-        };
+        let insert =
+            |slots: &mut Slots, nth: u64| slots.insert(conn(), 0, socket(), begin + Duration::from_secs(nth));
         let [first, second, third] = [0, 1, 2].map(|nth| insert(&mut slots, nth));
         assert_eq!((slots.unfinished(), slots.oldest_unfinished()), (3, Some((first, begin))));
         slots.finished(first);
@@ -364,9 +354,9 @@ mod tests {
     fn a_tenant_that_left_is_not_found_in_its_slot() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, now) = (Slots::new(), Instant::now());
-        let first = slots.insert(conn(), 0, Leg::Tls, socket(), now);
+        let first = slots.insert(conn(), 0, socket(), now);
         assert!(slots.remove(first).is_some());
-        let second = slots.insert(conn(), 0, Leg::Tls, socket(), now);
+        let second = slots.insert(conn(), 0, socket(), now);
         assert_eq!(first.index, second.index);
         assert!(slots.get(first).is_none() && slots.remove(first).is_none());
         assert!(slots.get(second).is_some());

@@ -1,492 +1,216 @@
-//! Stage 4: the plain leg is connected, then two halves pump, each at its own pace.
+//! The last stage but one: two sides joined. Plaintext goes from each to the other, at its own pace.
 //!
-//! `up` goes from the TLS leg to the plain leg, `down` the other way. Each ends for itself: close_notify
-//! becomes FIN on the plain leg, FIN from there becomes close_notify. FIN without close_notify is truncation
-//! (RFC 8446 §6.1). What either carrier finds beside application data goes through `control`, and in TLS 1.3
-//! through `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes
-//! its carrier in `handover`; how many records its key may protect is in `limit`; what a fault leaves to be
-//! said is in `ending`.
+//! Each direction holds at most one buffer that was received and waits to be sent: back-pressure is that
+//! nothing more is received meanwhile. The end of what a side sends is passed on behind its last byte:
+//! close_notify becomes FIN, FIN becomes close_notify. Of TLS the relay knows nothing: that is `tls`.
 
-mod control;
-mod ending;
-mod half;
-mod handover;
-mod kernel;
-mod limit;
-mod messages;
-mod userspace;
+mod plain;
+mod side;
+mod tls;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::action::{Action, Carriage, Outbox};
-use super::carrier::{Carried, Offer, Receiver, Transmitter};
-use super::event::{Event, Leg, Operation};
-use super::fault::{Fault, alert};
-use super::{Next, PLAINTEXT_BYTES, Rules};
+use super::action::{Action, Carriage, Milestone, Outbox};
+use super::carrier::{Ended, LegEnd, Offer, PlainEnd};
+use super::event::{Event, Leg};
+use super::fault::Fault;
+use super::{RECEIVE_BYTES, Rules};
 use crate::buf::Buf;
-use crate::tls::record::RecordType;
-use crate::tls::secrets::{Aead, Direction, Version};
-use crate::tls::session::Rekey;
-use control::{Allowance, Control, Counts};
-use ending::BehindTheEnd;
-use half::Half;
-use limit::Room;
-use messages::Messages;
+use crate::tls::secrets::Direction;
+pub(super) use plain::PlainSide;
+pub(super) use side::{Ending, Side};
+pub(super) use tls::TlsSide;
 
-/// Records in a row that are not application data before the peer is thought to mean harm.
-const MAX_CONTROL_RECORDS_IN_A_ROW: u32 = 32;
-
-/// The two legs joined.
+/// The two sides joined.
 #[derive(Debug)]
 pub(super) struct Relay {
-    version: Version,
-    aead: Aead,
-    tx: Transmitter,
-    rx: Receiver,
-    /// What the kernel may be asked to carry, as of this event.
-    offer: Offer,
-    /// Bytes until the kernel is offered what goes to the peer; `None` if that is settled.
-    tx_left: Option<u64>,
-    /// The same for what comes from the peer. With 0 it is offered at the next record boundary: until then
-    /// nothing is received beyond the record that it is in.
-    rx_left: Option<u64>,
-    rekey: Option<Rekey>,
-    up: Half,
-    down: Half,
-    /// Records that userspace has not opened, the last of which may not be whole. While the rest of it is
-    /// awaited, in no larger buffer than it needs.
-    partial: Option<Buf>,
-    /// The front of a record came, and a receive waits for the rest.
-    is_mid_record: bool,
-    /// Since when a receive waits for the rest of the record that has begun.
-    record_since: Option<Instant>,
-    /// How long that may last.
-    record_time: Duration,
-    /// The TLS leg's socket has more (a hint).
-    has_more: bool,
-    connected: bool,
-    /// The plain leg takes no more; what still comes from it is passed on.
-    backend_broken: bool,
-    /// The TLS leg takes no more; what came before is passed on to its end.
-    peer_gone: bool,
-    /// The peer's FIN came without close_notify and was passed on as an end.
-    is_truncated: bool,
-    takes_fin_for_the_end: bool,
-    /// What came behind the peer's close_notify.
-    behind_the_end: BehindTheEnd,
-    /// What occupies the sending side of the TLS leg: `down.sending` says that something does.
-    occupied_by: Occupant,
-    pending: Pending,
-    /// The kernel was asked something of what comes from the peer: nothing is received until it has answered.
-    asking_rx: bool,
-    /// The kernel did not take our own next key.
-    tx_is_lost: bool,
-    /// Most records that a key may protect.
-    record_limit: u64,
-    /// The peer was asked to change its key and has not yet.
-    rx_update_asked: bool,
-    /// A key is spent: nothing more is received, what was is passed on.
-    winding_up: bool,
-    control_records_in_a_row: u32,
-    messages: Messages,
-    seen: Counts,
-    /// The description of the peer's fatal alert.
-    heard: Option<u8>,
-    key_updates: Allowance,
-    now: Instant,
+    near: Side,
+    far: Side,
+    /// Received from the far side, for the near one.
+    to_near: Option<Buf>,
+    /// Received from the near side, for the far one.
+    to_far: Option<Buf>,
+    /// The time is over, once so many answers to `CountUnread` have come.
+    expires_after: Option<u8>,
 }
 
-/// What is being sent on the TLS leg.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Occupant {
-    /// Application data, or a record after which nothing changes.
-    #[default]
-    Data,
-    /// A KeyUpdate that the kernel seals: our next key follows it.
-    KeyUpdate,
-    /// Our close_notify.
-    CloseNotify,
-    /// Nothing: the kernel was asked something of what goes to the peer.
-    Question,
-    /// Nothing: our close_notify is sealed, and FIN waits until it is with TCP.
-    Flush,
-}
-
-/// Records that we owe the peer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pending {
-    key_update: bool,
-    /// One that asks for one in return.
-    key_update_request: bool,
-    no_renegotiation: bool,
-    /// The one warning was given.
-    renegotiation_refused: bool,
+/// Why it ended otherwise than by both sides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    pub(super) fault: Fault,
+    /// The leg that the fault is of; none if it is of neither.
+    pub(super) culprit: Option<Leg>,
 }
 
 impl Relay {
-    /// Connects the plain leg, unless it is the one that was accepted: then [`Event::Connected`] is due at
-    /// once.
-    pub(super) fn begin(carried: Carried, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Self {
-        let Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial } = carried;
-        if !rules.originates() {
-            out.push(Action::Connect { leg: Leg::Plain });
-        }
-        Self {
-            version,
-            aead,
-            tx,
-            rx,
-            offer: rules.offer,
-            tx_left,
-            rx_left,
-            rekey,
-            up: Half::default(),
-            down: Half::default(),
-            partial,
-            is_mid_record: false,
-            record_since: None,
-            record_time: rules.policy.timeouts.handshake,
-            has_more: false,
-            connected: false,
-            backend_broken: false,
-            peer_gone: false,
-            is_truncated: false,
-            takes_fin_for_the_end: rules.policy.takes_fin_for_the_end,
-            behind_the_end: BehindTheEnd::default(),
-            occupied_by: Occupant::default(),
-            pending: Pending::default(),
-            asking_rx: false,
-            tx_is_lost: false,
-            record_limit: rules.policy.record_limit.min(aead.record_limit()),
-            rx_update_asked: false,
-            winding_up: false,
-            control_records_in_a_row: 0,
-            messages: Messages::default(),
-            seen: Counts::default(),
-            heard: None,
-            key_updates: Allowance::new(now),
-            now,
-        }
+    pub(super) fn begin(near: Side, far: Side) -> Self {
+        Self { near, far, to_near: None, to_far: None, expires_after: None }
     }
 
-    /// Whether the plain leg is open.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connected
+    /// What was received on a leg before its peer was joined to the other side.
+    pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
+        self.look(now, rules.offer);
+        self.pump(out)?;
+        self.conclude(out)
     }
 
-    /// When a record that the peer has begun is to be whole; not while we receive nothing.
-    pub(super) fn record_until(&self) -> Option<Instant> {
-        self.record_since.map(|since| since + self.record_time)
-    }
-
-    pub(super) fn on(&mut self, event: Event, now: Instant, offer: Offer, out: &mut Outbox) -> Next<()> {
-        (self.now, self.offer) = (now, offer);
-        let result = self.take(event, out).and_then(|()| self.pump(out));
-        self.seen.note(out);
-        match result {
-            Err(fault) => Next::End(fault),
-            Ok(()) if self.winding_up && self.has_passed_all_on() => Next::End(Fault::RecordLimit),
-            Ok(()) if !(self.up.ended && (self.down.ended || self.peer_gone)) => Next::Stay,
-            Ok(()) if self.backend_broken => Next::End(Fault::BackendReset),
-            Ok(()) if self.peer_gone => Next::End(Fault::ClientReset),
-            Ok(()) if self.is_truncated => Next::End(Fault::Truncated),
-            Ok(()) => Next::Advance(()),
-        }
-    }
-
-    /// Gives what it holds back to the free list.
-    pub(super) fn release(self, out: &mut Outbox) {
-        if self.tx_left.is_some() {
-            handover::note(Direction::Tx, Carriage::Userspace, out);
-        }
-        if self.rx_left.is_some() {
-            handover::note(Direction::Rx, Carriage::Userspace, out);
-        }
-        for buf in [self.up.held, self.down.held, self.partial].into_iter().flatten() {
-            out.bufs.give(buf);
-        }
-    }
-
-    fn take(&mut self, event: Event, out: &mut Outbox) -> Result<(), Fault> {
-        match event {
-            Event::Connected => self.connected = true,
-            Event::Received { leg: Leg::Plain, buf, count, .. } => {
-                self.down.receiving = false;
-                if count == 0 {
-                    out.bufs.give(buf);
-                    self.down.eof = true;
-                } else {
-                    self.down.held = Some(buf);
-                }
-            }
-            Event::Received { leg: Leg::Tls, buf, count, more } => {
-                self.has_more = more;
-                return self.received(buf, count, out);
-            }
-            Event::Record { record_type, buf } => return self.record(record_type, buf, out),
-            Event::Moved { leg: Leg::Tls } => {
-                // It is taken up again at a place that may be no record boundary.
-                if let Transmitter::Kernel(records) = &mut self.tx {
-                    records.add(1);
-                }
-            }
-            Event::Moved { leg: Leg::Plain } | Event::Settled { .. } => {}
-            Event::Unreadable { errno } => return self.unreadable(errno, out),
-            Event::Flushed => self.end_down(out),
-            Event::Sent { leg: Leg::Plain, buf } => {
-                out.bufs.give(buf);
-                self.up.sending = false;
-            }
-            Event::Sent { leg: Leg::Tls, buf } => {
-                out.bufs.give(buf);
-                return self.sent(out);
-            }
-            Event::Keyed { direction } => self.keyed(direction, out),
-            Event::Refused { direction, errno } => return self.keys_refused(direction, errno, out),
-            Event::Sequence { direction, sequence } => self.told_sequence(direction, sequence),
-            Event::Failed { leg: Leg::Plain, operation, errno } => {
-                return self.plain_failed(operation, errno, out);
-            }
-            Event::Failed { leg: Leg::Tls, operation, errno } => {
-                return self.tls_failed(operation, errno, out);
-            }
-            Event::Expired if self.peer_gone => return Err(Fault::ClientReset),
-            Event::Expired if self.connected => return Err(Fault::IdleTimeout),
-            Event::Expired => return Err(Fault::ConnectTimeout),
-            Event::Drain { .. } => {}
-            Event::Opened => return Err(Fault::Internal),
-        }
-        Ok(())
-    }
-
-    fn received(&mut self, buf: Buf, count: usize, out: &mut Outbox) -> Result<(), Fault> {
-        self.up.receiving = false;
-        if count == 0 && matches!(self.rx, Receiver::Kernel(_)) {
-            out.bufs.give(buf);
-            self.receive_record(out);
-            return Ok(());
-        }
-        if self.up.eof {
-            out.bufs.give(buf);
-            self.received_behind_the_end(count, out);
-            return Ok(());
-        }
-        if count == 0 {
-            out.bufs.give(buf);
-            return self.peer_finished(out);
-        }
-        self.is_mid_record = false;
-        match &mut self.rx {
-            Receiver::Kernel(records) => {
-                // As many as there can be, but for empty ones, which nobody counts for us.
-                records.add(count as u64);
-                self.up.held = Some(buf);
-                self.control_records_in_a_row = 0;
-                self.no_message_is_cut()
-            }
-            Receiver::Userspace(_) => {
-                let sealed = userspace::join(self.partial.take(), buf, out);
-                self.open(sealed, out)
-            }
-        }
-    }
-
-    fn sent(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        match std::mem::take(&mut self.occupied_by) {
-            Occupant::Data => self.down.sending = false,
-            Occupant::KeyUpdate => self.install_next_tx_key(out)?,
-            Occupant::CloseNotify if matches!(self.tx, Transmitter::Kernel(_)) => {
-                self.occupied_by = Occupant::Flush;
-                out.push(Action::Flush);
-            }
-            Occupant::CloseNotify => self.end_down(out),
-            Occupant::Question | Occupant::Flush => return Err(Fault::Internal),
-        }
-        Ok(())
-    }
-
-    fn end_down(&mut self, out: &mut Outbox) {
-        self.occupied_by = Occupant::Data;
-        self.down.sending = false;
-        self.down.ended = true;
-        out.push(Action::ShutdownWrite { leg: Leg::Tls });
-    }
-
-    fn plain_failed(&mut self, operation: Operation, errno: i32, out: &mut Outbox) -> Result<(), Fault> {
-        match operation {
-            Operation::Connect => Err(Fault::of_connect(errno)),
-            Operation::Receive => Err(Fault::BackendReset),
-            // It takes no more, but what it sent before may still be on the way: a server that answers early.
-            Operation::Send => {
-                self.backend_broken = true;
-                self.up.sending = false;
-                self.up.ended = true;
-                if let Some(buf) = self.up.held.take() {
-                    out.bufs.give(buf);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// A record that is not application data.
-    fn control(&mut self, record_type: RecordType, payload: &[u8], out: &mut Outbox) -> Result<(), Fault> {
-        self.control_records_in_a_row += 1;
-        let is_flood = self.control_records_in_a_row > MAX_CONTROL_RECORDS_IN_A_ROW;
-        if record_type == RecordType::Handshake && self.version == Version::Tls13 {
-            return self.messages(payload, is_flood, out);
-        }
-        let control = control::read(self.version, record_type, payload);
-        self.seen.add(control::kind(record_type, control));
-        if control == Err(Fault::AlertReceived) {
-            self.heard = payload.get(1).copied();
-        }
-        match control? {
-            Control::CloseNotify => self.up.eof = true,
-            Control::Renegotiation if self.pending.renegotiation_refused => return Err(Fault::Renegotiation),
-            Control::Renegotiation => {
-                self.pending.no_renegotiation = true;
-                self.pending.renegotiation_refused = true;
-            }
-            Control::Ignore if is_flood => return Err(Fault::UnexpectedRecord),
-            Control::Ignore => {}
-        }
-        Ok(())
-    }
-
-    fn pump(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        self.pump_up(out)?;
-        self.pump_down(out)
-    }
-
-    fn pump_up(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        if !self.connected {
-            return Ok(());
-        }
-        loop {
-            if !self.up.sending
-                && let Some(buf) = self.up.held.take()
-            {
-                self.up.sending = true;
-                out.push(Action::Send { leg: Leg::Plain, buf });
-            }
-            if self.up.is_at_its_end() {
-                self.up.ended = true;
-                out.push(Action::ShutdownWrite { leg: Leg::Plain });
-            }
-            if !self.up.wants_more() || self.asking_rx || !self.has_room_to_receive(out) {
-                self.keep_partial(out);
-                return Ok(());
-            }
-            match self.partial.take() {
-                Some(buf) if userspace::starts_with_a_whole_record(&buf) => self.open(buf, out)?,
-                None if self.rx_left == Some(0) => {
-                    if self.offer_rx(out) {
-                        return Ok(());
-                    }
-                }
-                partial => {
-                    self.up.receiving = true;
-                    self.receive(partial, out);
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    fn receive(&mut self, partial: Option<Buf>, out: &mut Outbox) {
-        self.is_mid_record = partial.is_some();
-        let Some(front) = partial else {
-            out.push(Action::Receive { leg: Leg::Tls, max: self.receivable_bytes() });
-            return;
-        };
-        self.record_since.get_or_insert(self.now);
-        self.receive_rest(front, out);
-    }
-
-    fn pump_down(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        self.send_next(out)?;
-        if self.connected && self.down.wants_more() && !self.winding_up && !self.peer_gone {
-            self.down.receiving = true;
-            out.push(Action::Receive { leg: Leg::Plain, max: PLAINTEXT_BYTES });
-        }
-        Ok(())
-    }
-
-    /// What goes to the peer next, if it can go now.
-    fn send_next(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        if self.down.sending
-            || self.down.ended
-            || self.peer_gone
-            || (self.tx_left == Some(0) && self.offer_tx(out))
-        {
-            return Ok(());
-        }
-        // An answer is due before the next application data and not sooner: one does for all requests that
-        // came while we were silent (RFC 8446 §4.6.3), and no peer gets more in a row than it takes.
-        if self.pending.key_update_request || self.pending.key_update && self.down.held.is_some() {
-            return if self.asking_rx { Ok(()) } else { self.send_key_update(out) };
-        }
-        if std::mem::take(&mut self.pending.no_renegotiation) {
-            let payload = control::alert_payload(alert::NO_RENEGOTIATION);
-            return self.send_record(RecordType::Alert, &payload, Occupant::Data, out);
-        }
-        if self.down.held.is_some() {
-            match self.room_to_send(out) {
-                Room::Asked => return Ok(()),
-                Room::AfterKeyUpdate => return self.send_key_update(out),
-                Room::LastOnes => self.winding_up = true,
-                Room::Plenty => {}
-            }
-        }
-        if let Some(buf) = self.down.held.take() {
-            return self.send_data(buf, out);
-        }
-        if self.down.is_at_its_end() {
-            let payload = control::alert_payload(alert::CLOSE_NOTIFY);
-            return self.send_record(RecordType::Alert, &payload, Occupant::CloseNotify, out);
-        }
-        Ok(())
-    }
-
-    fn send_data(&mut self, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
-        self.listen_behind_the_end(out);
-        match &mut self.tx {
-            Transmitter::Kernel(records) => {
-                records.add(kernel::records_of(buf.len()));
-                self.down.sending = true;
-                out.push(Action::Send { leg: Leg::Tls, buf });
-                Ok(())
-            }
-            Transmitter::Userspace(_) => self.seal_data(buf, out),
-        }
-    }
-
-    /// Sends a record other than application data.
-    fn send_record(
+    /// Whether both sides have ended.
+    pub(super) fn on(
         &mut self,
-        record_type: RecordType,
-        payload: &[u8],
-        occupant: Occupant,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
         out: &mut Outbox,
-    ) -> Result<(), Fault> {
-        let mut buf = out.bufs.take();
-        match &mut self.tx {
-            Transmitter::Kernel(records) => {
-                records.add(1);
-                buf.extend(payload);
-                out.push(Action::SendRecord { record_type: record_type.number(), buf });
-            }
-            Transmitter::Userspace(sealer) => {
-                if sealer.seal(record_type, payload, &mut buf).is_err() {
-                    out.bufs.give(buf);
-                    return Err(Fault::RecordLimit);
-                }
-                out.push(Action::Send { leg: Leg::Tls, buf });
+    ) -> Result<bool, Cut> {
+        self.look(now, rules.offer);
+        let result = self.take(event, out).and_then(|()| self.pump(out));
+        self.near.note(out);
+        self.far.note(out);
+        result?;
+        self.conclude(out)
+    }
+
+    fn look(&mut self, now: Instant, offer: Offer) {
+        for side in [&mut self.near, &mut self.far] {
+            if let Side::Tls(side) = side {
+                side.look(now, offer);
             }
         }
-        self.down.sending = true;
-        self.occupied_by = occupant;
+    }
+
+    fn conclude(&mut self, _: &mut Outbox) -> Result<bool, Cut> {
+        let winding_up = [&self.near, &self.far].into_iter().find(|side| side.is_winding_up());
+        if let Some(side) = winding_up
+            && self.has_passed_all_on()
+        {
+            return Err(Cut { fault: Fault::RecordLimit, culprit: Some(side.leg()) });
+        }
+        if !(self.near.has_ended() && self.far.has_ended()) {
+            return Ok(false);
+        }
+        // A plain leg that is broken says more than what it caused on the other.
+        let [first, second] = match (&self.near, &self.far) {
+            (Side::Tls(_), Side::Plain(_)) => [&self.far, &self.near],
+            _ => [&self.near, &self.far],
+        };
+        match first.cut().or_else(|| second.cut()) {
+            Some(cut) => Err(cut),
+            None => Ok(true),
+        }
+    }
+
+    fn take(&mut self, event: Event, out: &mut Outbox) -> Result<(), Cut> {
+        let neither = |fault| Cut { fault, culprit: None };
+        let leg = match &event {
+            Event::Expired => return self.expire(out),
+            Event::Drain { .. } => return Ok(()),
+            _ => event.leg().ok_or_else(|| neither(Fault::Internal))?,
+        };
+        let (side, received) = match leg {
+            Leg::Near => (&mut self.near, &mut self.to_far),
+            Leg::Far => (&mut self.far, &mut self.to_near),
+        };
+        let is_answer = matches!(event, Event::Unread { .. });
+        side.on(event, received, out).map_err(|fault| Cut { fault, culprit: Some(leg) })?;
+        if let Some(left) = self.expires_after.as_mut().filter(|_| is_answer) {
+            *left -= 1;
+            if *left == 0 {
+                return Err(neither(Fault::IdleTimeout));
+            }
+        }
         Ok(())
+    }
+
+    /// Nothing has moved for the idle time. Where the front of a record may lie with the kernel, the streams
+    /// end in order only if none does.
+    fn expire(&mut self, out: &mut Outbox) -> Result<(), Cut> {
+        let sides = [&self.near, &self.far];
+        if let Some(side) = sides.into_iter().find(|side| side.has_lost_its_peer()) {
+            return Err(Cut { fault: Fault::ClientReset, culprit: Some(side.leg()) });
+        }
+        let mut asked = 0;
+        for side in sides.into_iter().filter(|side| side.may_have_unread()) {
+            asked += 1;
+            out.push(Action::CountUnread { leg: side.leg() });
+        }
+        if asked == 0 {
+            return Err(Cut { fault: Fault::IdleTimeout, culprit: None });
+        }
+        self.expires_after = Some(asked);
+        Ok(())
+    }
+
+    fn pump(&mut self, out: &mut Outbox) -> Result<(), Cut> {
+        let Self { near, far, to_near, to_far, .. } = self;
+        pass_on(near, far, to_far, out)?;
+        pass_on(far, near, to_near, out)?;
+        // What the far peer sent may want an answer.
+        let leg = far.leg();
+        far.send_next(to_far, near.is_at_end(), out).map_err(|fault| Cut { fault, culprit: Some(leg) })
+    }
+
+    fn has_passed_all_on(&self) -> bool {
+        let is_held = self.to_near.is_some() || self.to_far.is_some();
+        !is_held && !self.near.is_sending() && !self.far.is_sending()
+    }
+
+    /// A peer has reset the connection, and only what it sent before is left to be passed on.
+    pub(super) fn has_lost_a_peer(&self) -> bool {
+        self.near.has_lost_its_peer() || self.far.has_lost_its_peer()
+    }
+
+    /// When a record that a peer has begun is to be whole; not while nothing is received.
+    pub(super) fn record_until(&self) -> Option<(Instant, Leg)> {
+        let of = |side: &Side| side.record_until().map(|until| (until, side.leg()));
+        [of(&self.near), of(&self.far)].into_iter().flatten().min_by_key(|(until, _)| *until)
+    }
+
+    /// How the legs end behind a fault.
+    pub(super) fn end(self, cut: Cut, out: &mut Outbox) -> Ended {
+        let Cut { fault, culprit } = cut;
+        let is_cut =
+            !self.has_passed_all_on() || self.near.has_half_a_record() || self.far.has_half_a_record();
+        let ending = Ending { fault, culprit, is_cut };
+        let Self { near, far, to_near, to_far, .. } = self;
+        let heard = near.heard().or_else(|| far.heard());
+        let (near, far) = (near.end(ending, to_near, out), far.end(ending, to_far, out));
+        Ended { fault: Some(fault), culprit, heard, near, far }
+    }
+
+    /// Both sides have ended.
+    pub(super) fn end_in_order(self, out: &mut Outbox) -> Ended {
+        let Self { near, far, to_near, to_far, .. } = self;
+        [to_near, to_far].into_iter().flatten().for_each(|buf| out.bufs.give(buf));
+        let (near, far) = (near.end_in_order(out), far.end_in_order(out));
+        Ended { fault: None, culprit: None, heard: None, near, far }
+    }
+}
+
+/// From one side to the other, as far as it goes now.
+fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Outbox) -> Result<(), Cut> {
+    let at = |leg| move |fault| Cut { fault, culprit: Some(leg) };
+    loop {
+        to.send_next(held, from.is_at_end(), out).map_err(at(to.leg()))?;
+        if to.has_ended() {
+            held.take().into_iter().for_each(|buf| out.bufs.give(buf));
+        }
+        let is_winding_up = from.is_winding_up() || to.is_winding_up();
+        let may = held.is_none() && !to.has_ended() && !is_winding_up;
+        let leg = from.leg();
+        if !from.receive_next(held, may, to.takes_bytes(), out).map_err(at(leg))? {
+            return Ok(());
+        }
+    }
+}
+
+/// It is settled who carries the records of a direction.
+fn note(direction: Direction, by: Carriage, out: &mut Outbox) {
+    out.push(Action::Note(Milestone::Carried { direction, by }));
+}
+
+impl LegEnd {
+    /// A plain leg that is cut at once, or closed where nobody is to blame.
+    pub(super) fn plain(reset: bool) -> Self {
+        Self::Plain(if reset { PlainEnd::Reset } else { PlainEnd::InOrder })
     }
 }

@@ -4,7 +4,8 @@
 //! when nothing of ours is being sent, what comes from it when nothing of it lies in our memory. A kernel
 //! that refuses, now or later, leaves the direction where it is.
 
-use super::{Occupant, Relay, control};
+use super::sending::SendState;
+use super::{TlsSide, control, note};
 use crate::conn::action::{Action, Carriage, Milestone, Outbox};
 use crate::conn::carrier::{Count, Receiver, Transmitter};
 use crate::conn::fault::Fault;
@@ -12,33 +13,40 @@ use crate::tls::cipher::{Opener, Sealer};
 use crate::tls::record::RecordType;
 use crate::tls::secrets::Direction;
 
-impl Relay {
+impl TlsSide {
     /// At a record boundary, with nothing of what comes from the peer received beyond it. Says whether the
     /// kernel was asked; it is not if the policy has changed its mind.
     pub(super) fn offer_rx(&mut self, out: &mut Outbox) -> bool {
-        if let Receiver::Userspace(opener) = &self.rx
+        if let Receiver::Userspace(opener) = &self.receiver.path
             && self.offer.rx.contains(self.version, self.aead)
         {
-            self.asking_rx = true;
-            out.push(Action::InstallKeys { direction: Direction::Rx, keys: opener.keys().clone() });
+            self.receiver.is_asking = true;
+            out.push(Action::InstallKeys {
+                leg: self.leg,
+                direction: Direction::Rx,
+                keys: opener.keys().clone(),
+            });
             return true;
         }
-        self.rx_left = None;
+        self.receiver.left = None;
         note(Direction::Rx, Carriage::Userspace, out);
         false
     }
 
     /// With nothing of ours being sent. Says whether the kernel was asked.
     pub(super) fn offer_tx(&mut self, out: &mut Outbox) -> bool {
-        if let Transmitter::Userspace(sealer) = &self.tx
+        if let Transmitter::Userspace(sealer) = &self.sender.path
             && self.offer.tx.contains(self.version, self.aead)
         {
-            self.down.sending = true;
-            self.occupied_by = Occupant::Question;
-            out.push(Action::InstallKeys { direction: Direction::Tx, keys: sealer.keys().clone() });
+            self.sender.state = SendState::Asking;
+            out.push(Action::InstallKeys {
+                leg: self.leg,
+                direction: Direction::Tx,
+                keys: sealer.keys().clone(),
+            });
             return true;
         }
-        self.tx_left = None;
+        self.sender.left = None;
         note(Direction::Tx, Carriage::Userspace, out);
         false
     }
@@ -47,25 +55,24 @@ impl Relay {
     pub(super) fn keyed(&mut self, direction: Direction, out: &mut Outbox) {
         match direction {
             Direction::Rx => {
-                self.asking_rx = false;
-                let sequence = match &self.rx {
+                self.receiver.is_asking = false;
+                let sequence = match &self.receiver.path {
                     Receiver::Userspace(opener) => opener.keys().sequence(),
                     Receiver::Kernel(_) => 0,
                 };
-                self.rx = Receiver::Kernel(Count::from(sequence));
-                if self.rx_left.take().is_some() {
+                self.receiver.path = Receiver::Kernel(Count::from(sequence));
+                if self.receiver.left.take().is_some() {
                     note(direction, Carriage::Kernel, out);
                 }
             }
             Direction::Tx => {
-                self.down.sending = false;
-                self.occupied_by = Occupant::Data;
-                let sequence = match &self.tx {
+                self.sender.state = SendState::Idle;
+                let sequence = match &self.sender.path {
                     Transmitter::Userspace(sealer) => sealer.keys().sequence(),
                     Transmitter::Kernel(_) => 0,
                 };
-                self.tx = Transmitter::Kernel(Count::from(sequence));
-                if self.tx_left.take().is_some() {
+                self.sender.path = Transmitter::Kernel(Count::from(sequence));
+                if self.sender.left.take().is_some() {
                     note(direction, Carriage::Kernel, out);
                 }
             }
@@ -82,13 +89,12 @@ impl Relay {
     ) -> Result<(), Fault> {
         let left = match direction {
             Direction::Rx => {
-                self.asking_rx = false;
-                self.rx_left.take()
+                self.receiver.is_asking = false;
+                self.receiver.left.take()
             }
             Direction::Tx => {
-                self.down.sending = false;
-                self.occupied_by = Occupant::Data;
-                self.tx_left.take()
+                self.sender.state = SendState::Idle;
+                self.sender.left.take()
             }
         };
         if left.is_some() {
@@ -96,17 +102,17 @@ impl Relay {
             return Ok(());
         }
         // The peer has our KeyUpdate and expects the next key: nothing can be sent to it any more.
-        self.tx_is_lost = direction == Direction::Tx;
+        self.sender.is_lost = direction == Direction::Tx;
         Err(Fault::RekeyRefused)
     }
 
     /// The peer's records are under its next key from here on.
     pub(super) fn follow_key_update(&mut self, out: &mut Outbox) -> Result<(), Fault> {
         let keys = self.rekey.as_mut().ok_or(Fault::UnexpectedRecord)?.next(Direction::Rx)?;
-        match &mut self.rx {
+        match &mut self.receiver.path {
             Receiver::Kernel(_) => {
-                self.asking_rx = true;
-                out.push(Action::InstallKeys { direction: Direction::Rx, keys });
+                self.receiver.is_asking = true;
+                out.push(Action::InstallKeys { leg: self.leg, direction: Direction::Rx, keys });
             }
             Receiver::Userspace(opener) => *opener = Opener::new(keys),
         }
@@ -116,31 +122,31 @@ impl Relay {
     /// Our records are under our next key after this message; where the kernel seals and cannot be given one,
     /// nothing is sent, so that an alert can still be sealed under the old key.
     pub(super) fn send_key_update(&mut self, out: &mut Outbox) -> Result<(), Fault> {
-        if matches!(self.tx, Transmitter::Kernel(_)) && !self.offer.rekeys {
+        if matches!(self.sender.path, Transmitter::Kernel(_)) && !self.offer.rekeys {
             return Err(Fault::RekeyRefused);
         }
-        let payload = if self.pending.key_update_request {
+        let payload = if self.sender.pending.key_update_request {
             control::KEY_UPDATE_REQUESTED
         } else {
             control::KEY_UPDATE_NOT_REQUESTED
         };
-        self.pending.key_update = false;
-        self.pending.key_update_request = false;
+        self.sender.pending.key_update = false;
+        self.sender.pending.key_update_request = false;
         out.push(Action::Note(Milestone::KeyUpdateSent));
-        if matches!(self.tx, Transmitter::Kernel(_)) {
-            return self.send_record(RecordType::Handshake, &payload, Occupant::KeyUpdate, out);
+        if matches!(self.sender.path, Transmitter::Kernel(_)) {
+            return self.send_record(RecordType::Handshake, &payload, SendState::KeyUpdate, out);
         }
-        self.send_record(RecordType::Handshake, &payload, Occupant::Data, out)?;
+        self.send_record(RecordType::Handshake, &payload, SendState::Data, out)?;
         let keys = self.rekey.as_mut().ok_or(Fault::Internal)?.next(Direction::Tx)?;
-        self.tx = Transmitter::Userspace(Sealer::new(keys));
+        self.sender.path = Transmitter::Userspace(Sealer::new(keys));
         Ok(())
     }
 
     /// The KeyUpdate that the kernel sealed is sent: it gets our next key.
     pub(super) fn install_next_tx_key(&mut self, out: &mut Outbox) -> Result<(), Fault> {
         let keys = self.rekey.as_mut().ok_or(Fault::Internal)?.next(Direction::Tx)?;
-        self.occupied_by = Occupant::Question;
-        out.push(Action::InstallKeys { direction: Direction::Tx, keys });
+        self.sender.state = SendState::Asking;
+        out.push(Action::InstallKeys { leg: self.leg, direction: Direction::Tx, keys });
         Ok(())
     }
 
@@ -150,9 +156,4 @@ impl Relay {
             *left = left.saturating_sub(bytes as u64);
         }
     }
-}
-
-/// It is settled who carries a direction.
-pub(super) fn note(direction: Direction, by: Carriage, out: &mut Outbox) {
-    out.push(Action::Note(Milestone::Carried { direction, by }));
 }

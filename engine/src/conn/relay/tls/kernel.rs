@@ -4,7 +4,7 @@
 //! for the record type has taken that record. An empty record of application data in front of such a one
 //! reads as the end of file: what that was, only a receive with room for the type tells.
 
-use super::Relay;
+use super::TlsSide;
 use crate::buf::Buf;
 use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::Receiver;
@@ -12,12 +12,12 @@ use crate::conn::fault::Fault;
 use crate::conn::shutdown::MIN_RECORD_BYTES;
 use crate::tls::record::{MAX_PLAINTEXT_BYTES, RecordType};
 
-impl Relay {
+impl TlsSide {
     /// Asks for one record with its type.
     pub(super) fn receive_record(&mut self, out: &mut Outbox) {
         let buf = out.bufs.take();
-        self.up.receiving = true;
-        out.push(Action::ReceiveRecord { buf });
+        self.receiver.receiving = true;
+        out.push(Action::ReceiveRecord { leg: self.leg, buf });
     }
 
     /// One record that the kernel opened, of any type, or the end of file.
@@ -25,10 +25,11 @@ impl Relay {
         &mut self,
         record_type: Option<u8>,
         buf: Buf,
+        received: &mut Option<Buf>,
         out: &mut Outbox,
     ) -> Result<(), Fault> {
-        self.up.receiving = false;
-        if self.up.eof {
+        self.receiver.receiving = false;
+        if self.receiver.eof {
             let count = record_type.map_or(0, |_| MIN_RECORD_BYTES + buf.len());
             out.bufs.give(buf);
             self.received_behind_the_end(count, out);
@@ -39,18 +40,18 @@ impl Relay {
             // The kernel does not tell a half record at the end from none.
             return self.peer_finished(out);
         };
-        if let Receiver::Kernel(records) = &mut self.rx {
+        if let Receiver::Kernel(records) = &mut self.receiver.path {
             records.add(1 + buf.len() as u64);
         }
         match RecordType::from_number(record_type) {
             Some(RecordType::ApplicationData) if buf.is_empty() => {
                 out.bufs.give(buf);
-                self.control_records_in_a_row = self.count_empty_record()?;
+                self.receiver.control_records_in_a_row = self.count_empty_record()?;
                 Ok(())
             }
             Some(RecordType::ApplicationData) => {
-                self.up.held = Some(buf);
-                self.control_records_in_a_row = 0;
+                *received = Some(buf);
+                self.receiver.control_records_in_a_row = 0;
                 self.no_message_is_cut()
             }
             Some(other) => {
@@ -79,8 +80,8 @@ impl Relay {
             // Nothing is received between a KeyUpdate and the key that follows it.
             libc::EKEYEXPIRED => Err(Fault::Internal),
             // It may say so before it hands out all records that it has.
-            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN if !self.peer_gone => {
-                self.lose_peer(out);
+            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN if !self.is_gone => {
+                self.lose_peer();
                 Ok(())
             }
             libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => Err(Fault::ClientReset),

@@ -5,7 +5,7 @@
 //! is no other record, and a KeyUpdate, which the next key follows, ends with its record: tickets may stand
 //! in front of it, nothing behind.
 
-use super::Relay;
+use super::TlsSide;
 use crate::conn::action::{ControlKind, Outbox};
 use crate::conn::fault::Fault;
 
@@ -108,7 +108,7 @@ fn key_update<'a>(rest: &[u8], whole: Option<(&[u8], &[u8])>) -> Result<Message<
     }
 }
 
-impl Relay {
+impl TlsSide {
     /// A record of handshake messages.
     pub(super) fn messages(&mut self, record: &[u8], is_flood: bool, out: &mut Outbox) -> Result<(), Fault> {
         let takes_tickets = self.rekey.as_ref().is_some_and(|rekey| rekey.takes_tickets());
@@ -118,7 +118,7 @@ impl Relay {
             // Only a server has any to give; not a part of one is kept.
             Err(Fault::UnexpectedRecord)
         } else {
-            self.messages.take(record, |message| match message {
+            self.receiver.messages.take(record, |message| match message {
                 Message::Ticket(ticket) => {
                     has_ticket = true;
                     // Not a fault of the handshake, whose alerts rustls sends: this one is ours to tell.
@@ -150,18 +150,18 @@ impl Relay {
 
     fn peer_updated_key(&mut self, requested: bool, out: &mut Outbox) -> Result<(), Fault> {
         // Java asks with every record that it has on the way, until it sees our answer.
-        self.control_records_in_a_row -= 1;
-        if !self.key_updates.spend(self.now) {
+        self.receiver.control_records_in_a_row -= 1;
+        if !self.receiver.key_updates.spend(self.now) {
             return Err(Fault::KeyUpdateFlood);
         }
-        self.pending.key_update |= requested;
-        self.rx_update_asked = false;
+        self.sender.pending.key_update |= requested;
+        self.receiver.update_asked = false;
         self.follow_key_update(out)
     }
 
     /// Application data came: not in the middle of a message (RFC 8446 §5.1).
     pub(super) fn no_message_is_cut(&self) -> Result<(), Fault> {
-        if self.messages.are_whole() { Ok(()) } else { Err(Fault::UnexpectedRecord) }
+        if self.receiver.messages.are_whole() { Ok(()) } else { Err(Fault::UnexpectedRecord) }
     }
 }
 

@@ -7,7 +7,8 @@
 //! Userspace knows how many records it has sealed and opened. What the kernel has is bounded from above by
 //! the bytes; only when that bound comes near the limit is the kernel asked.
 
-use super::{Occupant, Relay};
+use super::TlsSide;
+use super::sending::SendState;
 use crate::conn::RECEIVE_BYTES;
 use crate::conn::action::{Action, Outbox};
 use crate::conn::carrier::{Count, Receiver, Transmitter};
@@ -30,10 +31,10 @@ pub(super) enum Room {
     LastOnes,
 }
 
-impl Relay {
+impl TlsSide {
     /// Before data is sent.
     pub(super) fn room_to_send(&mut self, out: &mut Outbox) -> Room {
-        let count = match &self.tx {
+        let count = match &self.sender.path {
             Transmitter::Kernel(count) => *count,
             Transmitter::Userspace(sealer) => Count::from(sealer.keys().sequence()),
         };
@@ -41,9 +42,8 @@ impl Relay {
             return Room::Plenty;
         }
         if !count.settled {
-            self.down.sending = true;
-            self.occupied_by = Occupant::Question;
-            out.push(Action::ReadSequence { direction: Direction::Tx });
+            self.sender.state = SendState::Asking;
+            out.push(Action::ReadSequence { leg: self.leg, direction: Direction::Tx });
             return Room::Asked;
         }
         if self.can_update(&[Direction::Tx]) { Room::AfterKeyUpdate } else { Room::LastOnes }
@@ -55,23 +55,23 @@ impl Relay {
         if self.winding_up {
             return false;
         }
-        let count = match &self.rx {
+        let count = match &self.receiver.path {
             Receiver::Kernel(count) => *count,
             Receiver::Userspace(opener) => Count::from(opener.keys().sequence()),
         };
-        let can_ask = !self.rx_update_asked && self.can_update(&[Direction::Tx, Direction::Rx]);
+        let can_ask = !self.receiver.update_asked && self.can_update(&[Direction::Tx, Direction::Rx]);
         let kept_back = if can_ask { self.record_limit / 8 } else { RESERVE_RECORDS };
         if !count.reaches(self.record_limit - kept_back) {
             return true;
         }
         if !count.settled {
-            self.asking_rx = true;
-            out.push(Action::ReadSequence { direction: Direction::Rx });
+            self.receiver.is_asking = true;
+            out.push(Action::ReadSequence { leg: self.leg, direction: Direction::Rx });
             return false;
         }
         if can_ask {
-            self.pending.key_update_request = true;
-            self.rx_update_asked = true;
+            self.sender.pending.key_update_request = true;
+            self.receiver.update_asked = true;
         } else {
             self.winding_up = true;
         }
@@ -80,7 +80,7 @@ impl Relay {
 
     /// Most bytes to be received at once: the kernel opens no more records than that, should each have one.
     pub(super) fn receivable_bytes(&self) -> usize {
-        match &self.rx {
+        match &self.receiver.path {
             Receiver::Userspace(_) => self.bulk_bytes(),
             Receiver::Kernel(count) => {
                 let left = self.record_limit.saturating_sub(count.at_most);
@@ -93,15 +93,14 @@ impl Relay {
     pub(super) fn told_sequence(&mut self, direction: Direction, sequence: Option<u64>) {
         match direction {
             Direction::Tx => {
-                self.down.sending = false;
-                self.occupied_by = Occupant::Data;
-                if let Transmitter::Kernel(count) = &mut self.tx {
+                self.sender.state = SendState::Idle;
+                if let Transmitter::Kernel(count) = &mut self.sender.path {
                     count.settle(sequence);
                 }
             }
             Direction::Rx => {
-                self.asking_rx = false;
-                if let Receiver::Kernel(count) = &mut self.rx {
+                self.receiver.is_asking = false;
+                if let Receiver::Kernel(count) = &mut self.receiver.path {
                     // The bound counts bytes and is far above what there is. The limit is first of all the
                     // sender's (RFC 8446 §5.5): where the kernel cannot tell, it is left to the peer.
                     count.settle(sequence.or(Some(0)));
@@ -110,19 +109,13 @@ impl Relay {
         }
     }
 
-    /// Whether nothing is left of what was received when winding up began.
-    pub(super) fn has_passed_all_on(&self) -> bool {
-        let is_idle = |half: &super::Half| !half.sending && half.held.is_none();
-        is_idle(&self.up) && is_idle(&self.down)
-    }
-
     /// Whether the next keys of all these directions can be had.
     fn can_update(&self, directions: &[Direction]) -> bool {
         self.rekey.is_some()
             && directions.iter().all(|direction| {
                 let in_userspace = match direction {
-                    Direction::Tx => matches!(self.tx, Transmitter::Userspace(_)),
-                    Direction::Rx => matches!(self.rx, Receiver::Userspace(_)),
+                    Direction::Tx => matches!(self.sender.path, Transmitter::Userspace(_)),
+                    Direction::Rx => matches!(self.receiver.path, Receiver::Userspace(_)),
                 };
                 in_userspace || self.offer.rekeys
             })

@@ -1,0 +1,327 @@
+//! A side with TLS: records in and out of a leg, whoever carries them, plaintext on the other side.
+//!
+//! What either carrier finds beside application data goes through `control`, and in TLS 1.3 through
+//! `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes its
+//! carrier in `handover`; how many records its key may protect is in `limit`; what is sent next is in
+//! `sending`; what a fault leaves to be said is in `ending`.
+
+mod control;
+mod ending;
+mod handover;
+mod kernel;
+mod limit;
+mod messages;
+mod sending;
+mod userspace;
+
+use std::time::{Duration, Instant};
+
+use super::note;
+use crate::buf::Buf;
+use crate::conn::Rules;
+use crate::conn::action::{Action, Carriage, Outbox};
+use crate::conn::carrier::{self, Carried, Offer, Transmitter};
+use crate::conn::event::{Event, Leg};
+use crate::conn::fault::Fault;
+use crate::tls::record::RecordType;
+use crate::tls::secrets::{Aead, Direction, Version};
+use crate::tls::session::Rekey;
+use control::{Allowance, Control, Counts};
+use ending::BehindTheEnd;
+use messages::Messages;
+use sending::Sender;
+
+/// Records in a row that are not application data before the peer is thought to mean harm.
+const MAX_CONTROL_RECORDS_IN_A_ROW: u32 = 32;
+
+/// An established side with TLS, in either role.
+#[derive(Debug)]
+pub(in crate::conn) struct TlsSide {
+    leg: Leg,
+    version: Version,
+    aead: Aead,
+    sender: Sender,
+    receiver: Receiver,
+    /// Makes the keys that follow a KeyUpdate; TLS 1.3 only.
+    rekey: Option<Rekey>,
+    /// What the kernel may be asked to carry, as of this event.
+    offer: Offer,
+    now: Instant,
+    /// Most records that a key may protect.
+    record_limit: u64,
+    /// A key is spent: nothing more is received, what was is passed on.
+    winding_up: bool,
+    /// The peer takes no more; what it sent before is passed on to its end.
+    is_gone: bool,
+    /// Records that are not application data, not yet counted.
+    seen: Counts,
+    /// The description of the peer's fatal alert.
+    heard: Option<u8>,
+}
+
+/// What comes from the peer.
+#[derive(Debug)]
+struct Receiver {
+    path: carrier::Receiver,
+    /// Bytes until the kernel is offered the direction; `None` if that is settled. With 0 it is offered at
+    /// the next record boundary: until then nothing is received beyond the record that it is in.
+    left: Option<u64>,
+    /// A receive is under way.
+    receiving: bool,
+    /// The kernel was asked something of this direction: nothing is received until it has answered.
+    is_asking: bool,
+    /// The peer has said that it sends no more.
+    eof: bool,
+    /// Records that userspace has not opened, the last of which may not be whole. While the rest of it is
+    /// awaited, in no larger buffer than it needs.
+    partial: Option<Buf>,
+    /// The front of a record came, and a receive waits for the rest.
+    is_mid_record: bool,
+    /// Since when a receive waits for the rest of the record that has begun.
+    record_since: Option<Instant>,
+    /// How long that may last.
+    record_time: Duration,
+    /// The socket has more (a hint).
+    has_more: bool,
+    takes_fin_for_the_end: bool,
+    /// The peer's FIN came without close_notify and was passed on as an end.
+    is_truncated: bool,
+    /// What came behind the peer's close_notify.
+    behind_the_end: BehindTheEnd,
+    messages: Messages,
+    control_records_in_a_row: u32,
+    key_updates: Allowance,
+    /// The peer was asked to change its key and has not yet.
+    update_asked: bool,
+}
+
+impl TlsSide {
+    /// With what the handshake and the hand-over have left.
+    pub(in crate::conn) fn new(carried: Carried, leg: Leg, now: Instant, rules: &Rules<'_>) -> Self {
+        let Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial } = carried;
+        Self {
+            leg,
+            version,
+            aead,
+            sender: Sender::new(tx, tx_left),
+            receiver: Receiver {
+                path: rx,
+                left: rx_left,
+                receiving: false,
+                is_asking: false,
+                eof: false,
+                partial,
+                is_mid_record: false,
+                record_since: None,
+                record_time: rules.policy.timeouts.handshake,
+                has_more: false,
+                takes_fin_for_the_end: rules.policy.takes_fin_for_the_end,
+                is_truncated: false,
+                behind_the_end: BehindTheEnd::default(),
+                messages: Messages::default(),
+                control_records_in_a_row: 0,
+                key_updates: Allowance::new(now),
+                update_asked: false,
+            },
+            rekey,
+            offer: rules.offer,
+            now,
+            record_limit: rules.policy.record_limit.min(aead.record_limit()),
+            winding_up: false,
+            is_gone: false,
+            seen: Counts::default(),
+            heard: None,
+        }
+    }
+
+    /// What holds from here on.
+    pub(super) fn look(&mut self, now: Instant, offer: Offer) {
+        (self.now, self.offer) = (now, offer);
+    }
+
+    /// What happened on this leg; application data that was received is `received` afterwards.
+    pub(super) fn on(
+        &mut self,
+        event: Event,
+        received: &mut Option<Buf>,
+        out: &mut Outbox,
+    ) -> Result<(), Fault> {
+        match event {
+            Event::Received { buf, count, more, .. } => {
+                self.receiver.has_more = more;
+                return self.received(buf, count, received, out);
+            }
+            Event::Record { record_type, buf, .. } => return self.record(record_type, buf, received, out),
+            Event::Moved { .. } => {
+                // It is taken up again at a place that may be no record boundary.
+                if let Transmitter::Kernel(records) = &mut self.sender.path {
+                    records.add(1);
+                }
+            }
+            Event::Settled { .. } => {}
+            Event::Unread { bytes, .. } => self.receiver.is_mid_record = bytes > 0,
+            Event::Unreadable { errno, .. } => return self.unreadable(errno, out),
+            Event::Flushed { .. } => self.end_sending(out),
+            Event::Sent { buf, .. } => {
+                out.bufs.give(buf);
+                return self.sent(out);
+            }
+            Event::Keyed { direction, .. } => self.keyed(direction, out),
+            Event::Refused { direction, errno, .. } => return self.keys_refused(direction, errno, out),
+            Event::Sequence { direction, sequence, .. } => self.told_sequence(direction, sequence),
+            Event::Failed { operation, errno, .. } => return self.failed(operation, errno, out),
+            _ => return Err(Fault::Internal),
+        }
+        Ok(())
+    }
+
+    fn received(
+        &mut self,
+        buf: Buf,
+        count: usize,
+        received: &mut Option<Buf>,
+        out: &mut Outbox,
+    ) -> Result<(), Fault> {
+        self.receiver.receiving = false;
+        if count == 0 && matches!(self.receiver.path, carrier::Receiver::Kernel(_)) {
+            out.bufs.give(buf);
+            self.receive_record(out);
+            return Ok(());
+        }
+        if self.receiver.eof {
+            out.bufs.give(buf);
+            self.received_behind_the_end(count, out);
+            return Ok(());
+        }
+        if count == 0 {
+            out.bufs.give(buf);
+            return self.peer_finished(out);
+        }
+        self.receiver.is_mid_record = false;
+        match &mut self.receiver.path {
+            carrier::Receiver::Kernel(records) => {
+                // As many as there can be, but for empty ones, which nobody counts for us.
+                records.add(count as u64);
+                *received = Some(buf);
+                self.receiver.control_records_in_a_row = 0;
+                self.no_message_is_cut()
+            }
+            carrier::Receiver::Userspace(_) => {
+                let sealed = userspace::join(self.receiver.partial.take(), buf, out);
+                self.open(sealed, received, out)
+            }
+        }
+    }
+
+    /// A record that is not application data.
+    fn control(&mut self, record_type: RecordType, payload: &[u8], out: &mut Outbox) -> Result<(), Fault> {
+        self.receiver.control_records_in_a_row += 1;
+        let is_flood = self.receiver.control_records_in_a_row > MAX_CONTROL_RECORDS_IN_A_ROW;
+        if record_type == RecordType::Handshake && self.version == Version::Tls13 {
+            return self.messages(payload, is_flood, out);
+        }
+        let control = control::read(self.version, record_type, payload);
+        self.seen.add(control::kind(record_type, control));
+        if control == Err(Fault::AlertReceived) {
+            self.heard = payload.get(1).copied();
+        }
+        match control? {
+            Control::CloseNotify => self.receiver.eof = true,
+            Control::Renegotiation => self.sender.refuse_renegotiation()?,
+            Control::Ignore if is_flood => return Err(Fault::UnexpectedRecord),
+            Control::Ignore => {}
+        }
+        Ok(())
+    }
+
+    /// Receives the next bytes, for at most `max` of plaintext, if it `may`. Returns whether it is to be
+    /// called again: something was there already, or is settled.
+    pub(super) fn receive_next(
+        &mut self,
+        received: &mut Option<Buf>,
+        may: bool,
+        max: usize,
+        out: &mut Outbox,
+    ) -> Result<bool, Fault> {
+        let Receiver { receiving, eof, is_asking, .. } = self.receiver;
+        if !may || receiving || eof || is_asking || !self.has_room_to_receive(out) {
+            self.keep_partial(out);
+            return Ok(false);
+        }
+        match self.receiver.partial.take() {
+            Some(buf) if userspace::starts_with_a_whole_record(&buf) => {
+                self.open(buf, received, out)?;
+                Ok(true)
+            }
+            None if self.receiver.left == Some(0) => Ok(!self.offer_rx(out)),
+            partial => {
+                self.receiver.receiving = true;
+                self.receive(partial, max, out);
+                Ok(false)
+            }
+        }
+    }
+
+    fn receive(&mut self, partial: Option<Buf>, max: usize, out: &mut Outbox) {
+        self.receiver.is_mid_record = partial.is_some();
+        let Some(front) = partial else {
+            let max = self.receivable_bytes().min(max);
+            out.push(Action::Receive { leg: self.leg, max });
+            return;
+        };
+        self.receiver.record_since.get_or_insert(self.now);
+        self.receive_rest(front, out);
+    }
+
+    pub(super) fn leg(&self) -> Leg {
+        self.leg
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.receiver.eof
+    }
+
+    pub(super) fn is_winding_up(&self) -> bool {
+        self.winding_up
+    }
+
+    pub(super) fn has_lost_its_peer(&self) -> bool {
+        self.is_gone
+    }
+
+    pub(super) fn has_half_a_record(&self) -> bool {
+        self.receiver.partial.is_some() || self.receiver.is_mid_record
+    }
+
+    /// Whether the front of a record may lie with the kernel, which hands out whole ones.
+    pub(super) fn may_have_unread(&self) -> bool {
+        self.receiver.receiving
+            && !self.receiver.eof
+            && matches!(self.receiver.path, carrier::Receiver::Kernel(_))
+    }
+
+    pub(super) fn heard(&self) -> Option<u8> {
+        self.heard
+    }
+
+    /// When a record that the peer has begun is to be whole; not while nothing is received.
+    pub(super) fn record_until(&self) -> Option<Instant> {
+        self.receiver.record_since.map(|since| since + self.receiver.record_time)
+    }
+
+    /// Counts what came beside application data.
+    pub(super) fn note(&mut self, out: &mut Outbox) {
+        self.seen.note(out);
+    }
+
+    /// Gives what it holds back to the free list.
+    fn release(self, out: &mut Outbox) {
+        if self.sender.left.is_some() {
+            note(Direction::Tx, Carriage::Userspace, out);
+        }
+        if self.receiver.left.is_some() {
+            note(Direction::Rx, Carriage::Userspace, out);
+        }
+        self.receiver.partial.into_iter().for_each(|buf| out.bufs.give(buf));
+    }
+}
