@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use rustls::ClientConnection;
+use socket2::{Domain, Socket, Type};
 
 use crate::backend::{Backend, Manner};
 use crate::identity::Identity;
@@ -136,10 +137,11 @@ fn faults_of_originate_name_the_client_and_the_server() {
     let (_, authority) = authority(files.path(), "authority.pem");
     let flags = format!("--mode originate --server-name a.test --server-ca {}", authority.display());
     let lab = Setup::new(nobody).identities(&[]).flags(&flags).start();
-    let mut tcp = dial(lab.addr);
-    let from = tcp.local_addr().expect("it is connected");
-    let _ = tcp.write_all(b"to nobody");
-    drain(&tcp);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let from = socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("it is bound");
+    // The reset may come before connect(2) has returned.
+    let _ = socket.connect(&lab.addr.into());
     let parts = [&*format!("client={from} "), &format!("backend={nobody} "), "error=ECONNREFUSED"];
     says(&line(&lab, "backend_refused"), &parts);
     lab.stop();
