@@ -81,7 +81,7 @@ enum Stage {
     Handshake(Box<Handshake>),
     Offload(Box<Offload>),
     Relay(Box<Relay>),
-    Shutdown(Shutdown),
+    Shutdown(Box<Shutdown>),
     Closed,
 }
 
@@ -194,8 +194,6 @@ impl Course {
             Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
             _ => {}
         }
-        let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        let is_expired = matches!(event, Event::Expired);
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         self.stage = match stage {
             Stage::Begin => self.open_near(event, now, rules, out),
@@ -203,23 +201,22 @@ impl Course {
             Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
             Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
-            Stage::Relay(stage) => {
-                let late = stage.record_until().filter(|(until, _)| is_expired && *until <= now);
+            Stage::Relay(stage) if matches!(event, Event::Expired) => {
+                let late = stage.record_until().filter(|(until, _)| *until <= now);
                 let cut = match late {
-                    _ if is_expired && is_over(self.drain_until) => {
-                        Some(Cut { fault: Fault::DrainTimeout, culprit: None })
+                    _ if self.drain_until.is_some_and(|until| until <= now) => {
+                        Cut { fault: Fault::DrainTimeout, culprit: None }
                     }
-                    Some((_, leg)) => Some(Cut { fault: Fault::RecordTimeout, culprit: Some(leg) }),
-                    None => None,
+                    Some((_, leg)) => Cut { fault: Fault::RecordTimeout, culprit: Some(leg) },
+                    None => {
+                        self.stage = self.relay(stage, event, now, rules, out);
+                        return self.busy.give(out.actions());
+                    }
                 };
-                match cut {
-                    Some(cut) => {
-                        let ended = stage.end(cut, out);
-                        self.end(ended, now, rules, out)
-                    }
-                    None => self.relay(stage, event, now, rules, out),
-                }
+                let ended = stage.end(cut, out);
+                self.end(ended, now, rules, out)
             }
+            Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
             Stage::Shutdown(mut stage) => {
                 stage.on(event, now, out);
                 self.go_on_ending(stage, out)
@@ -492,14 +489,14 @@ impl Course {
     fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
         // What this very event has begun counts too.
         self.busy.give(out.actions());
-        let mut stage = Shutdown::begin(ended, now, rules.policy.timeouts, out);
+        let mut stage = Box::new(Shutdown::begin(ended, now, rules.policy.timeouts, out));
         if let Some(until) = self.drain_until.take() {
             stage.on(Event::Drain { until }, now, out);
         }
         self.go_on_ending(stage, out)
     }
 
-    fn go_on_ending(&mut self, mut stage: Shutdown, out: &mut Outbox) -> Stage {
+    fn go_on_ending(&mut self, mut stage: Box<Shutdown>, out: &mut Outbox) -> Stage {
         self.busy.give(out.actions());
         match stage.advance(self.busy, out) {
             None => {

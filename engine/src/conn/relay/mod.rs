@@ -50,7 +50,7 @@ impl Relay {
     /// What was received on a leg before its peer was joined to the other side.
     pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
         self.look(now, rules.offer);
-        self.pump(out)?;
+        self.pump(Moved::Any, out)?;
         self.conclude(out)
     }
 
@@ -63,7 +63,8 @@ impl Relay {
         out: &mut Outbox,
     ) -> Result<bool, Cut> {
         self.look(now, rules.offer);
-        let result = self.take(event, out).and_then(|()| self.pump(out));
+        let moved = Moved::by(&event);
+        let result = self.take(event, out).and_then(|()| self.pump(moved, out));
         self.near.note(out);
         self.far.note(out);
         result?;
@@ -140,13 +141,26 @@ impl Relay {
         Ok(())
     }
 
-    fn pump(&mut self, out: &mut Outbox) -> Result<(), Cut> {
+    /// Goes on with what an event has set in motion.
+    fn pump(&mut self, moved: Moved, out: &mut Outbox) -> Result<(), Cut> {
         let Self { near, far, to_near, to_far, .. } = self;
-        pass_on(near, far, to_far, out)?;
-        pass_on(far, near, to_near, out)?;
-        // What the far peer sent may want an answer.
-        let leg = far.leg();
-        far.send_next(to_far, near.is_at_end(), out).map_err(|fault| Cut { fault, culprit: Some(leg) })
+        match moved {
+            Moved::To(Leg::Far) => pass_on(near, far, to_far, out),
+            Moved::To(Leg::Near) => pass_on(far, near, to_near, out),
+            Moved::From(Leg::Near) => {
+                pass_on(near, far, to_far, out)?;
+                answer(near, far.is_at_end(), to_near, out)
+            }
+            Moved::From(Leg::Far) => {
+                pass_on(far, near, to_near, out)?;
+                answer(far, near.is_at_end(), to_far, out)
+            }
+            Moved::Any => {
+                pass_on(near, far, to_far, out)?;
+                pass_on(far, near, to_near, out)?;
+                answer(far, near.is_at_end(), to_far, out)
+            }
+        }
     }
 
     fn has_passed_all_on(&self) -> bool {
@@ -184,6 +198,33 @@ impl Relay {
         let (near, far) = (near.end_in_order(out), far.end_in_order(out));
         Ended { fault: None, culprit: None, heard: None, near, far }
     }
+}
+
+/// What an event has set in motion.
+#[derive(Clone, Copy)]
+enum Moved {
+    /// What comes from this leg, and answers to it.
+    From(Leg),
+    /// What goes to this leg.
+    To(Leg),
+    Any,
+}
+
+impl Moved {
+    fn by(event: &Event) -> Self {
+        match event {
+            Event::Received { leg, .. } => Self::From(*leg),
+            Event::Sent { leg, .. } | Event::Moved { leg } => Self::To(*leg),
+            _ => Self::Any,
+        }
+    }
+}
+
+/// What a peer has sent may want an answer beside application data.
+fn answer(side: &mut Side, is_at_end: bool, held: &mut Option<Buf>, out: &mut Outbox) -> Result<(), Cut> {
+    let Side::Tls(side) = side else { return Ok(()) };
+    let culprit = Some(side.leg());
+    side.send_next(held, is_at_end, out).map_err(|fault| Cut { fault, culprit })
 }
 
 /// From one side to the other, as far as it goes now.

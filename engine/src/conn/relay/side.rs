@@ -31,6 +31,7 @@ pub(in crate::conn) struct Ending {
 }
 
 impl Side {
+    #[inline]
     pub(super) fn leg(&self) -> Leg {
         match self {
             Self::Plain(side) => side.leg(),

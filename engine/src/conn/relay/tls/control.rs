@@ -73,17 +73,24 @@ pub(super) fn kind(record_type: RecordType, control: Result<Control, Fault>) -> 
 
 /// The records other than application data of one event, by kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts([u32; ControlKind::ALL.len()]);
+pub(super) struct Counts {
+    by_kind: [u32; ControlKind::ALL.len()],
+    has_any: bool,
+}
 
 impl Counts {
     pub(super) fn add(&mut self, kind: ControlKind) {
-        self.0[kind as usize] += 1;
+        self.by_kind[kind as usize] += 1;
+        self.has_any = true;
     }
 
     /// Tells them, and begins anew.
     pub(super) fn note(&mut self, out: &mut Outbox) {
+        if !std::mem::take(&mut self.has_any) {
+            return;
+        }
         for kind in ControlKind::ALL {
-            let count = std::mem::take(&mut self.0[kind as usize]);
+            let count = std::mem::take(&mut self.by_kind[kind as usize]);
             if count > 0 {
                 out.push(Action::Note(Milestone::Received { kind, count }));
             }
