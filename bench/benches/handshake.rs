@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use offramp::buf::{BUF_BYTES, Buf};
-use offramp::tls::Terms;
-use offramp::tls::session::{Progress, Session};
 use offramp_bench::pair::{self, hear, timed};
 use offramp_bench::scenario;
 use offramp_bench::suite::Suite;
+use offramp_core::tls::Terms;
+use offramp_core::tls::session::{Progress, Session};
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan::Version;
+use offramp_proto::buf::{BUF_BYTES, Buf};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
 
 const KEEPS: &str = "the server keeps to the protocol";

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use offramp::tls::record::{self, Header};
+use offramp_proto::record::{self, Header};
 
 fn header(criterion: &mut Criterion) {
     let whole = [23, 3, 3, 0x40, 0x11, 0, 0, 0];

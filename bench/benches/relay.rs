@@ -6,14 +6,14 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use criterion::{BatchSize, Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use offramp::buf::{BUF_BYTES, Buf};
-use offramp::tls::cipher::{Opener, Sealer};
-use offramp::tls::record::{Header, RecordType};
-use offramp::tls::secrets::{TrafficKeys, Version};
 use offramp_bench::pair::{self, timed};
 use offramp_bench::suite::Suite;
+use offramp_core::tls::cipher::{Opener, Sealer};
+use offramp_core::tls::secrets::{TrafficKeys, Version};
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan;
+use offramp_proto::buf::{BUF_BYTES, Buf};
+use offramp_proto::record::{Header, RecordType};
 use rustls::{ClientConnection, ServerConnection};
 
 const SIZES: [usize; 3] = [1024, 16 * 1024, 64 * 1024];

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use offramp::sys::socket;
 use offramp_loadgen::identity::SERVER_NAME;
 use offramp_loadgen::session::{Tickets, client_config};
+use offramp_ring::socket;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, StreamOwned};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use offramp::tls::secrets::Aead;
+use offramp_core::tls::secrets::Aead;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan::Version;

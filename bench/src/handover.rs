@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use offramp::conn::action::Outbox;
-use offramp::conn::carrier::{Offer, Suites};
-use offramp::conn::event::{Event, Leg};
+use offramp_core::conn::action::Outbox;
+use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::event::{Event, Leg};
 use offramp_loadgen::plan::Version;
 use rustls::{ClientConfig, HandshakeKind};
 

@@ -9,9 +9,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use offramp::buf::{BUF_BYTES, Bufs};
-use offramp::sys::ring::{Completion, Outcome, Ring, Token};
-use offramp::sys::socket::{self, Address, SockAddr};
+use offramp_proto::buf::{BUF_BYTES, Bufs};
+use offramp_ring::ring::{Completion, Outcome, Ring, Token};
+use offramp_ring::socket::{self, Address, SockAddr};
 use slab::Slab;
 
 const ACCEPT: Token = 0;

@@ -9,20 +9,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use offramp::buf::{Buf, SMALL_BYTES};
-use offramp::config::limits::Timeouts;
-use offramp::config::{
-    Backend, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Truncation, UnknownName,
-};
-use offramp::conn::Conn;
-use offramp::conn::action::{Action, Outbox};
-use offramp::conn::carrier::{Offer, Suites};
-use offramp::conn::event::{Event, Leg};
-use offramp::conn::policy::{Policy, Security, Turn};
-use offramp::tls::{Terms, Tickets};
+use offramp_core::config::{IdentityFiles, Mode, PeerRules, Timeouts, UnknownName};
+use offramp_core::conn::Conn;
+use offramp_core::conn::action::{Action, Outbox};
+use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::event::{Event, Leg};
+use offramp_core::conn::policy::{Policy, Security, Turn};
+use offramp_core::tls::{Settings, Terms, Tickets};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{self, Session};
+use offramp_proto::buf::{Buf, SMALL_BYTES};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 
@@ -178,25 +175,18 @@ impl Lab {
 /// # Errors
 /// The identity cannot be loaded.
 pub fn terms(identity: &Identity) -> Result<Terms> {
-    let listener = Listener {
-        listen: ([127, 0, 0, 1], 0).into(),
-        backend: Backend::Tcp(([127, 0, 0, 1], 1).into()),
-        mode: Mode::Terminate,
-        identities: vec![IdentityFiles {
-            certificate: identity.certificate_file(),
-            key: identity.key_file(),
-            ocsp: None,
-        }],
+    let files =
+        IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
+    let settings = Settings {
+        mode: &Mode::Terminate,
+        identities: &[files],
         unknown_name: UnknownName::First,
-        truncation: Truncation::Reset,
-        keepalive: true,
-        offload: OffloadRules::default(),
-        alpn: Vec::new(),
+        alpn: &[],
         tickets: true,
-        peers: PeerRules::default(),
+        peers: &PeerRules::default(),
     };
     let tickets = Arc::new(Tickets::generate(SESSION_SECONDS, 0)?);
-    Ok(Terms::load(&listener, Some(&tickets))?)
+    Ok(Terms::load(settings, Some(&tickets))?)
 }
 
 /// One connection between a client and a backend that echoes.

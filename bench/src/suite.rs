@@ -1,7 +1,7 @@
 //! A version of TLS and an AEAD: what a client offers and nothing beside it. X25519 and the certificate's
 //! curve are the same for all.
 
-use offramp::tls::secrets::Aead;
+use offramp_core::tls::secrets::Aead;
 use offramp_loadgen::plan::Version;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite;

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use offramp::sys::socket::is_self_connected;
 use offramp_loadgen::identity::Identity;
+use offramp_ring::socket::is_self_connected;
 use tempfile::TempDir;
 
 use crate::process;

@@ -10,12 +10,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 
-use offramp::sys::socket;
 use offramp_attack::hello::{Hello, Key};
 use offramp_attack::stall;
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::pattern;
 use offramp_loadgen::plan::Version;
+use offramp_ring::socket;
 
 use crate::client::{Client, Connection, PATIENCE};
 use crate::process::{self, CpuTime};

@@ -22,19 +22,16 @@
 //! only place with `unsafe`. `ARCHITECTURE.md` beside this crate has the decisions and their reasons.
 //!
 //! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`].
-#![forbid(unsafe_op_in_unsafe_fn)]
+#![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod buf;
 pub mod config;
-pub mod conn;
-pub mod files;
 pub mod log;
 pub mod metrics;
-#[cfg(feature = "sim")]
-pub mod sim;
 pub mod supervisor;
-pub mod sys;
-pub mod tls;
 pub mod upstream;
 pub mod worker;
+
+pub use offramp_core::{conn, files, tls};
+pub use offramp_proto::buf;
+pub use offramp_ring as sys;

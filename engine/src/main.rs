@@ -20,7 +20,7 @@ use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
-use offramp::tls::{Terms, TermsError, conformance, warnings};
+use offramp::tls::{Terms, conformance, warnings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -281,13 +281,12 @@ fn check(path: &std::path::Path) -> ExitCode {
     };
     let mut all_terms = Vec::new();
     for listener in &config.listeners {
-        match Terms::load(listener, None) {
+        match Terms::load(listener.tls(), None) {
             Ok(terms) => all_terms.push(terms),
-            Err(TermsError::Config(error)) => return refuse(&error),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
     }
-    for exposed in Terms::exposed_keys(&config.listeners) {
+    for exposed in Terms::exposed_keys(config.listeners.iter().flat_map(|listener| &listener.identities)) {
         warning.push_str(&format!("warning: {exposed}\n"));
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();

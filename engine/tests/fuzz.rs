@@ -7,7 +7,8 @@ use std::panic::catch_unwind;
 use std::path::Path;
 
 use fastrand::Rng;
-use offramp::sim::{configuration_of_chance, world_of_chance};
+use offramp::config::{Raw, file};
+use offramp_sim::world_of_chance;
 
 /// What is given the input of a target.
 type Entry = fn(&[u8]);
@@ -17,7 +18,7 @@ const TARGETS: [(&str, Entry); 2] = [("configuration", configuration), ("world",
 /// As libFuzzer gives it: what is no text is passed over.
 fn configuration(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        configuration_of_chance(text);
+        drop(file::parse(Path::new("o.toml"), text).and_then(Raw::check));
     }
 }
 

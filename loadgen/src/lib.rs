@@ -3,7 +3,7 @@
 //!
 //! The path of one sample: [`plan`] and [`terms`] say what is asked; [`schedule`] says when connections begin
 //! and which moments count; the [`runner`] keeps them going, one thread and one
-//! [ring](offramp::sys::ring) a core, each connection a [`session`] without sockets that does a [`task`];
+//! [ring](offramp_ring::ring) a core, each connection a [`session`] without sockets that does a [`task`];
 //! [`tally`] adds up what happened while it counted and [`series`] what happened second by second; [`report`]
 //! makes tables, JSON, CSV and a page of it, and the exit code.
 //!

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use offramp::buf::Buf;
+use offramp_proto::buf::Buf;
 use rustls::SupportedCipherSuite;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use offramp::sys::{affinity, socket};
 use offramp_attack::hello::Key;
 use offramp_bench::chart;
 use offramp_bench::flood::UnderFlood;
@@ -22,6 +21,7 @@ use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::machine::{self, Machine};
+use offramp_ring::{affinity, socket};
 
 /// Descriptors that we, and what we start, may have open: two for each connection that is held.
 const DESCRIPTORS: u64 = 8192;

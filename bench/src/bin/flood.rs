@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use offramp::sys::{affinity, socket};
 use offramp_attack::hello::Key;
 use offramp_bench::flood::{Outcome, UnderFlood};
 use offramp_bench::terminator::{CLIENT_CPU, by_name};
 use offramp_bench::workload::Bench;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::Identity;
+use offramp_ring::{affinity, socket};
 
 /// Flood a terminator with handshakes and watch one established connection beside them.
 ///

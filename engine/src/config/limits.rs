@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub use offramp_core::config::Timeouts;
+
 /// Worker threads.
 pub const WORKERS: RangeInclusive<usize> = 1..=1024;
 
@@ -94,33 +96,6 @@ impl Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} to {:?}", self.min, self.max)
-    }
-}
-
-/// The deadlines of a connection. Each is counted from the moment that its heading names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Accept until the handshake is complete and the records are aligned.
-    pub handshake: Duration,
-    /// Start of the plain leg's connect until it is open.
-    pub connect: Duration,
-    /// The last byte moved in either direction.
-    pub idle: Duration,
-    /// Our last byte sent until the peer closed too.
-    pub linger: Duration,
-    /// Start of a drain until what is still open is ended.
-    pub drain: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(10),
-            connect: Duration::from_secs(5),
-            idle: Duration::from_secs(3600),
-            linger: Duration::from_secs(2),
-            drain: Duration::from_secs(30),
-        }
     }
 }
 

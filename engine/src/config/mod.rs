@@ -14,7 +14,6 @@ pub mod file;
 mod key;
 pub mod limits;
 mod offload;
-mod peers;
 mod pinning;
 mod truncation;
 mod trust;
@@ -22,12 +21,16 @@ mod trust;
 pub use check::{Raw, RawListener};
 pub use key::{Given, Key, Origin};
 
+pub use offramp_core::config::{
+    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, UnknownName, Voucher,
+};
+
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
-pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
 pub use pinning::Pinning;
 pub use truncation::Truncation;
 
 use limits::Timeouts;
+use offramp_core::tls::Settings;
 
 /// Where the plain leg goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,17 +39,6 @@ pub enum Backend {
     Tcp(SocketAddr),
     /// A Unix stream socket: its path, or behind an `@` its abstract name (unix(7)).
     Unix(PathBuf),
-}
-
-/// A certificate chain and its private key, both PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityFiles {
-    /// The certificate chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key of the first certificate: PKCS #8, PKCS #1 or SEC 1.
-    pub key: PathBuf,
-    /// An OCSP response for the first certificate, DER, to be stapled.
-    pub ocsp: Option<PathBuf>,
 }
 
 /// One address on which TLS connections are accepted, and all that holds for them.
@@ -75,6 +67,16 @@ pub struct Listener {
     pub keepalive: bool,
     /// Who may connect.
     pub peers: PeerRules,
+}
+
+impl Listener {
+    /// What TLS needs to know of it.
+    #[must_use]
+    pub fn tls(&self) -> Settings<'_> {
+        let Self { mode, identities, unknown_name, alpn, tickets, peers, .. } = self;
+        let (unknown_name, tickets) = (*unknown_name, *tickets);
+        Settings { mode, identities, unknown_name, alpn, tickets, peers }
+    }
 }
 
 /// A whole configuration, every value checked.

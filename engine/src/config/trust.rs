@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use offramp_core::tls::is_server_name;
+
 use super::{
     ClientAuth, ConfigError, Fingerprint, Given, Key, Mode, Origin, Originate, PeerRules, Raw, Voucher,
 };
@@ -51,6 +53,10 @@ impl Raw {
             };
         }
         let server_name = server_name.ok_or(ConfigError::Missing { key: Key::ServerName })?;
+        if !is_server_name(&server_name.value) {
+            return Err(server_name.refused(Key::ServerName, Originate::ALLOWED_NAME));
+        }
+        let server_name = server_name.value;
         let listed = self.given.get(&Key::Fingerprints).cloned();
         let authorities = self.path(Key::ServerCa)?;
         let trust = match (authorities, self.fingerprints()?, listed) {

@@ -123,7 +123,7 @@ impl Engine {
         let cpus = crew::cpus(&config);
         note_ipv6_alone(&config);
         for listener in &config.listeners {
-            let terms = Arc::new(Terms::load(listener, Some(&tickets))?);
+            let terms = Arc::new(Terms::load(listener.tls(), Some(&tickets))?);
             let carriers = Carriers::choose(&listener.offload, &found)?;
             let sockets = listening(listener, &config, &cpus)?;
             let local_addr = bound(&sockets[0], listener.listen)?;

@@ -130,13 +130,15 @@ impl Watch {
 
 /// Reads all files of the listeners again.
 pub(super) fn load(listeners: &[Listener], control: &Control) -> Result<Vec<Arc<Terms>>, TermsError> {
-    let load = |(nth, listener)| Terms::reload(listener, &control.tickets, control.offers.terms(nth));
+    let load = |(nth, listener): (usize, &Listener)| {
+        Terms::reload(listener.tls(), &control.tickets, control.offers.terms(nth))
+    };
     listeners.iter().enumerate().map(load).collect()
 }
 
 /// One line for each key file to which everybody has access.
 pub(super) fn warn_of_exposed_keys(listeners: &[Listener]) {
-    for warning in Terms::exposed_keys(listeners) {
+    for warning in Terms::exposed_keys(listeners.iter().flat_map(|listener| &listener.identities)) {
         tracing::warn!("{warning}");
     }
 }

@@ -1,7 +1,7 @@
 //! Stage 1 and 2: ends before there is a session, and in the middle of a handshake.
 
-use offramp::conn::fault::Fault;
-use offramp::sim::{Mishap, Plan};
+use offramp_core::conn::fault::Fault;
+use offramp_sim::{Mishap, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
 

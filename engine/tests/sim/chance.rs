@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use offramp::sim::transcript_of_chance;
+use offramp_sim::transcript_of_chance;
 
 use crate::lab::bytes;
 

@@ -1,10 +1,10 @@
 //! Records that are not application data, whoever carries them.
 
-use offramp::conn::action::{Carriage, ControlKind, Milestone};
-use offramp::conn::carrier::{Offer, Suites};
-use offramp::conn::fault::{Fault, alert};
-use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Say};
-use offramp::tls::secrets::Direction;
+use offramp_core::conn::action::{Carriage, ControlKind, Milestone};
+use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::fault::{Fault, alert};
+use offramp_core::tls::secrets::Direction;
+use offramp_sim::{Backend, Generation, Habits, Outcome, Plan, Say};
 use rustls::SupportedCipherSuite;
 
 use crate::lab::{BOTH, NOTHING, SUITES, peers, run};

@@ -1,9 +1,9 @@
 //! Stage 4, in the middle: a direction goes to the kernel when it has carried enough.
 
-use offramp::conn::action::{Carriage, Milestone};
-use offramp::conn::carrier::Offer;
-use offramp::sim::{Backend, Generation, Habits, Mishap, Plan};
-use offramp::tls::secrets::Direction;
+use offramp_core::conn::action::{Carriage, Milestone};
+use offramp_core::conn::carrier::Offer;
+use offramp_core::tls::secrets::Direction;
+use offramp_sim::{Backend, Generation, Habits, Mishap, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
 

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-pub(crate) use offramp::sim::lab::{
+pub(crate) use offramp_sim::lab::{
     BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
 };
 
-use offramp::conn::carrier::Offer;
-use offramp::conn::policy::Policy;
-use offramp::sim::{Outcome, Plan, Role, World};
+use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::policy::Policy;
+use offramp_sim::{Outcome, Plan, Role, World};
 use rustls::SupportedCipherSuite;
 
 /// In the role that the peer leaves.

@@ -1,10 +1,10 @@
 //! Keys that may protect no more records.
 
-use offramp::conn::action::Milestone;
-use offramp::conn::carrier::Offer;
-use offramp::conn::fault::{Fault, alert};
-use offramp::conn::policy::Policy;
-use offramp::sim::{Backend, Generation, Habits, Outcome, Plan, Role};
+use offramp_core::conn::action::Milestone;
+use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::fault::{Fault, alert};
+use offramp_core::conn::policy::Policy;
+use offramp_sim::{Backend, Generation, Habits, Outcome, Plan, Role};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, originating, peers, rules, run_under};
 
@@ -22,8 +22,8 @@ fn run_limited(plan: Plan, offer: Offer, peer: &Role) -> Outcome {
 /// A client whose every write is a record or more, and more records than a key may protect.
 fn chatty(seed: u64) -> Plan {
     let mut plan = Plan::new(seed, Vec::new());
-    plan.script.says = (0..3000).map(|nth: u32| offramp::sim::Say::data(&nth.to_be_bytes())).collect();
-    plan.script.says.push(offramp::sim::Say::close_notify());
+    plan.script.says = (0..3000).map(|nth: u32| offramp_sim::Say::data(&nth.to_be_bytes())).collect();
+    plan.script.says.push(offramp_sim::Say::close_notify());
     plan
 }
 

@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use offramp::conn::carrier::Offer;
-use offramp::sim::{Generation, Habits, Misuse, Outcome, Plan, Role, Slip, Wire};
+use offramp_core::conn::carrier::Offer;
+use offramp_sim::{Generation, Habits, Misuse, Outcome, Plan, Role, Slip, Wire};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};
 

@@ -1,8 +1,8 @@
 //! Stage 3: the hand-over at a record boundary, whatever the network did to it.
 
-use offramp::conn::action::{Carriage, Milestone};
-use offramp::sim::{Habits, Plan};
-use offramp::tls::secrets::Direction;
+use offramp_core::conn::action::{Carriage, Milestone};
+use offramp_core::tls::secrets::Direction;
+use offramp_sim::{Habits, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, peers, run};
 

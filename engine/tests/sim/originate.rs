@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use offramp::conn::action::{ControlKind, Milestone};
-use offramp::conn::carrier::Offer;
-use offramp::conn::fault::{Fault, alert};
-use offramp::sim::{Backend, Generation, Habits, Mishap, Outcome, Plan, Say};
+use offramp_core::conn::action::{ControlKind, Milestone};
+use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::fault::{Fault, alert};
+use offramp_sim::{Backend, Generation, Habits, Mishap, Outcome, Plan, Say};
 use rustls::HandshakeKind;
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server, server_showing};

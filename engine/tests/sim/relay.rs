@@ -1,8 +1,8 @@
 //! Stage 4: bytes both ways, whoever is first, whoever carries the records.
 
-use offramp::conn::carrier::Offer;
-use offramp::conn::fault::Fault;
-use offramp::sim::{Backend, Generation, Habits, Mishap, Plan};
+use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::fault::Fault;
+use offramp_sim::{Backend, Generation, Habits, Mishap, Plan};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};
 

@@ -1,7 +1,7 @@
 //! Stage 5: ends, orderly and not.
 
-use offramp::conn::fault::Fault;
-use offramp::sim::{Backend, Mishap, Outcome, Plan, Say};
+use offramp_core::conn::fault::Fault;
+use offramp_sim::{Backend, Mishap, Outcome, Plan, Say};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, rules, run, run_under};
 

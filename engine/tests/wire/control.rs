@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use offramp::sim::{Hostile, Say, talkative};
+use offramp_sim::{Hostile, Say, talkative};
 
 use crate::backend::{Backend, Manner};
 use crate::dice::Noise;

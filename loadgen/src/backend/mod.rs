@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use offramp::buf::{BUF_BYTES, Buf, Bufs};
-use offramp::sys::ring::{Completion, Outcome, Ring, Token, hint};
-use offramp::sys::socket;
+use offramp_proto::buf::{BUF_BYTES, Buf, Bufs};
+use offramp_ring::ring::{Completion, Outcome, Ring, Token, hint};
+use offramp_ring::socket;
 use slab::Slab;
 
 use service::Service;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::{Result, bail, ensure};
-use offramp::buf::Buf;
+use offramp_proto::buf::Buf;
 
 use super::{CHANGED, ECHO, HOLD, MESSAGE, MSRP, SINK, SOURCE};
 use crate::msrp::{self, Head};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use offramp::sys::socket;
+use offramp_ring::socket;
 
 use super::flights::{Flights, Way};
 use crate::runner::now;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Result;
-use offramp::sys::socket;
+use offramp_ring::socket;
 
 use super::connection::{Connection, Stage, Times, Wish};
 use super::now;

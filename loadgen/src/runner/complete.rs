@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use offramp::buf::{BUF_BYTES, Buf};
-use offramp::sys::ring::{Completion, Outcome};
-use offramp::sys::socket;
+use offramp_proto::buf::{BUF_BYTES, Buf};
+use offramp_ring::ring::{Completion, Outcome};
+use offramp_ring::socket;
 
 use super::connection::{Connection, Stage};
 use super::now;

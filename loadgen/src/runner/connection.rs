@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use offramp::sys::socket;
+use offramp_ring::socket;
 use rustls::HandshakeKind;
 
 use crate::failure::Moment;

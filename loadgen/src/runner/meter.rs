@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use offramp::sys::clock;
+use offramp_ring::clock;
 use rustls::HandshakeKind;
 
 use super::connection::Connection;

@@ -21,7 +21,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use offramp::sys::socket::{self, Address};
+use offramp_ring::socket::{self, Address};
 
 use crate::interrupt::Interrupt;
 use crate::plan::{Load, Plan, Target, Work};

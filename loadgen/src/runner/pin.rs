@@ -1,6 +1,6 @@
 //! Where client threads run: each on a CPU of its own, so that the kernel moves none away from its caches.
 
-use offramp::sys::affinity;
+use offramp_ring::affinity;
 
 use crate::console;
 use crate::plan::{Pin, Plan};

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use offramp::buf::{Buf, Bufs};
-use offramp::sys::ring::{Ring, Token, hint};
-use offramp::sys::socket::Address;
+use offramp_proto::buf::{Buf, Bufs};
+use offramp_ring::ring::{Ring, Token, hint};
+use offramp_ring::socket::Address;
 
 use super::begin::{OPENING_MAX, stock};
 use super::connection::{Connection, Stage};

@@ -1,6 +1,6 @@
 //! Whether there is a ring to test on.
 
-use offramp::sys::ring::Ring;
+use offramp_ring::ring::Ring;
 
 /// Whether this host has io_uring; says the skip if not, or fails where skips are failures.
 pub(crate) fn is_there() -> bool {

@@ -1,4 +1,8 @@
-//! Configuration files. See `offramp::sim::configuration_of_chance` for what must hold.
+//! Configuration files: whatever the text says, there is an answer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| offramp::sim::configuration_of_chance(text));
+use std::path::Path;
+
+use offramp::config::{Raw, file};
+
+libfuzzer_sys::fuzz_target!(|text: &str| drop(file::parse(Path::new("o.toml"), text).and_then(Raw::check)));

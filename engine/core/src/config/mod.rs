@@ -1,0 +1,21 @@
+//! What an operator decides of a connection and of its TLS, as values that were checked. How they are written
+//! in a file or on a command line is the shell's matter.
+
+use std::path::PathBuf;
+
+mod peers;
+mod timeouts;
+
+pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
+pub use timeouts::Timeouts;
+
+/// A certificate chain and its private key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The certificate chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key of the first certificate: PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+    /// An OCSP response for the first certificate, DER, to be stapled.
+    pub ocsp: Option<PathBuf>,
+}

@@ -1,0 +1,196 @@
+//! Who may connect, as a configuration says it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are not.
+    #[default]
+    None,
+    /// They are; one without goes on, one with a certificate that does not hold does not.
+    Request,
+    /// They are, and one without does not go on.
+    Require,
+}
+
+impl ClientAuth {
+    /// How a configuration writes it.
+    pub const ALLOWED: &'static str = "none, request or require";
+
+    /// Reads it as a configuration writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "none" => Some(Self::None),
+            "request" => Some(Self::Request),
+            "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+}
+
+/// A hash function for fingerprints (RFC 8122 §5: MD5 and SHA-1 are not to be used).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FingerprintHash {
+    /// sha-256.
+    Sha256,
+    /// sha-384.
+    Sha384,
+    /// sha-512.
+    Sha512,
+}
+
+/// The hash of a certificate's DER form.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// By which function.
+    pub hash: FingerprintHash,
+    /// As many bytes as the function gives.
+    pub digest: Vec<u8>,
+}
+
+impl Fingerprint {
+    /// How a configuration writes it.
+    pub const ALLOWED: &'static str = "sha-256, sha-384 or sha-512 and the bytes of the hash in hexadecimal \
+         with colons between, such as \"sha-256 AB:CD:…\" (SDP's form, RFC 8122 §5); md5 and sha-1 are too \
+         weak";
+
+    /// Reads it as SDP writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, digits) = text.trim().split_once(' ')?;
+        let (hash, length) = match name.to_ascii_lowercase().as_str() {
+            "sha-256" => (FingerprintHash::Sha256, 32),
+            "sha-384" => (FingerprintHash::Sha384, 48),
+            "sha-512" => (FingerprintHash::Sha512, 64),
+            _ => return None,
+        };
+        let byte = |pair: &str| {
+            let is_hex = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+            u8::from_str_radix(Some(pair).filter(|_| is_hex)?, 16).ok()
+        };
+        let digest: Vec<u8> = digits.trim().split(':').map(byte).collect::<Option<_>>()?;
+        (digest.len() == length).then_some(Self { hash, digest })
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    /// As SDP writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.hash {
+            FingerprintHash::Sha256 => "sha-256",
+            FingerprintHash::Sha384 => "sha-384",
+            FingerprintHash::Sha512 => "sha-512",
+        })?;
+        for (index, byte) in self.digest.iter().enumerate() {
+            write!(f, "{}{byte:02X}", if index == 0 { ' ' } else { ':' })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who vouches for the peer's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Voucher {
+    /// Nobody is asked.
+    #[default]
+    Nobody,
+    /// The certificates of this PEM file: a path to one of them is looked for.
+    Authorities(PathBuf),
+    /// Whoever told us these: a certificate with one of them holds, whoever issued it.
+    Fingerprints(Vec<Fingerprint>),
+}
+
+/// Who may connect to a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerRules {
+    /// Whether clients are asked for a certificate.
+    pub auth: ClientAuth,
+    /// Who vouches for it.
+    pub voucher: Voucher,
+}
+
+/// What becomes of a client that asks for a name (RFC 6066 §3) that no identity has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownName {
+    /// It gets the first identity that can serve it, to judge for itself.
+    #[default]
+    First,
+    /// It is refused with unrecognized_name.
+    Refuse,
+}
+
+impl UnknownName {
+    /// How a configuration writes it.
+    pub const ALLOWED: &'static str = "first or refuse";
+
+    /// Reads it as a configuration writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "first" => Some(Self::First),
+            "refuse" => Some(Self::Refuse),
+            _ => None,
+        }
+    }
+}
+
+/// What a listener does with the connections that it accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// TLS comes in, plain bytes go out.
+    #[default]
+    Terminate,
+    /// Plain bytes come in, TLS goes out.
+    Originate(Originate),
+}
+
+/// Who the server is that TLS goes out to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Originate {
+    /// The name that it is asked for (RFC 6066 §3), and that its certificate must have where authorities
+    /// vouch for it; [`is_server_name`](crate::tls::is_server_name) says whether it can be one.
+    pub server_name: String,
+    /// Who vouches for its certificate; not [`Voucher::Nobody`].
+    pub trust: Voucher,
+}
+
+impl Originate {
+    /// What a name may be, as messages say it.
+    pub const ALLOWED_NAME: &str = "a DNS name or an IP address, and only with mode = \"originate\"";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_as_sdp_writes_them() {
+        let bytes: Vec<String> = (0..32).map(|byte| format!("{byte:02X}")).collect();
+        let text = format!("sha-256 {}", bytes.join(":"));
+        let fingerprint = Fingerprint::parse(&text).expect("well formed");
+        assert_eq!((fingerprint.digest[31], fingerprint.to_string()), (31, text.clone()));
+        assert_eq!(Fingerprint::parse(&text.to_lowercase()), Some(fingerprint), "either case");
+        for bad in [
+            "",
+            "sha-256",
+            &text[..text.len() - 3],
+            &text.replace("sha-256", "sha-1"),
+            &text.replace("sha-256", "md5"),
+            &text.replace("sha-256", "sha-384"),
+            &text.replace(':', ""),
+            &text.replace("1F", "+F"),
+            &text.replace("1F", "1é"),
+        ] {
+            assert_eq!(Fingerprint::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What holds for a connection from its beginning to its end.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::carrier::Offer;
+use super::event::Leg;
+use crate::config::Timeouts;
+use crate::tls::Terms;
+
+/// The policy of a service: immutable, swapped whole. A connection keeps the one under which it began.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// How the leg that was accepted is secured.
+    pub near: Security,
+    /// How the leg that is connected is secured.
+    pub far: Security,
+    /// The deadlines.
+    pub timeouts: Timeouts,
+    /// What the kernel may be asked to carry.
+    pub offload: Offer,
+    /// Most records that a key may protect, where its AEAD does not allow fewer.
+    pub record_limit: u64,
+    /// A peer's FIN without close_notify becomes an orderly end of the other leg, rather than a reset.
+    pub takes_fin_for_the_end: bool,
+    /// Whether the kernel is told that peers do not pad their records (`TLS_RX_EXPECT_NO_PAD`).
+    pub expect_no_pad: bool,
+}
+
+impl Policy {
+    /// How a leg is secured.
+    #[must_use]
+    pub fn security(&self, leg: Leg) -> &Security {
+        match leg {
+            Leg::Near => &self.near,
+            Leg::Far => &self.far,
+        }
+    }
+}
+
+/// How a leg is secured. The TLS role is that of the terms: it does not follow from who opened the TCP
+/// connection.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Not at all.
+    Plain,
+    /// By TLS under these terms.
+    Tls(Arc<Terms>),
+}
+
+impl Security {
+    /// The terms, if it is TLS.
+    #[must_use]
+    pub fn terms(&self) -> Option<&Arc<Terms>> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(terms) => Some(terms),
+        }
+    }
+}
+
+/// What is the same for all connections in one turn of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The time.
+    pub now: Instant,
+    /// Whether the kernel may be given further directions: the kill switch.
+    pub may_offload: bool,
+}

@@ -1,0 +1,258 @@
+//! Policy: what is negotiated, who we are, how sessions resume. No sockets, no clock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+
+use crate::config::{IdentityFiles, Mode, Originate, PeerRules, UnknownName};
+
+mod authorities;
+mod certificate;
+pub mod cipher;
+pub mod conformance;
+pub mod evidence;
+mod findings;
+mod hello;
+mod identity;
+mod key_kind;
+mod ocsp;
+mod originate;
+#[cfg(test)]
+mod pair;
+mod peer;
+mod profile;
+mod refusal;
+pub mod secrets;
+pub mod session;
+mod sessions;
+mod sources;
+mod ticket_file;
+pub mod ticket_keys;
+mod tickets;
+
+pub use findings::Dated;
+pub use identity::IdentityError;
+pub use offramp_proto::record;
+pub use peer::{PeerError, PeerRefusal};
+pub use sources::{LoadKey, Sources};
+pub use tickets::Tickets;
+
+use authorities::Purpose;
+use findings::Findings;
+use identity::Identities;
+use originate::Origination;
+use peer::Peers;
+use ticket_keys::UnixSeconds;
+use tickets::ListenerTickets;
+
+/// TLS 1.3 tickets sent after a full handshake: one is what a client uses next, and it is replaced when it is
+/// used.
+const TLS13_TICKETS: usize = 1;
+
+/// What [`Terms`] are made from: what a listener says of TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Which role it has.
+    pub mode: &'a Mode,
+    /// At least one in the server's role, at most one in the client's.
+    pub identities: &'a [IdentityFiles],
+    /// What becomes of a client that asks for a name that no identity has.
+    pub unknown_name: UnknownName,
+    /// The application protocols (RFC 7301), in order of preference.
+    pub alpn: &'a [String],
+    /// Whether sessions are resumed by tickets.
+    pub tickets: bool,
+    /// Which clients may connect.
+    pub peers: &'a PeerRules,
+}
+
+/// Everything that a handshake needs to know; immutable, shared by all workers, swapped whole on reload.
+#[derive(Debug)]
+pub struct Terms {
+    role: Role,
+    findings: Findings,
+}
+
+#[derive(Debug)]
+enum Role {
+    Terminate { server: Arc<ServerConfig>, peers: Arc<Peers>, unknown_name: UnknownName },
+    Originate(Arc<Origination>),
+}
+
+/// Why the terms could not be made; the text names the file, what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TermsError {
+    /// The server cannot be asked for by this name.
+    #[error("server_name = {0:?} is refused: allowed is {allowed}", allowed = Originate::ALLOWED_NAME)]
+    ServerName(String),
+    /// An identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// There is none.
+    #[error("no certificate: add an [[identity]] with certificate and key, or --cert and --key")]
+    NoIdentity,
+    /// Who may connect cannot be told.
+    #[error(transparent)]
+    Peers(#[from] PeerError),
+    /// The library refuses the profile as configured.
+    #[error("rustls refuses the profile: {0}")]
+    Profile(String),
+}
+
+impl Terms {
+    /// Reads and checks what the settings name, in the role that they say. Without `tickets` a server has none.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn load(settings: Settings<'_>, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+        Self::load_from(&Sources::system(), settings, tickets)
+    }
+
+    /// The same from other sources.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn load_from(
+        sources: &Sources,
+        settings: Settings<'_>,
+        tickets: Option<&Arc<Tickets>>,
+    ) -> Result<Self, TermsError> {
+        match settings.mode {
+            Mode::Terminate => Self::terminate(sources, settings, tickets.filter(|_| settings.tickets)),
+            Mode::Originate(rules) => {
+                let tickets = tickets.filter(|_| settings.tickets);
+                let alpn = protocols(settings.alpn);
+                let mut findings = Findings::default();
+                let identities = settings.identities;
+                let origination =
+                    Origination::load(sources, rules, identities, tickets, alpn, &mut findings)?;
+                Ok(Self { role: Role::Originate(Arc::new(origination)), findings })
+            }
+        }
+    }
+
+    fn terminate(
+        sources: &Sources,
+        settings: Settings<'_>,
+        tickets: Option<&Arc<Tickets>>,
+    ) -> Result<Self, TermsError> {
+        let Settings { identities, peers, alpn, unknown_name, .. } = settings;
+        if identities.is_empty() {
+            return Err(TermsError::NoIdentity);
+        }
+        let mut findings = Findings::default();
+        let identities =
+            Identities::load_from(sources, identities, unknown_name, Purpose::Servers, &mut findings)?;
+        let Sources { provider, time, .. } = sources.clone();
+        let random = provider.secure_random;
+        let peers = Arc::new(Peers::load(peers, &provider, &mut findings)?);
+        let class = peers.class().known_by(&identities.known_by());
+        let versions = ServerConfig::builder_with_details(provider, time)
+            .with_protocol_versions(profile::VERSIONS)
+            .map_err(|e| TermsError::Profile(e.to_string()))?;
+        let mut server = match peers.verifier() {
+            None => versions.with_no_client_auth(),
+            Some(verifier) => versions.with_client_cert_verifier(verifier),
+        }
+        .with_cert_resolver(Arc::new(identities));
+        // The handshake ends with the keys handed to a carrier: kernel, or `cipher`.
+        server.enable_secret_extraction = true;
+        // Tickets alone (RFC 5077), no session on the server (TS 33.328 Annex M) (A3a).
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.alpn_protocols = protocols(alpn);
+        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a). That renegotiation is
+        // secure rustls signals to every client that asks, by extension or by suite (RFC 5746 §3.6) (A6a).
+        server.require_ems = true;
+        // 0-RTT has no profile for media (B7).
+        server.max_early_data_size = 0;
+        server.send_tls13_tickets = 0;
+        // Without, SessionTicket is left out and every handshake is full (A4a, A5).
+        if let Some(tickets) = tickets {
+            server.ticketer = Arc::new(ListenerTickets { tickets: Arc::clone(tickets), class, random });
+            server.send_tls13_tickets = TLS13_TICKETS;
+        }
+        let role = Role::Terminate { server: Arc::new(server), peers, unknown_name };
+        Ok(Self { role, findings })
+    }
+
+    /// What seals and opens this listener's session tickets (RFC 5077); `None` in the client's role.
+    #[must_use]
+    pub fn ticketer(&self) -> Option<Arc<dyn ProducesTickets>> {
+        match &self.role {
+            Role::Terminate { server, .. } => Some(Arc::clone(&server.ticketer)),
+            Role::Originate(_) => None,
+        }
+    }
+
+    /// The same for a listener that had `earlier` ones. In the client's role those stay where nothing has
+    /// changed of what they were made of, and with them the sessions that may be resumed.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn reload(
+        settings: Settings<'_>,
+        tickets: &Arc<Tickets>,
+        earlier: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, TermsError> {
+        let read = Self::load(settings, Some(tickets))?;
+        Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
+    }
+
+    /// A line for each private key of these identities to whose file everybody on the host has access: it can be
+    /// used, and should not be so.
+    #[must_use]
+    pub fn exposed_keys<'a>(identities: impl IntoIterator<Item = &'a IdentityFiles>) -> BTreeSet<String> {
+        identities.into_iter().filter_map(identity::exposed).collect()
+    }
+
+    fn is_the_same(&self, other: &Self) -> bool {
+        match (&self.role, &other.role) {
+            (Role::Originate(one), Role::Originate(other)) => one.is_made_of_the_same(other),
+            _ => false,
+        }
+    }
+
+    /// The certificates that the listener works with, its own and those of authorities.
+    #[must_use]
+    pub fn certificates(&self) -> &[Dated] {
+        self.findings.certificates()
+    }
+
+    /// What is wrong with them at this time although they can be used, each in one line that names the file;
+    /// at most 21 lines.
+    #[must_use]
+    pub fn warnings(&self, now: UnixSeconds) -> Vec<String> {
+        self.findings.warnings(now)
+    }
+
+    /// Whether connections are accepted in clear and connected with TLS.
+    #[must_use]
+    pub fn originates(&self) -> bool {
+        matches!(self.role, Role::Originate(_))
+    }
+}
+
+/// What is wrong with the certificates of all these listeners at this time ([`Terms::warnings`]), each once.
+pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a Terms>, now: UnixSeconds) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for warning in terms.into_iter().flat_map(|terms| terms.warnings(now)) {
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+    all
+}
+
+/// Whether a server can be asked for by this name: a DNS name or an IP address.
+#[must_use]
+pub fn is_server_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
+}
+
+/// As RFC 7301 §3.1 writes them, without their lengths.
+fn protocols(names: &[String]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}

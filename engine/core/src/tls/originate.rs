@@ -1,0 +1,223 @@
+//! The client's role: who the server must be, who we are to it, and how sessions with it resume.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::SupportedProtocolVersion;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, Tls12Resumption};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use super::authorities::{Authorities, Purpose};
+use super::findings::Findings;
+use super::identity::Identities;
+use super::peer::{AnyCertificate, PeerRefusal, authorities, check_key, is_told};
+use super::sessions::ClientSessions;
+use super::{Sources, TermsError, Tickets, profile};
+use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
+
+/// All that a handshake in the client's role needs to know.
+pub(super) struct Origination {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+    trust: Trust,
+    /// `None` where none are to be resumed.
+    sessions: Option<Arc<ClientSessions>>,
+    /// The hash of all that it was made of.
+    made_of: [u8; 32],
+}
+
+enum Trust {
+    Authorities(Arc<Authorities>),
+    Fingerprints(Vec<Fingerprint>),
+}
+
+impl Origination {
+    /// Reads what the rules name; the first identity, if there is one, is shown to servers that ask. What an
+    /// operator should know of it goes to `findings`.
+    pub(super) fn load(
+        sources: &Sources,
+        rules: &Originate,
+        identities: &[IdentityFiles],
+        tickets: Option<&Arc<Tickets>>,
+        alpn: Vec<Vec<u8>>,
+        findings: &mut Findings,
+    ) -> Result<Self, TermsError> {
+        Self::load_for(sources, profile::VERSIONS, rules, identities, tickets, alpn, findings)
+    }
+
+    pub(super) fn load_for(
+        sources: &Sources,
+        versions: &[&'static SupportedProtocolVersion],
+        rules: &Originate,
+        identities: &[IdentityFiles],
+        tickets: Option<&Arc<Tickets>>,
+        alpn: Vec<Vec<u8>>,
+        findings: &mut Findings,
+    ) -> Result<Self, TermsError> {
+        let mut made_of = MadeOf::default();
+        made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
+        made_of.add(&alpn);
+        let Sources { provider, time, .. } = sources.clone();
+        let name = ServerName::try_from(rules.server_name.clone())
+            .map_err(|_| TermsError::ServerName(rules.server_name.clone()))?;
+        let trust = match &rules.trust {
+            Voucher::Authorities(file) => {
+                let authorities = authorities(file)?;
+                made_of.add(&authorities);
+                let algorithms = provider.signature_verification_algorithms;
+                let authorities =
+                    Authorities::load(file, authorities, Purpose::Servers, algorithms, findings)?;
+                Trust::Authorities(Arc::new(authorities))
+            }
+            Voucher::Fingerprints(told) => {
+                let texts: Vec<String> = told.iter().map(ToString::to_string).collect();
+                made_of.add(&texts);
+                Trust::Fingerprints(told.clone())
+            }
+            Voucher::Nobody => return Err(TermsError::Profile("nobody vouches for the server".to_owned())),
+        };
+        let verifier: Arc<dyn ServerCertVerifier> = match &trust {
+            Trust::Authorities(authorities) => Arc::clone(authorities) as _,
+            Trust::Fingerprints(_) => {
+                let algorithms = provider.signature_verification_algorithms;
+                Arc::new(AnyCertificate { algorithms })
+            }
+        };
+        let builder = ClientConfig::builder_with_details(provider, time)
+            .with_protocol_versions(versions)
+            .map_err(|error| TermsError::Profile(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = if identities.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let purpose = Purpose::Clients;
+            let loaded = Identities::load_from(sources, identities, UnknownName::First, purpose, findings)?;
+            let identity = loaded.first();
+            // The key is the first certificate's.
+            made_of.add(&identity.cert);
+            let mut config = builder.with_no_client_auth();
+            config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(identity));
+            config
+        };
+        config.alpn_protocols = alpn;
+        config.enable_secret_extraction = true;
+        // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a); rustls signals secure
+        // renegotiation in every hello (RFC 5746 §3.4) (A6d).
+        config.require_ems = true;
+        let sessions = tickets.map(|tickets| Arc::new(ClientSessions::new(Arc::clone(tickets))));
+        config.resumption = sessions.as_ref().map_or_else(Resumption::disabled, |sessions| {
+            let store = Arc::clone(sessions);
+            Resumption::store(store).tls12_resumption(Tls12Resumption::SessionIdOrTickets)
+        });
+        Ok(Self { config: Arc::new(config), name, trust, sessions, made_of: made_of.digest() })
+    }
+
+    /// Whether nothing has changed of what the two were made of.
+    pub(super) fn is_made_of_the_same(&self, other: &Self) -> bool {
+        self.made_of == other.made_of
+    }
+
+    /// Forgets all sessions, since one did not hold: the next handshake is a full one.
+    pub(super) fn forget_sessions(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.forget();
+        }
+    }
+
+    /// Judges the server of a complete handshake: in a resumed one rustls has asked nobody. By then it has
+    /// kept the session of TLS 1.2 for the next; of a server that does not hold none is kept.
+    pub(super) fn judge(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        resumed: bool,
+        now: UnixTime,
+    ) -> Result<(), PeerRefusal> {
+        let verdict = self.verdict(chain, resumed, now);
+        if verdict.is_err() {
+            self.forget_sessions();
+        }
+        verdict
+    }
+
+    fn verdict(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        resumed: bool,
+        now: UnixTime,
+    ) -> Result<(), PeerRefusal> {
+        let (own, issuers) = chain.and_then(<[_]>::split_first).ok_or(PeerRefusal::Missing)?;
+        let holds = match &self.trust {
+            Trust::Fingerprints(told) => is_told(told, own),
+            Trust::Authorities(authorities) => {
+                !resumed || authorities.verify(own, issuers, Some(&self.name), now).is_ok()
+            }
+        };
+        if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
+    }
+}
+
+impl fmt::Debug for Origination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origination").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What terms are made of, part by part.
+#[derive(Default)]
+struct MadeOf(Vec<u8>);
+
+impl MadeOf {
+    fn add<T: AsRef<[u8]>>(&mut self, parts: &[T]) {
+        self.0.extend_from_slice(&(parts.len() as u64).to_be_bytes());
+        for part in parts {
+            self.0.extend_from_slice(&(part.as_ref().len() as u64).to_be_bytes());
+            self.0.extend_from_slice(part.as_ref());
+        }
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut made_of = [0; 32];
+        made_of.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        made_of
+    }
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    /// Which certificate it is, is judged after the handshake.
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _issuers: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        check_key(certificate).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify_tls12(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify_tls13(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,59 @@
+//! The alert descriptions (RFC 8446 §6).
+
+/// The end of what we send.
+pub const CLOSE_NOTIFY: u8 = 0;
+/// A message that does not belong here.
+pub const UNEXPECTED_MESSAGE: u8 = 10;
+/// A record that cannot be opened.
+pub const BAD_RECORD_MAC: u8 = 20;
+/// A record longer than allowed.
+pub const RECORD_OVERFLOW: u8 = 22;
+/// Nothing that both sides can do.
+pub const HANDSHAKE_FAILURE: u8 = 40;
+/// A certificate that does not hold (RFC 8122 §6.2).
+pub const BAD_CERTIFICATE: u8 = 42;
+/// A field that is well formed and has a value that it must not have.
+pub const ILLEGAL_PARAMETER: u8 = 47;
+/// Something that cannot be parsed.
+pub const DECODE_ERROR: u8 = 50;
+/// A version that is not spoken here.
+pub const PROTOCOL_VERSION: u8 = 70;
+/// Our side cannot go on.
+pub const INTERNAL_ERROR: u8 = 80;
+/// No renegotiation (RFC 5246 §7.2.2), a warning.
+pub const NO_RENEGOTIATION: u8 = 100;
+
+/// What a description is called in the RFCs; its number is all there is of others.
+#[must_use]
+pub fn name(description: u8) -> &'static str {
+    const NAMES: [(u8, &str); 27] = [
+        (CLOSE_NOTIFY, "close_notify"),
+        (UNEXPECTED_MESSAGE, "unexpected_message"),
+        (BAD_RECORD_MAC, "bad_record_mac"),
+        (RECORD_OVERFLOW, "record_overflow"),
+        (HANDSHAKE_FAILURE, "handshake_failure"),
+        (BAD_CERTIFICATE, "bad_certificate"),
+        (43, "unsupported_certificate"),
+        (44, "certificate_revoked"),
+        (45, "certificate_expired"),
+        (46, "certificate_unknown"),
+        (ILLEGAL_PARAMETER, "illegal_parameter"),
+        (48, "unknown_ca"),
+        (49, "access_denied"),
+        (DECODE_ERROR, "decode_error"),
+        (51, "decrypt_error"),
+        (PROTOCOL_VERSION, "protocol_version"),
+        (71, "insufficient_security"),
+        (INTERNAL_ERROR, "internal_error"),
+        (86, "inappropriate_fallback"),
+        (90, "user_canceled"),
+        (NO_RENEGOTIATION, "no_renegotiation"),
+        (109, "missing_extension"),
+        (110, "unsupported_extension"),
+        (112, "unrecognized_name"),
+        (113, "bad_certificate_status_response"),
+        (116, "certificate_required"),
+        (120, "no_application_protocol"),
+    ];
+    NAMES.iter().find(|(number, _)| *number == description).map_or("unknown", |(_, name)| name)
+}

@@ -1,0 +1,10 @@
+//! Facts of the TLS protocol, and the buffers that bytes travel in: what the core and the ring both need.
+//! Without a dependency.
+#![forbid(unsafe_code)]
+
+pub mod alert;
+pub mod buf;
+pub mod record;
+mod suite;
+
+pub use suite::{Aead, Direction, Version};

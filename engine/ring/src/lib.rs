@@ -1,0 +1,16 @@
+//! The kernel: the only `unsafe` of the project, safe functions out.
+#![allow(unsafe_code)]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod affinity;
+pub mod clock;
+pub mod errno;
+pub mod heap;
+pub mod ktls;
+mod message;
+mod pool;
+pub mod probe;
+pub mod process;
+pub mod ring;
+pub mod socket;
+pub mod tcp;

@@ -1,0 +1,176 @@
+//! What is left to chance: the entries of the fuzz targets (`fuzz/`), which the tests go through as well.
+
+use std::time::Instant;
+
+use super::dice::{Dice, digest};
+use super::hostile::Say;
+use super::kernel::{Generation, Habits};
+use super::lab::{SUITES, bytes, client, originating, rules, server};
+use super::peer::{Role, Script};
+use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::world::World;
+use offramp_core::conn::action::Milestone;
+use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::fault::{Blame, Fault};
+
+const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
+const MISHAPS: [Mishap; 8] = [
+    Mishap::PeerReset,
+    Mishap::PeerFin,
+    Mishap::BackendReset,
+    Mishap::FlippedBit,
+    Mishap::Drain,
+    Mishap::NoMoreOffload,
+    Mishap::NoMoreKeys(libc::ENOMEM),
+    Mishap::NoMoreKeys(libc::EBUSY),
+];
+
+/// Runs the world that the bytes choose: the first few its beginning, the rest all that happens in it. It
+/// panics if the connection breaks its contract; what must hold in every world is asserted.
+///
+/// # Panics
+/// If it does not hold.
+pub fn world_of_chance(choices: &[u8]) {
+    transcript_of_chance(choices);
+}
+
+/// The same; the digest of all that happened in it ([`Outcome::transcript`]) is the same for the same bytes.
+///
+/// # Panics
+/// If it does not hold.
+pub fn transcript_of_chance(choices: &[u8]) -> u64 {
+    let (beginning, rest) = choices.split_at(choices.len().min(32));
+    let mut dice = Dice::bytes(beginning);
+    let suite = SUITES[dice.below(SUITES.len())];
+    let originates = dice.below(2) > 0;
+    let habits = habits(&mut dice);
+    let offer = Offer {
+        tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
+        rx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
+        after_bytes: [0, 0, 1, 20_000][dice.below(4)],
+        rekeys: habits.generation == Generation::Rekeying,
+    };
+    let sends = bytes(dice.below(50_000), 1);
+    let mut plan = Plan::new(digest(choices), sends.clone());
+    plan.refuses = (dice.below(16) == 0).then_some(libc::ECONNREFUSED);
+    plan.dice = Some(rest.to_vec());
+    plan.habits = habits;
+    plan.script = script(&mut dice, sends);
+    plan.backend = backend(&mut dice);
+    plan.cut = dice.below(600);
+    plan.mishap = (dice.below(2) > 0).then(|| (1 + dice.below(300), MISHAPS[dice.below(MISHAPS.len())]));
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
+    let beginning = Instant::now();
+    let (mut rules, peer): (_, Role) = if originates {
+        (originating(offer), server(suite).into())
+    } else {
+        (rules(offer), client(suite).into())
+    };
+    rules.record_limit = 1024;
+    let outcome = World::new(plan.clone(), rules, peer, beginning).run();
+    judge(&plan, &outcome);
+    outcome.transcript
+}
+
+fn habits(dice: &mut Dice) -> Habits {
+    let mut refusal = || (dice.below(8) == 0).then(|| ERRNOS[dice.below(ERRNOS.len())]);
+    let (refuse_tx, refuse_rx) = (refusal(), refusal());
+    let generation = Generation::ALL[dice.below(Generation::ALL.len())];
+    Habits { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0, slip: None }
+}
+
+fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
+    let (sends_at_once, closes_first) = (dice.below(2) > 0, dice.below(4) > 0);
+    let key_updates = [0, 0, 1, 40][dice.below(4)];
+    let mut says = Vec::new();
+    if dice.below(4) == 0 {
+        for _ in 0..dice.below(40) {
+            says.push(match dice.below(6) {
+                0 => Say::KeyUpdate { requested: dice.below(2) > 0 },
+                1 => Say::record(dice.below(256) as u8, &sends[..dice.below(20).min(sends.len())]),
+                2 => Say::Raw(sends[..dice.below(9).min(sends.len())].to_vec()),
+                3 => Say::Record { record_type: 23, payload: Vec::new(), padding: dice.below(300) },
+                _ => Say::data(&sends[..dice.below(16_385).min(sends.len())]),
+            });
+        }
+    }
+    let deaf_after = (dice.below(8) == 0).then(|| dice.below(20_000));
+    let interrupts = (dice.below(8) == 0).then(|| (dice.below(3000), rubbish(dice, &sends)));
+    Script { sends, sends_at_once, key_updates, closes_first, deaf_after, says, interrupts }
+}
+
+/// Bytes that may look like a record, of a type that there is.
+fn rubbish(dice: &mut Dice, sends: &[u8]) -> Vec<u8> {
+    let bytes = &sends[..dice.below(200).min(sends.len())];
+    match dice.below(2) {
+        0 => bytes.to_vec(),
+        _ => [&[20 + dice.below(4) as u8, 3, 3, 0, bytes.len() as u8], bytes].concat(),
+    }
+}
+
+fn backend(dice: &mut Dice) -> Backend {
+    match dice.below(8) {
+        2 => Backend::Stalls(dice.below(30_000)),
+        0 => Backend::Greets(bytes(dice.below(5000), 2)),
+        1 => Backend::AnswersAndCloses(bytes(dice.below(50_000), 3)),
+        3 => Backend::ResetsAfter(1 + dice.below(30_000)),
+        4 => Backend::Silent,
+        _ => Backend::Echo,
+    }
+}
+
+/// What must hold whatever happened: no byte is invented, exchanged or told twice, and an orderly end stands
+/// for a whole stream.
+fn judge(plan: &Plan, outcome: &Outcome) {
+    let fault = outcome.report.fault;
+    assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
+    // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
+    let unopened = outcome.peer.error == Some(rustls::Error::DecryptError);
+    assert!(!unopened || outcome.was_altered, "a record under the wrong key or nonce: {fault:?}");
+    let is_damaged = matches!(plan.mishap, Some((_, Mishap::FlippedBit))) || plan.script.interrupts.is_some();
+    if plan.script.says.is_empty() {
+        assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
+        if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
+            // Behind our close_notify a FIN alone is an orderly end too.
+            let early = matches!(plan.backend, Backend::AnswersAndCloses(_));
+            let fin = matches!(plan.mishap, Some((_, Mishap::PeerFin)));
+            let whole = outcome.to_backend == plan.script.sends;
+            assert!(whole || early && fin, "an end that came too soon");
+        }
+        assert!(outcome.peer.error.is_none() || fault.is_some() || is_damaged, "{:?}", outcome.peer.error);
+    }
+    let answer: Vec<u8> = match &plan.backend {
+        Backend::Echo => outcome.to_backend.clone(),
+        Backend::Greets(greeting) => [greeting, &outcome.to_backend[..]].concat(),
+        Backend::AnswersAndCloses(answer) => answer.clone(),
+        Backend::ResetsAfter(_) | Backend::Silent | Backend::Stalls(_) => Vec::new(),
+    };
+    assert!(answer.starts_with(&outcome.peer.received), "the client got what was not sent");
+    if outcome.peer.saw_close {
+        let received = outcome.peer.received.len();
+        assert_eq!(received, outcome.from_backend, "a close_notify behind what was lost: {fault:?}");
+        let whole = fault.is_some() || !plan.script.says.is_empty() || outcome.peer.received == answer;
+        assert!(whole, "a close_notify that came too soon");
+    }
+    judge_delivery(plan, outcome);
+    if fault == Some(Fault::IdleTimeout) && !outcome.backend_was_reset && plan.script.says.is_empty() {
+        let delivered = outcome.to_backend.len() + outcome.in_socket;
+        assert_eq!(delivered, outcome.peer.sent(), "an end behind what was lost");
+    }
+}
+
+/// However the peer's stream ended: all that came of it whole and authentic is with a backend that takes it.
+fn judge_delivery(plan: &Plan, outcome: &Outcome) {
+    use Backend as B;
+    let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
+    let has_time = !matches!(plan.mishap, Some((_, Mishap::BackendReset | Mishap::Drain)));
+    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
+    let is_relayed = outcome.plain_was_open && outcome.notes.iter().any(is_established);
+    let fault = outcome.report.fault;
+    // What still comes when the end is ours is read for the alert's sake alone.
+    let is_ours = |fault: Fault| matches!(fault, Fault::RecordLimit | Fault::RekeyRefused);
+    let ends_above = fault.is_none_or(|fault| fault.blame() != Blame::Plain && !is_ours(fault));
+    if plan.script.says.is_empty() && takes && has_time && is_relayed && ends_above {
+        assert_eq!(outcome.to_backend.len(), outcome.authentic, "what came was not delivered: {fault:?}");
+    }
+}

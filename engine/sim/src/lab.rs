@@ -1,0 +1,182 @@
+//! What worlds have in common: a certificate made on the spot, rules for either role, clients and servers.
+
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+
+use super::sources::{self, Key, Noon, private_key};
+use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, UnknownName, Voucher};
+use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::policy::{Policy, Security};
+use offramp_core::tls::ticket_keys::KeyRing;
+use offramp_core::tls::{Settings, Terms, Tickets};
+
+/// A suite of each AEAD in each version, TLS 1.2 first.
+pub const SUITES: [SupportedCipherSuite; 6] = [
+    suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suite::TLS13_AES_128_GCM_SHA256,
+    suite::TLS13_AES_256_GCM_SHA384,
+    suite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+
+/// Both directions at once, to a kernel that takes each key once.
+pub const BOTH: Offer = Offer { tx: Suites::ALL, rx: Suites::ALL, after_bytes: 0, rekeys: false };
+
+/// Nothing.
+pub const NOTHING: Offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
+
+struct Lab {
+    server_terms: Arc<Terms>,
+    client_terms: Arc<Terms>,
+    certificate: rcgen::Certificate,
+}
+
+fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| make().expect("a certificate can be made and loaded"))
+}
+
+fn make() -> Result<Lab, Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&Key::new())?;
+    let files =
+        IdentityFiles { certificate: dir.path().join("c.pem"), key: dir.path().join("k.pem"), ocsp: None };
+    std::fs::write(&files.certificate, certificate.pem())?;
+    std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
+    let server_terms = Arc::new(terms(&Mode::Terminate, &[files], true)?);
+    let client_terms = Arc::new(originate(&certificate.pem(), false)?);
+    Ok(Lab { server_terms, client_terms, certificate })
+}
+
+/// Keys that are the same in every process.
+fn tickets() -> Result<Arc<Tickets>, Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("ticket.keys");
+    let hex = |count: u8| (0..count).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (name, secret) = (hex(16), hex(48));
+    let line = format!("key {name} 1970-01-01T00:00:00Z 2100-01-01T00:00:00Z {secret}\n");
+    KeyRing::parse(&file, &line)?.create(&file)?;
+    Ok(Arc::new(Tickets::from_file(&file, 3600, 0)?))
+}
+
+/// The client's role towards whoever has this certificate.
+fn originate(pem: &str, resumes: bool) -> Result<Terms, Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let authority = dir.path().join("a.pem");
+    std::fs::write(&authority, pem)?;
+    let server_name = "localhost".to_owned();
+    let rules = Originate { server_name, trust: Voucher::Authorities(authority) };
+    terms(&Mode::Originate(rules), &[], resumes)
+}
+
+/// What a listener in this role has by default.
+fn terms(
+    mode: &Mode,
+    identities: &[IdentityFiles],
+    tickets: bool,
+) -> Result<Terms, Box<dyn std::error::Error>> {
+    let (peers, unknown_name) = (&PeerRules::default(), UnknownName::First);
+    let settings = Settings { mode, identities, unknown_name, alpn: &[], tickets, peers };
+    Ok(Terms::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
+}
+
+/// The defaults in the server's role, with this offer.
+#[must_use]
+pub fn rules(offer: Offer) -> Policy {
+    rules_of(Arc::clone(&lab().server_terms), offer)
+}
+
+/// The defaults in the client's role. No session is kept: worlds share no state.
+#[must_use]
+pub fn originating(offer: Offer) -> Policy {
+    rules_of(Arc::clone(&lab().client_terms), offer)
+}
+
+/// The client's role with a store of sessions of its own.
+///
+/// # Panics
+/// If the terms cannot be loaded.
+#[must_use]
+pub fn resuming(offer: Offer) -> Policy {
+    let terms = originate(&lab().certificate.pem(), true).expect("terms that were loaded before");
+    rules_of(Arc::new(terms), offer)
+}
+
+fn rules_of(terms: Arc<Terms>, offer: Offer) -> Policy {
+    let originates = terms.originates();
+    let tls = Security::Tls(terms);
+    let (near, far) = if originates { (Security::Plain, tls) } else { (tls, Security::Plain) };
+    Policy {
+        near,
+        far,
+        timeouts: Timeouts::default(),
+        offload: offer,
+        record_limit: u64::MAX,
+        takes_fin_for_the_end: false,
+        expect_no_pad: false,
+    }
+}
+
+/// A client that offers one suite, and so one version.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn client(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(lab().certificate.der().clone()).expect("a certificate that was loaded before");
+    let config = ClientConfig::builder_with_details(provider(suite), Arc::new(Noon))
+        .with_protocol_versions(&[version(suite)])
+        .expect("a version of the suite")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A server that takes one suite, and so one version, and whose data waits for nobody's Finished.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn server(suite: SupportedCipherSuite) -> Arc<ServerConfig> {
+    server_showing(suite, 1)
+}
+
+/// The same, which shows its certificate so many times.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn server_showing(suite: SupportedCipherSuite, times: usize) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_details(provider(suite), Arc::new(Noon))
+        .with_protocol_versions(&[version(suite)])
+        .expect("a version of the suite")
+        .with_no_client_auth()
+        .with_single_cert(vec![lab().certificate.der().clone(); times], private_key())
+        .expect("the certificate's key");
+    config.send_half_rtt_data = true;
+    Arc::new(config)
+}
+
+fn provider(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { cipher_suites: vec![suite], ..sources::provider(default_provider()) })
+}
+
+fn version(suite: SupportedCipherSuite) -> &'static SupportedProtocolVersion {
+    match suite {
+        SupportedCipherSuite::Tls12(_) => &rustls::version::TLS12,
+        SupportedCipherSuite::Tls13(_) => &rustls::version::TLS13,
+    }
+}
+
+/// Bytes that differ from place to place, so that an exchange or a repetition shows.
+#[must_use]
+pub fn bytes(count: usize, seed: u64) -> Vec<u8> {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| dice.u8(..)).collect()
+}

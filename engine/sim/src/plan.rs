@@ -1,0 +1,112 @@
+//! How a world begins, and how it ended.
+
+use super::kernel::Habits;
+use super::peer::{Peer, Script};
+use super::watch::{Watched, Wire};
+use offramp_core::conn::action::{Milestone, Report};
+
+/// What the backend does, once the plain leg is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Sends back what it gets, and its end after the peer's.
+    Echo,
+    /// Sends this at once, then as `Echo`.
+    Greets(Vec<u8>),
+    /// Sends this and its end at once, whatever it gets.
+    AnswersAndCloses(Vec<u8>),
+    /// Resets the connection when it has got this many bytes.
+    ResetsAfter(usize),
+    /// Takes connections and bytes and says nothing, ever.
+    Silent,
+    /// Takes this many bytes and no more.
+    Stalls(usize),
+}
+
+/// Something that befalls the world at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// The peer resets the connection.
+    PeerReset,
+    /// The peer's FIN comes without close_notify.
+    PeerFin,
+    /// Every operation on the plain leg fails from here on.
+    BackendReset,
+    /// A bit of what the peer sent is flipped.
+    FlippedBit,
+    /// The engine is told to drain.
+    Drain,
+    /// The kill switch of the offload is thrown.
+    NoMoreOffload,
+    /// The kernel takes no keys any more, and says this errno.
+    NoMoreKeys(i32),
+}
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the handshake draws, and the dice.
+    pub seed: u64,
+    /// What the dice throw instead, if anything.
+    pub dice: Option<Vec<u8>>,
+    /// The peer's part.
+    pub script: Script,
+    /// The backend's part.
+    pub backend: Backend,
+    /// The errno with which the leg that is connected is refused.
+    pub refuses: Option<i32>,
+    /// The kernel's part.
+    pub habits: Habits,
+    /// How many bytes of the peer's last flight, and of what comes with it, one receive gets, before the
+    /// dice decide; 0 leaves it to them at once.
+    pub cut: usize,
+    /// What befalls it, at which step.
+    pub mishap: Option<(usize, Mishap)>,
+}
+
+impl Plan {
+    /// A peer that sends `sends` and closes, a backend that echoes, a kernel that takes everything.
+    #[must_use]
+    pub fn new(seed: u64, sends: Vec<u8>) -> Self {
+        let script = Script { sends, closes_first: true, ..Script::default() };
+        let (backend, habits) = (Backend::Echo, Habits::default());
+        Self { seed, dice: None, script, backend, refuses: None, habits, cut: 0, mishap: None }
+    }
+}
+
+/// How a world ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the connection reported.
+    pub report: Report,
+    /// What it noted on the way.
+    pub notes: Vec<Milestone>,
+    /// What the backend got.
+    pub to_backend: Vec<u8>,
+    /// Whether the backend read an orderly end.
+    pub backend_saw_end: bool,
+    /// Whether the backend was reset.
+    pub backend_was_reset: bool,
+    /// The peer.
+    pub peer: Peer,
+    /// One receive ended where the plan says that the last flight is cut.
+    pub was_cut: bool,
+    /// What the peer said in the handshake is not what came: the two may have different keys.
+    pub was_altered: bool,
+    /// How many bytes of the backend's the connection has received.
+    pub from_backend: usize,
+    /// How many bytes of application data the connection has received in whole, authentic records, up to the
+    /// peer's end or the first record that is none.
+    pub authentic: usize,
+    /// How many bytes lie in our socket behind an orderly end, until the backend takes them.
+    pub in_socket: usize,
+    /// The plain leg was open.
+    pub plain_was_open: bool,
+    /// What was on the wire of the TLS leg.
+    pub wire: Wire,
+    /// What was found on it.
+    pub watched: Watched,
+    /// Steps taken.
+    pub steps: usize,
+    /// A digest of all that happened at the connection, in order, with every byte.
+    pub transcript: u64,
+}

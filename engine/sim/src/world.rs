@@ -1,0 +1,366 @@
+//! The world: what is on the wire, what the connection asked for, and the dice that decide what happens next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dice::Dice;
+use super::kernel::Kernel;
+use super::peer::{Peer, Role};
+use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::sources;
+use super::transcript::Transcript;
+use super::watch::Wire;
+use offramp_core::conn::Conn;
+use offramp_core::conn::action::{Milestone, Outbox, Report};
+use offramp_core::conn::event::{Event, Leg, Operation};
+use offramp_core::conn::policy::{Policy, Turn};
+use offramp_proto::buf::Buf;
+
+/// More steps than any world takes: past it the connection is going round in circles.
+const MAX_STEPS: usize = 200_000;
+
+/// What a socket holds for a peer that does not read.
+const SOCKET_BYTES: usize = 50_000;
+
+/// What our socket holds of what a backend has not acknowledged.
+const PLAIN_SOCKET_BYTES: usize = 30_000;
+
+/// Buffers that one connection may hold: two a direction, the front of a record, and a last one.
+const MOST_BUFFERS: usize = 6;
+
+/// Endpoints of the route.
+pub(super) const ENDPOINTS: usize = 1;
+
+/// A world in progress.
+pub struct World {
+    pub(super) plan: Plan,
+    /// The leg with TLS, and the other.
+    pub(super) tls: Leg,
+    pub(super) plain: Leg,
+    pub(super) dice: Dice,
+    pub(super) conn: Conn,
+    pub(super) may_offload: bool,
+    pub(super) out: Outbox,
+    pub(super) now: Instant,
+    pub(super) kernel: Kernel,
+    pub(super) peer: Peer,
+    pub(super) to_us: VecDeque<u8>,
+    pub(super) to_peer: VecDeque<u8>,
+    pub(super) wire: Wire,
+    /// What the peer said in the handshake is not what came.
+    pub(super) was_altered: bool,
+    /// Bytes of its last flight, and behind it, that the peer has sent; `None` while it has sent nothing.
+    pub(super) last_flight: Option<usize>,
+    pub(super) was_cut: bool,
+    pub(super) peer_finished: bool,
+    pub(super) peer_reset: bool,
+    /// That of the reset, until an operation has taken it from the socket.
+    pub(super) reset_error: Option<i32>,
+    pub(super) backend_down: bool,
+    pub(super) from_backend: VecDeque<u8>,
+    pub(super) backend_ends: bool,
+    pub(super) received_from_backend: usize,
+    /// In our socket of the plain leg, not acknowledged by the backend.
+    pub(super) to_plain: VecDeque<u8>,
+    pub(super) plain_is_open: bool,
+    /// FIN follows that.
+    pub(super) plain_finished: bool,
+    pub(super) to_backend: Vec<u8>,
+    /// Bytes of application data that the kernel has opened and handed out.
+    pub(super) authentic: usize,
+    pub(super) peer_said_close: bool,
+    pub(super) backend_saw_end: bool,
+    pub(super) backend_was_reset: bool,
+    pub(super) asked: Asked,
+    pub(super) events: VecDeque<Event>,
+    pub(super) notes: Vec<Milestone>,
+    pub(super) report: Option<Report>,
+    pub(super) transcript: Transcript,
+}
+
+/// What the connection asked for and has no answer to yet.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) connect: Option<Leg>,
+    pub(super) tls_receive: Option<Want>,
+    pub(super) plain_receive: Option<usize>,
+    pub(super) tls_send: Option<(Buf, Option<u8>)>,
+    pub(super) plain_send: Option<Buf>,
+    pub(super) plain_released: bool,
+    pub(super) tls_finished: bool,
+    pub(super) flush: bool,
+    pub(super) tls_settle: bool,
+    pub(super) plain_settle: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Want {
+    Any(usize),
+    Into(Buf, usize),
+    Record(Buf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    PeerReads,
+    PeerWrites,
+    TlsReceives,
+    TlsSends,
+    Connect,
+    PlainReceives,
+    PlainSends,
+    PlainArrives,
+    KernelSends,
+    Flushes,
+    Settles(Leg),
+}
+
+impl World {
+    /// Sets the world up.
+    #[must_use]
+    pub fn new(plan: Plan, policy: Policy, peer: impl Into<Role>, now: Instant) -> Self {
+        sources::seed(plan.seed);
+        let (role, originates) = (peer.into(), policy.far.terms().is_some());
+        assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
+        let peer = Peer::new(&role, plan.script.clone());
+        let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
+        Self {
+            tls: if originates { Leg::Far } else { Leg::Near },
+            plain: if originates { Leg::Near } else { Leg::Far },
+            dice: Dice::of(&plan),
+            conn: Conn::new(Arc::new(policy), ENDPOINTS),
+            may_offload: true,
+            out: Outbox::new(4),
+            now,
+            kernel: Kernel::new(plan.habits),
+            peer,
+            to_us: VecDeque::new(),
+            to_peer: VecDeque::new(),
+            wire,
+            was_altered: false,
+            last_flight: None,
+            was_cut: false,
+            peer_finished: false,
+            peer_reset: false,
+            reset_error: None,
+            backend_down: false,
+            from_backend: VecDeque::new(),
+            backend_ends: false,
+            received_from_backend: 0,
+            to_plain: VecDeque::new(),
+            plain_is_open: false,
+            plain_finished: false,
+            to_backend: Vec::new(),
+            authentic: 0,
+            peer_said_close: false,
+            backend_saw_end: false,
+            backend_was_reset: false,
+            asked: Asked::default(),
+            events: VecDeque::new(),
+            notes: Vec::new(),
+            report: None,
+            transcript: Transcript::default(),
+            plan,
+        }
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// If the connection breaks its contract: that is what a world is for.
+    #[must_use]
+    pub fn run(mut self) -> Outcome {
+        if self.policy().far.terms().is_some() {
+            self.backend_begins();
+        }
+        self.step(Event::Opened);
+        let mut steps = 0;
+        while self.report.is_none() {
+            steps += 1;
+            assert!(steps < MAX_STEPS, "seed {}: round in circles, {:?}", self.plan.seed, self.asked);
+            if let Some((_, mishap)) = self.plan.mishap.filter(|(at, _)| *at == steps) {
+                self.befall(mishap);
+                continue;
+            }
+            let moves = self.moves();
+            if moves.is_empty() {
+                self.expire();
+            } else {
+                let chosen = moves[self.dice.below(moves.len())];
+                self.make(chosen);
+            }
+        }
+        self.settle(steps)
+    }
+
+    /// What can happen now.
+    fn moves(&self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        let mut add = |possible: bool, what: Move| {
+            if possible {
+                moves.push(what);
+            }
+        };
+        let peer_gone = self.peer_reset;
+        let peer_listens = self.peer.listens();
+        add(!self.to_peer.is_empty() && !peer_gone && peer_listens, Move::PeerReads);
+        add(!self.peer_finished && !peer_gone && self.peer.has_something_to_say(), Move::PeerWrites);
+        add(self.has_something_to_receive(), Move::TlsReceives);
+        let has_room = peer_listens || peer_gone || self.to_peer.len() < SOCKET_BYTES;
+        add(self.asked.tls_send.is_some() && has_room, Move::TlsSends);
+        add(self.asked.connect.is_some(), Move::Connect);
+        let plain_ready = !self.from_backend.is_empty() || self.backend_ends || self.backend_down;
+        add(self.asked.plain_receive.is_some() && plain_ready, Move::PlainReceives);
+        let unsent = !self.kernel.unsent.is_empty();
+        add(unsent && (has_room || self.asked.tls_finished), Move::KernelSends);
+        add(self.asked.flush && !unsent, Move::Flushes);
+        let takes = self.backend_down || self.to_plain.len() < PLAIN_SOCKET_BYTES;
+        add(self.asked.plain_send.is_some() && takes, Move::PlainSends);
+        let is_on_its_way = !self.to_plain.is_empty();
+        add(is_on_its_way && !self.backend_down && self.backend_room() > 0, Move::PlainArrives);
+        add(self.asked.plain_settle && (!is_on_its_way || self.backend_down), Move::Settles(self.plain));
+        add(self.asked.tls_settle && !unsent, Move::Settles(self.tls));
+        moves
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        self.conn.policy()
+    }
+
+    /// How many bytes the backend takes.
+    pub(super) fn backend_room(&self) -> usize {
+        match self.plan.backend {
+            Backend::Stalls(most) => most.saturating_sub(self.to_backend.len()),
+            _ => usize::MAX,
+        }
+    }
+
+    fn has_something_to_receive(&self) -> bool {
+        let ended = self.peer_finished || self.peer_reset;
+        match &self.asked.tls_receive {
+            None => false,
+            Some(_) if ended => true,
+            Some(_) if self.kernel.has_rx() => self.kernel.would_answer(&self.to_us),
+            Some(_) => !self.to_us.is_empty() && !self.awaits_more_to_cut(),
+        }
+    }
+
+    /// Whether there is less of the last flight, and of what comes with it, than is to be cut off it.
+    fn awaits_more_to_cut(&self) -> bool {
+        let has_begun = self.last_flight.is_some_and(|bytes| bytes > 0);
+        has_begun && self.to_us.len() <= self.plan.cut && self.peer.has_something_to_say()
+    }
+
+    fn make(&mut self, chosen: Move) {
+        match chosen {
+            Move::PeerReads => {
+                let bytes = self.some(self.to_peer.len());
+                let chunk: Vec<u8> = self.to_peer.drain(..bytes).collect();
+                self.peer.read(&chunk);
+                self.peer_may_finish();
+            }
+            Move::PeerWrites => {
+                let most = 1 + self.dice.below(40_000);
+                let before = self.to_us.len();
+                self.peer.write(most, &mut self.to_us);
+                let written = self.to_us.len() - before;
+                let counts = self.last_flight.is_some() || self.peer.begins_with_its_last_flight();
+                let before = self.last_flight.unwrap_or(0);
+                self.last_flight = Some(before + if counts { written } else { 0 });
+                self.peer_may_finish();
+            }
+            Move::TlsReceives => self.tls_receives(),
+            Move::TlsSends => self.tls_sends(),
+            Move::Connect => self.connect(),
+            Move::PlainReceives => self.plain_receives(),
+            Move::PlainSends => self.plain_sends(),
+            Move::PlainArrives => {
+                let bytes = self.some(self.to_plain.len());
+                self.plain_arrives(bytes);
+            }
+            Move::KernelSends => self.kernel_sends(),
+            Move::Flushes => {
+                self.asked.flush = false;
+                self.step(Event::Flushed { leg: self.tls });
+            }
+            Move::Settles(leg) => {
+                let Asked { tls_settle, plain_settle, .. } = &mut self.asked;
+                *if leg == self.tls { tls_settle } else { plain_settle } = false;
+                self.step(Event::Settled { leg });
+            }
+        }
+    }
+
+    /// The peer closes its socket when both sides have said that they end, or when it has said why it
+    /// cannot go on.
+    fn peer_may_finish(&mut self) {
+        let both_closed = self.peer.is_silent() && self.peer.saw_close;
+        let failed = self.peer.error.is_some() && !self.peer.has_something_to_say();
+        self.peer_finished |= both_closed || failed;
+    }
+
+    /// Some of `available` bytes, at least one.
+    pub(super) fn some(&mut self, available: usize) -> usize {
+        let most = match self.dice.below(4) {
+            0 => 1,
+            1 => 100,
+            2 => 20_000,
+            _ => usize::MAX,
+        };
+        1 + self.dice.below(available.min(most).max(1))
+    }
+
+    fn befall(&mut self, mishap: Mishap) {
+        match mishap {
+            Mishap::PeerReset if !self.peer_reset => {
+                // What has arrived stays (Linux leaves the receive queue), the rest never comes.
+                self.peer_reset = true;
+                self.reset_error = Some(libc::ECONNRESET);
+                let arrived = self.dice.below(self.to_us.len() + 1);
+                self.to_us.truncate(arrived);
+            }
+            Mishap::PeerReset => {}
+            Mishap::PeerFin => self.peer_finished = true,
+            Mishap::BackendReset => self.backend_down = true,
+            Mishap::FlippedBit => {
+                if let Some(at) = self.to_us.len().checked_sub(1).map(|last| self.dice.below(last + 1)) {
+                    self.to_us[at] ^= 1 << self.dice.below(8);
+                    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
+                    self.was_altered |= !self.notes.iter().any(is_established);
+                }
+            }
+            Mishap::NoMoreOffload => self.may_offload = false,
+            Mishap::NoMoreKeys(errno) => self.kernel.refuse(errno),
+            Mishap::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
+        }
+    }
+
+    /// Nobody moves: time passes until the deadline.
+    fn expire(&mut self) {
+        let deadline = self.conn.deadline();
+        self.now = deadline.unwrap_or_else(|| panic!("seed {}: stuck without a deadline", self.plan.seed));
+        self.step(Event::Expired);
+    }
+
+    pub(super) fn fail(&mut self, leg: Leg, operation: Operation, errno: i32) {
+        self.step(Event::Failed { leg, operation, errno });
+    }
+
+    pub(super) fn step(&mut self, event: Event) {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            assert!(self.report.is_none(), "seed {}: an event after Close", self.plan.seed);
+            self.transcript.event(&event);
+            let turn = Turn { now: self.now, may_offload: self.may_offload };
+            self.conn.step(event, turn, &mut self.out);
+            while let Some(action) = self.out.take_first() {
+                assert!(self.report.is_none(), "seed {}: {action:?} after Close", self.plan.seed);
+                self.transcript.action(&action);
+                self.apply(action);
+            }
+            let lent = self.out.bufs.lent();
+            assert!(lent <= MOST_BUFFERS, "seed {}: {lent} buffers for one connection", self.plan.seed);
+        }
+    }
+}
