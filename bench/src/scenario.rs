@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use offramp_core::config::{IdentityFiles, Mode, PeerRules, Timeouts, UnknownName};
+use offramp_core::config::{IdentityFiles, PeerRules, Timeouts, UnknownName};
 use offramp_core::conn::Conn;
 use offramp_core::conn::action::{Action, Outbox};
 use offramp_core::conn::carrier::{Offer, Suites};
 use offramp_core::conn::event::{Event, Leg};
 use offramp_core::conn::policy::{Policy, Security, Turn};
-use offramp_core::tls::{Settings, Terms, Tickets};
+use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{self, Session};
@@ -178,7 +178,7 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
     let files =
         IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
     let settings = Settings {
-        mode: &Mode::Terminate,
+        role: TlsRole::Server,
         identities: &[files],
         unknown_name: UnknownName::First,
         alpn: &[],

@@ -24,6 +24,7 @@ use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
 use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
+use crate::conn::policy::Legs;
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::Offers;
@@ -192,7 +193,8 @@ async fn converse(client: Rc<Client>, service: Service) {
 /// Of the certificates in force.
 fn expiries(offers: &Offers) -> Expiries {
     let mut expiries = Expiries::default();
-    for terms in offers.all_terms() {
+    let all = offers.all_legs();
+    for terms in all.iter().flat_map(Legs::terms) {
         for certificate in terms.certificates() {
             let file = certificate.file.to_string_lossy();
             expiries.add(&file, certificate.nth, certificate.not_after());

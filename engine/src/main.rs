@@ -15,6 +15,7 @@ mod command;
 
 use command::ticket_key::{self, TicketKeyTask};
 use offramp::config::{Config, ConfigError, Key, Raw, file};
+use offramp::conn::policy::Legs;
 use offramp::log::Log;
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
@@ -75,13 +76,14 @@ struct Serve {
     /// Where the decrypted bytes go
     #[arg(long, value_name = "ADDR:PORT|unix:PATH|unix:@NAME")]
     backend: Option<String>,
-    /// TLS comes in, or TLS goes out to the backend [default: terminate]
-    #[arg(long, value_name = "terminate|originate")]
+    /// Whether TLS comes in (terminate), goes out to the backend (originate), both, or neither [default:
+    /// terminate]
+    #[arg(long, value_name = "terminate|originate|reencrypt|plain")]
     mode: Option<String>,
-    /// With originate: the name that the server's certificate must have
+    /// With originate and reencrypt: the name that the server's certificate must have
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
-    /// With originate: the authorities that vouch for it, unless --fingerprints does
+    /// With originate and reencrypt: the authorities that vouch for it, unless --fingerprints does
     #[arg(long, value_name = "PEM")]
     server_ca: Option<String>,
     /// A certificate chain; repeat with --key, paired in order
@@ -279,10 +281,10 @@ fn check(path: &std::path::Path) -> ExitCode {
             return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
         }
     };
-    let mut all_terms = Vec::new();
+    let mut all_legs = Vec::new();
     for listener in &config.listeners {
-        match Terms::load(listener.tls(), None) {
-            Ok(terms) => all_terms.push(terms),
+        match listener.load(None, None) {
+            Ok(legs) => all_legs.push(legs),
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
     }
@@ -297,7 +299,10 @@ fn check(path: &std::path::Path) -> ExitCode {
     let plural = if identities == 1 { "y" } else { "ies" };
     let good =
         format!("offramp check: {} is good: {listeners}{identities} identit{plural}\n", path.display());
-    let found = config.collisions().into_iter().chain(warnings(&all_terms, ticket_key::now()));
+    let found = config
+        .collisions()
+        .into_iter()
+        .chain(warnings(all_legs.iter().flat_map(Legs::terms), ticket_key::now()));
     let found: String = found.map(|line| format!("warning: {line}\n")).collect();
     print(&format!("{good}{found}{warning}"))
 }

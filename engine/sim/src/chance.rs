@@ -43,6 +43,8 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let mut dice = Dice::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
     let originates = dice.below(2) > 0;
+    // The role does not follow from who opened the connection.
+    let swaps = dice.below(4) == 0;
     let habits = habits(&mut dice);
     let offer = Offer {
         tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
@@ -67,6 +69,9 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
         (rules(offer), client(suite).into())
     };
     rules.record_limit = 1024;
+    if swaps {
+        (rules.near, rules.far) = (rules.far, rules.near);
+    }
     let outcome = World::new(plan.clone(), rules, peer, beginning).run();
     judge(&plan, &outcome);
     outcome.transcript

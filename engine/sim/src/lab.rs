@@ -12,7 +12,7 @@ use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, 
 use offramp_core::conn::carrier::{Offer, Suites};
 use offramp_core::conn::policy::{Policy, Security};
 use offramp_core::tls::ticket_keys::KeyRing;
-use offramp_core::tls::{Settings, Terms, Tickets};
+use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
 
 /// A suite of each AEAD in each version, TLS 1.2 first.
 pub const SUITES: [SupportedCipherSuite; 6] = [
@@ -81,7 +81,8 @@ fn terms(
     tickets: bool,
 ) -> Result<Terms, Box<dyn std::error::Error>> {
     let (peers, unknown_name) = (&PeerRules::default(), UnknownName::First);
-    let settings = Settings { mode, identities, unknown_name, alpn: &[], tickets, peers };
+    let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
+    let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, peers };
     Ok(Terms::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
 }
 

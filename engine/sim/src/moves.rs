@@ -9,7 +9,7 @@ use offramp_proto::buf::BUF_BYTES;
 impl World {
     pub(super) fn connect(&mut self) {
         let Some(leg) = self.asked.connect.take() else { return };
-        if let Some(errno) = self.plan.refuses {
+        if let Some(errno) = self.plan.first_refuses.take().or(self.plan.refuses) {
             return self.fail(leg, Operation::Connect, errno);
         }
         if leg == self.plain {

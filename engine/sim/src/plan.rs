@@ -52,8 +52,10 @@ pub struct Plan {
     pub script: Script,
     /// The backend's part.
     pub backend: Backend,
-    /// The errno with which the leg that is connected is refused.
+    /// The errno with which every endpoint refuses the leg that is connected.
     pub refuses: Option<i32>,
+    /// The errno with which the first endpoint does.
+    pub first_refuses: Option<i32>,
     /// The kernel's part.
     pub habits: Habits,
     /// How many bytes of the peer's last flight, and of what comes with it, one receive gets, before the
@@ -69,7 +71,17 @@ impl Plan {
     pub fn new(seed: u64, sends: Vec<u8>) -> Self {
         let script = Script { sends, closes_first: true, ..Script::default() };
         let (backend, habits) = (Backend::Echo, Habits::default());
-        Self { seed, dice: None, script, backend, refuses: None, habits, cut: 0, mishap: None }
+        Self {
+            seed,
+            dice: None,
+            script,
+            backend,
+            refuses: None,
+            first_refuses: None,
+            habits,
+            cut: 0,
+            mishap: None,
+        }
     }
 }
 

@@ -30,7 +30,7 @@ const PLAIN_SOCKET_BYTES: usize = 30_000;
 const MOST_BUFFERS: usize = 6;
 
 /// Endpoints of the route.
-pub(super) const ENDPOINTS: usize = 1;
+pub(super) const ENDPOINTS: usize = 2;
 
 /// A world in progress.
 pub struct World {
@@ -121,13 +121,18 @@ impl World {
     #[must_use]
     pub fn new(plan: Plan, policy: Policy, peer: impl Into<Role>, now: Instant) -> Self {
         sources::seed(plan.seed);
-        let (role, originates) = (peer.into(), policy.far.terms().is_some());
+        let role = peer.into();
+        let (tls, plain) = match (policy.near.terms(), policy.far.terms()) {
+            (Some(_), None) => (Leg::Near, Leg::Far),
+            _ => (Leg::Far, Leg::Near),
+        };
+        let originates = policy.security(tls).terms().is_some_and(|terms| terms.originates());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
         Self {
-            tls: if originates { Leg::Far } else { Leg::Near },
-            plain: if originates { Leg::Near } else { Leg::Far },
+            tls,
+            plain,
             dice: Dice::of(&plan),
             conn: Conn::new(Arc::new(policy), ENDPOINTS),
             may_offload: true,

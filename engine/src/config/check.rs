@@ -134,7 +134,7 @@ impl Raw {
 
     fn listener(mut self) -> Result<Listener, ConfigError> {
         let mode = self.mode()?;
-        let is_origin = mode != Mode::Terminate;
+        let (is_server, is_plain) = (mode.is_server(), mode == Mode::Plain);
         let listener = Listener {
             listen: self.address(Key::Listen)?.ok_or(ConfigError::Missing { key: Key::Listen })?,
             backend: self.backend()?,
@@ -149,10 +149,14 @@ impl Raw {
                 .unwrap_or_default(),
             tickets: self.switch(Key::Tickets)?.unwrap_or(true),
             keepalive: self.switch(Key::Keepalive)?.unwrap_or(true),
-            peers: self.peers(is_origin)?,
+            peers: self.peers(is_server)?,
             identities: self.identities,
         };
-        let (least, most) = if is_origin { (0, 1) } else { (*IDENTITIES.start(), *IDENTITIES.end()) };
+        let (least, most) = match (is_server, is_plain) {
+            (true, _) => (*IDENTITIES.start(), *IDENTITIES.end()),
+            (false, false) => (0, 1),
+            (false, true) => (0, 0),
+        };
         if !(least..=most).contains(&listener.identities.len()) {
             let allowed = format!("{least} to {most}");
             return Err(ConfigError::Identities { count: listener.identities.len(), allowed });

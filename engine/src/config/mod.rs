@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
@@ -30,7 +31,8 @@ pub use pinning::Pinning;
 pub use truncation::Truncation;
 
 use limits::Timeouts;
-use offramp_core::tls::Settings;
+use offramp_core::conn::policy::Legs;
+use offramp_core::tls::{Settings, TermsError, Tickets, TlsRole};
 
 /// Where the plain leg goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +72,30 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What TLS needs to know of it.
-    #[must_use]
-    pub fn tls(&self) -> Settings<'_> {
-        let Self { mode, identities, unknown_name, alpn, tickets, peers, .. } = self;
+    /// What TLS needs to know of the accepted leg, if it has TLS.
+    fn near(&self) -> Option<Settings<'_>> {
+        self.mode.is_server().then(|| self.settings(TlsRole::Server, &self.identities))
+    }
+
+    /// What TLS needs to know of the connected leg, if it has TLS. The identities are those of one leg: with
+    /// TLS on both, clients are shown them and servers none.
+    fn far(&self) -> Option<Settings<'_>> {
+        let identities = if self.mode.is_server() { &[] } else { &*self.identities };
+        self.mode.server().map(|server| self.settings(TlsRole::Client(server), identities))
+    }
+
+    fn settings<'a>(&'a self, role: TlsRole<'a>, identities: &'a [IdentityFiles]) -> Settings<'a> {
+        let Self { unknown_name, alpn, tickets, peers, .. } = self;
         let (unknown_name, tickets) = (*unknown_name, *tickets);
-        Settings { mode, identities, unknown_name, alpn, tickets, peers }
+        Settings { role, identities, unknown_name, alpn, tickets, peers }
+    }
+
+    /// Reads and checks all files that it names ([`Legs::load`]).
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn load(&self, tickets: Option<&Arc<Tickets>>, earlier: Option<&Legs>) -> Result<Legs, TermsError> {
+        Legs::load(self.near(), self.far(), tickets, earlier)
     }
 }
 
@@ -168,10 +188,12 @@ pub enum ConfigError {
     },
     /// In the client's role there is nobody to say who the server must be.
     #[error(
-        "{origin}: mode = \"originate\": nobody vouches for the server; give server_ca (--server-ca) or \
+        "{origin}: mode = \"{mode}\": nobody vouches for the server; give server_ca (--server-ca) or \
          fingerprints (--fingerprints), one of the two"
     )]
     NoServerTrust {
+        /// As given.
+        mode: &'static str,
         /// Where the mode was given.
         origin: Origin,
     },

@@ -33,22 +33,21 @@ pub(super) fn override_with(inherited: &mut BTreeMap<Key, Given>, own: BTreeMap<
 impl Raw {
     pub(super) fn mode(&mut self) -> Result<Mode, ConfigError> {
         let written = self.given.get(&Key::Mode).map(|mode| mode.origin.clone());
-        let originates = self.parsed(Key::Mode, "terminate or originate", |value| match value {
-            TERMINATE => Some(false),
-            "originate" => Some(true),
-            _ => None,
+        let name = self.parsed(Key::Mode, Mode::ALLOWED, |value| {
+            ["terminate", "originate", "reencrypt", "plain"].into_iter().find(|name| *name == value)
         })?;
-        let is_origin = originates == Some(true);
+        let name = name.unwrap_or(TERMINATE);
         let server_name = self.given.remove(&Key::ServerName);
-        if !is_origin {
+        if matches!(name, "terminate" | "plain") {
             if let Some(given) = server_name {
                 return Err(given.refused(Key::ServerName, Originate::ALLOWED_NAME));
             }
             return match self.given.remove(&Key::ServerCa) {
-                None => Ok(Mode::Terminate),
+                None => Ok(if name == "plain" { Mode::Plain } else { Mode::Terminate }),
                 Some(given) => Err(given.refused(
                     Key::ServerCa,
-                    "a file of authorities, and only with mode = \"originate\"; for clients: client_ca",
+                    "a file of authorities, and only with mode = \"originate\" or \"reencrypt\"; for \
+                     clients: client_ca",
                 )),
             };
         }
@@ -66,10 +65,14 @@ impl Raw {
             (Some(file), ..) => Voucher::Authorities(file),
             (None, Some(told), _) => Voucher::Fingerprints(told),
             (None, None, _) => {
-                return Err(ConfigError::NoServerTrust { origin: written.unwrap_or(Origin::Default) });
+                return Err(ConfigError::NoServerTrust {
+                    mode: name,
+                    origin: written.unwrap_or(Origin::Default),
+                });
             }
         };
-        Ok(Mode::Originate(Originate { server_name, trust }))
+        let server = Originate { server_name, trust };
+        Ok(if name == "originate" { Mode::Originate(server) } else { Mode::Reencrypt(server) })
     }
 
     fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
@@ -80,14 +83,14 @@ impl Raw {
 
     /// A certificate that is asked for needs somebody who vouches for it, and one alone; and whoever vouches
     /// needs a certificate that is asked for.
-    pub(super) fn peers(&mut self, is_origin: bool) -> Result<PeerRules, ConfigError> {
+    pub(super) fn peers(&mut self, is_server: bool) -> Result<PeerRules, ConfigError> {
         let given = |raw: &Self, key| raw.given.get(&key).cloned();
         let (asked, listed) = (given(self, Key::ClientAuth), given(self, Key::Fingerprints));
         let file = given(self, Key::ClientCa);
         let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
         let authorities = self.path(Key::ClientCa)?;
-        if is_origin {
-            let for_servers = "nothing with mode = \"originate\", where clients are not asked for anything; \
+        if !is_server {
+            let for_servers = "nothing with mode = \"originate\" or \"plain\", where clients are not asked; \
                                for the server: server_ca or fingerprints";
             return match (asked, file) {
                 (Some(asked), _) if auth != ClientAuth::None => {

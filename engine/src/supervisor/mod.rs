@@ -28,11 +28,12 @@ use crate::admin;
 use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
 use crate::config::{Backend, Config, ConfigError, Listener, Pinning, Truncation};
 use crate::conn::fault::Fault;
+use crate::conn::policy::Legs;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
 use crate::sys::socket;
-use crate::tls::{Terms, Tickets, warnings};
+use crate::tls::{Tickets, warnings};
 use crate::upstream::Upstream;
 use crate::worker::{FrontSetup, Offers, Setup, Stop};
 
@@ -117,36 +118,36 @@ impl Engine {
         let found = reload::find(&config);
         let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
         let tickets = ticket_clock::tickets(&config)?;
-        let (mut served, mut all_terms) = (Vec::new(), Vec::new());
+        let (mut served, mut all_legs) = (Vec::new(), Vec::new());
         let seen = Seen::of(&config.listeners);
         watch::warn_of_exposed_keys(&config.listeners);
         let cpus = crew::cpus(&config);
         note_ipv6_alone(&config);
         for listener in &config.listeners {
-            let terms = Arc::new(Terms::load(listener.tls(), Some(&tickets))?);
+            let terms = listener.load(Some(&tickets), None)?;
             let carriers = Carriers::choose(&listener.offload, &found)?;
             let sockets = listening(listener, &config, &cpus)?;
             let local_addr = bound(&sockets[0], listener.listen)?;
             for (fronts, socket) in fronts.iter_mut().zip(sockets) {
                 fronts.push(FrontSetup {
                     listener: socket,
-                    terms: Arc::clone(&terms),
+                    legs: terms.clone(),
                     upstream: Upstream { backend: listener.backend.clone() },
                     keepalive: listener.keepalive,
                     record_limit: listener.offload.record_limit,
                     takes_fin_for_the_end: listener.truncation == Truncation::Fin,
                 });
             }
-            all_terms.push(terms);
+            all_legs.push(terms);
             served.push(Served { local_addr, backend: listener.backend.clone(), carriers });
         }
-        reload::warn(&warnings(all_terms.iter().map(Arc::as_ref), ticket_clock::now()));
+        reload::warn(&warnings(all_legs.iter().flat_map(Legs::terms), ticket_clock::now()));
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
             admin_listener.as_ref().map(|listener| bound(listener, served[0].local_addr)).transpose()?;
 
         let offers = served.iter().map(|one| one.carriers.offer()).collect();
-        let offers = Arc::new(Offers::new(offers, all_terms));
+        let offers = Arc::new(Offers::new(offers, all_legs));
         let counters: Vec<_> = fronts.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), offers.allowed()).with_log(log_counters);

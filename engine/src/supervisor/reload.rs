@@ -1,11 +1,10 @@
 //! What of the configuration can change while the engine runs: certificates, peers, tickets, and when the
 //! kernel is given the records.
 
-use std::sync::Arc;
-
 use super::watch::{self, Seen};
 use super::{Carriers, Control, StartError, ticket_clock};
-use crate::config::{Config, ConfigError, Listener, Mode, OffloadPolicy};
+use crate::config::{Config, ConfigError, Listener, OffloadPolicy};
+use crate::conn::policy::Legs;
 use crate::sys::ktls::CipherSet;
 use crate::sys::probe::{self, Ktls, Rekey};
 use crate::tls::warnings;
@@ -33,8 +32,8 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     if new.listeners.len() != there_now {
         return Err(format!("there are {there_now} listeners: to have {} restart", new.listeners.len()));
     }
-    let originates = |listener: &Listener| listener.mode != Mode::Terminate;
-    if running.listeners.iter().map(originates).ne(new.listeners.iter().map(originates)) {
+    let mode = |listener: &Listener| listener.mode.name();
+    if running.listeners.iter().map(mode).ne(new.listeners.iter().map(mode)) {
         return Err("a listener cannot change its mode: restart".to_owned());
     }
     let found = find(&new);
@@ -45,7 +44,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let seen = Seen::of(&new.listeners);
     let terms = watch::load(&new.listeners, control).map_err(|error| error.to_string())?;
     warn(&new.collisions());
-    warn(&warnings(terms.iter().map(Arc::as_ref), ticket_clock::now()));
+    warn(&warnings(terms.iter().flat_map(Legs::terms), ticket_clock::now()));
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
     watch::warn_of_exposed_keys(&new.listeners);
     in_force.replace(new.listeners.clone(), seen);
@@ -73,6 +72,8 @@ pub(super) fn warn(lines: &[String]) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use std::sync::Arc;
 
     use super::*;
     use crate::config::{Key, Raw};

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::reload::warn;
 use super::{Control, ticket_clock};
-use crate::config::{Listener, Mode, Originate, PeerRules, Voucher};
+use crate::config::{Listener, Voucher};
+use crate::conn::policy::Legs;
 use crate::files::Stamp;
 use crate::tls::{Terms, TermsError, warnings};
 
@@ -42,10 +43,7 @@ fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
     let identities = listener.identities.iter().flat_map(|identity| {
         [Some(&identity.certificate), Some(&identity.key), identity.ocsp.as_ref()].into_iter().flatten()
     });
-    let vouchers = match &listener.mode {
-        Mode::Originate(Originate { trust, .. }) => [Some(trust), None],
-        Mode::Terminate => [None, Some(&listener.peers).map(|PeerRules { voucher, .. }| voucher)],
-    };
+    let vouchers = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.voucher)];
     let authorities = vouchers.into_iter().flatten().filter_map(|voucher| match voucher {
         Voucher::Authorities(file) => Some(file),
         _ => None,
@@ -114,8 +112,8 @@ impl Watch {
         in_force.seen = now;
         match load(&in_force.listeners, &self.control) {
             Ok(terms) => {
-                let found = warnings(terms.iter().map(Arc::as_ref), ticket_clock::now());
-                self.control.offers.replace_terms(terms);
+                let found = warnings(terms.iter().flat_map(Legs::terms), ticket_clock::now());
+                self.control.offers.replace_legs(terms);
                 tracing::info!("changed and in force: {changed}");
                 warn(&found);
                 warn_of_exposed_keys(&in_force.listeners);
@@ -129,9 +127,9 @@ impl Watch {
 }
 
 /// Reads all files of the listeners again.
-pub(super) fn load(listeners: &[Listener], control: &Control) -> Result<Vec<Arc<Terms>>, TermsError> {
+pub(super) fn load(listeners: &[Listener], control: &Control) -> Result<Vec<Legs>, TermsError> {
     let load = |(nth, listener): (usize, &Listener)| {
-        Terms::reload(listener.tls(), &control.tickets, control.offers.terms(nth))
+        listener.load(Some(&control.tickets), control.offers.legs(nth).as_ref())
     };
     listeners.iter().enumerate().map(load).collect()
 }
@@ -185,16 +183,17 @@ mod tests {
         let control = Control::new(0, Arc::new(Offers::new(Vec::new(), Vec::new())), tickets).unwrap();
         let listeners = config(directory).listeners;
         let seen = Seen::of(&listeners);
-        control.offers.replace_terms(load(&listeners, &control).unwrap());
+        control.offers.replace_legs(load(&listeners, &control).unwrap());
         control.watched.lock().replace(listeners, seen);
         Watch::new(control)
     }
 
     /// Whether other terms are in force after so many looks.
     fn changes(watch: &mut Watch, looks: usize) -> bool {
-        let before = watch.control.offers.terms(0).unwrap();
+        let before = watch.control.offers.legs(0).unwrap();
         (0..looks).for_each(|_| watch.tick());
-        !Arc::ptr_eq(&before, &watch.control.offers.terms(0).unwrap())
+        let now = watch.control.offers.legs(0).unwrap();
+        !Arc::ptr_eq(before.near.terms().unwrap(), now.near.terms().unwrap())
     }
 
     #[test]

@@ -13,10 +13,9 @@ use crate::config::Backend;
 use crate::config::limits::Timeouts;
 use crate::conn::action::Evidence;
 use crate::conn::carrier::{self, Suites};
-use crate::conn::policy::{Policy, Security};
+use crate::conn::policy::{Legs, Policy};
 use crate::sys::ktls::{Cipher, CipherSet};
 use crate::sys::socket::{self, Address};
-use crate::tls::Terms;
 use crate::tls::secrets::{Aead, Version};
 use crate::upstream::Upstream;
 
@@ -43,28 +42,28 @@ pub struct Offers {
     version: AtomicU64,
     offers: Mutex<Vec<Offer>>,
     /// Those in force, one a listener.
-    terms: Mutex<Vec<Arc<Terms>>>,
+    legs: Mutex<Vec<Legs>>,
     allowed: Arc<AtomicBool>,
 }
 
 impl Offers {
     /// In force from the start, and allowed.
     #[must_use]
-    pub fn new(offers: Vec<Offer>, terms: Vec<Arc<Terms>>) -> Self {
+    pub fn new(offers: Vec<Offer>, legs: Vec<Legs>) -> Self {
         let allowed = Arc::new(AtomicBool::new(true));
-        Self { version: AtomicU64::new(0), offers: Mutex::new(offers), terms: Mutex::new(terms), allowed }
+        Self { version: AtomicU64::new(0), offers: Mutex::new(offers), legs: Mutex::new(legs), allowed }
     }
 
     /// In force from the next turn of every worker; one of each a listener.
-    pub fn replace(&self, offers: Vec<Offer>, terms: Vec<Arc<Terms>>) {
+    pub fn replace(&self, offers: Vec<Offer>, legs: Vec<Legs>) {
         *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = offers;
-        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        *self.legs.lock().unwrap_or_else(PoisonError::into_inner) = legs;
         self.version.fetch_add(1, Ordering::Release);
     }
 
     /// The same with the offers that there are.
-    pub fn replace_terms(&self, terms: Vec<Arc<Terms>>) {
-        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+    pub fn replace_legs(&self, legs: Vec<Legs>) {
+        *self.legs.lock().unwrap_or_else(PoisonError::into_inner) = legs;
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -86,14 +85,14 @@ impl Offers {
 
     /// The terms of a listener.
     #[must_use]
-    pub fn terms(&self, index: usize) -> Option<Arc<Terms>> {
-        self.terms.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
+    pub fn legs(&self, index: usize) -> Option<Legs> {
+        self.legs.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
     }
 
     /// The terms of all listeners.
     #[must_use]
-    pub fn all_terms(&self) -> Vec<Arc<Terms>> {
-        self.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn all_legs(&self) -> Vec<Legs> {
+        self.legs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the kill switch leaves them in force.
@@ -115,8 +114,8 @@ impl Offers {
 pub struct FrontSetup {
     /// Bound, listening, SO_REUSEPORT, TCP_NODELAY (accepted sockets inherit it).
     pub listener: OwnedFd,
-    /// The TLS terms.
-    pub terms: Arc<Terms>,
+    /// How each leg is secured.
+    pub legs: Legs,
     /// Where the plain leg goes.
     pub upstream: Upstream,
     /// Whether TCP asks a silent backend if it is still there; what is accepted inherits that of `listener`.
@@ -149,7 +148,7 @@ impl Front {
             Backend::Unix(path) => Address::Unix(path.clone()),
         };
         let sockaddr = address.to_sockaddr().map_err(StartError::Backend)?;
-        let (near, far) = sides(setup.terms);
+        let Legs { near, far } = setup.legs;
         let policy = Arc::new(Policy {
             near,
             far,
@@ -173,22 +172,15 @@ impl Front {
     }
 
     /// What has changed, for connections that are accepted from now on.
-    pub(super) fn take(&mut self, offer: Offer, terms: Option<Arc<Terms>>) {
+    pub(super) fn take(&mut self, offer: Offer, legs: Option<Legs>) {
         let mut policy = Policy::clone(&self.policy);
         policy.offload = core_offer(offer);
         policy.expect_no_pad = offer.expect_no_pad;
-        if let Some(terms) = terms {
-            (policy.near, policy.far) = sides(terms);
+        if let Some(Legs { near, far }) = legs {
+            (policy.near, policy.far) = (near, far);
         }
         self.policy = Arc::new(policy);
     }
-}
-
-/// The near and the far leg of a listener with one leg of TLS.
-fn sides(terms: Arc<Terms>) -> (Security, Security) {
-    let originates = terms.originates();
-    let tls = Security::Tls(terms);
-    if originates { (Security::Plain, tls) } else { (tls, Security::Plain) }
 }
 
 fn core_offer(offer: Offer) -> carrier::Offer {

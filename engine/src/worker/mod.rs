@@ -263,7 +263,7 @@ impl Worker {
             self.offers_version = version;
             self.may_offload = self.offers.are_allowed();
             for (index, front) in self.fronts.iter_mut().enumerate() {
-                front.take(self.offers.at(index), self.offers.terms(index));
+                front.take(self.offers.at(index), self.offers.legs(index));
             }
         }
     }

@@ -13,3 +13,4 @@ mod offload;
 mod originate;
 mod relay;
 mod shutdown;
+mod sides;

@@ -55,6 +55,7 @@ mod offload;
 mod originate;
 mod originate_control;
 mod peers;
+mod reencrypt;
 mod relay;
 mod resumption;
 mod shutdown;

@@ -151,6 +151,41 @@ pub enum Mode {
     Terminate,
     /// Plain bytes come in, TLS goes out.
     Originate(Originate),
+    /// TLS comes in and TLS goes out: two sessions.
+    Reencrypt(Originate),
+    /// Plain bytes come in and go out.
+    Plain,
+}
+
+impl Mode {
+    /// How a configuration writes it.
+    pub const ALLOWED: &'static str = "terminate, originate, reencrypt or plain";
+
+    /// How a configuration writes this one.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Terminate => "terminate",
+            Self::Originate(_) => "originate",
+            Self::Reencrypt(_) => "reencrypt",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// Whether TLS comes in.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Terminate | Self::Reencrypt(_))
+    }
+
+    /// Where TLS goes out to.
+    #[must_use]
+    pub fn server(&self) -> Option<&Originate> {
+        match self {
+            Self::Originate(server) | Self::Reencrypt(server) => Some(server),
+            Self::Terminate | Self::Plain => None,
+        }
+    }
 }
 
 /// Who the server is that TLS goes out to.
@@ -165,7 +200,8 @@ pub struct Originate {
 
 impl Originate {
     /// What a name may be, as messages say it.
-    pub const ALLOWED_NAME: &str = "a DNS name or an IP address, and only with mode = \"originate\"";
+    pub const ALLOWED_NAME: &str =
+        "a DNS name or an IP address, and only with mode = \"originate\" or \"reencrypt\"";
 }
 
 #[cfg(test)]

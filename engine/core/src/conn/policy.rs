@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::carrier::Offer;
 use super::event::Leg;
 use crate::config::Timeouts;
-use crate::tls::Terms;
+use crate::tls::{Settings, Terms, TermsError, Tickets};
 
 /// The policy of a service: immutable, swapped whole. A connection keeps the one under which it began.
 #[derive(Clone, Debug)]
@@ -46,6 +46,47 @@ pub enum Security {
     Plain,
     /// By TLS under these terms.
     Tls(Arc<Terms>),
+}
+
+/// The security of both legs.
+#[derive(Clone, Debug)]
+pub struct Legs {
+    /// Of the leg that is accepted.
+    pub near: Security,
+    /// Of the leg that is connected.
+    pub far: Security,
+}
+
+impl Legs {
+    /// Reads and checks what the settings of each leg name; none is a plain leg. Of `earlier` ones a client's
+    /// role stays where nothing has changed of what it was made of, and with it the sessions that may be
+    /// resumed.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn load(
+        near: Option<Settings<'_>>,
+        far: Option<Settings<'_>>,
+        tickets: Option<&Arc<Tickets>>,
+        earlier: Option<&Self>,
+    ) -> Result<Self, TermsError> {
+        let load = |settings: Option<Settings<'_>>, earlier: Option<&Security>| match settings {
+            None => Ok(Security::Plain),
+            Some(settings) => {
+                let earlier = earlier.and_then(Security::terms).cloned();
+                Terms::reload(settings, tickets, earlier).map(Security::Tls)
+            }
+        };
+        Ok(Self {
+            near: load(near, earlier.map(|legs| &legs.near))?,
+            far: load(far, earlier.map(|legs| &legs.far))?,
+        })
+    }
+
+    /// The terms of the legs with TLS.
+    pub fn terms(&self) -> impl Iterator<Item = &Terms> {
+        [&self.near, &self.far].into_iter().filter_map(Security::terms).map(Arc::as_ref)
+    }
 }
 
 impl Security {

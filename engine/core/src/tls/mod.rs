@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
-use crate::config::{IdentityFiles, Mode, Originate, PeerRules, UnknownName};
+use crate::config::{IdentityFiles, Originate, PeerRules, UnknownName};
 
 mod authorities;
 mod certificate;
@@ -56,7 +56,7 @@ const TLS13_TICKETS: usize = 1;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// Which role it has.
-    pub mode: &'a Mode,
+    pub role: TlsRole<'a>,
     /// At least one in the server's role, at most one in the client's.
     pub identities: &'a [IdentityFiles],
     /// What becomes of a client that asks for a name that no identity has.
@@ -67,6 +67,15 @@ pub struct Settings<'a> {
     pub tickets: bool,
     /// Which clients may connect.
     pub peers: &'a PeerRules,
+}
+
+/// The role in the handshake (RFC 8446 §2). It does not follow from who opened the TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub enum TlsRole<'a> {
+    /// Answers hellos.
+    Server,
+    /// Sends one, to a server that is like this.
+    Client(&'a Originate),
 }
 
 /// Everything that a handshake needs to know; immutable, shared by all workers, swapped whole on reload.
@@ -120,9 +129,9 @@ impl Terms {
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
     ) -> Result<Self, TermsError> {
-        match settings.mode {
-            Mode::Terminate => Self::terminate(sources, settings, tickets.filter(|_| settings.tickets)),
-            Mode::Originate(rules) => {
+        match settings.role {
+            TlsRole::Server => Self::terminate(sources, settings, tickets.filter(|_| settings.tickets)),
+            TlsRole::Client(rules) => {
                 let tickets = tickets.filter(|_| settings.tickets);
                 let alpn = protocols(settings.alpn);
                 let mut findings = Findings::default();
@@ -194,10 +203,10 @@ impl Terms {
     /// [`TermsError`].
     pub fn reload(
         settings: Settings<'_>,
-        tickets: &Arc<Tickets>,
+        tickets: Option<&Arc<Tickets>>,
         earlier: Option<Arc<Self>>,
     ) -> Result<Arc<Self>, TermsError> {
-        let read = Self::load(settings, Some(tickets))?;
+        let read = Self::load(settings, tickets)?;
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
     }
 
@@ -228,7 +237,7 @@ impl Terms {
         self.findings.warnings(now)
     }
 
-    /// Whether connections are accepted in clear and connected with TLS.
+    /// Whether it is the client's role.
     #[must_use]
     pub fn originates(&self) -> bool {
         matches!(self.role, Role::Originate(_))

@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, KeyPair};
 use super::cipher::Opener;
 use super::record::Header;
 use super::session::{Established, Progress, Session};
-use super::{PeerRefusal, Settings, Terms, Tickets};
+use super::{PeerRefusal, Settings, Terms, Tickets, TlsRole};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, UnknownName, Voucher,
@@ -41,7 +41,8 @@ struct Rules {
 impl Rules {
     fn tls(&self) -> Settings<'_> {
         let Self { identities, mode, peers } = self;
-        Settings { mode, identities, unknown_name: UnknownName::First, alpn: &[], tickets: true, peers }
+        let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
+        Settings { role, identities, unknown_name: UnknownName::First, alpn: &[], tickets: true, peers }
     }
 }
 
@@ -231,7 +232,7 @@ mod tests {
         let server = server(&files, &tickets);
         let rules = |told: &[Fingerprint]| listener(vec![own.clone()], originate(told));
         let reload = |told: &[Fingerprint], earlier| {
-            Terms::reload(rules(told).tls(), &tickets, earlier).expect("good files")
+            Terms::reload(rules(told).tls(), Some(&tickets), earlier).expect("good files")
         };
         let first = reload(from_ref(&told), None);
         assert_eq!(shake(&first, &server), (false, Ok(())));

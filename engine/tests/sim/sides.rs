@@ -1,0 +1,49 @@
+//! Sides: the TLS role does not follow from who opened the TCP connection; the route has several endpoints.
+
+use offramp_core::conn::fault::Fault;
+use offramp_core::conn::policy::Policy;
+use offramp_sim::{Plan, Role};
+
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, originating, peers, rules, run, run_under};
+
+/// The server's role on the leg that is connected, and the client's on the one that is accepted.
+#[test]
+fn sides_have_either_role_on_either_leg() {
+    for seed in 0..600_u64 {
+        let (suite, offer) = (SUITES[seed as usize % 6], [BOTH, NOTHING][seed as usize / 6 % 2]);
+        let sends = bytes([0, 1, 20_000, 150_000][seed as usize / 12 % 4], seed);
+        for peer in peers(suite) {
+            let policy = match &peer {
+                Role::Client(_) => rules(offer),
+                Role::Server(_) => originating(offer),
+            };
+            let swapped = Policy { near: policy.far.clone(), far: policy.near.clone(), ..policy };
+            let outcome = run_under(Plan::new(seed, sends.clone()), swapped, peer);
+            assert_eq!(outcome.report.fault, None, "seed {seed}");
+            assert!(outcome.to_backend == sends && outcome.peer.received == sends, "seed {seed}");
+            assert!(outcome.peer.saw_close && outcome.backend_saw_end, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn sides_connect_to_the_next_endpoint_when_one_refuses() {
+    for seed in 0..100_u64 {
+        let sends = bytes(5000, seed);
+        for peer in peers(SUITES[seed as usize % 6]) {
+            let mut plan = Plan::new(seed, sends.clone());
+            plan.first_refuses = Some(libc::ECONNREFUSED);
+            let outcome = run(plan, BOTH, peer);
+            assert_eq!(outcome.report.fault, None, "seed {seed}");
+            assert!(outcome.to_backend == sends && outcome.peer.received == sends, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn sides_report_the_failure_of_the_last_endpoint() {
+    let mut plan = Plan::new(1, bytes(10, 1));
+    (plan.first_refuses, plan.refuses) = (Some(libc::ECONNREFUSED), Some(libc::EHOSTUNREACH));
+    let outcome = run(plan, BOTH, client(SUITES[3]));
+    assert_eq!(outcome.report.fault, Some(Fault::BackendUnreachable));
+}

@@ -1,0 +1,156 @@
+//! TLS on both legs, and on neither: the same path as with TLS on one.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+
+use rustls::CipherSuite;
+
+use crate::backend::{Backend, Manner};
+use crate::dice::{Dice, Noise, sha256_of};
+use crate::identity::{Identity, NAME};
+use crate::lab::{Lab, Setup, refused};
+use crate::peer::{End, Peer, Version, dial, drain, plain};
+use crate::server::{self, Talk};
+use crate::tools::{in_guest, scratch};
+
+const SUITES: [(Version, CipherSuite); 3] = [
+    (Version::Tls12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    (Version::Tls13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+    (Version::Tls13, CipherSuite::TLS13_AES_256_GCM_SHA384),
+];
+
+/// TLS in, TLS out to `server`, which has to be called `name`.
+fn reencrypting(server: SocketAddr, name: &str) -> (Lab, tempfile::TempDir) {
+    let files = scratch();
+    Identity::ecdsa().write(files.path());
+    let authority = files.path().join("ecdsa.crt");
+    let flags = format!("--mode reencrypt --server-name {name} --server-ca {}", authority.display());
+    (Setup::new(server).identities(&[Identity::ecdsa()]).flags(&flags).start(), files)
+}
+
+#[test]
+fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
+    const BYTES: u64 = 3 << 20;
+    for near in [Version::Tls12, Version::Tls13] {
+        for (far, suite) in SUITES {
+            let (lab, _files) = reencrypting(server::echo(far, suite, 2), NAME);
+            for nth in 0..2 {
+                let (mut peer, data) =
+                    (Peer::open(lab.addr, &plain(near)), Noise::bytes(nth, BYTES as usize));
+                let back = peer.exchange(&data, &mut Dice::new(nth));
+                assert!(back == data, "{near:?} {suite:?}: other bytes came back");
+                peer.close_notify();
+                assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{near:?} {suite:?}");
+            }
+            let metrics = lab.settled();
+            assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
+            // Two with clients, and two with the server, of which the second is resumed.
+            let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
+            assert_eq!(counts, (3, 1), "{}", metrics.raw);
+            if in_guest() {
+                let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
+                assert_eq!(kernel, (4, 4), "both legs are the kernel's: {}", metrics.raw);
+            }
+            lab.stop();
+        }
+    }
+}
+
+#[test]
+fn reencrypt_passes_the_end_of_each_direction_on() {
+    let (version, suite) = SUITES[1];
+    let (server, heard) = server::start(version, suite, 1, Talk::AnswerAfterEnd);
+    let (lab, _files) = reencrypting(server, NAME);
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls12));
+    peer.send(b"a question");
+    peer.close_notify();
+    let (answer, end) = peer.rest();
+    assert_eq!((&*answer, end), (crate::backend::LATE_ANSWER, End::Clean));
+    let (digest, count) = heard.recv().expect("the server tells").expect("close_notify came");
+    assert_eq!((digest, count), sha256_of(&b"a question"[..]));
+    assert_eq!(lab.settled().faults().len(), 0);
+    lab.stop();
+}
+
+#[test]
+fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
+    let (version, suite) = SUITES[1];
+    for (name, fault) in [("other.test", "peer_certificate_refused"), (NAME, "backend_refused")] {
+        let server = match fault {
+            "backend_refused" => {
+                TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
+            }
+            _ => server::echo(version, suite, 1),
+        };
+        let (lab, _files) = reencrypting(server, name);
+        let before = lab.metrics();
+        let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+        let (bytes, end) = peer.rest();
+        let is_told = matches!(&end, End::Alert(alert) if alert.contains("InternalError"));
+        assert!(bytes.is_empty() && is_told, "{fault}: {end:?}");
+        assert_eq!(lab.faulted(&before, 1), [fault]);
+        lab.stop();
+    }
+}
+
+/// A stream that is cut on one leg does not look whole on the other.
+#[test]
+fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
+    let backend = Backend::start(Manner::Sink);
+    let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
+    let (lab, _files) = reencrypting(terminating.addr, NAME);
+    let (before, theirs) = (lab.metrics(), terminating.metrics());
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let data = Noise::bytes(5, 200_000);
+    peer.send(&data);
+    peer.truncate();
+    let seen = backend.seen();
+    assert_eq!((seen.sha256, seen.bytes), sha256_of(&data[..]));
+    assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset));
+    assert_eq!(lab.faulted(&before, 1), ["truncated"]);
+    assert_eq!(terminating.faulted(&theirs, 1), ["alert_received"], "and not close_notify");
+    lab.stop();
+    terminating.stop();
+}
+
+#[test]
+fn plain_passes_bytes_and_ends_on_without_tls() {
+    let backend = Backend::start(Manner::Echo);
+    let lab = Setup::new(backend.addr).identities(&[]).flags("--mode plain").start();
+    let data = Noise::bytes(7, 3 << 20);
+    let mut tcp = dial(lab.addr);
+    let mut writing = tcp.try_clone().expect("a second handle");
+    let sent = data.clone();
+    let writer = std::thread::spawn(move || {
+        writing.write_all(&sent).expect("all can be sent");
+        writing.shutdown(Shutdown::Write).expect("connected");
+    });
+    let (back, end) = drain(&tcp);
+    writer.join().expect("the writer ends");
+    assert!(back == data && end == End::Truncated, "{} bytes, {end:?}", back.len());
+    tcp.flush().expect("nothing is left");
+    let metrics = lab.settled();
+    assert_eq!((metrics.faults().len(), metrics.handshakes("full")), (0, 0), "{}", metrics.raw);
+    lab.stop();
+}
+
+#[test]
+fn contradictory_roles_are_named_by_their_key() {
+    let with = |words: &str| {
+        let fixed = "--listen 127.0.0.1:0 --backend 127.0.0.1:1 --admin 127.0.0.1:0";
+        let words: Vec<String> = format!("{fixed} {words}").split(' ').map(str::to_owned).collect();
+        refused(&words).stderr
+    };
+    for (words, parts) in [
+        ("--mode plain --server-name a.test", ["--server-name: server_name = ", "originate"]),
+        ("--mode plain --client-auth require --client-ca ca.pem", ["--client-auth: client_auth = ", "plain"]),
+        ("--mode plain --cert c --key k", ["1 identities are refused", "0 to 0"]),
+        ("--mode reencrypt --cert c --key k", ["server_name is missing", "--server-name"]),
+        ("--mode reencrypt --server-name a.test --cert c --key k", ["mode = \"reencrypt\"", "server_ca"]),
+        ("--mode reencrypt --server-name a.test --server-ca c", ["0 identities are refused", "1 to"]),
+        ("--mode both", ["--mode: mode = \"both\"", "terminate, originate, reencrypt or plain"]),
+    ] {
+        let said = with(words);
+        assert!(parts.iter().all(|part| said.contains(part)), "{words}: {said}");
+    }
+}
