@@ -6,7 +6,7 @@ use super::world::{Asked, ENDPOINTS, Want, World};
 use offramp_core::conn::action::{Action, Report};
 use offramp_core::conn::event::{Event, Leg};
 use offramp_core::tls::secrets::{Direction, TrafficKeys};
-use offramp_proto::buf::SMALL_BYTES;
+use offramp_proto::buf::{Buf, SMALL_BYTES};
 
 impl World {
     pub(super) fn apply(&mut self, action: Action) {
@@ -22,48 +22,33 @@ impl World {
                 assert!(asked.plain_receive.replace(max).is_none(), "two receives on the plain leg");
             }
             Action::Receive { max, .. } => {
-                assert!(asked.tls_receive.replace(Want::Any(max)).is_none(), "two receives on the TLS leg");
+                asked.receive(Want::Any(max));
             }
             Action::ReceiveHandshake { leg } => {
                 assert_eq!(leg, tls, "a handshake on the plain leg");
-                let want = Want::Any(SMALL_BYTES);
-                assert!(asked.tls_receive.replace(want).is_none(), "two receives on the TLS leg");
+                asked.receive(Want::Any(SMALL_BYTES));
             }
             Action::ReceiveInto { leg, buf, max } => {
                 assert_eq!(leg, tls, "only records have a front that waits");
                 assert!(max > 0 && max <= buf.spare_len(), "room for {max} bytes");
-                assert!(
-                    asked.tls_receive.replace(Want::Into(buf, max)).is_none(),
-                    "two receives on the TLS leg"
-                );
+                asked.receive(Want::Into(buf, max));
             }
             Action::ReceiveRecord { leg, buf } => {
                 assert_eq!(leg, tls, "a record of the plain leg");
-                assert!(
-                    asked.tls_receive.replace(Want::Record(buf)).is_none(),
-                    "two receives on the TLS leg"
-                );
+                asked.receive(Want::Record(buf));
             }
             Action::Send { leg, buf } if leg == plain => {
                 on_plain(asked.plain_released);
                 assert!(asked.plain_send.replace(buf).is_none(), "two sends on the plain leg");
             }
             Action::Send { buf, .. } => {
-                assert!(!asked.tls_finished, "a send after FIN");
-                assert!(asked.tls_send.replace((buf, None)).is_none(), "two sends on the TLS leg");
+                asked.send((buf, None));
             }
             Action::SendRecord { leg, record_type, buf } => {
                 assert_eq!(leg, tls, "a record on the plain leg");
-                assert!(!asked.tls_finished, "a send after FIN");
-                assert!(
-                    asked.tls_send.replace((buf, Some(record_type))).is_none(),
-                    "two sends on the TLS leg"
-                );
+                asked.send((buf, Some(record_type)));
             }
-            Action::InstallKeys { leg, direction, keys } => {
-                assert_eq!(leg, tls, "keys of the plain leg");
-                self.install(direction, &keys);
-            }
+            Action::InstallKeys { leg, direction, keys } => self.install(leg, direction, &keys),
             Action::ReadSequence { leg, direction } => {
                 let sequence = self.kernel.sequence(direction);
                 self.events.push_back(Event::Sequence { leg, direction, sequence });
@@ -90,7 +75,8 @@ impl World {
         }
     }
 
-    fn install(&mut self, direction: Direction, keys: &TrafficKeys) {
+    fn install(&mut self, leg: Leg, direction: Direction, keys: &TrafficKeys) {
+        assert_eq!(leg, self.tls, "keys of the plain leg");
         match direction {
             Direction::Tx => assert!(self.asked.tls_send.is_none(), "keys change under a send"),
             Direction::Rx => assert!(self.asked.tls_receive.is_none(), "keys change under a receive"),
@@ -184,6 +170,15 @@ impl World {
 }
 
 impl Asked {
+    fn receive(&mut self, want: Want) {
+        assert!(self.tls_receive.replace(want).is_none(), "two receives on the TLS leg");
+    }
+
+    fn send(&mut self, record: (Buf, Option<u8>)) {
+        assert!(!self.tls_finished, "a send after FIN");
+        assert!(self.tls_send.replace(record).is_none(), "two sends on the TLS leg");
+    }
+
     fn settle(&mut self, is_tls: bool) {
         let asked = if is_tls { &mut self.tls_settle } else { &mut self.plain_settle };
         assert!(!std::mem::replace(asked, true), "two waits for an acknowledgement");

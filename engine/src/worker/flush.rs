@@ -91,9 +91,9 @@ impl Hands<'_> {
         self.look_later(id, leg, last, given, Awaits::Flushed)
     }
 
-    /// `Settled` at once, or a look later. The socket of a leg with TLS has settled too if nothing unread lies in
-    /// it: its close is no reset then, and what was sent is delivered after it. A socket that is not TCP's has settled: what it has taken lies
-    /// with the other end, and no close takes it back (unix(7)).
+    /// `Settled` at once, or a look later. The socket of a leg with TLS has settled too if nothing unread
+    /// lies in it: its close is no reset then, and what was sent is delivered after it. A socket that is not
+    /// TCP's has settled: what it has taken lies with the other end, and no close takes it back (unix(7)).
     pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let line = slot.line(leg);

@@ -53,11 +53,11 @@ fn every_other_stage_holds_on_kernel_records() {
     holds(V6_1, &others.map(|name| ["--skip", name]).concat(), 64 * MIB, 100);
 }
 
-/// Times that the kernel tries to open a forged record: the scenarios send four. It tries at each receive: behind
-/// data, for the error, and while the alert waits to be read.
+/// Times that the kernel tries to open a forged record: the scenarios send four. It tries at each receive:
+/// behind data, for the error, and while the alert waits to be read.
 const FORGED: RangeInclusive<u64> = 4..=12;
-/// Where keys cannot be replaced, the records that follow a KeyUpdate are counted too, as far as they come before
-/// the connection is closed.
+/// Where keys cannot be replaced, the records that follow a KeyUpdate are counted too, as far as they come
+/// before the connection is closed.
 const BAD_RECORDS: RangeInclusive<u64> = 4..=BAD_RECORDS_MAX;
 const BAD_RECORDS_MAX: u64 = 28;
 
@@ -122,8 +122,8 @@ struct Replaced {
     rx: u64,
 }
 
-/// A hundred each way are replaced in the middle of streams. The flood replaces 1,024 of what is received; one
-/// answer may do for all that came before it (RFC 8446 §4.6.3).
+/// A hundred each way are replaced in the middle of streams. The flood replaces 1,024 of what is received;
+/// one answer may do for all that came before it (RFC 8446 §4.6.3).
 const REPLACED: Replaced = Replaced { tx: 100, rx: 600 };
 
 fn replaced_keys(kernel: Option<Stat>, at_least: Replaced) {

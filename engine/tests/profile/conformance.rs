@@ -81,8 +81,9 @@ fn is_test(name: &str) -> bool {
     let in_tests = modules.last() == Some(&"tests");
     let files: Vec<PathBuf> = match target {
         "lib" if in_tests => {
-            let module = engine.join("src").join(modules[..modules.len() - 1].join("/"));
-            vec![module.with_extension("rs"), module.join("mod.rs")]
+            let path = modules[..modules.len() - 1].join("/");
+            let modules = ["src", "core/src"].map(|package| engine.join(package).join(&path));
+            modules.iter().flat_map(|module| [module.with_extension("rs"), module.join("mod.rs")]).collect()
         }
         "lib" => return false,
         "loadgen" => vec![engine.join("../loadgen/tests/demo.rs")],

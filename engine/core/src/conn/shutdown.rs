@@ -4,11 +4,12 @@
 
 use std::time::Instant;
 
+use super::RECEIVE_BYTES;
 use super::action::{Action, Outbox, Report};
+use super::busy::Busy;
 use super::carrier::{Delivery, Ended, Farewell, Flush, LegEnd, PlainEnd, TlsEnd};
 use super::event::{Event, Leg, Operation};
 use super::fault::Fault;
-use super::{Busy, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::config::Timeouts;
 use crate::tls::record::RecordType;

@@ -112,7 +112,8 @@ pub enum TermsError {
 }
 
 impl Terms {
-    /// Reads and checks what the settings name, in the role that they say. Without `tickets` a server has none.
+    /// Reads and checks what the settings name, in the role that they say. Without `tickets` a server has
+    /// none.
     ///
     /// # Errors
     /// [`TermsError`].
@@ -210,8 +211,8 @@ impl Terms {
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
     }
 
-    /// A line for each private key of these identities to whose file everybody on the host has access: it can be
-    /// used, and should not be so.
+    /// A line for each private key of these identities to whose file everybody on the host has access: it can
+    /// be used, and should not be so.
     #[must_use]
     pub fn exposed_keys<'a>(identities: impl IntoIterator<Item = &'a IdentityFiles>) -> BTreeSet<String> {
         identities.into_iter().filter_map(identity::exposed).collect()

@@ -195,7 +195,7 @@ const HEAD: &str = "\
 # Conformance
 
 What the 3GPP TLS profile asks for and what Offramp does. `offramp conformance` prints this (`--json` as
-data), and this file is a copy, which a test holds equal; the rows stand in `src/tls/conformance/`.
+data), and this file is a copy, which a test holds equal; the rows stand in `core/src/tls/conformance/`.
 
 ";
 

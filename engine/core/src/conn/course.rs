@@ -1,0 +1,414 @@
+//! The course of a connection from one stage to the next. A stage never changes itself into another; it says
+//! `Next`, and only this file acts on it.
+
+use std::time::Instant;
+
+use super::accept::Accept;
+use super::action::{Action, Evidence, Milestone, Outbox, Report};
+use super::busy::Busy;
+use super::carrier::{Ended, Farewell, LegEnd, TlsEnd};
+use super::connect::Connect;
+use super::event::{Event, Leg, Operation};
+use super::fault::Fault;
+use super::handshake::{Failure, Handshake, Handshaken};
+use super::offload::Offload;
+use super::policy::Security;
+use super::relay::{Cut, Ending, PlainSide, Relay, Side, TlsSide};
+use super::shutdown::{Shutdown, give_back};
+use super::{Next, Rules};
+use crate::buf::Buf;
+use crate::config::Timeouts;
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) stage: Stage,
+    busy: Busy,
+    /// How many endpoints the route has.
+    endpoints: usize,
+    /// The near side, ready, until the far one is.
+    near: Option<Side>,
+    pub(super) is_established: bool,
+    pub(super) deadline: Option<Instant>,
+    pub(super) drain_until: Option<Instant>,
+    /// What may have been offending, for the report.
+    evidence: Option<Box<Evidence>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The near leg is not open.
+    Begin,
+    Accept(Accept),
+    Connect(Connect),
+    Handshake(Box<Handshake>),
+    Offload(Box<Offload>),
+    Relay(Box<Relay>),
+    Shutdown(Box<Shutdown>),
+    Closed,
+}
+
+impl Course {
+    /// At its beginning, with a route of so many endpoints.
+    pub(super) fn begin(endpoints: usize) -> Self {
+        Self {
+            stage: Stage::Begin,
+            busy: Busy::default(),
+            endpoints,
+            near: None,
+            is_established: false,
+            deadline: None,
+            drain_until: None,
+            evidence: None,
+        }
+    }
+
+    /// When a record that a peer has begun is to be whole.
+    pub(super) fn record_until(&self) -> Option<(Instant, Leg)> {
+        match &self.stage {
+            Stage::Relay(relay) => relay.record_until(),
+            _ => None,
+        }
+    }
+
+    /// Takes one event; all that follows from it is in `out` when this returns.
+    pub(super) fn step(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
+        let is_news = matches!(event, Event::Moved { .. } | Event::Unreadable { .. });
+        if is_news && !matches!(self.stage, Stage::Relay(_) | Stage::Shutdown(_)) {
+            return;
+        }
+        self.busy.take(&event);
+        match &event {
+            Event::Opened => self.deadline = Some(now + rules.policy.timeouts.handshake),
+            Event::Drain { until } => {
+                self.drain_until = Some(self.drain_until.map_or(*until, |earlier| earlier.min(*until)));
+            }
+            // The kernel opens what comes, and what comes is a record that is not data.
+            Event::Failed { operation: Operation::Receive, errno: libc::EIO, .. } => {}
+            Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
+            _ => {}
+        }
+        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
+        self.stage = match stage {
+            Stage::Begin => self.open_near(event, now, rules, out),
+            Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
+            Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
+            Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
+            Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
+            Stage::Relay(stage) if matches!(event, Event::Expired) => {
+                let late = stage.record_until().filter(|(until, _)| *until <= now);
+                let cut = match late {
+                    _ if self.drain_until.is_some_and(|until| until <= now) => {
+                        Cut { fault: Fault::DrainTimeout, culprit: None }
+                    }
+                    Some((_, leg)) => Cut { fault: Fault::RecordTimeout, culprit: Some(leg) },
+                    None => {
+                        self.stage = self.relay(stage, event, now, rules, out);
+                        return self.busy.give(out.actions());
+                    }
+                };
+                let ended = stage.end(cut, out);
+                self.end(ended, now, rules, out)
+            }
+            Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
+            Stage::Shutdown(mut stage) => {
+                stage.on(event, now, out);
+                self.go_on_ending(stage, out)
+            }
+            Stage::Closed => {
+                give_back(event, out);
+                Stage::Closed
+            }
+        };
+        self.busy.give(out.actions());
+    }
+
+    /// The near leg was accepted: it is secured first.
+    fn open_near(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match event {
+            Event::Opened => self.secure(Leg::Near, now, rules, out),
+            Event::Drain { .. } => Stage::Begin,
+            other => {
+                give_back(other, out);
+                self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
+            }
+        }
+    }
+
+    /// A leg is open: it is secured as its policy has it.
+    fn secure(&mut self, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match rules.policy.security(leg) {
+            Security::Plain => self.join(Side::Plain(PlainSide::new(leg)), leg, now, rules, out),
+            Security::Tls(terms) if terms.originates() => {
+                self.begin_handshake(leg, Buf::with_capacity(0), now, rules, out)
+            }
+            Security::Tls(_) => Stage::Accept(Accept::begin(leg, out)),
+        }
+    }
+
+    /// A leg is ready to move bytes: the far one is connected, or the relay begins.
+    fn join(&mut self, side: Side, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        match (leg, self.near.take()) {
+            (Leg::Near, _) => {
+                self.near = Some(side);
+                self.deadline = Some(now + rules.policy.timeouts.connect);
+                Stage::Connect(Connect::begin(out))
+            }
+            (Leg::Far, Some(near)) => {
+                self.is_established = true;
+                self.deadline = Some(now + rules.policy.timeouts.idle);
+                let mut relay = Box::new(Relay::begin(near, side));
+                let result = relay.start(now, rules, out);
+                self.after_relay(relay, result, now, rules, out)
+            }
+            (Leg::Far, None) => {
+                self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        mut stage: Accept,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let leg = stage.leg();
+        let (fault, end) = match stage.on(event, out) {
+            Ok(Next::Stay) => return Stage::Accept(stage),
+            Ok(Next::Advance(first)) => return self.begin_handshake(leg, first, now, rules, out),
+            Ok(Next::End(fault)) => (fault, LegEnd::Closed),
+            Err(failure) => (failure.fault, failure.into()),
+        };
+        if stage.first_bytes.is_some() {
+            self.evidence.get_or_insert_default().reason = stage.first_bytes;
+        }
+        self.fail(Cut { fault, culprit: Some(leg) }, end, now, rules, out)
+    }
+
+    fn connect(
+        &mut self,
+        mut stage: Connect,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        match stage.on(event, self.endpoints, out) {
+            Next::Stay => Stage::Connect(stage),
+            Next::End(fault) => {
+                self.fail(Cut { fault, culprit: Some(Leg::Far) }, LegEnd::Closed, now, rules, out)
+            }
+            Next::Advance(()) => {
+                self.deadline = Some(now + rules.policy.timeouts.handshake);
+                self.secure(Leg::Far, now, rules, out)
+            }
+        }
+    }
+
+    fn begin_handshake(
+        &mut self,
+        leg: Leg,
+        first: Buf,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let Security::Tls(terms) = rules.policy.security(leg) else {
+            out.bufs.give(first);
+            return self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out);
+        };
+        match Handshake::begin(terms, leg, first, out) {
+            Ok(handshake) => Stage::Handshake(Box::new(handshake)),
+            Err(failure) => self.refuse(leg, failure, now, rules, out),
+        }
+    }
+
+    fn handshake(
+        &mut self,
+        mut stage: Box<Handshake>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let leg = stage.leg();
+        match stage.on(event, out) {
+            Ok(Next::Stay) => Stage::Handshake(stage),
+            Ok(Next::Advance(())) => match stage.finish(out) {
+                Ok(handshaken) => self.begin_offload(leg, handshaken, now, rules, out),
+                Err(failure) => self.refuse(leg, failure, now, rules, out),
+            },
+            Ok(Next::End(fault)) => {
+                stage.release(out);
+                self.fail(Cut { fault, culprit: Some(leg) }, LegEnd::Closed, now, rules, out)
+            }
+            Err(failure) => {
+                self.keep(Some(stage.evidence()));
+                stage.release(out);
+                self.refuse(leg, failure, now, rules, out)
+            }
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        leg: Leg,
+        mut failure: Failure,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        self.keep(failure.evidence.take());
+        let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
+        let ended = self.ended(cut, heard, failure.into(), out);
+        self.end(ended, now, rules, out)
+    }
+
+    fn begin_offload(
+        &mut self,
+        leg: Leg,
+        handshaken: Handshaken,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
+        out.push(Action::Note(Milestone::Established { version, resumed }));
+        self.is_established = true;
+        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer));
+        let next = stage.advance(out);
+        self.after_offload(stage, next, now, rules, out)
+    }
+
+    fn offload(
+        &mut self,
+        mut stage: Box<Offload>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let next = stage.on(event, out);
+        self.after_offload(stage, next, now, rules, out)
+    }
+
+    fn after_offload(
+        &mut self,
+        stage: Box<Offload>,
+        next: Next<()>,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let leg = stage.leg();
+        match next {
+            Next::Stay => Stage::Offload(stage),
+            Next::End(fault) => {
+                stage.release(out);
+                self.fail(Cut { fault, culprit: Some(leg) }, LegEnd::Closed, now, rules, out)
+            }
+            Next::Advance(()) => {
+                let side = TlsSide::new(stage.finish(out), leg, now, rules);
+                self.join(Side::Tls(Box::new(side)), leg, now, rules, out)
+            }
+        }
+    }
+
+    fn relay(
+        &mut self,
+        mut stage: Box<Relay>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let moved = matches!(
+            event,
+            Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
+        );
+        let had_lost_a_peer = stage.has_lost_a_peer();
+        let result = stage.on(event, now, rules, out);
+        if moved || stage.has_lost_a_peer() != had_lost_a_peer {
+            let Timeouts { idle, drain, .. } = rules.policy.timeouts;
+            self.deadline = Some(now + if stage.has_lost_a_peer() { drain.min(idle) } else { idle });
+        }
+        self.after_relay(stage, result, now, rules, out)
+    }
+
+    fn after_relay(
+        &mut self,
+        stage: Box<Relay>,
+        result: Result<bool, Cut>,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let ended = match result {
+            Ok(false) => return Stage::Relay(stage),
+            Ok(true) => stage.end_in_order(out),
+            Err(cut) => stage.end(cut, out),
+        };
+        self.end(ended, now, rules, out)
+    }
+
+    /// Keeps what a stage knows beside what the system said.
+    fn keep(&mut self, evidence: Option<Evidence>) {
+        if let Some(evidence) = evidence {
+            let errno = self.evidence.take().and_then(|before| before.errno);
+            self.evidence = Some(Box::new(Evidence { errno, ..evidence }));
+        }
+    }
+
+    /// Before the relay: the leg that is being opened ends like this, and the near one, if it is ready, too.
+    fn fail(&mut self, cut: Cut, end: LegEnd, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        let ended = self.ended(cut, None, end, out);
+        self.end(ended, now, rules, out)
+    }
+
+    fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
+        let Cut { fault, culprit } = cut;
+        let (near, far) = match self.near.take() {
+            None => (end, LegEnd::Closed),
+            // Nothing of it was passed on: there is nothing to be delivered.
+            Some(Side::Plain(_)) => (LegEnd::plain(fault.is_somebodys()), end),
+            Some(near) => (near.end(Ending { fault, culprit, is_cut: false }, None, out), end),
+        };
+        Ended { fault: Some(fault), culprit, heard, near, far }
+    }
+
+    /// Into the last stage, from wherever.
+    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        // What this very event has begun counts too.
+        self.busy.give(out.actions());
+        let mut stage = Box::new(Shutdown::begin(ended, now, rules.policy.timeouts, out));
+        if let Some(until) = self.drain_until.take() {
+            stage.on(Event::Drain { until }, now, out);
+        }
+        self.go_on_ending(stage, out)
+    }
+
+    fn go_on_ending(&mut self, mut stage: Box<Shutdown>, out: &mut Outbox) -> Stage {
+        self.busy.give(out.actions());
+        match stage.advance(self.busy, out) {
+            None => {
+                (self.deadline, self.drain_until) = (stage.deadline(), None);
+                Stage::Shutdown(stage)
+            }
+            Some(report) => {
+                (self.deadline, self.drain_until) = (None, None);
+                let evidence = self.evidence.take().filter(|_| report.fault.is_some());
+                out.push(Action::Close(Report { evidence, ..report }));
+                Stage::Closed
+            }
+        }
+    }
+}
+
+impl From<Failure> for LegEnd {
+    fn from(failure: Failure) -> Self {
+        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(Farewell::Bytes(alert))))
+    }
+}
