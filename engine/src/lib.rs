@@ -8,18 +8,17 @@
 //!   conn::step         Event → Actions; pure: no socket, clock, lock or counter
 //!     accept           the first bytes: is it TLS at all?
 //!     handshake        bytes ↔ tls::session, until keys and sequence numbers are there
-//!     offload          InstallKeys, each direction for itself → who carries its records
-//!     relay            Connect; then two halves, each: receive → (open | seal) → send
-//!       userspace        tls::cipher opens and seals
-//!       kernel           bytes pass through; records of other types are asked for by type
-//!       control          alerts, KeyUpdate, renegotiation: the same for both carriers
-//!     shutdown         the last alert, FIN, linger → Report
+//!     offload          InstallKeys, each direction separately → who carries its records
+//!     connect          the far leg, to one endpoint of the route after another; then it is secured too
+//!     relay            two sides, plain or TLS: receive → (open) → plaintext → (seal) → send
+//!     shutdown         what came whole, the last alert, FIN, linger → Report
 //!   worker::apply      Action → an operation on the ring, or a system call
 //! ```
 //!
 //! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`], [`mod@log`] keeps the log
 //! out of everybody's way, [`config`] is what was asked for, [`tls`] is policy, [`sys`] is the kernel and the
-//! only place with `unsafe`. `ARCHITECTURE.md` beside this crate has the decisions and their reasons.
+//! only place with `unsafe`. `ARCHITECTURE.md` beside this crate says where to change what, and links the
+//! decisions.
 //!
 //! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`].
 #![forbid(unsafe_code)]

@@ -370,12 +370,17 @@ impl Course {
 
     fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
         let Cut { fault, culprit } = cut;
-        let (near, far) = match self.near.take() {
-            None => (end, LegEnd::Closed),
-            // Nothing of it was passed on: there is nothing to be delivered.
-            Some(Side::Plain(_)) => (LegEnd::plain(fault.is_somebodys()), end),
-            Some(near) => (near.end(Ending { fault, culprit, is_cut: false }, None, out), end),
+        let Some(near) = self.near.take() else {
+            let (near, far) = (end, LegEnd::Closed);
+            return Ended { fault: Some(fault), culprit, heard, near, far };
         };
+        let near = match near {
+            // Nothing of it was passed on: there is nothing to be delivered.
+            Side::Plain(_) => LegEnd::plain(fault.is_somebodys()),
+            near => near.end(Ending { fault, culprit, is_cut: false }, None, out),
+        };
+        // The far leg does not stay open for as long as the near one is told why.
+        let far = if matches!(end, LegEnd::Closed) { LegEnd::plain(false) } else { end };
         Ended { fault: Some(fault), culprit, heard, near, far }
     }
 

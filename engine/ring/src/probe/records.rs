@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use super::{Check, Verdict};
 use crate::errno;
 use crate::ktls::{Cipher, CipherSet, Direction, Material, attach, install};
+use crate::socket;
 
 const GROUP: &str = "ktls";
 
@@ -153,6 +154,8 @@ struct Pair {
 fn connected() -> io::Result<Pair> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let ours = TcpStream::connect(listener.local_addr()?)?;
+    // No TIME_WAIT stays on a local port that somebody may want to listen on.
+    socket::abort_on_close(ours.as_fd())?;
     Ok(Pair { ours, _theirs: listener.accept()?.0 })
 }
 
