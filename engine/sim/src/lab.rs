@@ -109,7 +109,7 @@ pub fn resuming(offer: Offer) -> Policy {
 }
 
 fn rules_of(terms: Arc<Terms>, offer: Offer) -> Policy {
-    let originates = terms.originates();
+    let originates = terms.is_client();
     let tls = Security::Tls(terms);
     let (near, far) = if originates { (Security::Plain, tls) } else { (tls, Security::Plain) };
     Policy {

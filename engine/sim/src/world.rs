@@ -126,7 +126,7 @@ impl World {
             (Some(_), None) => (Leg::Near, Leg::Far),
             _ => (Leg::Far, Leg::Near),
         };
-        let originates = policy.security(tls).terms().is_some_and(|terms| terms.originates());
+        let originates = policy.security(tls).terms().is_some_and(|terms| terms.is_client());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };

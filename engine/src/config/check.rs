@@ -119,7 +119,9 @@ impl Raw {
         for other in others {
             let mut raw = self.clone();
             trust::override_with(&mut raw.given, other.given);
-            if !other.identities.is_empty() {
+            let is_plain = raw.given.get(&Key::Mode).is_some_and(|mode| mode.value == Mode::Plain.name());
+            // What others show is of no use without TLS; its own would be a contradiction.
+            if is_plain || !other.identities.is_empty() {
                 raw.identities = other.identities;
             }
             listeners.push(raw.listener().map_err(|error| match error {

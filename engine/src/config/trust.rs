@@ -90,6 +90,12 @@ impl Raw {
         let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
         let authorities = self.path(Key::ClientCa)?;
         if !is_server {
+            // With "originate" they were the server's, and are taken.
+            if let Some(listed) = listed {
+                return Err(
+                    listed.refused(Key::Fingerprints, "nothing with mode = \"plain\": there is no TLS")
+                );
+            }
             let for_servers = "nothing with mode = \"originate\" or \"plain\", where clients are not asked; \
                                for the server: server_ca or fingerprints";
             return match (asked, file) {
@@ -226,5 +232,22 @@ mod tests {
         );
         let listener = check(&listed, &format!("{origin}\nserver_ca = \"/ca\"")).unwrap();
         assert_eq!(listener.peers, PeerRules::default());
+    }
+
+    #[test]
+    fn a_plain_listener_ignores_what_others_show_and_refuses_what_it_is_given() {
+        let check = |listener: &str| {
+            let text = format!(
+                "[[identity]]\ncertificate = \"c\"\nkey = \"k\"\n[[listener]]\nlisten = \
+                 \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\nmode = \"plain\"\n{listener}\n"
+            );
+            let config = file::parse(Path::new("o.toml"), &text).and_then(Raw::check);
+            config.map(|config| config.listeners[0].identities.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(""), Ok(0));
+        let error = check("[[listener.identity]]\ncertificate = \"c\"\nkey = \"k\"").unwrap_err();
+        assert!(error.contains("1 identities are refused"), "{error}");
+        let error = check(&format!("fingerprints = [\"{}\"]", told())).unwrap_err();
+        assert!(error.starts_with("o.toml:8: fingerprints = ") && error.contains("no TLS"), "{error}");
     }
 }

@@ -49,7 +49,7 @@ impl Worker {
                 }
                 if !self.draining {
                     self.counters.add(Counter::Accepted, 1);
-                    let conn = Conn::new(Arc::clone(&front.policy), 1);
+                    let conn = Conn::new(Arc::clone(&front.policy), front.route.len());
                     let id = self.slots.insert(conn, index, socket, self.now);
                     self.step(id, Event::Opened);
                 }

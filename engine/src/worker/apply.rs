@@ -137,9 +137,14 @@ impl Hands<'_> {
         self.start(id, action);
     }
 
-    fn connect(&mut self, id: SlotId, _to: usize) -> Result {
+    /// Opens the far leg; the socket of an attempt before is closed with it.
+    fn connect(&mut self, id: SlotId, to: usize) -> Result {
         let leg = Leg::Far;
-        let opened = socket::outgoing(&self.front.destination.address);
+        let Some(destination) = self.front.route.get(to) else {
+            let (operation, errno) = (Operation::Connect, libc::EDESTADDRREQ);
+            return Result::Event(Event::Failed { leg, operation, errno });
+        };
+        let opened = socket::outgoing(&destination.address);
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         match opened {
             Err(e) => {
@@ -147,14 +152,14 @@ impl Hands<'_> {
                 Result::Event(Event::Failed { leg, operation: Operation::Connect, errno })
             }
             Ok(socket) => {
-                if self.front.destination.keepalive {
+                if destination.keepalive {
                     // It is a TCP socket, which is all that could fail here.
                     let _ = socket::keep_alive(socket.as_fd());
                 }
                 let line = slot.line(leg);
-                line.dial(socket, &self.front.destination.address);
+                line.dial(socket, &destination.address);
                 if let Some(socket) = line.socket() {
-                    let (address, purpose) = (self.front.destination.sockaddr.clone(), Purpose::Connect(leg));
+                    let (address, purpose) = (destination.sockaddr.clone(), Purpose::Connect(leg));
                     let started = self.ring.connect(socket, address, token(purpose, id));
                     line.started(purpose, started);
                 }
@@ -232,7 +237,7 @@ impl Hands<'_> {
             let accepted = slot.line(Leg::Near).socket();
             remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()))
         });
-        let (listener, backend) = (self.front.address, Some(self.front.destination.address.clone()));
+        let (listener, backend) = (self.front.address, self.front.route.first().map(|it| it.address.clone()));
         Circumstances { client, listener, backend, ..Circumstances::of(report) }
     }
 

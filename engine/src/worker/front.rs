@@ -133,7 +133,8 @@ pub(super) struct Front {
     pub(super) address: Option<SocketAddr>,
     /// For the connections that are accepted from now on.
     pub(super) policy: Arc<Policy>,
-    pub(super) destination: Destination,
+    /// Where the far leg goes: one endpoint after the other is tried.
+    pub(super) route: Vec<Destination>,
 }
 
 impl Front {
@@ -159,10 +160,10 @@ impl Front {
             expect_no_pad: offer.expect_no_pad,
         });
         let keepalive = setup.keepalive && !address.is_local();
-        let destination = Destination { address, sockaddr, keepalive };
+        let route = vec![Destination { address, sockaddr, keepalive }];
         let listening_at = socket::local_addr(setup.listener.as_fd()).ok();
         let listener = Listener::new(index, setup.listener);
-        Ok(Self { listener, address: listening_at, policy, destination })
+        Ok(Self { listener, address: listening_at, policy, route })
     }
 
     /// For the log.

@@ -88,6 +88,8 @@ fn a_backend_that_resets_ends_this_connection_with_an_alert_and_no_close_notify(
         let outcome = run(plan, offer, peers(SUITES[seed as usize % 6])[seed as usize / 6 % 2].clone());
         assert_eq!(outcome.report.fault, Some(Fault::BackendReset), "seed {seed}");
         assert!(!outcome.peer.saw_close, "seed {seed}");
+        let (received, sent) = (outcome.peer.received.len(), outcome.from_backend);
+        assert_eq!(received, sent, "seed {seed}: what came before the reset is delivered");
     }
 }
 

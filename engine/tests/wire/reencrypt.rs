@@ -21,10 +21,15 @@ const SUITES: [(Version, CipherSuite); 3] = [
 
 /// TLS in, TLS out to `server`, which has to be called `name`.
 fn reencrypting(server: SocketAddr, name: &str) -> (Lab, tempfile::TempDir) {
+    reencrypting_with(server, name, "")
+}
+
+/// The same, with more of the command line.
+fn reencrypting_with(server: SocketAddr, name: &str, more: &str) -> (Lab, tempfile::TempDir) {
     let files = scratch();
     Identity::ecdsa().write(files.path());
     let authority = files.path().join("ecdsa.crt");
-    let flags = format!("--mode reencrypt --server-name {name} --server-ca {}", authority.display());
+    let flags = format!("--mode reencrypt --server-name {name} --server-ca {} {more}", authority.display());
     (Setup::new(server).identities(&[Identity::ecdsa()]).flags(&flags).start(), files)
 }
 
@@ -113,6 +118,24 @@ fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
     terminating.stop();
 }
 
+/// With a plain leg that is what its reset says.
+#[test]
+fn reencrypt_says_close_to_nobody_when_a_drain_is_cut_short() {
+    let (version, suite) = SUITES[1];
+    let (server, heard) = server::start(version, suite, 1, Talk::AnswerAfterEnd);
+    let (mut lab, _files) = reencrypting_with(server, NAME, "--drain-timeout 1s");
+    let mut peer = Peer::open(lab.addr, &plain(Version::Tls12));
+    peer.send(b"half of a question");
+    let metrics = || lab.metrics().handshakes("full");
+    crate::tools::eventually("both legs are secured", || metrics() == 2);
+    lab.terminate();
+    lab.await_exit();
+    let (answer, end) = peer.rest();
+    let is_cut = matches!(&end, End::Alert(alert) if alert.contains("InternalError"));
+    assert!(answer.is_empty() && is_cut, "{end:?} after {answer:?}");
+    assert_eq!(heard.recv().expect("the server tells"), Err(std::io::ErrorKind::InvalidData));
+}
+
 #[test]
 fn plain_passes_bytes_and_ends_on_without_tls() {
     let backend = Backend::start(Manner::Echo);
@@ -145,6 +168,7 @@ fn contradictory_roles_are_named_by_their_key() {
         ("--mode plain --server-name a.test", ["--server-name: server_name = ", "originate"]),
         ("--mode plain --client-auth require --client-ca ca.pem", ["--client-auth: client_auth = ", "plain"]),
         ("--mode plain --cert c --key k", ["1 identities are refused", "0 to 0"]),
+        ("--mode plain --fingerprints x", ["--fingerprints: fingerprints = ", "there is no TLS"]),
         ("--mode reencrypt --cert c --key k", ["server_name is missing", "--server-name"]),
         ("--mode reencrypt --server-name a.test --cert c --key k", ["mode = \"reencrypt\"", "server_ca"]),
         ("--mode reencrypt --server-name a.test --server-ca c", ["0 identities are refused", "1 to"]),

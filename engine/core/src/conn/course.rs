@@ -139,7 +139,7 @@ impl Course {
     fn secure(&mut self, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
         match rules.policy.security(leg) {
             Security::Plain => self.join(Side::Plain(PlainSide::new(leg)), leg, now, rules, out),
-            Security::Tls(terms) if terms.originates() => {
+            Security::Tls(terms) if terms.is_client() => {
                 self.begin_handshake(leg, Buf::with_capacity(0), now, rules, out)
             }
             Security::Tls(_) => Stage::Accept(Accept::begin(leg, out)),
@@ -379,9 +379,7 @@ impl Course {
             Side::Plain(_) => LegEnd::plain(fault.is_somebodys()),
             near => near.end(Ending { fault, culprit, is_cut: false }, None, out),
         };
-        // The far leg does not stay open for as long as the near one is told why.
-        let far = if matches!(end, LegEnd::Closed) { LegEnd::plain(false) } else { end };
-        Ended { fault: Some(fault), culprit, heard, near, far }
+        Ended { fault: Some(fault), culprit, heard, near, far: end }
     }
 
     /// Into the last stage, from wherever.

@@ -86,6 +86,10 @@ impl Shutdown {
         // A plain leg that is reset goes first: it has nothing to wait for.
         let (near, far) = match (near, far) {
             (near @ LegEnd::Tls(_), far) => {
+                if matches!(far, LegEnd::Closed) {
+                    // It does not stay open while the near peer reads why.
+                    out.push(Action::Release { leg: Leg::Far, reset: false });
+                }
                 let far = begin(Leg::Far, far, out);
                 (begin(Leg::Near, near, out), far)
             }

@@ -28,6 +28,7 @@ mod refusal;
 pub mod secrets;
 pub mod session;
 mod sessions;
+mod signatures;
 mod sources;
 mod ticket_file;
 pub mod ticket_keys;
@@ -240,7 +241,7 @@ impl Terms {
 
     /// Whether it is the client's role.
     #[must_use]
-    pub fn originates(&self) -> bool {
+    pub fn is_client(&self) -> bool {
         matches!(self.role, Role::Originate(_))
     }
 }

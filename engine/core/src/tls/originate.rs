@@ -15,6 +15,7 @@ use super::findings::Findings;
 use super::identity::Identities;
 use super::peer::{AnyCertificate, PeerRefusal, authorities, check_key, is_told};
 use super::sessions::ClientSessions;
+use super::signatures::handshake_signatures;
 use super::{Sources, TermsError, Tickets, profile};
 use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
 
@@ -199,25 +200,5 @@ impl ServerCertVerifier for AnyCertificate {
         check_key(certificate).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_tls12(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_tls13(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    handshake_signatures!();
 }

@@ -27,6 +27,7 @@ use super::authorities::{Authorities, Purpose};
 use super::certificate::has_key_of_the_profile;
 use super::evidence;
 use super::findings::Findings;
+use super::signatures::handshake_signatures;
 use super::tickets::AuthenticationClass;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
 use crate::files;
@@ -257,27 +258,7 @@ impl ClientCertVerifier for AnyCertificate {
         check_key(certificate).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_tls12(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_tls13(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    handshake_signatures!();
 }
 
 #[cfg(test)]

@@ -47,14 +47,14 @@ impl Relay {
         Self { near, far, to_near: None, to_far: None, expires_after: None }
     }
 
-    /// What was received on a leg before its peer was joined to the other side.
+    /// Begins with what has come behind the handshakes. Returns whether both sides have ended.
     pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
         self.look(now, rules.offer);
-        self.pump(Moved::Any, out)?;
-        self.conclude(out)
+        let result = self.pump(Moved::Any, out);
+        self.conclude(result, out)
     }
 
-    /// Whether both sides have ended.
+    /// Takes one event. Returns whether both sides have ended.
     pub(super) fn on(
         &mut self,
         event: Event,
@@ -65,10 +65,7 @@ impl Relay {
         self.look(now, rules.offer);
         let moved = Moved::by(&event);
         let result = self.take(event, out).and_then(|()| self.pump(moved, out));
-        self.near.note(out);
-        self.far.note(out);
-        result?;
-        self.conclude(out)
+        self.conclude(result, out)
     }
 
     fn look(&mut self, now: Instant, offer: Offer) {
@@ -79,7 +76,10 @@ impl Relay {
         }
     }
 
-    fn conclude(&mut self, _: &mut Outbox) -> Result<bool, Cut> {
+    fn conclude(&mut self, result: Result<(), Cut>, out: &mut Outbox) -> Result<bool, Cut> {
+        self.near.note(out);
+        self.far.note(out);
+        result?;
         let winding_up = [&self.near, &self.far].into_iter().find(|side| side.is_winding_up());
         if let Some(side) = winding_up
             && self.has_passed_all_on()
@@ -182,8 +182,12 @@ impl Relay {
     /// How the legs end behind a fault.
     pub(super) fn end(self, cut: Cut, out: &mut Outbox) -> Ended {
         let Cut { fault, culprit } = cut;
-        let is_cut =
-            !self.has_passed_all_on() || self.near.has_half_a_record() || self.far.has_half_a_record();
+        // A plain leg is reset when a drain is over. Where there is none, the alerts say that it is a cut.
+        let has_no_plain_leg = matches!((&self.near, &self.far), (Side::Tls(_), Side::Tls(_)));
+        let is_cut = !self.has_passed_all_on()
+            || self.near.has_half_a_record()
+            || self.far.has_half_a_record()
+            || fault == Fault::DrainTimeout && has_no_plain_leg;
         let ending = Ending { fault, culprit, is_cut };
         let Self { near, far, to_near, to_far, .. } = self;
         let heard = near.heard().or_else(|| far.heard());

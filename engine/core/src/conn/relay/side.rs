@@ -159,19 +159,7 @@ impl Side {
     pub(in crate::conn) fn end(self, ending: Ending, held: Option<Buf>, out: &mut Outbox) -> LegEnd {
         match self {
             Self::Tls(side) => LegEnd::Tls(side.end(ending, held, out)),
-            Self::Plain(side) => {
-                let end = plain_end(&side, ending);
-                let mut held = held;
-                LegEnd::Plain(match end {
-                    PlainEnd::DeliverThenReset(_) => {
-                        PlainEnd::DeliverThenReset(Delivery { sending: side.is_sending(), held: held.take() })
-                    }
-                    other => {
-                        held.into_iter().for_each(|buf| out.bufs.give(buf));
-                        other
-                    }
-                })
-            }
+            Self::Plain(side) => LegEnd::Plain(plain_end(&side, ending, held, out)),
         }
     }
 
@@ -198,8 +186,8 @@ impl Side {
     }
 }
 
-fn plain_end(side: &PlainSide, ending: Ending) -> PlainEnd {
-    match ending.fault {
+fn plain_end(side: &PlainSide, ending: Ending, held: Option<Buf>, out: &mut Outbox) -> PlainEnd {
+    let end = match ending.fault {
         // It takes nothing more, or has had its time.
         _ if ending.culprit == Some(side.leg()) || side.is_broken() => PlainEnd::Reset,
         Fault::DrainTimeout => PlainEnd::Reset,
@@ -207,6 +195,8 @@ fn plain_end(side: &PlainSide, ending: Ending) -> PlainEnd {
         Fault::IdleTimeout => PlainEnd::InOrder,
         // Its end was passed on as one: the operator takes FIN alone for an end.
         Fault::Truncated if side.has_ended() => PlainEnd::InOrder,
-        _ => PlainEnd::DeliverThenReset(Delivery { sending: false, held: None }),
-    }
+        _ => return PlainEnd::DeliverThenReset(Delivery { sending: side.is_sending(), held }),
+    };
+    held.into_iter().for_each(|buf| out.bufs.give(buf));
+    end
 }
