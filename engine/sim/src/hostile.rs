@@ -1,7 +1,7 @@
-//! A peer that keeps to the record layer and to nothing else: it says what it is told to, in its own records.
+//! A peer that keeps to the record layer and to nothing else: it sends what the script says, in its own records.
 //!
 //! It takes its keys from rustls after the handshake, as client or as server, and derives those that follow a
-//! KeyUpdate for itself.
+//! KeyUpdate by its own means.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The peer of the world: a rustls client or server, driven by bytes; hostile if it is told to be.
+//! The peer of the world: a rustls client or server, driven by bytes; hostile if the plan says so.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};

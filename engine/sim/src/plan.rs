@@ -33,7 +33,7 @@ pub enum Mishap {
     BackendReset,
     /// A bit of what the peer sent is flipped.
     FlippedBit,
-    /// The engine is told to drain.
+    /// The engine begins to drain.
     Drain,
     /// The kill switch of the offload is thrown.
     NoMoreOffload,

@@ -30,7 +30,7 @@ pub struct Offer {
     pub after_bytes: u64,
     /// Whether the kernel takes the key that follows a KeyUpdate.
     pub rekeys: bool,
-    /// Whether the kernel is told that peers do not pad their records.
+    /// Whether the kernel may expect records without padding.
     pub expect_no_pad: bool,
 }
 

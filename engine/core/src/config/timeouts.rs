@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Timeouts {
     /// Accept until the handshake is complete and the records are aligned.
     pub handshake: Duration,
-    /// Start of the plain leg's connect until it is open.
+    /// Start of the far leg's connect until it is open.
     pub connect: Duration,
     /// The last byte moved in either direction.
     pub idle: Duration,

@@ -108,7 +108,7 @@ pub(super) enum Receiver {
     Userspace(Opener),
 }
 
-/// What stage 4 gets.
+/// What a side with TLS begins with.
 #[derive(Debug)]
 pub(super) struct Carried {
     pub(super) version: Version,

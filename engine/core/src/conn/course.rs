@@ -64,7 +64,7 @@ impl Course {
     }
 
     /// When a record that a peer has begun is to be whole.
-    pub(super) fn record_until(&self) -> Option<(Instant, Leg)> {
+    pub(super) fn record_until(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Relay(relay) => relay.record_until(),
             _ => None,
@@ -88,34 +88,22 @@ impl Course {
             Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
             _ => {}
         }
-        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
-        self.stage = match stage {
+        // The stage that lasts is not moved for each event.
+        if matches!(self.stage, Stage::Relay(_)) {
+            self.relay(event, now, rules, out);
+            return self.busy.give(out.actions());
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Begin => self.open_near(event, now, rules, out),
             Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
             Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
             Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
-            Stage::Relay(stage) if matches!(event, Event::Expired) => {
-                let late = stage.record_until().filter(|(until, _)| *until <= now);
-                let cut = match late {
-                    _ if self.drain_until.is_some_and(|until| until <= now) => {
-                        Cut { fault: Fault::DrainTimeout, culprit: None }
-                    }
-                    Some((_, leg)) => Cut { fault: Fault::RecordTimeout, culprit: Some(leg) },
-                    None => {
-                        self.stage = self.relay(stage, event, now, rules, out);
-                        return self.busy.give(out.actions());
-                    }
-                };
-                let ended = stage.end(cut, out);
-                self.end(ended, now, rules, out)
-            }
-            Stage::Relay(stage) => self.relay(stage, event, now, rules, out),
             Stage::Shutdown(mut stage) => {
                 stage.on(event, now, out);
                 self.go_on_ending(stage, out)
             }
-            Stage::Closed => {
+            Stage::Closed | Stage::Relay(_) => {
                 give_back(event, out);
                 Stage::Closed
             }
@@ -158,8 +146,10 @@ impl Course {
                 self.is_established = true;
                 self.deadline = Some(now + rules.policy.timeouts.idle);
                 let mut relay = Box::new(Relay::begin(near, side));
-                let result = relay.start(now, rules, out);
-                self.after_relay(relay, result, now, rules, out)
+                match relay.start(now, rules, out) {
+                    Ok(false) => Stage::Relay(relay),
+                    result => self.end_relay(*relay, result.err(), now, rules, out),
+                }
             }
             (Leg::Far, None) => {
                 self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
@@ -317,39 +307,43 @@ impl Course {
         }
     }
 
-    fn relay(
-        &mut self,
-        mut stage: Box<Relay>,
-        event: Event,
-        now: Instant,
-        rules: &Rules<'_>,
-        out: &mut Outbox,
-    ) -> Stage {
+    fn relay(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
+        let Stage::Relay(relay) = &mut self.stage else { return };
         let moved = matches!(
             event,
             Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
         );
-        let had_lost_a_peer = stage.has_lost_a_peer();
-        let result = stage.on(event, now, rules, out);
-        if moved || stage.has_lost_a_peer() != had_lost_a_peer {
+        let had_lost_a_peer = relay.has_lost_a_peer();
+        let is_drained = self.drain_until.is_some_and(|until| until <= now);
+        let result = match event {
+            Event::Expired if is_drained => Err(Cut { fault: Fault::DrainTimeout, culprit: None }),
+            event => relay.on(event, now, rules, out),
+        };
+        let has_lost_a_peer = relay.has_lost_a_peer();
+        if moved || has_lost_a_peer != had_lost_a_peer {
             let Timeouts { idle, drain, .. } = rules.policy.timeouts;
-            self.deadline = Some(now + if stage.has_lost_a_peer() { drain.min(idle) } else { idle });
+            self.deadline = Some(now + if has_lost_a_peer { drain.min(idle) } else { idle });
         }
-        self.after_relay(stage, result, now, rules, out)
+        if let Ok(false) = result {
+            return;
+        }
+        if let Stage::Relay(relay) = std::mem::replace(&mut self.stage, Stage::Closed) {
+            self.stage = self.end_relay(*relay, result.err(), now, rules, out);
+        }
     }
 
-    fn after_relay(
+    /// The relay ends: cut, or because both sides have ended.
+    fn end_relay(
         &mut self,
-        stage: Box<Relay>,
-        result: Result<bool, Cut>,
+        relay: Relay,
+        cut: Option<Cut>,
         now: Instant,
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let ended = match result {
-            Ok(false) => return Stage::Relay(stage),
-            Ok(true) => stage.end_in_order(out),
-            Err(cut) => stage.end(cut, out),
+        let ended = match cut {
+            None => relay.end_in_order(out),
+            Some(cut) => relay.end(cut, out),
         };
         self.end(ended, now, rules, out)
     }

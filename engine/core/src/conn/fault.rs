@@ -17,7 +17,7 @@ pub enum Level {
     Warn,
 }
 
-/// Whose doing it was, which decides what the other leg is told.
+/// Whose doing it was, which decides how the other leg ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The TLS leg: the plain leg is reset, for its stream is not complete.
@@ -112,15 +112,15 @@ faults! {
     ClientReset = "client_reset", Tls, Info, None;
     /// The kernel reports an error on the TLS leg that has no name here.
     TlsLegFailed = "tls_leg_failed", Tls, Warn, None;
-    /// The plain leg was not open in time.
+    /// The far leg was not open in time.
     ConnectTimeout = "connect_timeout", Plain, Warn, Some(alert::INTERNAL_ERROR);
     /// The backend refused the connection.
     BackendRefused = "backend_refused", Plain, Warn, Some(alert::INTERNAL_ERROR);
     /// The backend cannot be reached.
     BackendUnreachable = "backend_unreachable", Plain, Warn, Some(alert::INTERNAL_ERROR);
-    /// No descriptor is left for the plain leg: raise LimitNOFILE, or lower max_connections.
+    /// No descriptor is left for the far leg: raise LimitNOFILE, or lower max_connections.
     NoDescriptor = "no_descriptor", Plain, Warn, Some(alert::INTERNAL_ERROR);
-    /// No local port is left for the plain leg: widen net.ipv4.ip_local_port_range.
+    /// No local port is left for the far leg: widen net.ipv4.ip_local_port_range.
     NoLocalPort = "no_local_port", Plain, Warn, Some(alert::INTERNAL_ERROR);
     /// The backend reset the connection.
     BackendReset = "backend_reset", Plain, Info, Some(alert::INTERNAL_ERROR);

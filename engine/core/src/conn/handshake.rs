@@ -117,7 +117,7 @@ impl Handshake {
     /// Leaves the session behind, once [`Next::Advance`] was said.
     ///
     /// # Errors
-    /// The peer is not one that may connect, and is told so; nothing of it has been passed on.
+    /// The peer is not one that may connect, and gets an alert; nothing of it has been passed on.
     pub(super) fn finish(self, out: &mut Outbox) -> Result<Handshaken, Failure> {
         let Self { mut session, incoming, .. } = self;
         let offered = session.take_offered();
@@ -201,7 +201,7 @@ impl Handshake {
     }
 }
 
-/// RFC 8122 §6.2: a peer whose certificate does not match, or that has none, is told bad_certificate.
+/// RFC 8122 §6.2: a peer whose certificate does not match, or that has none, gets bad_certificate.
 fn admit(established: Established, out: &mut Outbox) -> Result<Established, Failure> {
     let fault = match established.peer {
         Ok(()) => return Ok(established),

@@ -83,10 +83,7 @@ impl Conn {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let Course { deadline, drain_until, .. } = &self.course;
-        [*deadline, self.course.record_until().map(|(until, _)| until), *drain_until]
-            .into_iter()
-            .flatten()
-            .min()
+        [*deadline, self.course.record_until(), *drain_until].into_iter().flatten().min()
     }
 
     /// Whether its handshake was completed.

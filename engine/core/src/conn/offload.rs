@@ -1,4 +1,4 @@
-//! Stage 3: the keys to the kernel, each direction for itself.
+//! Stage 3: the keys to the kernel, each direction separately.
 //!
 //! What we send begins at a record boundary as soon as the last flight is sent. What the peer sends does so
 //! only if nothing came behind its last flight: the client's first data often shares a segment with its

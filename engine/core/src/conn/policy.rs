@@ -23,7 +23,7 @@ pub struct Policy {
     pub record_limit: u64,
     /// A peer's FIN without close_notify becomes an orderly end of the other leg, rather than a reset.
     pub takes_fin_for_the_end: bool,
-    /// Whether the kernel is told that peers do not pad their records (`TLS_RX_EXPECT_NO_PAD`).
+    /// Whether the kernel may expect records without padding (`TLS_RX_EXPECT_NO_PAD`).
     pub expect_no_pad: bool,
 }
 

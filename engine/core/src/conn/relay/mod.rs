@@ -50,8 +50,8 @@ impl Relay {
     /// Begins with what has come behind the handshakes. Returns whether both sides have ended.
     pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
         self.look(now, rules.offer);
-        let result = self.pump(Moved::Any, out);
-        self.conclude(result, out)
+        self.pump(Moved::Any, out)?;
+        self.conclude()
     }
 
     /// Takes one event. Returns whether both sides have ended.
@@ -64,8 +64,9 @@ impl Relay {
     ) -> Result<bool, Cut> {
         self.look(now, rules.offer);
         let moved = Moved::by(&event);
-        let result = self.take(event, out).and_then(|()| self.pump(moved, out));
-        self.conclude(result, out)
+        self.take(event, now, out)?;
+        self.pump(moved, out)?;
+        self.conclude()
     }
 
     fn look(&mut self, now: Instant, offer: Offer) {
@@ -76,23 +77,21 @@ impl Relay {
         }
     }
 
-    fn conclude(&mut self, result: Result<(), Cut>, out: &mut Outbox) -> Result<bool, Cut> {
-        self.near.note(out);
-        self.far.note(out);
-        result?;
-        let winding_up = [&self.near, &self.far].into_iter().find(|side| side.is_winding_up());
-        if let Some(side) = winding_up
-            && self.has_passed_all_on()
-        {
-            return Err(Cut { fault: Fault::RecordLimit, culprit: Some(side.leg()) });
+    /// Whether both sides have ended, each in order.
+    fn conclude(&self) -> Result<bool, Cut> {
+        let Self { near, far, .. } = self;
+        let (is_near, is_far) = (near.is_winding_up(), far.is_winding_up());
+        if (is_near || is_far) && self.has_passed_all_on() {
+            let culprit = Some(if is_near { Leg::Near } else { Leg::Far });
+            return Err(Cut { fault: Fault::RecordLimit, culprit });
         }
-        if !(self.near.has_ended() && self.far.has_ended()) {
+        if !(near.has_ended() && far.has_ended()) {
             return Ok(false);
         }
         // A plain leg that is broken says more than what it caused on the other.
-        let [first, second] = match (&self.near, &self.far) {
-            (Side::Tls(_), Side::Plain(_)) => [&self.far, &self.near],
-            _ => [&self.near, &self.far],
+        let [first, second] = match (near, far) {
+            (Side::Tls(_), Side::Plain(_)) => [far, near],
+            _ => [near, far],
         };
         match first.cut().or_else(|| second.cut()) {
             Some(cut) => Err(cut),
@@ -100,10 +99,10 @@ impl Relay {
         }
     }
 
-    fn take(&mut self, event: Event, out: &mut Outbox) -> Result<(), Cut> {
+    fn take(&mut self, event: Event, now: Instant, out: &mut Outbox) -> Result<(), Cut> {
         let neither = |fault| Cut { fault, culprit: None };
         let leg = match &event {
-            Event::Expired => return self.expire(out),
+            Event::Expired => return self.expire(now, out),
             Event::Drain { .. } => return Ok(()),
             _ => event.leg().ok_or_else(|| neither(Fault::Internal))?,
         };
@@ -122,10 +121,15 @@ impl Relay {
         Ok(())
     }
 
-    /// Nothing has moved for the idle time. Where the front of a record may lie with the kernel, the streams
-    /// end in order only if none does.
-    fn expire(&mut self, out: &mut Outbox) -> Result<(), Cut> {
+    /// A record that has begun is late, or nothing has moved for the idle time. Where the front of a record
+    /// may lie with the kernel, the streams end in order only if none does.
+    fn expire(&mut self, now: Instant, out: &mut Outbox) -> Result<(), Cut> {
         let sides = [&self.near, &self.far];
+        if let Some(side) =
+            sides.into_iter().find(|side| side.record_until().is_some_and(|until| until <= now))
+        {
+            return Err(Cut { fault: Fault::RecordTimeout, culprit: Some(side.leg()) });
+        }
         if let Some(side) = sides.into_iter().find(|side| side.has_lost_its_peer()) {
             return Err(Cut { fault: Fault::ClientReset, culprit: Some(side.leg()) });
         }
@@ -174,9 +178,8 @@ impl Relay {
     }
 
     /// When a record that a peer has begun is to be whole; not while nothing is received.
-    pub(super) fn record_until(&self) -> Option<(Instant, Leg)> {
-        let of = |side: &Side| side.record_until().map(|until| (until, side.leg()));
-        [of(&self.near), of(&self.far)].into_iter().flatten().min_by_key(|(until, _)| *until)
+    pub(super) fn record_until(&self) -> Option<Instant> {
+        [self.near.record_until(), self.far.record_until()].into_iter().flatten().min()
     }
 
     /// How the legs end behind a fault.

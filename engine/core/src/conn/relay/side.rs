@@ -40,6 +40,7 @@ impl Side {
     }
 
     /// What happened on this leg; what was received is `received` afterwards.
+    #[inline]
     pub(super) fn on(
         &mut self,
         event: Event,
@@ -53,6 +54,7 @@ impl Side {
     }
 
     /// Sends what comes next, if it can be sent now: of what is `held`, or behind it all the end.
+    #[inline]
     pub(super) fn send_next(
         &mut self,
         held: &mut Option<Buf>,
@@ -70,6 +72,7 @@ impl Side {
 
     /// Receives the next bytes, at most `max` of plaintext, if it `may`. Returns whether some were there
     /// already, or something was settled: then it is to be called again.
+    #[inline]
     pub(super) fn receive_next(
         &mut self,
         received: &mut Option<Buf>,
@@ -89,6 +92,7 @@ impl Side {
     }
 
     /// Most bytes of plaintext that it takes at once.
+    #[inline]
     pub(super) fn takes_bytes(&self) -> usize {
         match self {
             Self::Plain(_) => RECEIVE_BYTES,
@@ -97,6 +101,7 @@ impl Side {
     }
 
     /// The peer sends no more.
+    #[inline]
     pub(super) fn is_at_end(&self) -> bool {
         match self {
             Self::Plain(side) => side.is_at_end(),
@@ -105,6 +110,7 @@ impl Side {
     }
 
     /// Nothing more can be sent, or is to be.
+    #[inline]
     pub(super) fn has_ended(&self) -> bool {
         match self {
             Self::Plain(side) => side.has_ended(),
@@ -120,11 +126,13 @@ impl Side {
     }
 
     /// A key is spent: nothing more is received on either side, and what was is passed on.
+    #[inline]
     pub(super) fn is_winding_up(&self) -> bool {
         matches!(self, Self::Tls(side) if side.is_winding_up())
     }
 
     /// The peer has reset the connection; what it sent before is still passed on.
+    #[inline]
     pub(super) fn has_lost_its_peer(&self) -> bool {
         matches!(self, Self::Tls(side) if side.has_lost_its_peer())
     }
@@ -176,12 +184,6 @@ impl Side {
         match self {
             Self::Plain(_) => None,
             Self::Tls(side) => side.heard(),
-        }
-    }
-
-    pub(super) fn note(&mut self, out: &mut Outbox) {
-        if let Self::Tls(side) = self {
-            side.note(out);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A direction changes its carrier, or a carrier its key.
 //!
-//! Each direction goes to the kernel for itself, at one of its own record boundaries: what goes to the peer
+//! Each direction goes to the kernel separately, at one of its own record boundaries: what goes to the peer
 //! when nothing of ours is being sent, what comes from it when nothing of it lies in our memory. A kernel
 //! that refuses, now or later, leaves the direction where it is.
 

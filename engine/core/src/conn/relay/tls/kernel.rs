@@ -91,7 +91,7 @@ impl TlsSide {
 }
 
 /// Most records that the kernel makes of `bytes` sent at once: one more than they need. Each short send adds
-/// one, as it is told.
+/// one, which `Event::Moved` reports.
 pub(super) fn records_of(bytes: usize) -> u64 {
     bytes.div_ceil(MAX_PLAINTEXT_BYTES) as u64 + 1
 }

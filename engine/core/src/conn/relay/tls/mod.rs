@@ -149,9 +149,15 @@ impl TlsSide {
         match event {
             Event::Received { buf, count, more, .. } => {
                 self.receiver.has_more = more;
-                return self.received(buf, count, received, out);
+                let result = self.received(buf, count, received, out);
+                self.seen.note(out);
+                return result;
             }
-            Event::Record { record_type, buf, .. } => return self.record(record_type, buf, received, out),
+            Event::Record { record_type, buf, .. } => {
+                let result = self.record(record_type, buf, received, out);
+                self.seen.note(out);
+                return result;
+            }
             Event::Moved { .. } => {
                 // It is taken up again at a place that may be no record boundary.
                 if let Transmitter::Kernel(records) = &mut self.sender.path {
@@ -250,8 +256,9 @@ impl TlsSide {
         }
         match self.receiver.partial.take() {
             Some(buf) if userspace::starts_with_a_whole_record(&buf) => {
-                self.open(buf, received, out)?;
-                Ok(true)
+                let result = self.open(buf, received, out);
+                self.seen.note(out);
+                result.map(|()| true)
             }
             None if self.receiver.left == Some(0) => Ok(!self.offer_rx(out)),
             partial => {
@@ -307,11 +314,6 @@ impl TlsSide {
     /// When a record that the peer has begun is to be whole; not while nothing is received.
     pub(super) fn record_until(&self) -> Option<Instant> {
         self.receiver.record_since.map(|since| since + self.receiver.record_time)
-    }
-
-    /// Counts what came beside application data.
-    pub(super) fn note(&mut self, out: &mut Outbox) {
-        self.seen.note(out);
     }
 
     /// Gives what it holds back to the free list.
