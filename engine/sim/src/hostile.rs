@@ -1,4 +1,5 @@
-//! A peer that keeps to the record layer and to nothing else: it sends what the script says, in its own records.
+//! A peer that keeps to the record layer and to nothing else: it sends what the script says, in its own
+//! records.
 //!
 //! It takes its keys from rustls after the handshake, as client or as server, and derives those that follow a
 //! KeyUpdate by its own means.

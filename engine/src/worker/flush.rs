@@ -97,10 +97,12 @@ impl Hands<'_> {
     pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let line = slot.line(leg);
-        let (last, line_is_plain) = (line.look.take(), line.is_plain);
-        let harmless =
-            |socket: &BorrowedFd<'_>| !line_is_plain && tcp::unread_bytes(*socket).is_ok_and(|n| n == 0);
-        let sending = line.socket().filter(|it| !harmless(it)).and_then(|socket| tcp::sending(socket).ok());
+        let last = line.look.take();
+        let has_unread = |socket| tcp::unread_bytes(socket).map_or(true, |bytes| bytes > 0);
+        let sending = match line.socket() {
+            Some(socket) if line.is_plain || has_unread(socket) => tcp::sending(socket).ok(),
+            _ => None,
+        };
         match sending {
             Some(sending) if !sending.is_done => {
                 self.look_later(id, leg, last, sending.given, Awaits::Settled)

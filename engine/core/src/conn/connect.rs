@@ -17,7 +17,8 @@ impl Connect {
         Self { to: 0 }
     }
 
-    /// An attempt that fails is followed by the next of the `endpoints`; the failure of the last one is reported.
+    /// An attempt that fails is followed by the next of the `endpoints`; the failure of the last one is
+    /// reported.
     pub(super) fn on(&mut self, event: Event, endpoints: usize, out: &mut Outbox) -> Next<()> {
         match event {
             Event::Connected => Next::Advance(()),

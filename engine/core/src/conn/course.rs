@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::accept::Accept;
 use super::action::{Action, Evidence, Milestone, Outbox, Report};
 use super::busy::Busy;
-use super::carrier::{Ended, Farewell, LegEnd, TlsEnd};
+use super::carrier::{Ended, Farewell, LegEnd, PlainEnd, TlsEnd};
 use super::connect::Connect;
 use super::event::{Event, Leg, Operation};
-use super::fault::Fault;
+use super::fault::{Blame, Fault};
 use super::handshake::{Failure, Handshake, Handshaken};
 use super::offload::Offload;
 use super::policy::Security;
@@ -370,7 +370,8 @@ impl Course {
         };
         let near = match near {
             // Nothing of it was passed on: there is nothing to be delivered.
-            Side::Plain(_) => LegEnd::plain(fault.is_somebodys()),
+            Side::Plain(_) if fault.blame() == Blame::Nobody => LegEnd::Plain(PlainEnd::InOrder),
+            Side::Plain(_) => LegEnd::Plain(PlainEnd::Reset),
             near => near.end(Ending { fault, culprit, is_cut: false }, None, out),
         };
         Ended { fault: Some(fault), culprit, heard, near, far: end }

@@ -164,11 +164,6 @@ impl Fault {
         self.row().0
     }
 
-    /// Whether the stream is cut for it: nobody asked for the end.
-    pub(super) fn is_somebodys(self) -> bool {
-        self.blame() != Blame::Nobody
-    }
-
     /// How loudly it is logged.
     #[must_use]
     pub fn level(self) -> Level {

@@ -1,8 +1,8 @@
 //! What rustls asks of every verifier beside who the peer is, in the same words for clients' certificates and
 //! for servers'.
 
-/// The methods of `ClientCertVerifier` and `ServerCertVerifier` that check a signature of the handshake, for a
-/// type with `verify_tls12`, `verify_tls13` and `algorithms` of its own.
+/// The methods of `ClientCertVerifier` and `ServerCertVerifier` that check a signature of the handshake, for
+/// a type with `verify_tls12`, `verify_tls13` and `algorithms` of its own.
 macro_rules! handshake_signatures {
     () => {
         fn verify_tls12_signature(

@@ -11,7 +11,7 @@ mod tls;
 use std::time::Instant;
 
 use super::action::{Action, Carriage, Milestone, Outbox};
-use super::carrier::{Ended, LegEnd, Offer, PlainEnd};
+use super::carrier::{Ended, Offer};
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::{RECEIVE_BYTES, Rules};
@@ -254,11 +254,4 @@ fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Out
 /// It is settled who carries the records of a direction.
 fn note(direction: Direction, by: Carriage, out: &mut Outbox) {
     out.push(Action::Note(Milestone::Carried { direction, by }));
-}
-
-impl LegEnd {
-    /// A plain leg that is cut at once, or closed where nobody is to blame.
-    pub(super) fn plain(reset: bool) -> Self {
-        Self::Plain(if reset { PlainEnd::Reset } else { PlainEnd::InOrder })
-    }
 }
