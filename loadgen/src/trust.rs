@@ -40,18 +40,12 @@ impl Trust {
     pub fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
         let accepted = match self {
             Self::Authorities(certificates) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates {
-                    roots.add(certificate.clone()).context("a certificate that cannot be trusted")?;
-                }
-                let builder =
-                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-                return Ok(Arc::new(Listed { chains: builder.build()?, certificates: certificates.clone() }));
+                Accepted::Authorities(Authorities::new(certificates, provider)?)
             }
-            Self::Fingerprints(fingerprints) => Some(fingerprints.clone()),
-            Self::Anybody => None,
+            Self::Fingerprints(fingerprints) => Accepted::Fingerprints(fingerprints.clone()),
+            Self::Anybody => Accepted::Anybody,
         };
-        Ok(Arc::new(Pinned { accepted, provider: Arc::clone(provider) }))
+        Ok(Arc::new(Verifier { accepted, provider: Arc::clone(provider) }))
     }
 }
 
@@ -82,16 +76,25 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
     fingerprint
 }
 
-/// Accepts chains to authorities, and of the authorities' certificates each as a server's own: that is what
+/// Chains to authorities, and of the authorities' certificates each as a server's own: that is what
 /// `openssl req -x509` makes, and webpki takes none for a server's that may issue others.
 #[derive(Debug)]
-struct Listed {
+struct Authorities {
     chains: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Listed {
-    fn verify_server_cert(
+impl Authorities {
+    fn new(certificates: &[CertificateDer<'static>], provider: &Arc<CryptoProvider>) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates {
+            roots.add(certificate.clone()).context("a certificate that cannot be trusted")?;
+        }
+        let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        Ok(Self { chains: builder.build()?, certificates: certificates.to_vec() })
+    }
+
+    fn verify(
         &self,
         certificate: &CertificateDer<'_>,
         issuers: &[CertificateDer<'_>],
@@ -106,28 +109,6 @@ impl ServerCertVerifier for Listed {
             Err(error) if needs_an_issuer(&error) && is_listed() => has_name(certificate, name),
             verified => verified,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
     }
 }
 
@@ -148,34 +129,35 @@ fn has_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<S
     named.map(|()| ServerCertVerified::assertion()).map_err(|_| CertificateError::NotValidForName.into())
 }
 
-/// Accepts certificates by their hash, or any; the handshake's signature is checked in any case.
+/// What a [`Trust`] accepts.
 #[derive(Debug)]
-struct Pinned {
-    accepted: Option<Vec<Fingerprint>>,
+enum Accepted {
+    Authorities(Authorities),
+    Fingerprints(Vec<Fingerprint>),
+    Anybody,
+}
+
+/// Accepts a certificate by its chain, by its hash, or any; the handshake's signature is checked in any case.
+#[derive(Debug)]
+struct Verifier {
+    accepted: Accepted,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        issuers: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(accepted) = &self.accepted else { return Ok(ServerCertVerified::assertion()) };
-        let found = fingerprint(certificate);
-        if accepted.contains(&found) {
-            return Ok(ServerCertVerified::assertion());
+        match &self.accepted {
+            Accepted::Authorities(authorities) => authorities.verify(certificate, issuers, name, ocsp, now),
+            Accepted::Fingerprints(accepted) => has_fingerprint(certificate, accepted),
+            Accepted::Anybody => Ok(ServerCertVerified::assertion()),
         }
-        let mut text = String::new();
-        for byte in found {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        let reason = io::Error::other(format!("its fingerprint is {text}"));
-        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason)))))
     }
 
     fn verify_tls12_signature(
@@ -220,7 +202,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-impl Pinned {
+impl Verifier {
     /// Whether anybody is accepted and the key is one that the provider verifies nothing by.
     fn takes_for_granted(&self, certificate: &CertificateDer<'_>) -> bool {
         let parsed = X509Certificate::from_der(certificate);
@@ -228,8 +210,25 @@ impl Pinned {
             Ok(PublicKey::RSA(key)) => key.key_size() < RSA_BITS_MIN,
             _ => false,
         });
-        self.accepted.is_none() && is_short
+        matches!(self.accepted, Accepted::Anybody) && is_short
     }
+}
+
+fn has_fingerprint(
+    certificate: &CertificateDer<'_>,
+    accepted: &[Fingerprint],
+) -> Result<ServerCertVerified, Error> {
+    let found = fingerprint(certificate);
+    if accepted.contains(&found) {
+        return Ok(ServerCertVerified::assertion());
+    }
+    let mut text = String::new();
+    for byte in found {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    let reason = io::Error::other(format!("its fingerprint is {text}"));
+    Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason)))))
 }
 
 /// By the bare key, so that a certificate of any version will do.

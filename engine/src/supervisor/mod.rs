@@ -9,13 +9,13 @@ mod error;
 mod files;
 mod pulse;
 mod reload;
+mod sockets;
 mod ticket_clock;
 mod watch;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -25,15 +25,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
-use crate::config::limits::{LISTEN_BACKLOG, connections_within, descriptors_needed};
-use crate::config::{Backend, Config, ConfigError, Listener, Pinning, Truncation};
+use crate::config::limits::{connections_within, descriptors_needed};
+use crate::config::{Backend, Config, ConfigError, Truncation};
 use crate::conn::fault::Fault;
-use crate::conn::policy::Legs;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
 use crate::sys::socket;
-use crate::tls::{Tickets, warnings};
+use crate::tls::Tickets;
 use crate::upstream::Upstream;
 use crate::worker::{FrontSetup, Offers, Setup, Stop};
 
@@ -42,8 +41,9 @@ use crew::{Admin, Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Reload};
 use pulse::Pulse;
+use sockets::{bind_admin, bound, listening, note_ipv6_alone};
 use ticket_clock::TicketClock;
-use watch::{Seen, Watch, Watched};
+use watch::{InForce, Seen, Watch, Watched};
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
@@ -141,7 +141,9 @@ impl Engine {
             all_legs.push(terms);
             served.push(Served { local_addr, backend: listener.backend.clone(), carriers });
         }
-        reload::warn(&warnings(all_legs.iter().flat_map(Legs::terms), ticket_clock::now()));
+        let mut in_force = InForce::default();
+        in_force.replace(config.listeners.clone(), seen);
+        in_force.warn(&all_legs);
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
             admin_listener.as_ref().map(|listener| bound(listener, served[0].local_addr)).transpose()?;
@@ -152,7 +154,7 @@ impl Engine {
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), offers.allowed()).with_log(log_counters);
         let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;
-        control.watched.lock().replace(config.listeners.clone(), seen);
+        *control.watched.lock() = in_force;
         let setups = fronts.into_iter().zip(counters).enumerate().map(|(index, (fronts, counters))| Setup {
             index,
             fronts,
@@ -327,44 +329,6 @@ fn affordable_connections(config: &Config) -> Result<usize, StartError> {
     Ok(affordable)
 }
 
-/// One listener a worker, all on one port.
-fn bind_workers(address: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, StartError> {
-    let refused = |error: io::Error| StartError::listen("listen", address, &error);
-    socket::is_free(address).map_err(refused)?;
-    let first = socket::listener(address, true, LISTEN_BACKLOG).map_err(refused)?;
-    // Port 0 became a port: the others take the same.
-    let address = bound(&first, address)?;
-    let mut listeners = vec![first];
-    while listeners.len() < workers {
-        let listener = socket::listener(address, true, LISTEN_BACKLOG);
-        listeners.push(listener.map_err(|error| StartError::listen("listen", address, &error))?);
-    }
-    Ok(listeners)
-}
-
-/// Up to 2026-11 such a listener took IPv4 too, unless the host was configured otherwise.
-fn note_ipv6_alone(config: &Config) {
-    let takes = |ip: IpAddr, port| config.listeners.iter().any(|one| one.listen == SocketAddr::new(ip, port));
-    for listener in &config.listeners {
-        let address = listener.listen;
-        if address.ip() == Ipv6Addr::UNSPECIFIED && !takes(Ipv4Addr::UNSPECIFIED.into(), address.port()) {
-            let other = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            tracing::info!(
-                "{address} takes IPv6 alone; for IPv4 too add a [[listener]] with listen = \"{other}\""
-            );
-        }
-    }
-}
-
-/// What they accept inherits it. Connections work without.
-fn keep_alive(listeners: &[OwnedFd]) {
-    for listener in listeners {
-        if let Err(error) = socket::keep_alive(listener.as_fd()) {
-            tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
-        }
-    }
-}
-
 /// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
 fn look_at_files(tickets: Arc<Tickets>, control: Control) -> impl FnMut() + Send + 'static {
     let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(control));
@@ -372,40 +336,6 @@ fn look_at_files(tickets: Arc<Tickets>, control: Control) -> impl FnMut() + Send
         clock.tick();
         watch.tick();
     }
-}
-
-/// The listener's sockets, one for each worker, with their options.
-fn listening(listener: &Listener, config: &Config, cpus: &[usize]) -> Result<Vec<OwnedFd>, StartError> {
-    let sockets = bind_workers(listener.listen, config.workers)?;
-    if listener.keepalive {
-        keep_alive(&sockets);
-    }
-    if config.pin_workers == Pinning::IncomingCpu {
-        prefer_incoming(&sockets, cpus);
-    }
-    Ok(sockets)
-}
-
-/// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
-fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
-    for (listener, &cpu) in listeners.iter().zip(cpus) {
-        if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {
-            tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
-        }
-    }
-}
-
-fn bind_admin(address: SocketAddr) -> Result<OwnedFd, StartError> {
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "admin is on {address}, which is no loopback address: whoever reaches it reads the metrics"
-        );
-    }
-    socket::listener(address, false, 64).map_err(|error| StartError::listen("admin", address, &error))
-}
-
-fn bound(listener: &OwnedFd, asked: SocketAddr) -> Result<SocketAddr, StartError> {
-    socket::local_addr(listener.as_fd()).map_err(|error| StartError::listen("listen", asked, &error))
 }
 
 /// What falls to one worker of `total` connections: the first ones get what does not divide.
@@ -461,7 +391,6 @@ pub enum RunError {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
@@ -471,25 +400,5 @@ mod tests {
             assert_eq!(shares.iter().sum::<usize>(), total);
             assert!(shares[0] - shares[workers - 1] <= 1);
         }
-    }
-
-    #[test]
-    fn workers_share_the_port_that_was_chosen_and_nobody_else_gets_it() {
-        let listeners = bind_workers((Ipv4Addr::LOCALHOST, 0).into(), 3).unwrap();
-        let address = bound(&listeners[0], (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        for listener in &listeners {
-            assert_eq!(bound(listener, address).unwrap(), address);
-        }
-        let error = bind_workers(address, 1).unwrap_err().to_string();
-        assert!(error.contains("is in use") && error.contains("ss -ltnp"), "{error}");
-    }
-
-    #[test]
-    fn an_address_of_another_host_is_refused_with_what_to_try() {
-        let error = bind_workers("192.0.2.1:0".parse().unwrap(), 1).unwrap_err().to_string();
-        assert!(
-            error.contains("192.0.2.1:0 is no address of this host") && error.contains("ip addr"),
-            "{error}"
-        );
     }
 }

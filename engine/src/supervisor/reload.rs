@@ -4,10 +4,8 @@
 use super::watch::{self, Seen};
 use super::{Carriers, Control, StartError, ticket_clock};
 use crate::config::{Config, ConfigError, Listener, OffloadPolicy};
-use crate::conn::policy::Legs;
 use crate::sys::ktls::CipherSet;
 use crate::sys::probe::{self, Ktls, Rekey};
-use crate::tls::warnings;
 
 /// What the kernel can do, found by trying, unless no listener wants to know.
 pub(super) fn find(config: &Config) -> Ktls {
@@ -44,10 +42,10 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let seen = Seen::of(&new.listeners);
     let terms = watch::load(&new.listeners, control).map_err(|error| error.to_string())?;
     warn(&new.collisions());
-    warn(&warnings(terms.iter().flat_map(Legs::terms), ticket_clock::now()));
+    in_force.replace(new.listeners.clone(), seen);
+    in_force.warn(&terms);
     control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
     watch::warn_of_exposed_keys(&new.listeners);
-    in_force.replace(new.listeners.clone(), seen);
     for (old, new) in running.listeners.iter_mut().zip(&new.listeners) {
         let record_limit = old.offload.record_limit;
         let Listener { listen, backend, truncation, keepalive, .. } = old.clone();

@@ -9,7 +9,6 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::reload::warn;
 use super::{Control, ticket_clock};
 use crate::config::{Listener, Voucher};
 use crate::conn::policy::Legs;
@@ -21,6 +20,8 @@ use crate::tls::{Terms, TermsError, warnings};
 pub(super) struct InForce {
     listeners: Vec<Listener>,
     seen: Seen,
+    /// What is wrong with their certificates and has been said.
+    warned: Vec<String>,
 }
 
 /// Of each file of the listeners, in their order; `None` where there is none.
@@ -65,7 +66,17 @@ impl Watched {
 impl InForce {
     /// These listeners are, with files that were so when they were read.
     pub(super) fn replace(&mut self, listeners: Vec<Listener>, seen: Seen) {
-        *self = Self { listeners, seen };
+        *self = Self { listeners, seen, warned: Vec::new() };
+    }
+
+    /// Says what is wrong with the certificates now and has not been said: one may have expired since, an
+    /// OCSP response may be out of date.
+    pub(super) fn warn(&mut self, all: &[Legs]) {
+        let found = warnings(all.iter().flat_map(Legs::terms), ticket_clock::now());
+        for line in found.iter().filter(|line| !self.warned.contains(line)) {
+            tracing::warn!("{line}");
+        }
+        self.warned = found;
     }
 
     /// The files that are no longer as they were.
@@ -98,6 +109,7 @@ impl Watch {
     pub(super) fn tick(&mut self) {
         let mut in_force = self.control.watched.lock();
         let now = Seen::of(&in_force.listeners);
+        in_force.warn(&self.control.offers.all_legs());
         // A file that is gone for a moment is being replaced.
         if now == in_force.seen || !now.is_complete() {
             self.settling = None;
@@ -112,10 +124,10 @@ impl Watch {
         in_force.seen = now;
         match load(&in_force.listeners, &self.control) {
             Ok(terms) => {
-                let found = warnings(terms.iter().flat_map(Legs::terms), ticket_clock::now());
-                self.control.offers.replace_legs(terms);
                 tracing::info!("changed and in force: {changed}");
-                warn(&found);
+                in_force.warned.clear();
+                in_force.warn(&terms);
+                self.control.offers.replace_legs(terms);
                 warn_of_exposed_keys(&in_force.listeners);
             }
             Err(why) => tracing::error!(

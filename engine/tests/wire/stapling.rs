@@ -145,7 +145,10 @@ fn an_ocsp_response_that_runs_out_is_stapled_no_more() {
     assert!(is_stapled(&lab, files.path()));
     eventually("the response runs out", || unix_now() > end);
     assert!(!is_stapled(&lab, files.path()));
-    lab.reload("response.der: is not stapled: it is not current");
+    let warning = "response.der: is not stapled: it is not current";
+    eventually("it is said without a reload", || lab.stderr().contains(warning));
+    assert_eq!(lab.stderr().matches(warning).count(), 1, "and once");
+    lab.reload(warning);
     lab.stop();
 }
 

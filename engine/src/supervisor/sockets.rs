@@ -1,0 +1,112 @@
+//! The sockets that listen: one of each listener for each worker, and the admin's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::StartError;
+use crate::config::limits::LISTEN_BACKLOG;
+use crate::config::{Config, Listener, Pinning};
+use crate::sys::errno;
+use crate::sys::socket;
+
+/// The listener's sockets, one for each worker, with their options.
+pub(super) fn listening(
+    listener: &Listener,
+    config: &Config,
+    cpus: &[usize],
+) -> Result<Vec<OwnedFd>, StartError> {
+    let sockets = bind_workers(listener.listen, config.workers)?;
+    if listener.keepalive {
+        keep_alive(&sockets);
+    }
+    if config.pin_workers == Pinning::IncomingCpu {
+        prefer_incoming(&sockets, cpus);
+    }
+    Ok(sockets)
+}
+
+/// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
+fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
+    for (listener, &cpu) in listeners.iter().zip(cpus) {
+        if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {
+            tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
+        }
+    }
+}
+
+pub(super) fn bind_admin(address: SocketAddr) -> Result<OwnedFd, StartError> {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "admin is on {address}, which is no loopback address: whoever reaches it reads the metrics"
+        );
+    }
+    socket::listener(address, false, 64).map_err(|error| StartError::listen("admin", address, &error))
+}
+
+pub(super) fn bound(listener: &OwnedFd, asked: SocketAddr) -> Result<SocketAddr, StartError> {
+    socket::local_addr(listener.as_fd()).map_err(|error| StartError::listen("listen", asked, &error))
+}
+
+/// One listener a worker, all on one port.
+fn bind_workers(address: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, StartError> {
+    let refused = |error: io::Error| StartError::listen("listen", address, &error);
+    socket::is_free(address).map_err(refused)?;
+    let first = socket::listener(address, true, LISTEN_BACKLOG).map_err(refused)?;
+    // Port 0 became a port: the others take the same.
+    let address = bound(&first, address)?;
+    let mut listeners = vec![first];
+    while listeners.len() < workers {
+        let listener = socket::listener(address, true, LISTEN_BACKLOG);
+        listeners.push(listener.map_err(|error| StartError::listen("listen", address, &error))?);
+    }
+    Ok(listeners)
+}
+
+/// Up to 2026-11 such a listener took IPv4 too, unless the host was configured otherwise.
+pub(super) fn note_ipv6_alone(config: &Config) {
+    let takes = |ip: IpAddr, port| config.listeners.iter().any(|one| one.listen == SocketAddr::new(ip, port));
+    for listener in &config.listeners {
+        let address = listener.listen;
+        if address.ip() == Ipv6Addr::UNSPECIFIED && !takes(Ipv4Addr::UNSPECIFIED.into(), address.port()) {
+            let other = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            tracing::info!(
+                "{address} takes IPv6 alone; for IPv4 too add a [[listener]] with listen = \"{other}\""
+            );
+        }
+    }
+}
+
+/// What they accept inherits it. Connections work without.
+fn keep_alive(listeners: &[OwnedFd]) {
+    for listener in listeners {
+        if let Err(error) = socket::keep_alive(listener.as_fd()) {
+            tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_port_that_was_chosen_and_nobody_else_gets_it() {
+        let listeners = bind_workers((Ipv4Addr::LOCALHOST, 0).into(), 3).unwrap();
+        let address = bound(&listeners[0], (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        for listener in &listeners {
+            assert_eq!(bound(listener, address).unwrap(), address);
+        }
+        let error = bind_workers(address, 1).unwrap_err().to_string();
+        assert!(error.contains("is in use") && error.contains("ss -ltnp"), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_refused_with_what_to_try() {
+        let error = bind_workers("192.0.2.1:0".parse().unwrap(), 1).unwrap_err().to_string();
+        assert!(
+            error.contains("192.0.2.1:0 is no address of this host") && error.contains("ip addr"),
+            "{error}"
+        );
+    }
+}
