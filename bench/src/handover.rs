@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use offramp_core::conn::action::Outbox;
-use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::event::{Event, Leg};
 use offramp_loadgen::plan::Version;
+use offramp_proto::CipherSet;
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::scenario::{Core, FREE_BUFFERS, Lab};
@@ -45,7 +46,7 @@ impl Handover {
         let lab = Lab::new(version)?;
         let (client, mut out) = (lab.client(true)?, Outbox::new(FREE_BUFFERS));
         lab.connection(&client, HandshakeKind::Full, &mut out)?.end();
-        let offer = Offer { tx: Suites::ALL, rx: Suites::ALL, after_bytes: 0, rekeys: false };
+        let offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_bytes: 0, rekeys: false };
         Ok(Self { lab: lab.offering(offer), client, out })
     }
 

@@ -12,13 +12,14 @@ use anyhow::{Result, bail, ensure};
 use offramp_core::config::{IdentityFiles, PeerRules, Timeouts, UnknownName};
 use offramp_core::conn::Conn;
 use offramp_core::conn::action::{Action, Outbox};
-use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::event::{Event, Leg};
 use offramp_core::conn::policy::{Policy, Security, Turn};
 use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{self, Session};
+use offramp_proto::CipherSet;
 use offramp_proto::buf::{Buf, SMALL_BYTES};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
@@ -125,7 +126,7 @@ pub(crate) struct Lab {
 impl Lab {
     pub(crate) fn new(version: Version) -> Result<Self> {
         let identity = Identity::generate()?;
-        let offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
+        let offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
         let terms = Arc::new(terms(&identity)?);
         let policy = Policy {
             near: Security::Tls(terms),

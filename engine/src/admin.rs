@@ -16,18 +16,17 @@ use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
 use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
-use crate::conn::policy::Legs;
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::sys::{probe, socket};
-use crate::worker::Offers;
+use crate::worker::OffloadSwitch;
 use http::{Answer, Parsed, Request, Route};
 
 /// What is served.
@@ -36,7 +35,9 @@ pub struct Service {
     /// `/metrics`.
     pub metrics: Metrics,
     /// `/offload`.
-    pub offers: Arc<Offers>,
+    pub offload: OffloadSwitch,
+    /// Until when the certificates in force are valid.
+    pub expiries: Arc<Mutex<Expiries>>,
     /// Once set, `/healthz` says 503, as it does while a worker is stuck: whoever balances load shall go
     /// elsewhere.
     pub draining: Arc<AtomicBool>,
@@ -190,29 +191,16 @@ async fn converse(client: Rc<Client>, service: Service) {
     }
 }
 
-/// Of the certificates in force.
-fn expiries(offers: &Offers) -> Expiries {
-    let mut expiries = Expiries::default();
-    let all = offers.all_legs();
-    for terms in all.iter().flat_map(Legs::terms) {
-        for certificate in terms.certificates() {
-            let file = certificate.file.to_string_lossy();
-            expiries.add(&file, certificate.nth, certificate.not_after());
-        }
-    }
-    expiries
-}
-
 fn answer(route: Route, service: &Service) -> Answer {
     match route {
         Route::Metrics => {
-            let expiries = expiries(&service.offers);
+            let expiries = service.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone();
             Answer::metrics(service.metrics.exposition(probe::tls_statistics(), expiries))
         }
         Route::Health => health(service),
-        Route::Offload => Answer::ok(state(service.offers.allowed().load(Ordering::Relaxed))),
+        Route::Offload => Answer::ok(state(service.offload.is_allowed())),
         Route::AllowOffload(allowed) => {
-            if service.offers.allow(allowed) {
+            if service.offload.allow(allowed) {
                 tracing::warn!("offload turned {} at the admin address", state(allowed).trim_end());
             }
             Answer::ok(state(allowed))
@@ -268,9 +256,9 @@ mod tests {
             let address = socket::local_addr(listener.as_fd()).unwrap();
             let counters = Arc::new(Counters::new(&[]));
             counters.add(Counter::Accepted, 42);
-            let offers = Arc::new(Offers::new(Vec::new(), Vec::new()));
-            let metrics = Metrics::new(vec![Arc::clone(&counters)], offers.allowed());
-            let service = Service { metrics, offers, draining: Arc::new(AtomicBool::new(false)) };
+            let offload = OffloadSwitch::new(Arc::new([]));
+            let metrics = Metrics::new(vec![Arc::clone(&counters)], offload.allowed());
+            let service = Service { metrics, offload, expiries: Arc::default(), draining: Arc::default() };
             let stop = socket::event().unwrap();
             let (theirs, serves) = (stop.try_clone().unwrap(), service.clone());
             let thread = std::thread::spawn(move || serve_within(deadline, listener, theirs, &serves));
@@ -331,7 +319,7 @@ mod tests {
         let metrics = running.ask("GET /metrics HTTP/1.1\r\n\r\n");
         assert!(metrics.contains("\nofframp_offload_allowed 0\n"), "{metrics}");
         assert!(running.ask("POST /offload/on HTTP/1.1\r\n\r\n").ends_with("\r\n\r\non\n"));
-        assert!(running.service.offers.allowed().load(Ordering::Relaxed));
+        assert!(running.service.offload.is_allowed());
     }
 
     #[test]
@@ -409,7 +397,7 @@ mod tests {
         assert!(running.ask(two).starts_with("HTTP/1.1 421 "));
         let post = "POST /offload/off HTTP/1.1\r\nHost: rebound.example\r\n\r\n";
         assert!(running.ask(post).starts_with("HTTP/1.1 421 "));
-        assert!(running.service.offers.allowed().load(Ordering::Relaxed));
+        assert!(running.service.offload.is_allowed());
     }
 
     #[test]

@@ -28,7 +28,6 @@ pub mod config;
 pub mod log;
 pub mod metrics;
 pub mod supervisor;
-pub mod upstream;
 pub mod worker;
 
 pub use offramp_core::{conn, files, tls};

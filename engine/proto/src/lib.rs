@@ -7,4 +7,4 @@ pub mod buf;
 pub mod record;
 mod suite;
 
-pub use suite::{Aead, Direction, Version};
+pub use suite::{Aead, Cipher, CipherSet, Direction, Version};

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ktls::CryptoInfo;
 use ktls_sys::bindings as layout;
+use offramp_proto::{Aead, Cipher, Direction};
 use zeroize::Zeroize;
 
 /// Socket option level of kernel TLS, and the level of its control messages (`SOL_TLS`).
@@ -20,130 +21,6 @@ pub const RECORD_TYPE_SET: i32 = 1;
 
 /// Control message type that tells the content type of the record a `recvmsg` took (`TLS_GET_RECORD_TYPE`).
 pub const RECORD_TYPE_GET: i32 = 2;
-
-/// Content type change_cipher_spec (RFC 8446 §5.1).
-pub const RECORD_TYPE_CHANGE_CIPHER_SPEC: u8 = 20;
-
-/// Content type alert (RFC 8446 §5.1).
-pub const RECORD_TYPE_ALERT: u8 = 21;
-
-/// Content type handshake (RFC 8446 §5.1).
-pub const RECORD_TYPE_HANDSHAKE: u8 = 22;
-
-/// Content type application_data (RFC 8446 §5.1).
-pub const RECORD_TYPE_DATA: u8 = 23;
-
-/// One direction of a connection's records, seen from us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Ours to the peer: `TLS_TX`.
-    Tx,
-    /// The peer's to us: `TLS_RX`.
-    Rx,
-}
-
-/// A cipher and version that kernel TLS knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cipher {
-    /// TLS 1.2, AES-128-GCM.
-    Tls12Aes128Gcm,
-    /// TLS 1.2, AES-256-GCM.
-    Tls12Aes256Gcm,
-    /// TLS 1.2, ChaCha20-Poly1305.
-    Tls12ChaCha20Poly1305,
-    /// TLS 1.3, AES-128-GCM.
-    Tls13Aes128Gcm,
-    /// TLS 1.3, AES-256-GCM.
-    Tls13Aes256Gcm,
-    /// TLS 1.3, ChaCha20-Poly1305.
-    Tls13ChaCha20Poly1305,
-}
-
-impl Cipher {
-    /// Every cipher and version, TLS 1.2 first.
-    pub const ALL: [Self; 6] = [
-        Self::Tls12Aes128Gcm,
-        Self::Tls12Aes256Gcm,
-        Self::Tls12ChaCha20Poly1305,
-        Self::Tls13Aes128Gcm,
-        Self::Tls13Aes256Gcm,
-        Self::Tls13ChaCha20Poly1305,
-    ];
-
-    /// The AEAD's name, without the version.
-    #[must_use]
-    pub fn aead(self) -> &'static str {
-        match self {
-            Self::Tls12Aes128Gcm | Self::Tls13Aes128Gcm => "aes-128-gcm",
-            Self::Tls12Aes256Gcm | Self::Tls13Aes256Gcm => "aes-256-gcm",
-            Self::Tls12ChaCha20Poly1305 | Self::Tls13ChaCha20Poly1305 => "chacha20-poly1305",
-        }
-    }
-
-    /// The TLS version, as a person writes it.
-    #[must_use]
-    pub fn version(self) -> &'static str {
-        if self.wire_version() == 0x0304 { "1.3" } else { "1.2" }
-    }
-
-    /// Bytes in its key.
-    #[must_use]
-    pub fn key_bytes(self) -> usize {
-        match self {
-            Self::Tls12Aes128Gcm | Self::Tls13Aes128Gcm => 16,
-            _ => 32,
-        }
-    }
-
-    /// Bytes that it adds to the plaintext of a record: header, explicit nonce or inner type, tag.
-    #[must_use]
-    pub fn bytes_a_record(self) -> u64 {
-        match self {
-            Self::Tls12Aes128Gcm | Self::Tls12Aes256Gcm => 5 + 8 + 16,
-            Self::Tls12ChaCha20Poly1305 => 5 + 16,
-            Self::Tls13Aes128Gcm | Self::Tls13Aes256Gcm | Self::Tls13ChaCha20Poly1305 => 5 + 1 + 16,
-        }
-    }
-
-    /// The version as the kernel wants it: `TLS_1_2_VERSION` or `TLS_1_3_VERSION`.
-    fn wire_version(self) -> u16 {
-        match self {
-            Self::Tls12Aes128Gcm | Self::Tls12Aes256Gcm | Self::Tls12ChaCha20Poly1305 => 0x0303,
-            Self::Tls13Aes128Gcm | Self::Tls13Aes256Gcm | Self::Tls13ChaCha20Poly1305 => 0x0304,
-        }
-    }
-}
-
-/// A set of [`Cipher`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CipherSet(u8);
-
-impl CipherSet {
-    /// No cipher.
-    pub const EMPTY: Self = Self(0);
-
-    /// Adds one.
-    pub fn insert(&mut self, cipher: Cipher) {
-        self.0 |= 1 << cipher as u8;
-    }
-
-    /// Whether it is in.
-    #[must_use]
-    pub fn contains(self, cipher: Cipher) -> bool {
-        self.0 & (1 << cipher as u8) != 0
-    }
-
-    /// Whether none is in.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Those that are in, TLS 1.2 first.
-    pub fn iter(self) -> impl Iterator<Item = Cipher> {
-        Cipher::ALL.into_iter().filter(move |cipher| self.contains(*cipher))
-    }
-}
 
 /// What the kernel is given for one direction. `iv` is given to it as it is: the caller has applied the nonce
 /// rule.
@@ -233,39 +110,33 @@ fn option(direction: Direction) -> i32 {
 fn crypto_info(material: &Material<'_>) -> io::Result<CryptoInfo> {
     let (salt, iv) = halves(material.iv);
     let rec_seq = material.sequence.to_be_bytes();
-    let version = material.cipher.wire_version();
+    let version = material.cipher.version.number();
     let head = |cipher: u32| layout::tls_crypto_info {
         version,
         cipher_type: u16::try_from(cipher).expect("the kernel's cipher numbers are below 2^16"),
     };
-    Ok(match material.cipher {
-        Cipher::Tls12Aes128Gcm | Cipher::Tls13Aes128Gcm => {
-            CryptoInfo::AesGcm128(layout::tls12_crypto_info_aes_gcm_128 {
-                info: head(layout::TLS_CIPHER_AES_GCM_128),
-                iv,
-                key: sized(material.key)?,
-                salt,
-                rec_seq,
-            })
-        }
-        Cipher::Tls12Aes256Gcm | Cipher::Tls13Aes256Gcm => {
-            CryptoInfo::AesGcm256(layout::tls12_crypto_info_aes_gcm_256 {
-                info: head(layout::TLS_CIPHER_AES_GCM_256),
-                iv,
-                key: sized(material.key)?,
-                salt,
-                rec_seq,
-            })
-        }
-        Cipher::Tls12ChaCha20Poly1305 | Cipher::Tls13ChaCha20Poly1305 => {
-            CryptoInfo::Chacha20Poly1305(layout::tls12_crypto_info_chacha20_poly1305 {
-                info: head(layout::TLS_CIPHER_CHACHA20_POLY1305),
-                iv: *material.iv,
-                key: sized(material.key)?,
-                salt: layout::__IncompleteArrayField::new(),
-                rec_seq,
-            })
-        }
+    Ok(match material.cipher.aead {
+        Aead::Aes128Gcm => CryptoInfo::AesGcm128(layout::tls12_crypto_info_aes_gcm_128 {
+            info: head(layout::TLS_CIPHER_AES_GCM_128),
+            iv,
+            key: sized(material.key)?,
+            salt,
+            rec_seq,
+        }),
+        Aead::Aes256Gcm => CryptoInfo::AesGcm256(layout::tls12_crypto_info_aes_gcm_256 {
+            info: head(layout::TLS_CIPHER_AES_GCM_256),
+            iv,
+            key: sized(material.key)?,
+            salt,
+            rec_seq,
+        }),
+        Aead::ChaCha20Poly1305 => CryptoInfo::Chacha20Poly1305(layout::tls12_crypto_info_chacha20_poly1305 {
+            info: head(layout::TLS_CIPHER_CHACHA20_POLY1305),
+            iv: *material.iv,
+            key: sized(material.key)?,
+            salt: layout::__IncompleteArrayField::new(),
+            rec_seq,
+        }),
     })
 }
 
@@ -312,6 +183,8 @@ fn get_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -
 mod tests {
     use std::os::fd::AsFd;
 
+    use offramp_proto::Version;
+
     use super::*;
 
     /// The bytes that `install` would hand to the kernel.
@@ -324,17 +197,17 @@ mod tests {
     #[test]
     fn the_layout_is_the_kernels_for_each_cipher() {
         let iv = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-        for cipher in Cipher::ALL {
-            let key = vec![0xaa; cipher.key_bytes()];
+        for cipher in Cipher::all() {
+            let key = vec![0xaa; cipher.aead.key_bytes()];
             let bytes = bytes_of(&Material { cipher, key: &key, iv: &iv, sequence: 0x0102_0304_0506_0708 });
-            let version: u16 = if cipher.version() == "1.3" { 0x0304 } else { 0x0303 };
+            let version = cipher.version.number();
             assert_eq!(bytes[..2], version.to_ne_bytes(), "{cipher:?}");
             assert_eq!(bytes[bytes.len() - 8..], [1, 2, 3, 4, 5, 6, 7, 8], "{cipher:?}: rec_seq is last");
-            if cipher.aead() == "chacha20-poly1305" {
+            if cipher.aead == Aead::ChaCha20Poly1305 {
                 assert_eq!(bytes[4..16], iv, "{cipher:?}: the whole iv, no salt");
             } else {
                 assert_eq!(bytes[4..12], iv[4..], "{cipher:?}: iv is the last eight bytes");
-                let salt_at = 12 + cipher.key_bytes();
+                let salt_at = 12 + cipher.aead.key_bytes();
                 assert_eq!(bytes[salt_at..salt_at + 4], iv[..4], "{cipher:?}: salt is the first four");
             }
         }
@@ -342,8 +215,8 @@ mod tests {
 
     #[test]
     fn wiping_leaves_no_key_byte() {
-        for cipher in Cipher::ALL {
-            let key = vec![0xaa; cipher.key_bytes()];
+        for cipher in Cipher::all() {
+            let key = vec![0xaa; cipher.aead.key_bytes()];
             let mut info =
                 crypto_info(&Material { cipher, key: &key, iv: &[0xaa; 12], sequence: 0 }).unwrap();
             wipe(&mut info);
@@ -356,7 +229,12 @@ mod tests {
     #[test]
     fn a_key_of_the_wrong_length_is_refused_before_the_kernel_sees_it() {
         let (ours, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let material = Material { cipher: Cipher::Tls12Aes256Gcm, key: &[0; 16], iv: &[0; 12], sequence: 0 };
+        let material = Material {
+            cipher: Cipher::new(Version::Tls12, Aead::Aes256Gcm),
+            key: &[0; 16],
+            iv: &[0; 12],
+            sequence: 0,
+        };
         let error = install(ours.as_fd(), Direction::Tx, &material).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
@@ -365,15 +243,5 @@ mod tests {
     fn a_socket_without_the_protocol_has_no_sequence() {
         let (ours, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(sequence(ours.as_fd(), Direction::Tx).is_err());
-    }
-
-    #[test]
-    fn a_set_knows_its_members() {
-        let mut set = CipherSet::EMPTY;
-        assert!(set.is_empty());
-        set.insert(Cipher::Tls13Aes256Gcm);
-        set.insert(Cipher::Tls12Aes128Gcm);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [Cipher::Tls12Aes128Gcm, Cipher::Tls13Aes256Gcm]);
-        assert!(!set.contains(Cipher::Tls12Aes256Gcm));
     }
 }

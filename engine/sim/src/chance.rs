@@ -10,8 +10,9 @@ use super::peer::{Role, Script};
 use super::plan::{Backend, Mishap, Outcome, Plan};
 use super::world::World;
 use offramp_core::conn::action::Milestone;
-use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Blame, Fault};
+use offramp_proto::CipherSet;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
 const MISHAPS: [Mishap; 8] = [
@@ -47,8 +48,8 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let swaps = dice.below(4) == 0;
     let habits = habits(&mut dice);
     let offer = Offer {
-        tx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
-        rx: if dice.below(4) > 0 { Suites::ALL } else { Suites::NONE },
+        tx: if dice.below(4) > 0 { CipherSet::ALL } else { CipherSet::NONE },
+        rx: if dice.below(4) > 0 { CipherSet::ALL } else { CipherSet::NONE },
         after_bytes: [0, 0, 1, 20_000][dice.below(4)],
         rekeys: habits.generation == Generation::Rekeying,
     };

@@ -9,10 +9,11 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Su
 
 use super::sources::{self, Key, Noon, private_key};
 use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, UnknownName, Voucher};
-use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::policy::{Policy, Security};
 use offramp_core::tls::ticket_keys::KeyRing;
 use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
+use offramp_proto::CipherSet;
 
 /// A suite of each AEAD in each version, TLS 1.2 first.
 pub const SUITES: [SupportedCipherSuite; 6] = [
@@ -25,10 +26,10 @@ pub const SUITES: [SupportedCipherSuite; 6] = [
 ];
 
 /// Both directions at once, to a kernel that takes each key once.
-pub const BOTH: Offer = Offer { tx: Suites::ALL, rx: Suites::ALL, after_bytes: 0, rekeys: false };
+pub const BOTH: Offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_bytes: 0, rekeys: false };
 
 /// Nothing.
-pub const NOTHING: Offer = Offer { tx: Suites::NONE, rx: Suites::NONE, after_bytes: 0, rekeys: false };
+pub const NOTHING: Offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
 
 struct Lab {
     server_terms: Arc<Terms>,

@@ -8,13 +8,15 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use offramp_ring::socket::Address;
+
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
     SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
 };
 use super::{
-    Backend, Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
+    Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode, OffloadDirections,
+    OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
 };
 
 /// What was given, not yet checked.
@@ -184,7 +186,7 @@ impl Raw {
         self.parsed(key, allowed, |value| value.parse().ok())
     }
 
-    fn backend(&mut self) -> Result<Backend, ConfigError> {
+    fn backend(&mut self) -> Result<Address, ConfigError> {
         let allowed = format!(
             "an IP address and a port other than 0, such as 127.0.0.1:8080; or unix:PATH, or unix:@NAME for \
              an abstract socket, of {} to {} bytes behind the colon and no NUL",
@@ -192,8 +194,8 @@ impl Raw {
             UNIX_PATH_BYTES.end()
         );
         let backend = self.parsed(Key::Backend, allowed, |value| match value.strip_prefix("unix:") {
-            Some(path) => is_unix_address(path).then(|| Backend::Unix(PathBuf::from(path))),
-            None => value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Backend::Tcp),
+            Some(path) => is_unix_address(path).then(|| Address::Unix(PathBuf::from(path))),
+            None => value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Address::Tcp),
         })?;
         backend.ok_or(ConfigError::Missing { key: Key::Backend })
     }
@@ -364,7 +366,7 @@ pub(super) mod tests {
         let mut raw = minimal();
         raw.give_flag(Key::Backend, Some("unix:/run/b.sock".into()));
         let backend = raw.check().unwrap().listeners.remove(0).backend;
-        assert_eq!(backend, Backend::Unix("/run/b.sock".into()));
+        assert_eq!(backend, Address::Unix("/run/b.sock".into()));
         assert_eq!(backend.to_string(), "unix:/run/b.sock");
         let mut raw = minimal();
         raw.give_flag(Key::Backend, Some("unix:@msrp".into()));

@@ -24,6 +24,10 @@ pub const ALPN_BYTES: RangeInclusive<usize> = 1..=255;
 /// Listeners of one process.
 pub const LISTENERS: RangeInclusive<usize> = 1..=64;
 
+/// Listeners that a reload can add in any case: where RLIMIT_NOFILE bounds the connections, descriptors are
+/// left for so many.
+pub const SPARE_LISTENERS: usize = 8;
+
 /// Bytes of `offload = after-bytes(N)`.
 pub const AFTER_BYTES: RangeInclusive<u64> = 1..=1 << 40;
 

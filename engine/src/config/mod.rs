@@ -3,7 +3,6 @@
 //! `file` is the TOML as written, `check` turns what was given in it and on the command line into a
 //! [`Config`], `limits` is every bound. A `Config` exists only after every value was checked.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,15 +32,7 @@ pub use truncation::Truncation;
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
 use offramp_core::tls::{Settings, TermsError, Tickets, TlsRole};
-
-/// Where the plain leg goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// A Unix stream socket: its path, or behind an `@` its abstract name (unix(7)).
-    Unix(PathBuf),
-}
+use offramp_ring::socket::Address;
 
 /// One address on which TLS connections are accepted, and all that holds for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +40,7 @@ pub struct Listener {
     /// Where TLS connections are accepted; port 0 lets the kernel choose.
     pub listen: SocketAddr,
     /// Where connections go: the plain leg, or in the client's role the TLS leg.
-    pub backend: Backend,
+    pub backend: Address,
     /// Which leg is the one with TLS.
     pub mode: Mode,
     /// At least one; chosen by SNI and signature scheme, the first is the default. In the client's role at
@@ -118,16 +109,6 @@ pub struct Config {
     pub ticket_keys: Option<PathBuf>,
     /// From the first full handshake until a session is resumed no more.
     pub session_lifetime: Duration,
-}
-
-impl fmt::Display for Backend {
-    /// As the configuration writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// Why there is no configuration. Its text names where the value was given, the key, the value and what is

@@ -13,7 +13,7 @@ const EXPIRIES_MAX: usize = 4096;
 const FILE_CHARS_MAX: usize = 200;
 
 /// Until when certificates are valid, by file and place in the file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Expiries(BTreeMap<(String, usize), i64>);
 
 impl Expiries {

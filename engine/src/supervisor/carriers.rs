@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::StartError;
 use crate::config::{KeyUpdatePolicy, OffloadPolicy, OffloadRules};
-use crate::sys::ktls::{Cipher, CipherSet};
+use crate::conn::carrier::Offer;
 use crate::sys::probe::{Ktls, Refusal, Rekey};
-use crate::worker::Offer;
+use offramp_proto::{Aead, Cipher, CipherSet, Version};
 
 /// Bytes after which `auto` gives the kernel what goes to the peer. The hand-over costs a connection one to
 /// five in a hundred of its instructions (`bench/results`, kernel records): short ones are spared it.
@@ -78,15 +78,21 @@ impl Carriers {
             rx: self.rx.ciphers(),
             after_bytes: self.after_bytes,
             rekeys: self.rekeys,
-            expect_no_pad: self.expect_no_pad,
         }
+    }
+
+    /// Whether the kernel may expect records without padding.
+    pub(super) fn expects_no_pad(&self) -> bool {
+        self.expect_no_pad
     }
 }
 
 /// "Always" can be kept only if the cipher that every peer has is carried, in either version.
 fn require(found: (&'static str, CipherSet), reason: Option<&Refusal>) -> Result<(), StartError> {
     let (direction, set) = found;
-    if set.contains(Cipher::Tls12Aes128Gcm) && set.contains(Cipher::Tls13Aes128Gcm) {
+    if set.contains(Cipher::new(Version::Tls12, Aead::Aes128Gcm))
+        && set.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm))
+    {
         return Ok(());
     }
     Err(StartError::NoOffload { direction, reason: reason_text(reason) })
@@ -104,15 +110,15 @@ impl Carriage {
     /// For a kernel that cannot replace keys, where peers are expected to.
     fn without_13(self) -> Self {
         let Self::Kernel(set) = self else { return self };
-        let mut rest = CipherSet::EMPTY;
-        set.iter().filter(|cipher| cipher.version() == "1.2").for_each(|cipher| rest.insert(cipher));
+        let is_12 = |cipher: &Cipher| cipher.version == Version::Tls12;
+        let rest = set.iter().filter(is_12).fold(CipherSet::NONE, CipherSet::with);
         if rest.is_empty() { Self::Userspace("keyupdate = userspace".to_owned()) } else { Self::Kernel(rest) }
     }
 
     fn ciphers(&self) -> CipherSet {
         match self {
             Self::Kernel(set) => *set,
-            Self::Userspace(_) => CipherSet::EMPTY,
+            Self::Userspace(_) => CipherSet::NONE,
         }
     }
 }
@@ -134,11 +140,11 @@ impl fmt::Display for Carriage {
             Self::Userspace(reason) => return write!(f, "userspace ({reason})"),
             Self::Kernel(set) => *set,
         };
-        let in_version = |aead, version| set.iter().any(|one| one.aead() == aead && one.version() == version);
         let mut names = Vec::new();
-        for aead in ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"] {
-            match (in_version(aead, "1.2"), in_version(aead, "1.3")) {
-                (true, true) => names.push(aead.to_owned()),
+        for aead in Aead::ALL {
+            let with = |version| set.contains(Cipher::new(version, aead));
+            match (with(Version::Tls12), with(Version::Tls13)) {
+                (true, true) => names.push(aead.to_string()),
                 (true, false) => names.push(format!("{aead} with TLS 1.2 only")),
                 (false, true) => names.push(format!("{aead} with TLS 1.3 only")),
                 (false, false) => {}
@@ -154,8 +160,7 @@ mod tests {
     use crate::config::OffloadDirections;
 
     fn found(rekey: Rekey) -> Ktls {
-        let mut set = CipherSet::EMPTY;
-        Cipher::ALL.into_iter().for_each(|cipher| set.insert(cipher));
+        let set = CipherSet::ALL;
         Ktls { tx: set, rx: set, tx_reason: None, rx_reason: None, rekey }
     }
 
@@ -192,12 +197,18 @@ mod tests {
         let rules = OffloadRules { key_update: KeyUpdatePolicy::Userspace, ..rules(OffloadPolicy::Always) };
         let refused = Rekey::Refused("EBUSY".to_owned());
         let offer = Carriers::choose(&rules, &found(refused.clone())).unwrap().offer();
-        assert!(offer.tx.contains(Cipher::Tls12Aes128Gcm) && !offer.tx.contains(Cipher::Tls13Aes128Gcm));
-        assert!(offer.rx.contains(Cipher::Tls12Aes256Gcm) && !offer.rx.contains(Cipher::Tls13Aes256Gcm));
+        assert!(
+            offer.tx.contains(Cipher::new(Version::Tls12, Aead::Aes128Gcm))
+                && !offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm))
+        );
+        assert!(
+            offer.rx.contains(Cipher::new(Version::Tls12, Aead::Aes256Gcm))
+                && !offer.rx.contains(Cipher::new(Version::Tls13, Aead::Aes256Gcm))
+        );
         let offer = Carriers::choose(&rules, &found(Rekey::Supported)).unwrap().offer();
-        assert!(offer.tx.contains(Cipher::Tls13Aes128Gcm) && offer.rekeys);
+        assert!(offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm)) && offer.rekeys);
         let offer = Carriers::choose(&OffloadRules::default(), &found(refused)).unwrap().offer();
-        assert!(offer.tx.contains(Cipher::Tls13Aes128Gcm) && !offer.rekeys);
+        assert!(offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm)) && !offer.rekeys);
     }
 
     #[test]
@@ -213,9 +224,13 @@ mod tests {
 
     #[test]
     fn what_the_kernel_carries_is_named() {
-        let mut set = CipherSet::EMPTY;
-        for cipher in [Cipher::Tls12Aes128Gcm, Cipher::Tls13Aes128Gcm, Cipher::Tls13Aes256Gcm] {
-            set.insert(cipher);
+        let mut set = CipherSet::NONE;
+        for cipher in [
+            Cipher::new(Version::Tls12, Aead::Aes128Gcm),
+            Cipher::new(Version::Tls13, Aead::Aes128Gcm),
+            Cipher::new(Version::Tls13, Aead::Aes256Gcm),
+        ] {
+            set = set.with(cipher);
         }
         let named = Carriage::found(set, None).to_string();
         assert_eq!(named, "kernel (aes-128-gcm, aes-256-gcm with TLS 1.3 only)");
@@ -223,11 +238,11 @@ mod tests {
 
     #[test]
     fn always_needs_aes_128_gcm_in_both_versions() {
-        let mut set = CipherSet::EMPTY;
-        set.insert(Cipher::Tls12Aes128Gcm);
+        let mut set = CipherSet::NONE;
+        set = set.with(Cipher::new(Version::Tls12, Aead::Aes128Gcm));
         let error = require(("tx", set), None).unwrap_err().to_string();
         assert!(error.starts_with("offload = always, but the kernel cannot carry tx records: "), "{error}");
-        set.insert(Cipher::Tls13Aes128Gcm);
+        set = set.with(Cipher::new(Version::Tls13, Aead::Aes128Gcm));
         require(("tx", set), None).unwrap();
     }
 }

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -106,7 +105,7 @@ impl Crew {
 
     /// Stops waiting for workers that do not turn, if all are to end.
     fn give_up(&mut self, pulse: &Pulse) -> Option<ThreadLost> {
-        if !self.control.stopping.load(Ordering::Relaxed) {
+        if !self.control.is_stopping() {
             return None;
         }
         let stuck = |(index, thread): &(usize, &mut Option<JoinHandle<()>>)| {
@@ -157,7 +156,7 @@ impl Crew {
     fn lost(&self, index: usize, panic: Option<String>) -> Option<ThreadLost> {
         match panic {
             Some(message) => Some(ThreadLost::worker(index, panicked(message))),
-            None if self.control.stopping.load(Ordering::Relaxed) => None,
+            None if self.control.is_stopping() => None,
             None => Some(ThreadLost::worker(index, ENDED_EARLY)),
         }
     }
@@ -296,7 +295,7 @@ mod tests {
 
     fn control() -> Control {
         let tickets = Arc::new(crate::tls::Tickets::generate(1, 0).unwrap());
-        Control::new(0, Arc::new(worker::Offers::new(Vec::new(), Vec::new())), tickets).unwrap()
+        Control::new(0, tickets).unwrap()
     }
 
     /// With as many workers, whose threads have nothing to do.
@@ -320,7 +319,7 @@ mod tests {
         let control = crew.control.clone();
         let lost = crew.watch(pulse(2), None, None).unwrap_err().to_string();
         assert!(lost.starts_with("worker 1 panicked: no such slot: a defect"), "{lost}");
-        assert!(control.stopping.load(Ordering::Relaxed));
+        assert!(control.is_stopping());
     }
 
     #[test]
@@ -343,7 +342,7 @@ mod tests {
             reports.send(Report::Ended(0, None)).unwrap();
             let lost = crew.watch(pulse(1), None, None).unwrap_err().to_string();
             assert!(lost.starts_with(&format!("the thread signals {expected}")), "{lost}");
-            assert!(control.stopping.load(Ordering::Relaxed));
+            assert!(control.is_stopping());
         }
     }
 

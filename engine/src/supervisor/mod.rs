@@ -4,11 +4,13 @@
 //! with the signals and the ready line of the `offramp` command around it.
 
 mod carriers;
+mod control;
 mod crew;
 mod error;
 mod files;
 mod pulse;
 mod reload;
+mod services;
 mod sockets;
 mod ticket_clock;
 mod watch;
@@ -17,7 +19,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
@@ -25,25 +27,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
-use crate::config::limits::{connections_within, descriptors_needed};
-use crate::config::{Backend, Config, ConfigError, Truncation};
+use crate::config::limits::{SPARE_LISTENERS, connections_within, descriptors_needed};
+use crate::config::{Config, ConfigError, Pinning};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
-use crate::sys::socket;
+use crate::sys::socket::{self, Address};
 use crate::tls::Tickets;
-use crate::upstream::Upstream;
-use crate::worker::{FrontSetup, Offers, Setup, Stop};
+use crate::worker::Setup;
 
 pub use carriers::{Carriage, Carriers};
+pub use control::Control;
 use crew::{Admin, Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Reload};
 use pulse::Pulse;
-use sockets::{bind_admin, bound, listening, note_ipv6_alone};
+use services::{Descriptors, Running, Services};
+use sockets::{bind_admin, bound, note_ipv6_alone};
 use ticket_clock::TicketClock;
-use watch::{InForce, Seen, Watch, Watched};
+use watch::Watch;
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
@@ -80,6 +83,7 @@ pub fn run(
 /// A running engine. Dropped, it ends at once.
 #[derive(Debug)]
 pub struct Engine {
+    /// The services of the start.
     served: Vec<Served>,
     admin_addr: Option<SocketAddr>,
     workers: usize,
@@ -90,12 +94,19 @@ pub struct Engine {
     watch: Option<JoinHandle<Result<(), ThreadLost>>>,
 }
 
-/// A listener as it runs.
+/// What there is to show of a service; its keys stay with those who need them, until a reload.
 #[derive(Debug)]
 struct Served {
-    local_addr: SocketAddr,
-    backend: Backend,
+    listen: SocketAddr,
+    backend: Address,
     carriers: Carriers,
+}
+
+impl Served {
+    fn of(running: &Running) -> Self {
+        let Running { listen, listener, carriers, .. } = running;
+        Self { listen: *listen, backend: listener.backend.clone(), carriers: carriers.clone() }
+    }
 }
 
 impl Engine {
@@ -113,62 +124,41 @@ impl Engine {
         mut reload: impl FnMut(&Control) + Send + 'static,
         log: Option<Log>,
     ) -> Result<Self, StartError> {
-        let max_connections = affordable_connections(&config)?;
+        let descriptors = affordable(&config)?;
         reload::warn(&config.collisions());
-        let found = reload::find(&config);
-        let mut fronts: Vec<Vec<FrontSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
-        let tickets = ticket_clock::tickets(&config)?;
-        let (mut served, mut all_legs) = (Vec::new(), Vec::new());
-        let seen = Seen::of(&config.listeners);
-        watch::warn_of_exposed_keys(&config.listeners);
-        let cpus = crew::cpus(&config);
         note_ipv6_alone(&config);
-        for listener in &config.listeners {
-            let terms = listener.load(Some(&tickets), None)?;
-            let carriers = Carriers::choose(&listener.offload, &found)?;
-            let sockets = listening(listener, &config, &cpus)?;
-            let local_addr = bound(&sockets[0], listener.listen)?;
-            for (fronts, socket) in fronts.iter_mut().zip(sockets) {
-                fronts.push(FrontSetup {
-                    listener: socket,
-                    legs: terms.clone(),
-                    upstream: Upstream { backend: listener.backend.clone() },
-                    keepalive: listener.keepalive,
-                    record_limit: listener.offload.record_limit,
-                    takes_fin_for_the_end: listener.truncation == Truncation::Fin,
-                });
-            }
-            all_legs.push(terms);
-            served.push(Served { local_addr, backend: listener.backend.clone(), carriers });
-        }
-        let mut in_force = InForce::default();
-        in_force.replace(config.listeners.clone(), seen);
-        in_force.warn(&all_legs);
+        let cpus = crew::cpus(&config);
+        let incoming_cpus =
+            if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
+        let tickets = ticket_clock::tickets(&config)?;
+        let control = Control::new(config.workers, Arc::clone(&tickets))?;
+        let (served, expiries) = {
+            let mut in_force = control.services.lock();
+            in_force.prepare(incoming_cpus, descriptors);
+            in_force.apply(&config, &reload::find(&config))?;
+            watch::warn_of_exposed_keys(in_force.listeners());
+            (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
+        };
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
-            admin_listener.as_ref().map(|listener| bound(listener, served[0].local_addr)).transpose()?;
+            admin_listener.as_ref().map(|listener| bound(listener, served[0].listen)).transpose()?;
 
-        let offers = served.iter().map(|one| one.carriers.offer()).collect();
-        let offers = Arc::new(Offers::new(offers, all_legs));
-        let counters: Vec<_> = fronts.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
+        let counters: Vec<_> =
+            control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
-        let metrics = Metrics::new(counters.clone(), offers.allowed()).with_log(log_counters);
-        let control = Control::new(fronts.len(), offers, Arc::clone(&tickets))?;
-        *control.watched.lock() = in_force;
-        let setups = fronts.into_iter().zip(counters).enumerate().map(|(index, (fronts, counters))| Setup {
+        let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
+        let setups = counters.into_iter().enumerate().map(|(index, counters)| Setup {
             index,
-            fronts,
-            offers: Arc::clone(&control.offers),
-            timeouts: config.timeouts,
-            max_connections: share(max_connections, config.workers, index),
+            max_connections: share(descriptors.max_connections, config.workers, index),
             counters,
-            stop: Arc::clone(&control.stops[index]),
+            mailbox: Arc::clone(&control.mailboxes[index]),
         });
         let crew = Crew::start(setups, &cpus, control.clone())?;
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),
-            offers: Arc::clone(&control.offers),
+            offload: control.offload.clone(),
+            expiries,
         };
         let reports = crew.reports();
         let admin = admin_listener.map(|listener| Admin::start(listener, service, crew.reports()));
@@ -176,23 +166,23 @@ impl Engine {
         let rounds: Arc<AtomicU64> = Arc::default();
         let theirs = control.clone();
         let reload: Reload = Box::new(move || reload(&theirs));
-        let tick = look_at_files(tickets, control.clone());
+        let tick = look_at_files(tickets, control.services.clone());
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
-        let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.stops), rounds);
+        let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
         let (workers, watch) = (config.workers, Some(watch));
         Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
     }
 
-    /// Where the first listener accepts TLS connections, with the port that was bound.
+    /// Where the first listener of the start accepts connections, with the port that was bound.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.served[0].local_addr
+        self.served[0].listen
     }
 
     /// Where each listener does, in the order of the configuration.
     pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.served.iter().map(|one| one.local_addr)
+        self.served.iter().map(|one| one.listen)
     }
 
     /// Where `/metrics` and `/healthz` are served.
@@ -254,69 +244,28 @@ impl fmt::Display for Engine {
     /// The text of the ready line, behind "offramp ready: ".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.workers == 1 { "" } else { "s" };
-        for (index, Served { local_addr, backend, carriers }) in self.served.iter().enumerate() {
+        for (index, Served { listen, backend, carriers }) in self.served.iter().enumerate() {
             let between = if index == 0 { "" } else { "; " };
-            write!(f, "{between}listening on {local_addr}, backend {backend}, ")?;
+            write!(f, "{between}listening on {listen}, backend {backend}, ")?;
             write!(f, "{} worker{plural}; {carriers}", self.workers)?;
         }
         self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
     }
 }
 
-/// Stops an engine, from any thread.
-#[derive(Clone)]
-pub struct Control {
-    stops: Arc<[Arc<Stop>]>,
-    stopping: Arc<AtomicBool>,
-    offers: Arc<Offers>,
-    tickets: Arc<Tickets>,
-    watched: Watched,
-}
-
-impl Control {
-    fn new(workers: usize, offers: Arc<Offers>, tickets: Arc<Tickets>) -> Result<Self, StartError> {
-        let stops: io::Result<Vec<_>> = (0..workers).map(|_| Stop::new().map(Arc::new)).collect();
-        let stops = stops.map_err(|error| StartError::resource("an event descriptor", &error))?;
-        let (stopping, watched) = (Arc::new(AtomicBool::new(false)), Watched::default());
-        Ok(Self { stops: stops.into(), stopping, offers, tickets, watched })
-    }
-
-    /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.
-    pub fn allow_offload(&self, allowed: bool) {
-        self.offers.allow(allowed);
-    }
-
-    /// As [`Engine::drain`].
-    pub fn drain(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.stops.iter().for_each(|stop| stop.drain());
-    }
-
-    /// As [`Engine::end`].
-    pub fn end(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.stops.iter().for_each(|stop| stop.end());
-    }
-}
-
-impl fmt::Debug for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Control({} workers, stopping: {:?})", self.stops.len(), self.stopping)
-    }
-}
-
 /// As many connections as were asked for, or as many as there are descriptors for.
-fn affordable_connections(config: &Config) -> Result<usize, StartError> {
+fn affordable(config: &Config) -> Result<Descriptors, StartError> {
     let limit =
         socket::raise_nofile_limit().map_err(|error| StartError::resource("the descriptor limit", &error))?;
     // Without /proc nobody knows; the reserve of the control plane has room for a few.
     let inherited = socket::open_descriptors().unwrap_or(0);
     let left = limit.saturating_sub(inherited);
-    let affordable = connections_within(left, config.workers, config.listeners.len());
+    let listeners = config.listeners.len() + SPARE_LISTENERS;
+    let affordable = connections_within(left, config.workers, listeners);
     if affordable >= config.max_connections {
-        return Ok(config.max_connections);
+        return Ok(Descriptors { limit, inherited, max_connections: config.max_connections });
     }
-    let needed = descriptors_needed(config.max_connections, config.workers, config.listeners.len());
+    let needed = descriptors_needed(config.max_connections, config.workers, listeners);
     let needed = needed.saturating_add(inherited);
     if affordable < config.workers {
         return Err(StartError::Descriptors { limit, needed });
@@ -326,12 +275,12 @@ fn affordable_connections(config: &Config) -> Result<usize, StartError> {
          {limit}; try: LimitNOFILE={needed} in the systemd unit, or ulimit -Hn {needed} as root",
         config.max_connections
     );
-    Ok(affordable)
+    Ok(Descriptors { limit, inherited, max_connections: affordable })
 }
 
 /// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
-fn look_at_files(tickets: Arc<Tickets>, control: Control) -> impl FnMut() + Send + 'static {
-    let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(control));
+fn look_at_files(tickets: Arc<Tickets>, services: Services) -> impl FnMut() + Send + 'static {
+    let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(services));
     move || {
         clock.tick();
         watch.tick();

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::limits::STUCK_SECONDS;
 use crate::metrics::Metrics;
-use crate::worker::Stop;
+use crate::worker::Mailbox;
 
 /// What was seen at the last look.
 pub(super) struct Pulse {
     metrics: Metrics,
-    stops: Arc<[Arc<Stop>]>,
+    /// By worker.
+    mailboxes: Arc<[Arc<Mailbox>]>,
     /// By worker.
     turns: Vec<u64>,
     files: Beat,
@@ -29,10 +30,10 @@ struct Beat {
 }
 
 impl Pulse {
-    /// Wakes by `stops`, which are in the order of the workers.
-    pub(super) fn new(metrics: Metrics, stops: Arc<[Arc<Stop>]>, file_rounds: Arc<AtomicU64>) -> Self {
+    /// Wakes by `mailboxes`, which are in the order of the workers.
+    pub(super) fn new(metrics: Metrics, mailboxes: Arc<[Arc<Mailbox>]>, file_rounds: Arc<AtomicU64>) -> Self {
         let turns = (0..metrics.workers()).map(|worker| metrics.turns(worker)).collect();
-        Self { metrics, stops, turns, files: Beat { rounds: file_rounds, seen: 0, stalled: 0 } }
+        Self { metrics, mailboxes, turns, files: Beat { rounds: file_rounds, seen: 0, stalled: 0 } }
     }
 
     /// Looks, once a TICK; whether no worker is stuck.
@@ -62,8 +63,8 @@ impl Pulse {
         }
         let stalled = stalled + 1;
         self.metrics.set_stalled(worker, stalled);
-        if let Some(stop) = self.stops.get(worker) {
-            stop.wake();
+        if let Some(mailbox) = self.mailboxes.get(worker) {
+            mailbox.wake();
         }
         if stalled == STUCK_SECONDS {
             tracing::error!(
@@ -107,8 +108,8 @@ mod tests {
     fn a_worker_is_stuck_after_so_many_looks_and_until_it_turns() {
         let counters = Arc::new(Counters::new(&[]));
         let metrics = Metrics::new(vec![Arc::clone(&counters)], Arc::new(AtomicBool::new(true)));
-        let stops: Arc<[_]> = Arc::new([Arc::new(Stop::new().unwrap())]);
-        let mut pulse = Pulse::new(metrics.clone(), stops, Arc::default());
+        let mailboxes: Arc<[_]> = Arc::new([Arc::new(Mailbox::new().unwrap())]);
+        let mut pulse = Pulse::new(metrics.clone(), mailboxes, Arc::default());
         for look in 1..STUCK_SECONDS {
             assert!(pulse.all_turn() && !pulse.is_stuck(0), "{look}");
         }

@@ -1,16 +1,15 @@
-//! What of the configuration can change while the engine runs: certificates, peers, tickets, and when the
-//! kernel is given the records.
+//! What of the configuration can change while the engine runs: listeners, but for their `keepalive`, and
+//! timeouts.
 
-use super::watch::{self, Seen};
-use super::{Carriers, Control, StartError, ticket_clock};
-use crate::config::{Config, ConfigError, Listener, OffloadPolicy};
-use crate::sys::ktls::CipherSet;
+use super::{Control, ticket_clock, watch};
+use crate::config::{Config, ConfigError, OffloadPolicy};
 use crate::sys::probe::{self, Ktls, Rekey};
+use offramp_proto::CipherSet;
 
 /// What the kernel can do, found by trying, unless no listener wants to know.
 pub(super) fn find(config: &Config) -> Ktls {
     if config.listeners.iter().all(|listener| listener.offload.policy == OffloadPolicy::Never) {
-        let none = CipherSet::EMPTY;
+        let none = CipherSet::NONE;
         return Ktls { tx: none, rx: none, tx_reason: None, rx_reason: None, rekey: Rekey::Untried };
     }
     probe::ktls()
@@ -26,40 +25,20 @@ pub(super) fn reload(running: &mut Config, read: Result<Config, ConfigError>, co
 }
 
 fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String, String> {
-    let there_now = running.listeners.len();
-    if new.listeners.len() != there_now {
-        return Err(format!("there are {there_now} listeners: to have {} restart", new.listeners.len()));
-    }
-    let mode = |listener: &Listener| listener.mode.name();
-    if running.listeners.iter().map(mode).ne(new.listeners.iter().map(mode)) {
-        return Err("a listener cannot change its mode: restart".to_owned());
-    }
-    let found = find(&new);
-    let chosen: Result<Vec<Carriers>, StartError> =
-        new.listeners.iter().map(|listener| Carriers::choose(&listener.offload, &found)).collect();
-    let chosen = chosen.map_err(|error| error.to_string())?;
-    let mut in_force = control.watched.lock();
-    let seen = Seen::of(&new.listeners);
-    let terms = watch::load(&new.listeners, control).map_err(|error| error.to_string())?;
+    let mut in_force = control.services.lock();
+    in_force.apply(&new, &find(&new)).map_err(|error| error.to_string())?;
     warn(&new.collisions());
-    in_force.replace(new.listeners.clone(), seen);
-    in_force.warn(&terms);
-    control.offers.replace(chosen.iter().map(Carriers::offer).collect(), terms);
-    watch::warn_of_exposed_keys(&new.listeners);
-    for (old, new) in running.listeners.iter_mut().zip(&new.listeners) {
-        let record_limit = old.offload.record_limit;
-        let Listener { listen, backend, truncation, keepalive, .. } = old.clone();
-        *old = Listener { listen, backend, truncation, keepalive, ..new.clone() };
-        old.offload.record_limit = record_limit;
-    }
-    let texts: Vec<String> = chosen.iter().map(ToString::to_string).collect();
+    watch::warn_of_exposed_keys(in_force.listeners());
+    running.listeners = in_force.listeners().cloned().collect();
+    running.timeouts = new.timeouts;
+    let texts: Vec<String> = in_force.running().iter().map(|it| it.carriers.to_string()).collect();
     let rest = if *running == new {
         ""
     } else {
-        "; what else has changed needs a restart: addresses, keepalive, workers, pin_workers, timeouts, \
-         record_limit, truncation, max_connections, the path of ticket_keys, session_lifetime"
+        "; what else has changed needs a restart: keepalive, workers, pin_workers, admin, max_connections, \
+         the path of ticket_keys, session_lifetime"
     };
-    Ok(format!("certificates, peers, tickets and offload in force; {}{rest}", texts.join("; ")))
+    Ok(format!("listeners and timeouts in force; {}{rest}", texts.join("; ")))
 }
 
 /// What does not keep the configuration from being put in force.
@@ -74,9 +53,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Key, Raw};
+    use crate::config::{Key, Listener, Mode, Raw};
     use crate::tls::Tickets;
-    use crate::worker::Offers;
+    use crate::worker::Command;
 
     /// With a certificate of its own, in `dir`.
     fn config(dir: &Path, offload: &str, tickets: &str, workers: &str) -> Config {
@@ -102,7 +81,7 @@ mod tests {
 
     fn control() -> Control {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
-        Control::new(0, Arc::new(Offers::new(Vec::new(), Vec::new())), tickets).unwrap()
+        Control::new(1, tickets).unwrap()
     }
 
     #[test]
@@ -130,12 +109,30 @@ mod tests {
     }
 
     #[test]
-    fn listeners_do_not_come_and_go() {
+    fn listeners_come_and_go_and_one_that_stays_keeps_its_socket() {
         let (control, dir) = (control(), tempfile::tempdir().unwrap());
         let mut running = config(dir.path(), "never", "on", "1");
+        let posted = || -> Vec<Command> { control.mailboxes[0].take().into() };
+        apply(&mut running.clone(), running.clone(), &control).unwrap();
+        let [Command::Add(first)] = &*posted() else { panic!("one was added") };
         let mut two = running.clone();
-        two.listeners.push(two.listeners[0].clone());
-        let why = apply(&mut running, two, &control).unwrap_err();
-        assert_eq!(why, "there are 1 listeners: to have 2 restart");
+        two.listeners.push(Listener { listen: "[::1]:0".parse().unwrap(), ..two.listeners[0].clone() });
+        apply(&mut running, two.clone(), &control).unwrap();
+        let [Command::Update { id, .. }, Command::Add(second)] = &*posted() else { panic!("one stays") };
+        assert!(*id == first.id && second.id != first.id && second.route.listen.is_ipv6());
+        assert_eq!(running, two);
+        let other = Listener { mode: Mode::Plain, ..two.listeners.remove(1) };
+        two.listeners[0] = other;
+        apply(&mut running, two.clone(), &control).unwrap();
+        let [Command::Remove(gone), Command::Update { id, policy, .. }] = &*posted() else {
+            panic!("one goes, the other changes its mode")
+        };
+        assert!(*gone == first.id && *id == second.id && policy.near.terms().is_none());
+        let taken = second.route.listen;
+        let mut third = two.clone();
+        third.listeners[0].listen = taken;
+        let why = apply(&mut running, third, &control).unwrap_err();
+        assert!(why.contains("is in use") && posted().is_empty(), "{why}");
+        assert_eq!(running, two, "what was in force stays");
     }
 }

@@ -6,23 +6,22 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::StartError;
 use crate::config::limits::LISTEN_BACKLOG;
-use crate::config::{Config, Listener, Pinning};
+use crate::config::{Config, Listener};
 use crate::sys::errno;
 use crate::sys::socket;
 
-/// The listener's sockets, one for each worker, with their options.
+/// The listener's sockets, one for each worker, with their options; each prefers what arrives on its CPU of
+/// `incoming_cpus`, where there are any.
 pub(super) fn listening(
     listener: &Listener,
-    config: &Config,
-    cpus: &[usize],
+    workers: usize,
+    incoming_cpus: &[usize],
 ) -> Result<Vec<OwnedFd>, StartError> {
-    let sockets = bind_workers(listener.listen, config.workers)?;
+    let sockets = bind_workers(listener.listen, workers)?;
     if listener.keepalive {
         keep_alive(&sockets);
     }
-    if config.pin_workers == Pinning::IncomingCpu {
-        prefer_incoming(&sockets, cpus);
-    }
+    prefer_incoming(&sockets, incoming_cpus);
     Ok(sockets)
 }
 

@@ -7,22 +7,11 @@
 //! their end, as Kubernetes swaps one that is a directory.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Control, ticket_clock};
+use super::services::Services;
 use crate::config::{Listener, Voucher};
-use crate::conn::policy::Legs;
 use crate::files::Stamp;
-use crate::tls::{Terms, TermsError, warnings};
-
-/// The listeners as they are in force, and their files as they were when they were last read.
-#[derive(Debug, Default)]
-pub(super) struct InForce {
-    listeners: Vec<Listener>,
-    seen: Seen,
-    /// What is wrong with their certificates and has been said.
-    warned: Vec<String>,
-}
+use crate::tls::Terms;
 
 /// Of each file of the listeners, in their order; `None` where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +19,20 @@ pub(super) struct Seen(Vec<Option<Stamp>>);
 
 impl Seen {
     /// As they are now; to be taken before they are read, or a change in between would be missed.
-    pub(super) fn of(listeners: &[Listener]) -> Self {
-        Self(listeners.iter().flat_map(files).map(Stamp::of).collect())
+    pub(super) fn of<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Self {
+        Self(listeners.into_iter().flat_map(files).map(Stamp::of).collect())
+    }
+
+    /// Which files of the listeners are no longer as they were.
+    fn changed<'a>(&self, listeners: impl Iterator<Item = &'a Listener>, now: &Self) -> String {
+        let mut changed: Vec<String> = Vec::new();
+        for (path, (before, now)) in listeners.flat_map(files).zip(self.0.iter().zip(&now.0)) {
+            let path = path.display().to_string();
+            if before != now && !changed.contains(&path) {
+                changed.push(path);
+            }
+        }
+        changed.join(", ")
     }
 
     fn is_complete(&self) -> bool {
@@ -52,64 +53,23 @@ fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
     identities.chain(authorities).map(AsRef::as_ref)
 }
 
-/// Shared by whoever puts listeners in force: one at a time.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Watched(Arc<Mutex<InForce>>);
-
-impl Watched {
-    /// For as long as something is read and put in force.
-    pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl InForce {
-    /// These listeners are, with files that were so when they were read.
-    pub(super) fn replace(&mut self, listeners: Vec<Listener>, seen: Seen) {
-        *self = Self { listeners, seen, warned: Vec::new() };
-    }
-
-    /// Says what is wrong with the certificates now and has not been said: one may have expired since, an
-    /// OCSP response may be out of date.
-    pub(super) fn warn(&mut self, all: &[Legs]) {
-        let found = warnings(all.iter().flat_map(Legs::terms), ticket_clock::now());
-        for line in found.iter().filter(|line| !self.warned.contains(line)) {
-            tracing::warn!("{line}");
-        }
-        self.warned = found;
-    }
-
-    /// The files that are no longer as they were.
-    fn changed(&self, now: &Seen) -> String {
-        let paths = self.listeners.iter().flat_map(files).zip(self.seen.0.iter().zip(&now.0));
-        let mut changed: Vec<String> = Vec::new();
-        for (path, (before, now)) in paths {
-            let path = path.display().to_string();
-            if before != now && !changed.contains(&path) {
-                changed.push(path);
-            }
-        }
-        changed.join(", ")
-    }
-}
-
 /// Looks at the files.
 pub(super) struct Watch {
-    control: Control,
+    services: Services,
     /// As the files were at the last look, if they had changed by then.
     settling: Option<Seen>,
 }
 
 impl Watch {
-    pub(super) fn new(control: Control) -> Self {
-        Self { control, settling: None }
+    pub(super) fn new(services: Services) -> Self {
+        Self { services, settling: None }
     }
 
     /// Once a [`TICK`](crate::config::limits::TICK).
     pub(super) fn tick(&mut self) {
-        let mut in_force = self.control.watched.lock();
-        let now = Seen::of(&in_force.listeners);
-        in_force.warn(&self.control.offers.all_legs());
+        let mut in_force = self.services.lock();
+        in_force.warn();
+        let now = Seen::of(in_force.listeners());
         // A file that is gone for a moment is being replaced.
         if now == in_force.seen || !now.is_complete() {
             self.settling = None;
@@ -120,15 +80,12 @@ impl Watch {
             return;
         }
         self.settling = None;
-        let changed = in_force.changed(&now);
+        let changed = in_force.seen.changed(in_force.listeners(), &now);
         in_force.seen = now;
-        match load(&in_force.listeners, &self.control) {
-            Ok(terms) => {
+        match in_force.reread() {
+            Ok(()) => {
                 tracing::info!("changed and in force: {changed}");
-                in_force.warned.clear();
-                in_force.warn(&terms);
-                self.control.offers.replace_legs(terms);
-                warn_of_exposed_keys(&in_force.listeners);
+                warn_of_exposed_keys(in_force.listeners());
             }
             Err(why) => tracing::error!(
                 "changed and not in force: {changed}: {why}; what was in force stays until a file changes \
@@ -138,17 +95,9 @@ impl Watch {
     }
 }
 
-/// Reads all files of the listeners again.
-pub(super) fn load(listeners: &[Listener], control: &Control) -> Result<Vec<Legs>, TermsError> {
-    let load = |(nth, listener): (usize, &Listener)| {
-        listener.load(Some(&control.tickets), control.offers.legs(nth).as_ref())
-    };
-    listeners.iter().enumerate().map(load).collect()
-}
-
 /// One line for each key file to which everybody has access.
-pub(super) fn warn_of_exposed_keys(listeners: &[Listener]) {
-    for warning in Terms::exposed_keys(listeners.iter().flat_map(|listener| &listener.identities)) {
+pub(super) fn warn_of_exposed_keys<'a>(listeners: impl Iterator<Item = &'a Listener>) {
+    for warning in Terms::exposed_keys(listeners.flat_map(|listener| &listener.identities)) {
         tracing::warn!("{warning}");
     }
 }
@@ -156,11 +105,13 @@ pub(super) fn warn_of_exposed_keys(listeners: &[Listener]) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
 
+    use super::super::Control;
+    use super::super::reload::find;
     use super::*;
     use crate::config::{Config, Key, Raw};
     use crate::tls::Tickets;
-    use crate::worker::Offers;
 
     /// Writes a certificate and its key into a directory.
     struct Pair {
@@ -192,20 +143,18 @@ mod tests {
     /// With the files of this directory in force.
     fn watch(directory: &Path) -> Watch {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
-        let control = Control::new(0, Arc::new(Offers::new(Vec::new(), Vec::new())), tickets).unwrap();
-        let listeners = config(directory).listeners;
-        let seen = Seen::of(&listeners);
-        control.offers.replace_legs(load(&listeners, &control).unwrap());
-        control.watched.lock().replace(listeners, seen);
-        Watch::new(control)
+        let services = Control::new(1, tickets).unwrap().services;
+        let config = config(directory);
+        services.lock().apply(&config, &find(&config)).unwrap();
+        Watch::new(services)
     }
 
     /// Whether other terms are in force after so many looks.
     fn changes(watch: &mut Watch, looks: usize) -> bool {
-        let before = watch.control.offers.legs(0).unwrap();
+        let terms = |watch: &Watch| Arc::clone(watch.services.lock().running()[0].legs.near.terms().unwrap());
+        let before = terms(watch);
         (0..looks).for_each(|_| watch.tick());
-        let now = watch.control.offers.legs(0).unwrap();
-        !Arc::ptr_eq(before.near.terms().unwrap(), now.near.terms().unwrap())
+        !Arc::ptr_eq(&before, &terms(watch))
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::faults::{Circumstances, Kind};
 use super::listener::SINGLES;
+use super::mailbox::ServiceId;
 use super::slots::{Purpose, read_token};
 use crate::conn::Conn;
 use crate::conn::event::Event;
@@ -32,7 +33,7 @@ impl Worker {
             }
             let Some(completion) = self.ring.next_accept() else { break };
             if let Some((Purpose::Accept, id)) = read_token(completion.token) {
-                self.accepted(id.index(), completion.outcome);
+                self.accepted(id.service(), completion.outcome);
             }
         }
         if !self.draining {
@@ -40,29 +41,31 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, index: usize, outcome: Outcome) {
-        let Some(front) = self.fronts.get_mut(index) else { return };
+    fn accepted(&mut self, service: ServiceId, outcome: Outcome) {
+        let Some(served) = self.services.get_mut(&service) else { return };
         match outcome {
             Outcome::Accepted { socket, more } => {
                 if !more {
-                    front.listener.finished();
+                    served.listener.finished();
                 }
                 if !self.draining {
                     self.counters.add(Counter::Accepted, 1);
-                    let conn = Conn::new(Arc::clone(&front.policy), front.route.len());
-                    let id = self.slots.insert(conn, index, socket, self.now);
+                    let route = Arc::clone(&served.route);
+                    let conn = Conn::new(Arc::clone(&served.policy), route.endpoints.len());
+                    let id = self.slots.insert(conn, route, socket, self.now);
                     self.step(id, Event::Opened);
                 }
             }
             Outcome::Failed { errno, .. } => {
-                front.listener.finished();
-                if let Some(hint) = front.listener.failed(errno, self.now, &mut self.ring) {
-                    let failed = || front.circumstances_of_accept(errno, hint);
+                served.listener.finished();
+                if let Some(hint) = served.listener.failed(errno, self.now, &mut self.ring) {
+                    let failed = || served.circumstances_of_accept(errno, hint);
                     self.faults.take(Kind::AcceptFailed, self.now, failed);
                 }
             }
             _ => {}
         }
+        self.forget(service);
     }
 
     /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no
@@ -73,15 +76,15 @@ impl Worker {
         let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
         let most = if self.is_flooded() { SINGLES } else { free };
         let room = free.min(most).max(usize::from(has_evictable));
-        let share = room.div_ceil(self.fronts.len().max(1));
+        let share = room.div_ceil(self.services.len().max(1));
         let is_short = std::mem::take(&mut self.is_short);
-        for front in &mut self.fronts {
+        for served in self.services.values_mut() {
             if is_short {
-                front.listener.rest(self.now, &mut self.ring);
+                served.listener.rest(self.now, &mut self.ring);
             } else if room > 0 {
-                front.listener.accept(share, self.now, &mut self.ring);
+                served.listener.accept(share, self.now, &mut self.ring);
             } else {
-                front.listener.pause(&mut self.ring);
+                served.listener.pause(&mut self.ring);
             }
         }
         if free == 0 && !self.is_full {
@@ -111,8 +114,9 @@ impl Worker {
         if self.room() > 0 || self.draining {
             return None;
         }
-        let (_, began) = self.slots.oldest_unfinished()?;
-        Some(began + self.timeouts.handshake / EVICTION_SHARE)
+        let (id, began) = self.slots.oldest_unfinished()?;
+        let time = self.slots.get(id)?.conn.policy().timeouts.handshake;
+        Some(began + time / EVICTION_SHARE)
     }
 
     /// Ends the oldest handshake if its time is over. Returns whether it did.

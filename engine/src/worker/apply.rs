@@ -1,35 +1,25 @@
 //! An action of a connection, as the operation that carries it out.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::faults::Circumstances;
-use super::front::Front;
 use super::slots::{Purpose, SlotId, Slots, token};
 use super::timers::Timers;
 use crate::conn::action::{Action, Carriage, ControlKind, Milestone, Report};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::metrics::{Counter, Counters};
-use crate::sys::ktls::{self, Cipher, Material};
+use crate::sys::ktls::{self, Material};
 use crate::sys::ring::Ring;
-use crate::sys::socket::{self, Address, SockAddr};
+use crate::sys::socket;
 use crate::sys::tcp;
-use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
-
-/// Where the plain leg goes, as the system takes it.
-pub(super) struct Destination {
-    pub(super) address: Address,
-    pub(super) sockaddr: SockAddr,
-    /// Whether TCP asks it if it is still there: one on this host cannot vanish without a word.
-    pub(super) keepalive: bool,
-}
+use crate::tls::secrets::{Direction, TrafficKeys, Version};
 
 /// What carrying out actions needs beside the slot.
 pub(super) struct Hands<'a> {
     pub(super) slots: &'a mut Slots,
     pub(super) ring: &'a mut Ring,
-    /// What accepted it.
-    pub(super) front: &'a Front,
     pub(super) counters: &'a Counters,
     pub(super) timers: &'a mut Timers,
     pub(super) now: Instant,
@@ -140,26 +130,26 @@ impl Hands<'_> {
     /// Opens the far leg; the socket of an attempt before is closed with it.
     fn connect(&mut self, id: SlotId, to: usize) -> Result {
         let leg = Leg::Far;
-        let Some(destination) = self.front.route.get(to) else {
+        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let route = Arc::clone(&slot.route);
+        let Some(endpoint) = route.endpoints.get(to) else {
             let (operation, errno) = (Operation::Connect, libc::EDESTADDRREQ);
             return Result::Event(Event::Failed { leg, operation, errno });
         };
-        let opened = socket::outgoing(&destination.address);
-        let Some(slot) = self.slots.get(id) else { return Result::Started };
-        match opened {
+        match socket::outgoing(&endpoint.address) {
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
                 Result::Event(Event::Failed { leg, operation: Operation::Connect, errno })
             }
             Ok(socket) => {
-                if destination.keepalive {
+                if endpoint.keepalive {
                     // It is a TCP socket, which is all that could fail here.
                     let _ = socket::keep_alive(socket.as_fd());
                 }
                 let line = slot.line(leg);
-                line.dial(socket, &destination.address);
+                line.dial(socket, &endpoint.address);
                 if let Some(socket) = line.socket() {
-                    let (address, purpose) = (destination.sockaddr.clone(), Purpose::Connect(leg));
+                    let (address, purpose) = (endpoint.sockaddr.clone(), Purpose::Connect(leg));
                     let started = self.ring.connect(socket, address, token(purpose, id));
                     line.started(purpose, started);
                 }
@@ -177,12 +167,13 @@ impl Hands<'_> {
         let Some(socket) = line.socket() else { return Result::Started };
         let added = sealing.added_under_key(socket);
         let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
-        let material = Material { cipher: cipher(keys), key: keys.key(), iv: &iv, sequence: keys.sequence() };
+        let material =
+            Material { cipher: keys.cipher(), key: keys.key(), iv: &iv, sequence: keys.sequence() };
         let attached = match ktls::attach(socket) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             other => other,
         };
-        let event = match attached.and_then(|()| ktls::install(socket, side(direction), &material)) {
+        let event = match attached.and_then(|()| ktls::install(socket, direction, &material)) {
             Ok(()) => {
                 line.hintless |= direction == Direction::Rx;
                 line.drained &= !line.hintless;
@@ -204,7 +195,7 @@ impl Hands<'_> {
     fn read_sequence(&mut self, id: SlotId, leg: Leg, direction: Direction) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };
         let Some(socket) = slot.line(leg).socket() else { return Result::Started };
-        let sequence = ktls::sequence(socket, side(direction)).ok();
+        let sequence = ktls::sequence(socket, direction).ok();
         Result::Event(Event::Sequence { leg, direction, sequence })
     }
 
@@ -232,13 +223,12 @@ impl Hands<'_> {
     /// Who and what a connection was, of which `action` is the last.
     pub(super) fn circumstances(&mut self, id: SlotId, action: &Action) -> Circumstances {
         let Action::Close(report) = action else { return Circumstances::default() };
-        let client = self.slots.get(id).and_then(|slot| {
-            let remembered = slot.client.as_deref().copied();
-            let accepted = slot.line(Leg::Near).socket();
-            remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()))
-        });
-        let (listener, backend) = (self.front.address, self.front.route.first().map(|it| it.address.clone()));
-        Circumstances { client, listener, backend, ..Circumstances::of(report) }
+        let Some(slot) = self.slots.get(id) else { return Circumstances::of(report) };
+        let remembered = slot.client.as_deref().copied();
+        let accepted = slot.line(Leg::Near).socket();
+        let client = remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()));
+        let backend = slot.route.endpoints.first().map(|endpoint| endpoint.address.clone());
+        Circumstances { client, listener: Some(slot.route.listen), backend, ..Circumstances::of(report) }
     }
 
     fn note(&self, milestone: Milestone) {
@@ -268,13 +258,6 @@ impl Hands<'_> {
     }
 }
 
-fn side(direction: Direction) -> ktls::Direction {
-    match direction {
-        Direction::Tx => ktls::Direction::Tx,
-        Direction::Rx => ktls::Direction::Rx,
-    }
-}
-
 fn refusal_counters(direction: Direction, errno: i32) -> (Counter, Counter) {
     use Counter as C;
     let (tx, rx) = match errno {
@@ -298,16 +281,5 @@ fn control_counter(kind: ControlKind) -> Counter {
         ControlKind::Renegotiation => Counter::ControlRenegotiation,
         ControlKind::Tickets => Counter::ControlTickets,
         ControlKind::Unexpected => Counter::ControlUnexpected,
-    }
-}
-
-fn cipher(keys: &TrafficKeys) -> Cipher {
-    match (keys.version(), keys.aead()) {
-        (Version::Tls12, Aead::Aes128Gcm) => Cipher::Tls12Aes128Gcm,
-        (Version::Tls12, Aead::Aes256Gcm) => Cipher::Tls12Aes256Gcm,
-        (Version::Tls12, Aead::ChaCha20Poly1305) => Cipher::Tls12ChaCha20Poly1305,
-        (Version::Tls13, Aead::Aes128Gcm) => Cipher::Tls13Aes128Gcm,
-        (Version::Tls13, Aead::Aes256Gcm) => Cipher::Tls13Aes256Gcm,
-        (Version::Tls13, Aead::ChaCha20Poly1305) => Cipher::Tls13ChaCha20Poly1305,
     }
 }

@@ -85,13 +85,14 @@ fn moved_bytes(completion: &Completion) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mailbox::ServiceId;
     use super::super::slots::{Purpose, accept_token};
     use super::*;
 
     #[test]
     fn whose_little_bytes_there_were_is_told() {
-        let of = |front| {
-            read_token(accept_token(front)).map(|(purpose, id)| {
+        let of = |service| {
+            read_token(accept_token(ServiceId(service))).map(|(purpose, id)| {
                 assert_eq!(purpose, Purpose::Accept);
                 id
             })

@@ -32,7 +32,7 @@ pub(super) fn read(
         Purpose::Receive(leg) => (leg, Operation::Receive),
         Purpose::ReceiveRecord(leg) => (leg, Operation::Receive),
         Purpose::Send(leg) => (leg, Operation::Send),
-        Purpose::Accept | Purpose::Stop => return Meaning::Nothing,
+        Purpose::Accept | Purpose::Mailbox => return Meaning::Nothing,
     };
     let Some(slot) = slots.get(id) else { return recycle(outcome, bufs) };
     let line = slot.line(leg);

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::apply::{Hands, Result};
 use super::slots::SlotId;
 use crate::conn::event::{Event, Leg};
-use crate::sys::ktls::{self, Direction, Material};
+use crate::sys::ktls::{self, Material};
 use crate::sys::tcp;
+use offramp_proto::Direction;
 
 /// Until the second look; each further one waits twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::mailbox::ServiceId;
 use super::slots::accept_token;
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::ring::Ring;
@@ -20,8 +21,8 @@ pub(super) const SINGLES: usize = 16;
 
 /// The listening socket and whether connections are being accepted.
 pub(super) struct Listener {
-    /// Among those of the worker.
-    index: usize,
+    /// Of the service that it accepts for.
+    id: ServiceId,
     /// Taken away when accepting has ended for good.
     socket: Option<OwnedFd>,
     state: State,
@@ -42,8 +43,8 @@ enum State {
 }
 
 impl Listener {
-    pub(super) fn new(index: usize, socket: OwnedFd) -> Self {
-        Self { index, socket: Some(socket), state: State::Single, started: 0, multishot: true }
+    pub(super) fn new(id: ServiceId, socket: OwnedFd) -> Self {
+        Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: true }
     }
 
     /// Accepts as many as there is room for, if it may.
@@ -58,7 +59,7 @@ impl Listener {
             _ => {}
         }
         let Some(socket) = &self.socket else { return };
-        let token = accept_token(self.index);
+        let token = accept_token(self.id);
         if self.multishot && self.started == 0 && room >= BURST {
             self.state = State::Multishot;
             self.started = 1;
@@ -89,6 +90,11 @@ impl Listener {
         if let Some(socket) = self.socket.take() {
             ring.close(socket);
         }
+    }
+
+    /// Whether it is closed, and what it had started is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.state == State::Closed && self.started == 0
     }
 
     /// An accept is over.

@@ -1,5 +1,5 @@
-//! The shell: one thread, one ring, one listener. Every system call of a connection is made here, no
-//! decision.
+//! The shell: one thread, one ring, the services that the control plane gives it. Every system call of a
+//! connection is made here, no decision.
 //!
 //! A turn waits for completions, reads each as an [`Event`], steps the connection, carries out its actions,
 //! and submits all that with the next wait: one system call a turn, whatever the number of connections in it.
@@ -10,18 +10,18 @@ mod bulk;
 mod complete;
 mod faults;
 mod flush;
-mod front;
 mod listener;
+mod mailbox;
+mod served;
 mod slots;
-mod stop;
+mod switch;
 mod timers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::limits::Timeouts;
 use crate::conn::action::{Action, Outbox, Report};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
@@ -32,11 +32,10 @@ use crate::sys::ring::{self, Completion, Ring};
 use apply::Hands;
 use complete::Meaning;
 use faults::{FaultLog, Kind};
-use front::Front;
-pub use front::{FrontSetup, Offer, Offers};
+pub use mailbox::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
+use served::Served;
 use slots::{Purpose, SlotId, Slots, own_token, read_token};
-pub use stop::Stop;
-use stop::Wish;
+pub use switch::OffloadSwitch;
 use timers::Timers;
 
 /// Completions of transfers taken in one turn: what they cause is submitted before more are taken.
@@ -57,18 +56,12 @@ const FREE_BUFFERS: usize = 64;
 pub struct Setup {
     /// 0-based.
     pub index: usize,
-    /// The listeners, at least one.
-    pub fronts: Vec<FrontSetup>,
-    /// What the kernel may be asked to carry, by listener.
-    pub offers: Arc<Offers>,
-    /// Deadlines.
-    pub timeouts: Timeouts,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
     /// This worker's counters.
     pub counters: Arc<Counters>,
-    /// How the control plane tells it to stop.
-    pub stop: Arc<Stop>,
+    /// What the control plane tells it, with the services of the start in it.
+    pub mailbox: Arc<Mailbox>,
 }
 
 /// Why a worker could not start; the text names the likely cause and the command to try.
@@ -82,9 +75,6 @@ pub enum StartError {
         /// The likely cause and what to do.
         hint: &'static str,
     },
-    /// The backend's address cannot be used.
-    #[error("the backend's address cannot be used ({0}); a Unix socket's path has at most 107 bytes")]
-    Backend(io::Error),
 }
 
 /// Runs a worker on the calling thread until it was drained or ended. `ready` is called once, when
@@ -93,9 +83,7 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
     match Worker::new(setup) {
         Err(error) => ready(Err(error)),
         Ok(mut worker) => {
-            for front in &mut worker.fronts {
-                front.listener.accept(1, worker.now, &mut worker.ring);
-            }
+            worker.obey();
             ready(Ok(()));
             worker.run();
         }
@@ -107,15 +95,12 @@ struct Worker {
     outbox: Outbox,
     slots: Slots,
     timers: Timers,
-    fronts: Vec<Front>,
-    offers: Arc<Offers>,
-    offers_version: u64,
-    /// The kill switch, as of this turn.
+    services: BTreeMap<ServiceId, Served>,
+    /// The kill switch.
     may_offload: bool,
-    timeouts: Timeouts,
     counters: Arc<Counters>,
     faults: FaultLog,
-    stop: Arc<Stop>,
+    mailbox: Arc<Mailbox>,
     now: Instant,
     max_connections: usize,
     /// Completions of many bytes: they wait for those of few.
@@ -134,29 +119,24 @@ struct Worker {
     /// Events that an action caused at once.
     events: VecDeque<Event>,
     draining: bool,
+    ending: bool,
 }
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
         let mut ring =
             Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
-        let offers_version = setup.offers.version();
-        let front = |(index, front)| Front::new(index, front, setup.timeouts, setup.offers.at(index));
-        let fronts = setup.fronts.into_iter().enumerate().map(front).collect::<Result<_, _>>()?;
-        ring.await_event(setup.stop.event(), own_token(Purpose::Stop));
+        ring.await_event(setup.mailbox.event(), own_token(Purpose::Mailbox));
         Ok(Self {
             ring,
             outbox: Outbox::new(FREE_BUFFERS),
             slots: Slots::new(),
             timers: Timers::default(),
-            fronts,
-            may_offload: setup.offers.are_allowed(),
-            offers: setup.offers,
-            offers_version,
-            timeouts: setup.timeouts,
+            services: BTreeMap::new(),
+            may_offload: true,
             counters: setup.counters,
             faults: FaultLog::new(setup.index),
-            stop: setup.stop,
+            mailbox: setup.mailbox,
             now: clock(),
             max_connections: setup.max_connections,
             bulk: VecDeque::new(),
@@ -168,11 +148,12 @@ impl Worker {
             tidy_at: None,
             events: VecDeque::new(),
             draining: false,
+            ending: false,
         })
     }
 
     fn run(&mut self) {
-        while self.stop.wish() != Wish::End && !(self.draining && self.slots.len() == 0) {
+        while !(self.ending || self.draining && self.slots.len() == 0) {
             if let Err(error) = self.turn() {
                 tracing::error!("the ring cannot be waited on: {error}; the worker ends");
                 return;
@@ -185,7 +166,6 @@ impl Worker {
         self.ring.wait(&mut self.outbox.bufs, patience)?;
         self.now = clock();
         self.counters.turn();
-        self.look_at_the_offers();
         let has_waited = !self.bulk.is_empty();
         let little = self.take_completions();
         // What little there was of others is submitted first: bulk waits for that once, and not again.
@@ -214,7 +194,7 @@ impl Worker {
             .flatten()
             .filter(|at| *at > self.now)
             .map(|at| at.saturating_duration_since(self.now));
-        let rests = self.fronts.iter().filter_map(|front| front.listener.patience(self.now));
+        let rests = self.services.values().filter_map(|served| served.listener.patience(self.now));
         rests.chain(self.timers.patience(self.now)).chain(self.faults.patience(self.now)).chain(own).min()
     }
 
@@ -257,21 +237,14 @@ impl Worker {
         }
     }
 
-    fn look_at_the_offers(&mut self) {
-        let version = self.offers.version();
-        if version != self.offers_version {
-            self.offers_version = version;
-            self.may_offload = self.offers.are_allowed();
-            for (index, front) in self.fronts.iter_mut().enumerate() {
-                front.take(self.offers.at(index), self.offers.legs(index));
-            }
-        }
-    }
-
     fn complete(&mut self, completion: Completion) {
         let Some((purpose, id)) = read_token(completion.token) else { return };
         match purpose {
-            Purpose::Stop => self.stop_signalled(),
+            Purpose::Mailbox => {
+                // Before the look into it: what is posted after that wakes the next turn.
+                self.ring.await_event(self.mailbox.event(), own_token(Purpose::Mailbox));
+                self.obey();
+            }
             _ => {
                 let meaning = complete::read(
                     purpose,
@@ -297,13 +270,11 @@ impl Worker {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             let Some(slot) = self.slots.get(id) else { continue };
-            let front = &self.fronts[slot.front];
             let turn = Turn { now: self.now, may_offload: self.may_offload };
             slot.conn.step(event, turn, &mut self.outbox);
             let mut hands = Hands {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
-                front,
                 counters: &self.counters,
                 timers: &mut self.timers,
                 now: self.now,
@@ -360,20 +331,6 @@ impl Worker {
         }
     }
 
-    fn stop_signalled(&mut self) {
-        self.ring.await_event(self.stop.event(), own_token(Purpose::Stop));
-        if self.stop.wish() == Wish::Drain && !self.draining {
-            self.draining = true;
-            for front in &mut self.fronts {
-                front.listener.close(&mut self.ring);
-            }
-            let until = self.now + self.timeouts.drain;
-            for id in self.slots.ids() {
-                self.step(id, Event::Drain { until });
-            }
-        }
-    }
-
     fn report(&mut self) {
         self.counters.set(Gauge::Connections, self.slots.len() as u64);
         self.counters.set(Gauge::Unfinished, self.slots.unfinished() as u64);
@@ -386,11 +343,9 @@ impl Worker {
     }
 
     fn look_again(&mut self, id: SlotId, leg: Leg) {
-        let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
         let mut hands = Hands {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            front,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,
@@ -401,11 +356,9 @@ impl Worker {
     }
 
     fn receive_again(&mut self, id: SlotId, leg: Leg) {
-        let Some(front) = self.slots.get(id).map(|slot| &self.fronts[slot.front]) else { return };
         let mut hands = Hands {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            front,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,

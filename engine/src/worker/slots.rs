@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use slab::Slab;
 
 use super::flush::{Look, Sealing};
+use super::mailbox::{Route, ServiceId};
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 use crate::sys::ring::{Ring, Started, Token};
@@ -17,7 +19,7 @@ use crate::sys::socket::{self, Address};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Accept,
-    Stop,
+    Mailbox,
     Connect(Leg),
     Receive(Leg),
     ReceiveRecord(Leg),
@@ -27,8 +29,8 @@ pub(super) enum Purpose {
 /// One connection and its sockets.
 pub(super) struct Slot {
     pub(super) conn: Conn,
-    /// Which listener accepted it.
-    pub(super) front: usize,
+    /// Where it comes from and goes to.
+    pub(super) route: Arc<Route>,
     /// Counted among those whose handshake is not complete.
     is_unfinished: bool,
     /// Tells this tenant of the slot from those before.
@@ -149,9 +151,9 @@ pub(super) struct SlotId {
 }
 
 impl SlotId {
-    /// Of the slot; in the token of an accept, of the listener.
-    pub(super) fn index(self) -> usize {
-        self.index as usize
+    /// Of the token of an accept: for which service.
+    pub(super) fn service(self) -> ServiceId {
+        ServiceId(self.serial)
     }
 }
 
@@ -161,13 +163,13 @@ impl Slots {
     }
 
     /// `socket` is the leg that was accepted.
-    pub(super) fn insert(&mut self, conn: Conn, front: usize, socket: OwnedFd, now: Instant) -> SlotId {
+    pub(super) fn insert(&mut self, conn: Conn, route: Arc<Route>, socket: OwnedFd, now: Instant) -> SlotId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let line = |leg| Line { is_plain: conn.policy().security(leg).terms().is_none(), ..Line::default() };
         let (near, far) = (line(Leg::Near), line(Leg::Far));
         let mut slot =
-            Slot { conn, front, is_unfinished: true, serial, near, far, timer: None, client: None };
+            Slot { conn, route, is_unfinished: true, serial, near, far, timer: None, client: None };
         slot.line(Leg::Near).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
         let id = SlotId { index, serial };
@@ -237,7 +239,7 @@ const INDEX_BITS: u32 = 28;
 pub(super) fn token(purpose: Purpose, id: SlotId) -> Token {
     let purpose = match purpose {
         Purpose::Accept => 0,
-        Purpose::Stop => 1,
+        Purpose::Mailbox => 1,
         Purpose::Connect(Leg::Near) => 2,
         Purpose::Connect(Leg::Far) => 8,
         Purpose::Receive(Leg::Near) => 3,
@@ -255,17 +257,16 @@ pub(super) fn own_token(purpose: Purpose) -> Token {
     token(purpose, SlotId { index: 0, serial: 0 })
 }
 
-/// The token of a listener's accept.
-pub(super) fn accept_token(front: usize) -> Token {
-    let index = u32::try_from(front).expect("a process has at most 64 listeners");
-    token(Purpose::Accept, SlotId { index, serial: 0 })
+/// The token of an accept for a service.
+pub(super) fn accept_token(service: ServiceId) -> Token {
+    token(Purpose::Accept, SlotId { index: 0, serial: service.0 })
 }
 
 /// What [`token`] was made of.
 pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
     let purpose = match token & ((1 << PURPOSE_BITS) - 1) {
         0 => Purpose::Accept,
-        1 => Purpose::Stop,
+        1 => Purpose::Mailbox,
         2 => Purpose::Connect(Leg::Near),
         8 => Purpose::Connect(Leg::Far),
         3 => Purpose::Receive(Leg::Near),
@@ -283,8 +284,6 @@ pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use std::sync::Arc;
 
     use super::*;
     use crate::config::limits::Timeouts;
@@ -306,12 +305,16 @@ mod tests {
         )
     }
 
+    fn route() -> Arc<Route> {
+        Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
+    }
+
     #[test]
     fn a_token_says_what_it_was_made_of() {
         let id = SlotId { index: (1 << INDEX_BITS) - 1, serial: u32::MAX - 5 };
         for purpose in [
             Purpose::Accept,
-            Purpose::Stop,
+            Purpose::Mailbox,
             Purpose::Connect(Leg::Far),
             Purpose::Connect(Leg::Near),
             Purpose::Receive(Leg::Near),
@@ -324,6 +327,9 @@ mod tests {
             assert_eq!(read_token(token(purpose, id)), Some((purpose, id)));
         }
         assert_eq!(read_token(15), None);
+        let service = ServiceId(u32::MAX);
+        let read = read_token(accept_token(service)).map(|(purpose, id)| (purpose, id.service()));
+        assert_eq!(read, Some((Purpose::Accept, service)));
     }
 
     #[test]
@@ -331,8 +337,9 @@ mod tests {
     fn slots_unfinished_are_counted_and_known_by_age() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, begin) = (Slots::new(), Instant::now());
-        let insert =
-            |slots: &mut Slots, nth: u64| slots.insert(conn(), 0, socket(), begin + Duration::from_secs(nth));
+        let insert = |slots: &mut Slots, nth: u64| {
+            slots.insert(conn(), route(), socket(), begin + Duration::from_secs(nth))
+        };
         let [first, second, third] = [0, 1, 2].map(|nth| insert(&mut slots, nth));
         assert_eq!((slots.unfinished(), slots.oldest_unfinished()), (3, Some((first, begin))));
         slots.finished(first);
@@ -354,9 +361,9 @@ mod tests {
     fn a_tenant_that_left_is_not_found_in_its_slot() {
         let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
         let (mut slots, now) = (Slots::new(), Instant::now());
-        let first = slots.insert(conn(), 0, socket(), now);
+        let first = slots.insert(conn(), route(), socket(), now);
         assert!(slots.remove(first).is_some());
-        let second = slots.insert(conn(), 0, socket(), now);
+        let second = slots.insert(conn(), route(), socket(), now);
         assert_eq!(first.index, second.index);
         assert!(slots.get(first).is_none() && slots.remove(first).is_none());
         assert!(slots.get(second).is_some());

@@ -1,9 +1,10 @@
 //! Records that are not application data, whoever carries them.
 
 use offramp_core::conn::action::{Carriage, ControlKind, Milestone};
-use offramp_core::conn::carrier::{Offer, Suites};
+use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
 use offramp_core::tls::secrets::Direction;
+use offramp_proto::CipherSet;
 use offramp_sim::{Backend, Generation, Habits, Outcome, Plan, Say};
 use rustls::SupportedCipherSuite;
 
@@ -196,7 +197,7 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
 /// what follows our answer: the client is told, under the old key, and hears no KeyUpdate.
 #[test]
 fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
-    let sealing = Offer { rx: Suites::NONE, ..BOTH };
+    let sealing = Offer { rx: CipherSet::NONE, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
         for seed in 0..16 {
             let mut plan = Plan::new(seed, Vec::new());

@@ -80,7 +80,7 @@ fn authorities_out_of_their_bounds_vouch_for_nobody() {
         }
         let warned = lab.stderr();
         assert!(warned.contains(warning) && warned.contains(".pem: ") != warning.is_empty(), "{warned}");
-        lab.reload("certificates, peers, tickets and offload in force");
+        lab.reload("listeners and timeouts in force");
         let again = lab.stderr().split_off(warned.len());
         assert!(again.contains(warning), "SIGHUP: {again}");
         lab.stop();

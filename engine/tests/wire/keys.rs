@@ -145,7 +145,7 @@ fn keys_are_in_memory_in_no_form_of_their_file() {
     for renewed in std::iter::once(first).chain(rest) {
         renewed.write(directory.path());
         if before.is_some() {
-            lab.reload("certificates, peers, tickets and offload in force");
+            lab.reload("listeners and timeouts in force");
         }
         assert_eq!(shown(&lab, &[&renewed]), der(&renewed.certificate));
         assert_eq!(found(lab.pid(), &needles(&renewed.key)), 0, "as it is in the file");

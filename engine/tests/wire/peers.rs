@@ -243,10 +243,10 @@ fn a_session_does_not_outlive_what_let_it_in() {
         goes_on(&lab, &config, HandshakeKind::Full);
         goes_on(&lab, &config, HandshakeKind::Resumed);
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&other))).expect("written");
-        lab.reload("certificates, peers, tickets and offload in force");
+        lab.reload("listeners and timeouts in force");
         refused(&lab, &config, "BadCertificate", "peer_certificate_refused");
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&known))).expect("written");
-        lab.reload("certificates, peers, tickets and offload in force");
+        lab.reload("listeners and timeouts in force");
         lab.addr = access;
     }
     lab.settled();

@@ -10,7 +10,7 @@ use crate::identity::{Identity, NAME};
 use crate::lab::{Lab, Setup, identity_flags};
 use crate::metrics::Metrics;
 use crate::peer::{BOTH, End, Peer, Version, config, plain};
-use crate::tools::{in_guest, scratch};
+use crate::tools::{eventually, in_guest, scratch};
 
 const DIRECTIONS: [&str; 2] = ["tx", "rx"];
 
@@ -262,6 +262,49 @@ fn listeners_have_backends_and_certificates_of_their_own() {
     }
     let metrics: Metrics = lab.settled();
     assert_eq!(metrics.handshakes("full"), 2, "{}", metrics.raw);
+    lab.stop();
+}
+
+#[test]
+fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
+    let backends = [Backend::start(Manner::Echo), Backend::start(Manner::Echo)];
+    let files = scratch();
+    let flags = identity_flags(Identity::rsa(), files.path());
+    let path = files.path().join("offramp.toml");
+    let write = |backend: Option<&Backend>| {
+        let text = backend.map_or_else(String::new, |backend| {
+            format!(
+                "[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n\
+                 [[listener.identity]]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+                backend.addr, flags[1], flags[3]
+            )
+        });
+        std::fs::write(&path, text).expect("the file can be written");
+    };
+    write(None);
+    let lab = Setup::new(backends[0].addr).flags(&format!("--config {}", path.display())).start();
+    let mut old = Peer::open(lab.addr, &plain(Version::Tls13));
+    write(Some(&backends[0]));
+    lab.reload("SIGHUP: listeners and timeouts in force");
+    let log = lab.stderr();
+    let (_, added) = log.rsplit_once("listening on ").expect("the log says where");
+    let added = added.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
+    let mut first = Peer::open(added, &plain(Version::Tls13));
+    first.ping(b"here");
+    write(Some(&backends[1]));
+    lab.reload("SIGHUP: listeners and timeouts in force");
+    let mut second = Peer::open(added, &plain(Version::Tls12));
+    second.ping(b"there");
+    write(None);
+    lab.reload("no longer listening on");
+    eventually("nobody listens there", || std::net::TcpStream::connect(added).is_err());
+    for peer in [&mut old, &mut first, &mut second] {
+        peer.ping(b"still");
+    }
+    second.close_notify();
+    assert_eq!(second.rest(), (Vec::new(), End::Clean));
+    assert_eq!(backends[1].seen().bytes, "therestill".len() as u64, "the new backend");
+    assert!(!lab.stderr().contains("restart"), "{}", lab.stderr());
     lab.stop();
 }
 

@@ -13,10 +13,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    self, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
+    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
 };
 use offramp::metrics::{Counter, Metrics};
 use offramp::supervisor::Engine;
+use offramp::sys::socket::Address;
 
 use crate::backend::Backend;
 use crate::identity::{Identity, SERVER_NAME};
@@ -130,7 +131,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
     Config {
         listeners: vec![Listener {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            backend: config::Backend::Tcp(backend),
+            backend: Address::Tcp(backend),
             identities: vec![IdentityFiles {
                 certificate: identity.certificate_file(),
                 key: identity.key_file(),

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    Backend as PlainLeg, Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation,
-    UnknownName,
+    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
 };
 use offramp::supervisor::Engine;
+use offramp::sys::socket::Address;
 use offramp_loadgen::identity::Identity;
 
 use crate::ring;
@@ -19,7 +19,7 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
     }
     let listener = Listener {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        backend: PlainLeg::Tcp(backend),
+        backend: Address::Tcp(backend),
         identities: vec![IdentityFiles {
             certificate: identity.certificate_file(),
             key: identity.key_file(),

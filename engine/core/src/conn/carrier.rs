@@ -6,52 +6,16 @@ use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::Buf;
 use crate::tls::cipher::{Opener, Sealer};
-use crate::tls::secrets::{Aead, Version};
 use crate::tls::session::Rekey;
-
-/// A set of cipher and version pairs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Suites(u8);
-
-impl Suites {
-    /// No pair.
-    pub const NONE: Self = Self(0);
-    /// Every pair that the profile lists.
-    pub const ALL: Self = Self(0b11_1111);
-
-    /// Adds one.
-    #[must_use]
-    pub fn with(self, version: Version, aead: Aead) -> Self {
-        Self(self.0 | Self::bit(version, aead))
-    }
-
-    /// Whether it is in.
-    #[must_use]
-    pub fn contains(self, version: Version, aead: Aead) -> bool {
-        self.0 & Self::bit(version, aead) != 0
-    }
-
-    fn bit(version: Version, aead: Aead) -> u8 {
-        let version = match version {
-            Version::Tls12 => 0,
-            Version::Tls13 => 3,
-        };
-        let aead = match aead {
-            Aead::Aes128Gcm => 0,
-            Aead::Aes256Gcm => 1,
-            Aead::ChaCha20Poly1305 => 2,
-        };
-        1 << (version + aead)
-    }
-}
+use offramp_proto::{Cipher, CipherSet};
 
 /// What the kernel may be asked to carry and when, by policy and by what was found at the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     /// Records from us.
-    pub tx: Suites,
+    pub tx: CipherSet,
     /// Records from the peer.
-    pub rx: Suites,
+    pub rx: CipherSet,
     /// Bytes of plaintext that a direction carries in userspace first; 0 offers it with the handshake.
     pub after_bytes: u64,
     /// Whether the kernel takes the next key of a direction after its first (RFC 8446 §4.6.3).
@@ -61,7 +25,7 @@ pub struct Offer {
 impl Offer {
     /// Nothing further; keys that the kernel has can still be replaced.
     pub(super) fn without_new(self) -> Self {
-        Self { tx: Suites::NONE, rx: Suites::NONE, ..self }
+        Self { tx: CipherSet::NONE, rx: CipherSet::NONE, ..self }
     }
 }
 
@@ -111,8 +75,7 @@ pub(super) enum Receiver {
 /// What a side with TLS begins with.
 #[derive(Debug)]
 pub(super) struct Carried {
-    pub(super) version: Version,
-    pub(super) aead: Aead,
+    pub(super) cipher: Cipher,
     pub(super) tx: Transmitter,
     pub(super) rx: Receiver,
     /// Bytes until the kernel is offered what goes to the peer; `None` if that is settled.
@@ -213,23 +176,5 @@ impl Carriage {
     /// Userspace, by intention or because the kernel refused.
     pub(super) fn userspace(refused: Option<i32>) -> Self {
         refused.map_or(Self::Userspace, |errno| Self::Fallback { errno })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_pair_has_its_own_bit() {
-        let mut all = Suites::default();
-        for version in [Version::Tls12, Version::Tls13] {
-            for aead in [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
-                assert!(!all.contains(version, aead));
-                all = all.with(version, aead);
-                assert!(all.contains(version, aead));
-            }
-        }
-        assert_eq!(all, Suites::ALL);
     }
 }

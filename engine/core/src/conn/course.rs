@@ -265,7 +265,7 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let (version, resumed) = (handshaken.established.version, handshaken.established.resumed);
+        let (version, resumed) = (handshaken.established.cipher.version, handshaken.established.resumed);
         out.push(Action::Note(Milestone::Established { version, resumed }));
         self.is_established = true;
         let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer));

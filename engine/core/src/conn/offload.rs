@@ -9,21 +9,21 @@
 
 use super::Next;
 use super::action::{Action, Carriage, Milestone, Outbox};
-use super::carrier::{Carried, Count, Offer, Receiver, Suites, Transmitter};
+use super::carrier::{Carried, Count, Offer, Receiver, Transmitter};
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::handshake::Handshaken;
 use crate::buf::Buf;
 use crate::tls::cipher::{Opener, Sealer};
-use crate::tls::secrets::{Aead, Direction, TrafficKeys, Version};
+use crate::tls::secrets::{Cipher, Direction, TrafficKeys};
 use crate::tls::session::{Established, Rekey};
+use offramp_proto::CipherSet;
 
 /// A hand-over in progress.
 #[derive(Debug)]
 pub(super) struct Offload {
     leg: Leg,
-    version: Version,
-    aead: Aead,
+    cipher: Cipher,
     after_bytes: u64,
     tx: Side<Sealer>,
     rx: Side<Opener>,
@@ -56,15 +56,14 @@ impl Offload {
     /// Decides who shall carry what.
     pub(super) fn begin(handshaken: Handshaken, leg: Leg, offer: Offer) -> Self {
         let Handshaken { established, incoming } = handshaken;
-        let Established { version, aead, tx, rx, rekey, .. } = established;
-        let fate = |suites: Suites, wanted| {
-            if suites.contains(version, aead) { wanted } else { Fate::Userspace { refused: None } }
+        let Established { cipher, tx, rx, rekey, .. } = established;
+        let fate = |ciphers: CipherSet, wanted| {
+            if ciphers.contains(cipher) { wanted } else { Fate::Userspace { refused: None } }
         };
         let when = |is_aligned| if offer.after_bytes == 0 && is_aligned { Fate::Wanted } else { Fate::Later };
         Self {
             leg,
-            version,
-            aead,
+            cipher,
             after_bytes: offer.after_bytes,
             tx: Side { userspace: Sealer::new(tx), fate: fate(offer.tx, when(true)) },
             rx: Side { userspace: Opener::new(rx), fate: fate(offer.rx, when(incoming.is_none())) },
@@ -118,8 +117,8 @@ impl Offload {
             Fate::Kernel => Receiver::Kernel(Count::from(self.rx.userspace.keys().sequence())),
             _ => Receiver::Userspace(self.rx.userspace),
         };
-        let Self { version, aead, rekey, partial, .. } = self;
-        Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial }
+        let Self { cipher, rekey, partial, .. } = self;
+        Carried { cipher, tx, rx, tx_left, rx_left, rekey, partial }
     }
 
     /// Gives what it holds back to the free list.

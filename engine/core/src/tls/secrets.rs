@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-pub use offramp_proto::{Aead, Direction, Version};
+pub use offramp_proto::{Aead, Cipher, Direction, Version};
 use rustls::ConnectionTrafficSecrets;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -23,9 +23,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct TrafficKeys {
     #[zeroize(skip)]
-    version: Version,
-    #[zeroize(skip)]
-    aead: Aead,
+    cipher: Cipher,
     key: [u8; 32],
     iv: [u8; 12],
     sequence: u64,
@@ -40,7 +38,7 @@ impl TrafficKeys {
         if key.len() != aead.key_bytes() {
             return None;
         }
-        let mut keys = Self { version, aead, key: [0; 32], iv, sequence };
+        let mut keys = Self { cipher: Cipher::new(version, aead), key: [0; 32], iv, sequence };
         keys.key[..key.len()].copy_from_slice(key);
         Some(keys)
     }
@@ -64,22 +62,28 @@ impl TrafficKeys {
         Self::new(version, aead, key.as_ref(), iv.as_ref().try_into().ok()?, sequence)
     }
 
+    /// What records are protected with.
+    #[must_use]
+    pub fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
     /// The protocol version.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.version
+        self.cipher.version
     }
 
     /// The AEAD.
     #[must_use]
     pub fn aead(&self) -> Aead {
-        self.aead
+        self.cipher.aead
     }
 
     /// The key, of the AEAD's length.
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        &self.key[..self.aead.key_bytes()]
+        &self.key[..self.cipher.aead.key_bytes()]
     }
 
     /// The iv as the key schedule made it. To give it to the kernel, use [`TrafficKeys::kernel_iv`].
@@ -102,7 +106,7 @@ impl TrafficKeys {
     /// Whether the next record has an explicit nonce of 8 bytes.
     #[must_use]
     pub fn has_explicit_nonce(&self) -> bool {
-        self.version == Version::Tls12 && self.aead != Aead::ChaCha20Poly1305
+        self.cipher.version == Version::Tls12 && self.cipher.aead != Aead::ChaCha20Poly1305
     }
 
     /// The iv for the kernel: by the nonce rule another one than userspace used, where the two would meet.
@@ -130,7 +134,7 @@ impl TrafficKeys {
 impl fmt::Debug for TrafficKeys {
     /// Version, AEAD and sequence number; never key or iv.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TrafficKeys({:?} {:?} at {})", self.version, self.aead, self.sequence)
+        write!(f, "TrafficKeys({:?} {:?} at {})", self.cipher.version, self.cipher.aead, self.sequence)
     }
 }
 

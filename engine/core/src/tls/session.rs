@@ -22,7 +22,7 @@ use super::profile::version_and_aead;
 use super::record::{HEADER_BYTES, Header, RecordType};
 pub use super::refusal::Refusal;
 use super::refusal::{is_incompatible_key, is_no_name, is_unknown_name};
-use super::secrets::{Aead, Direction, TrafficKeys, Version};
+use super::secrets::{Cipher, Direction, TrafficKeys, Version};
 use super::tickets::{SessionOrigin, with_origin};
 use super::{Role, Terms};
 use crate::buf::Buf;
@@ -79,9 +79,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Established {
     /// Negotiated.
-    pub version: Version,
-    /// Negotiated.
-    pub aead: Aead,
+    pub cipher: Cipher,
     /// Whether it was abbreviated: resumed from a ticket, without public-key authentication, and in TLS 1.2
     /// in one round trip (A7).
     pub resumed: bool,
@@ -313,7 +311,7 @@ impl Session {
         let rekey = (version == Version::Tls13).then_some(Rekey(rekey));
         let keys = |secrets| TrafficKeys::from_rustls(version, secrets).ok_or(Refusal::Internal);
         let (tx, rx) = (keys(secrets.tx)?, keys(secrets.rx)?);
-        Ok(Established { version, aead, resumed, peer, tx, rx, rekey })
+        Ok(Established { cipher: Cipher::new(version, aead), resumed, peer, tx, rx, rekey })
     }
 
     /// After an error the library has its alert queued. It is asked only while it has something to send:

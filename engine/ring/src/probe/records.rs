@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 
 use super::{Check, Verdict};
 use crate::errno;
-use crate::ktls::{Cipher, CipherSet, Direction, Material, attach, install};
+use offramp_proto::{Aead, Cipher, CipherSet, Direction, Version};
+
+use crate::ktls::{Material, attach, install};
 use crate::socket;
 
 const GROUP: &str = "ktls";
@@ -70,8 +72,8 @@ impl Ktls {
         let mut checks = vec![protocol()];
         for (direction, set, reason) in [("tx", self.tx, &self.tx_reason), ("rx", self.rx, &self.rx_reason)] {
             let attached = !set.is_empty() || checks[0].verdict == Verdict::Ok;
-            for cipher in Cipher::ALL {
-                let name = format!("{direction} TLS {} {}", cipher.version(), cipher.aead());
+            for cipher in Cipher::all() {
+                let name = format!("{direction} TLS {} {}", cipher.version, cipher.aead);
                 checks.push(match reason {
                     _ if set.contains(cipher) => Check::ok(GROUP, name, "kernel"),
                     _ if !attached => Check::bad(Verdict::Untried, (GROUP, name), "userspace", ""),
@@ -104,11 +106,11 @@ fn protocol() -> Check {
 }
 
 fn direction(direction: Direction) -> (CipherSet, Option<Refusal>) {
-    let mut set = CipherSet::EMPTY;
+    let mut set = CipherSet::NONE;
     let mut reason = None;
-    for cipher in Cipher::ALL {
+    for cipher in Cipher::all() {
         match try_cipher(direction, cipher) {
-            Ok(_) => set.insert(cipher),
+            Ok(_) => set = set.with(cipher),
             Err(why) => reason = reason.or(Some(why)),
         }
     }
@@ -127,7 +129,7 @@ fn try_cipher(direction: Direction, cipher: Cipher) -> Result<Pair, Refusal> {
 }
 
 fn rekey(tx: CipherSet) -> Rekey {
-    let cipher = Cipher::Tls13Aes128Gcm;
+    let cipher = Cipher::new(Version::Tls13, Aead::Aes128Gcm);
     if !tx.contains(cipher) {
         return Rekey::Untried;
     }
@@ -140,7 +142,7 @@ fn rekey(tx: CipherSet) -> Rekey {
 
 /// A connection that nothing is ever sent on: all-zero keys give nothing away.
 fn install_zeroes(pair: &Pair, direction: Direction, cipher: Cipher) -> io::Result<()> {
-    let key = vec![0; cipher.key_bytes()];
+    let key = vec![0; cipher.aead.key_bytes()];
     install(pair.ours.as_fd(), direction, &Material { cipher, key: &key, iv: &[0; 12], sequence: 0 })
 }
 
@@ -190,9 +192,9 @@ mod tests {
     #[test]
     fn what_is_not_carried_has_a_reason() {
         let found = ktls();
-        assert_eq!(found.tx_reason.is_none(), found.tx.iter().count() == Cipher::ALL.len());
-        assert_eq!(found.rx_reason.is_none(), found.rx.iter().count() == Cipher::ALL.len());
-        assert_eq!(found.checks().len(), 2 + 2 * Cipher::ALL.len());
+        assert_eq!(found.tx_reason.is_none(), found.tx.iter().count() == Cipher::all().count());
+        assert_eq!(found.rx_reason.is_none(), found.rx.iter().count() == Cipher::all().count());
+        assert_eq!(found.checks().len(), 2 + 2 * Cipher::all().count());
     }
 
     #[test]
@@ -208,11 +210,11 @@ mod tests {
         let why = why_not_attached(&io::Error::from_raw_os_error(libc::ENOENT));
         let reason = Some(why);
         let none = Ktls {
-            tx: CipherSet::EMPTY,
-            rx: CipherSet::EMPTY,
+            tx: CipherSet::NONE,
+            rx: CipherSet::NONE,
             tx_reason: reason.clone(),
             rx_reason: reason,
-            rekey: rekey(CipherSet::EMPTY),
+            rekey: rekey(CipherSet::NONE),
         };
         assert_eq!(none.rekey, Rekey::Untried);
         assert!(none.checks()[1..].iter().all(|check| check.verdict != Verdict::Ok));

@@ -24,7 +24,7 @@ use crate::conn::carrier::{self, Carried, Offer, Transmitter};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
 use crate::tls::record::RecordType;
-use crate::tls::secrets::{Aead, Direction, Version};
+use crate::tls::secrets::{Cipher, Direction, Version};
 use crate::tls::session::Rekey;
 use control::{Allowance, Control, Counts};
 use ending::BehindTheEnd;
@@ -38,8 +38,7 @@ const MAX_CONTROL_RECORDS_IN_A_ROW: u32 = 32;
 #[derive(Debug)]
 pub(in crate::conn) struct TlsSide {
     leg: Leg,
-    version: Version,
-    aead: Aead,
+    cipher: Cipher,
     sender: Sender,
     receiver: Receiver,
     /// Makes the keys that follow a KeyUpdate; TLS 1.3 only.
@@ -98,11 +97,10 @@ struct Receiver {
 impl TlsSide {
     /// With what the handshake and the hand-over have left.
     pub(in crate::conn) fn new(carried: Carried, leg: Leg, now: Instant, rules: &Rules<'_>) -> Self {
-        let Carried { version, aead, tx, rx, tx_left, rx_left, rekey, partial } = carried;
+        let Carried { cipher, tx, rx, tx_left, rx_left, rekey, partial } = carried;
         Self {
             leg,
-            version,
-            aead,
+            cipher,
             sender: Sender::new(tx, tx_left),
             receiver: Receiver {
                 path: rx,
@@ -126,7 +124,7 @@ impl TlsSide {
             rekey,
             offer: rules.offer,
             now,
-            record_limit: rules.policy.record_limit.min(aead.record_limit()),
+            record_limit: rules.policy.record_limit.min(cipher.aead.record_limit()),
             winding_up: false,
             is_gone: false,
             seen: Counts::default(),
@@ -223,10 +221,10 @@ impl TlsSide {
     fn control(&mut self, record_type: RecordType, payload: &[u8], out: &mut Outbox) -> Result<(), Fault> {
         self.receiver.control_records_in_a_row += 1;
         let is_flood = self.receiver.control_records_in_a_row > MAX_CONTROL_RECORDS_IN_A_ROW;
-        if record_type == RecordType::Handshake && self.version == Version::Tls13 {
+        if record_type == RecordType::Handshake && self.cipher.version == Version::Tls13 {
             return self.messages(payload, is_flood, out);
         }
-        let control = control::read(self.version, record_type, payload);
+        let control = control::read(self.cipher.version, record_type, payload);
         self.seen.add(control::kind(record_type, control));
         if control == Err(Fault::AlertReceived) {
             self.heard = payload.get(1).copied();

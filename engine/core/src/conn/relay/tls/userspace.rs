@@ -76,7 +76,7 @@ impl TlsSide {
             && let Some(header) = Header::read(sealed.filled())?
         {
             let Some(record) = sealed.filled().get(..header.record_bytes()) else { break };
-            if self.version == Version::Tls13 && header.record_type != RecordType::ApplicationData {
+            if self.cipher.version == Version::Tls13 && header.record_type != RecordType::ApplicationData {
                 // In the clear: a ChangeCipherSpec that is late (RFC 8446 §5), or a forged alert.
                 self.seen.add(ControlKind::Unexpected);
                 return Err(Fault::UnexpectedRecord);

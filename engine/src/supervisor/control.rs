@@ -1,0 +1,60 @@
+//! What steers a running engine, from any thread.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::StartError;
+use super::services::Services;
+use crate::tls::Tickets;
+use crate::worker::{Command, Mailbox, OffloadSwitch};
+
+/// Stops an engine, from any thread.
+#[derive(Clone)]
+pub struct Control {
+    /// By worker.
+    pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
+    pub(super) stopping: Arc<AtomicBool>,
+    pub(super) offload: OffloadSwitch,
+    pub(super) tickets: Arc<Tickets>,
+    pub(super) services: Services,
+}
+
+impl Control {
+    pub(super) fn new(workers: usize, tickets: Arc<Tickets>) -> Result<Self, StartError> {
+        let mailboxes: io::Result<Vec<_>> = (0..workers).map(|_| Mailbox::new().map(Arc::new)).collect();
+        let mailboxes = mailboxes.map_err(|error| StartError::resource("event descriptor", &error))?;
+        let mailboxes: Arc<[_]> = mailboxes.into();
+        let services = Services::new(Arc::clone(&mailboxes), Arc::clone(&tickets));
+        let (offload, stopping) = (OffloadSwitch::new(Arc::clone(&mailboxes)), Arc::default());
+        Ok(Self { mailboxes, stopping, offload, tickets, services })
+    }
+
+    /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.
+    pub fn allow_offload(&self, allowed: bool) {
+        self.offload.allow(allowed);
+    }
+
+    /// As [`Engine::drain`](super::Engine::drain).
+    pub fn drain(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Drain));
+    }
+
+    /// As [`Engine::end`](super::Engine::end).
+    pub fn end(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::End));
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Control({} workers, stopping: {})", self.mailboxes.len(), self.is_stopping())
+    }
+}

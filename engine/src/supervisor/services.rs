@@ -1,0 +1,242 @@
+//! The services in force: one for each listener of the configuration. Start, SIGHUP and changed files all
+//! come here; what has changed is posted to every worker.
+//!
+//! A listener of a new configuration is the one that was there if it has the same address; that one's
+//! connections go on under the policy under which they began.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::watch::Seen;
+use super::{Carriers, StartError, sockets, ticket_clock};
+use crate::config::limits::{Timeouts, descriptors_needed};
+use crate::config::{Config, Listener, Truncation};
+use crate::conn::policy::{Legs, Policy};
+use crate::metrics::Expiries;
+use crate::sys::probe::Ktls;
+use crate::tls::{Tickets, warnings};
+use crate::worker::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
+
+/// Shared by whoever puts services in force: one at a time.
+#[derive(Clone, Debug)]
+pub(super) struct Services(Arc<Mutex<InForce>>);
+
+impl Services {
+    /// None yet.
+    pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
+        let in_force = InForce {
+            mailboxes,
+            tickets,
+            services: Vec::new(),
+            next_id: 0,
+            timeouts: Timeouts::default(),
+            incoming_cpus: Vec::new(),
+            descriptors: Descriptors { limit: u64::MAX, inherited: 0, max_connections: 0 },
+            seen: Seen::default(),
+            warned: Vec::new(),
+            expiries: Arc::default(),
+        };
+        Self(Arc::new(Mutex::new(in_force)))
+    }
+
+    /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What there is of descriptors, and how many connections they are to serve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptors {
+    /// RLIMIT_NOFILE.
+    pub(super) limit: u64,
+    /// Those that were open at the start.
+    pub(super) inherited: u64,
+    pub(super) max_connections: usize,
+}
+
+/// All that is in force.
+#[derive(Debug)]
+pub(super) struct InForce {
+    mailboxes: Arc<[Arc<Mailbox>]>,
+    tickets: Arc<Tickets>,
+    /// In the order of the configuration.
+    services: Vec<Running>,
+    next_id: u32,
+    timeouts: Timeouts,
+    /// The CPU by which each worker gets what arrives; empty if they do not.
+    incoming_cpus: Vec<usize>,
+    descriptors: Descriptors,
+    /// Its files as they were when they were last read.
+    pub(super) seen: Seen,
+    /// What is wrong with the certificates and has been said.
+    warned: Vec<String>,
+    expiries: Arc<Mutex<Expiries>>,
+}
+
+/// A service as the workers have it.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    id: ServiceId,
+    /// As it was bound.
+    pub(super) listen: SocketAddr,
+    pub(super) listener: Listener,
+    pub(super) carriers: Carriers,
+    pub(super) legs: Legs,
+}
+
+impl InForce {
+    /// Before the first services: what their sockets need to know.
+    pub(super) fn prepare(&mut self, incoming_cpus: Vec<usize>, descriptors: Descriptors) {
+        (self.incoming_cpus, self.descriptors) = (incoming_cpus, descriptors);
+    }
+
+    /// Puts the listeners and timeouts of a configuration in force, of which `found` is what the kernel can
+    /// do; `keepalive` of a listener that stays is that of its socket, and stays too. Where anything is
+    /// wrong, all stays as it is.
+    pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
+        self.afford(new.listeners.len())?;
+        let seen = Seen::of(&new.listeners);
+        let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
+        let (mut services, mut added) = (Vec::new(), Vec::new());
+        for listener in &new.listeners {
+            let is_it =
+                |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
+            let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
+            let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
+            let carriers = Carriers::choose(&listener.offload, found)?;
+            let mut listener = listener.clone();
+            let (id, listen) = match &before {
+                Some(before) => {
+                    listener.keepalive = before.listener.keepalive;
+                    (before.id, before.listen)
+                }
+                None => {
+                    let id = ServiceId(self.next_id + added.len() as u32);
+                    let bound = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
+                    let listen = sockets::bound(&bound[0], listener.listen)?;
+                    added.push((id, bound));
+                    (id, listen)
+                }
+            };
+            services.push(Running { id, listen, listener, carriers, legs });
+        }
+        let routes = services.iter().map(Running::route).collect::<Result<Vec<_>, _>>()?;
+        let is_start = self.services.is_empty();
+        (self.timeouts, self.seen, self.services) = (new.timeouts, seen, services);
+        self.next_id += added.len() as u32;
+        for gone in staying.into_iter().flatten() {
+            tracing::info!("no longer listening on {}; its connections go on", gone.listen);
+            self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
+        }
+        let is_new = |it: &&Running| added.iter().any(|(id, _)| *id == it.id);
+        for running in self.services.iter().filter(|it| !is_start && is_new(it)) {
+            tracing::info!("listening on {}, backend {}", running.listen, running.listener.backend);
+        }
+        self.post(&routes, added);
+        self.tell();
+        Ok(())
+    }
+
+    /// Tells every worker what the services are now; of those that were added it gets its sockets.
+    fn post(&self, routes: &[Arc<Route>], mut added: Vec<(ServiceId, Vec<OwnedFd>)>) {
+        for (running, route) in self.services.iter().zip(routes) {
+            let (id, policy) = (running.id, running.policy(self.timeouts));
+            let mut sockets = match added.iter().position(|(added, _)| *added == id) {
+                Some(at) => added.swap_remove(at).1,
+                None => Vec::new(),
+            };
+            for mailbox in self.mailboxes.iter().rev() {
+                let (policy, route) = (Arc::clone(&policy), Arc::clone(route));
+                mailbox.post(match sockets.pop() {
+                    Some(listener) => Command::Add(Service { id, listener, policy, route }),
+                    None => Command::Update { id, policy, route },
+                });
+            }
+        }
+    }
+
+    /// Reads all files of the listeners again and puts them in force.
+    pub(super) fn reread(&mut self) -> Result<(), StartError> {
+        let load = |it: &Running| it.listener.load(Some(&self.tickets), Some(&it.legs));
+        let all = self.services.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let routes = self.services.iter().map(Running::route).collect::<Result<Vec<_>, _>>()?;
+        for (running, legs) in self.services.iter_mut().zip(all) {
+            running.legs = legs;
+        }
+        self.post(&routes, Vec::new());
+        self.tell();
+        Ok(())
+    }
+
+    /// The listeners, in the order of the configuration.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.services.iter().map(|running| &running.listener)
+    }
+
+    /// The same, with where and how they run.
+    pub(super) fn running(&self) -> &[Running] {
+        &self.services
+    }
+
+    /// Until when the certificates in force are valid, as of now and later.
+    pub(super) fn expiries(&self) -> Arc<Mutex<Expiries>> {
+        Arc::clone(&self.expiries)
+    }
+
+    /// Says what is wrong with certificates that are new in force, and until when they are valid.
+    fn tell(&mut self) {
+        self.warned.clear();
+        self.warn();
+        let mut expiries = Expiries::default();
+        for certificate in self.legs().flat_map(Legs::terms).flat_map(|terms| terms.certificates()) {
+            let file = certificate.file.to_string_lossy();
+            expiries.add(&file, certificate.nth, certificate.not_after());
+        }
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+
+    /// Says what is wrong with the certificates now and has not been said: one may have expired since, an
+    /// OCSP response may be out of date.
+    pub(super) fn warn(&mut self) {
+        let found = warnings(self.legs().flat_map(Legs::terms), ticket_clock::now());
+        for line in found.iter().filter(|line| !self.warned.contains(line)) {
+            tracing::warn!("{line}");
+        }
+        self.warned = found;
+    }
+
+    fn legs(&self) -> impl Iterator<Item = &Legs> {
+        self.services.iter().map(|running| &running.legs)
+    }
+
+    /// Whether there are descriptors for so many listeners beside the connections.
+    fn afford(&self, listeners: usize) -> Result<(), StartError> {
+        let Descriptors { limit, inherited, max_connections } = self.descriptors;
+        let needed = descriptors_needed(max_connections, self.mailboxes.len(), listeners);
+        let needed = needed.saturating_add(inherited);
+        if needed <= limit { Ok(()) } else { Err(StartError::Descriptors { limit, needed }) }
+    }
+}
+
+impl Running {
+    fn route(&self) -> Result<Arc<Route>, StartError> {
+        let endpoint = Endpoint::new(self.listener.backend.clone(), self.listener.keepalive);
+        let endpoints = vec![endpoint.map_err(StartError::Backend)?];
+        Ok(Arc::new(Route { listen: self.listen, endpoints }))
+    }
+
+    fn policy(&self, timeouts: Timeouts) -> Arc<Policy> {
+        let Legs { near, far } = self.legs.clone();
+        Arc::new(Policy {
+            near,
+            far,
+            timeouts,
+            offload: self.carriers.offer(),
+            record_limit: self.listener.offload.record_limit,
+            takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
+            expect_no_pad: self.carriers.expects_no_pad(),
+        })
+    }
+}

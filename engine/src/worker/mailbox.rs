@@ -1,0 +1,236 @@
+//! What the control plane tells a worker: a queue of commands, and an eventfd that the worker's ring reads.
+//!
+//! The queue is bounded by what is told and not by how often: a command replaces an earlier one that it makes
+//! pointless, so that a worker that stands still has at most three commands waiting for each service, and
+//! three beside those.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::conn::policy::Policy;
+use crate::sys::socket::{self, Address, SockAddr};
+
+/// Names a service from its beginning to its end, in every worker; no other gets the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceId(pub u32);
+
+/// What accepts connections and passes them on.
+#[derive(Debug)]
+pub struct Service {
+    /// Names it.
+    pub id: ServiceId,
+    /// Bound, listening, SO_REUSEPORT, TCP_NODELAY (accepted sockets inherit it).
+    pub listener: OwnedFd,
+    /// What holds for its connections.
+    pub policy: Arc<Policy>,
+    /// Where they come from and go to.
+    pub route: Arc<Route>,
+}
+
+/// Where the connections of a service come from and go to.
+#[derive(Debug)]
+pub struct Route {
+    /// Where the listener is bound.
+    pub listen: SocketAddr,
+    /// Where the far leg is connected to: one after the other is tried.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An address that the far leg is connected to, as the system takes it.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(super) address: Address,
+    pub(super) sockaddr: SockAddr,
+    /// Whether TCP asks it if it is still there.
+    pub(super) keepalive: bool,
+}
+
+impl Endpoint {
+    /// With `keepalive`, TCP asks it if it is still there, unless it is on this host: from there it cannot
+    /// vanish without a word.
+    ///
+    /// # Errors
+    /// The path of a Unix socket is longer than 107 bytes.
+    pub fn new(address: Address, keepalive: bool) -> io::Result<Self> {
+        let sockaddr = address.to_sockaddr()?;
+        Ok(Self { keepalive: keepalive && !address.is_local(), address, sockaddr })
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// To accept connections for this service.
+    Add(Service),
+    /// What holds for the connections of the service that are accepted from now on.
+    Update {
+        /// Of which.
+        id: ServiceId,
+        /// See [`Service::policy`].
+        policy: Arc<Policy>,
+        /// See [`Service::route`].
+        route: Arc<Route>,
+    },
+    /// To accept no more for the service; its connections go on.
+    Remove(ServiceId),
+    /// The kill switch: whether the kernel may be given further directions. What it has stays with it.
+    Offload(bool),
+    /// To accept no more at all and let what is open finish, for the time of a drain.
+    Drain,
+    /// To end at once.
+    End,
+}
+
+/// One worker's.
+#[derive(Debug)]
+pub struct Mailbox {
+    commands: Mutex<VecDeque<Command>>,
+    event: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// What eventfd(2) says: EMFILE, ENFILE, ENOMEM.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { commands: Mutex::default(), event: socket::event()? })
+    }
+
+    /// Tells the worker, which obeys in its next turn and in the order of the posts.
+    pub fn post(&self, command: Command) {
+        self.queue(command);
+        self.wake();
+    }
+
+    /// Has the worker make a turn, if it is able to.
+    pub fn wake(&self) {
+        // It fails only if the counter is at its end, and then the worker is being woken already.
+        let _ = socket::signal(self.event.as_fd());
+    }
+
+    fn queue(&self, command: Command) {
+        let mut commands = self.lock();
+        if matches!(commands.back(), Some(Command::End)) {
+            return;
+        }
+        match &command {
+            Command::Add(_) => {}
+            Command::Update { id, .. } => {
+                commands.retain(|it| !matches!(it, Command::Update { id: earlier, .. } if earlier == id));
+            }
+            Command::Remove(id) => {
+                commands.retain(
+                    |it| !matches!(it, Command::Update { id: of, .. } | Command::Remove(of) if of == id),
+                );
+                let waiting = commands.len();
+                commands.retain(|it| !matches!(it, Command::Add(service) if service.id == *id));
+                if commands.len() < waiting {
+                    return;
+                }
+            }
+            Command::Offload(_) => commands.retain(|it| !matches!(it, Command::Offload(_))),
+            Command::Drain => commands.retain(|it| !matches!(it, Command::Drain)),
+            Command::End => commands.clear(),
+        }
+        commands.push_back(command);
+    }
+
+    /// All that waits, in order.
+    pub(crate) fn take(&self) -> VecDeque<Command> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Readable when something was posted, or the worker is to make a turn.
+    pub(super) fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Command>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::limits::Timeouts;
+    use crate::conn::carrier::Offer;
+    use crate::conn::policy::Security;
+
+    fn policy() -> Arc<Policy> {
+        Arc::new(Policy {
+            near: Security::Plain,
+            far: Security::Plain,
+            timeouts: Timeouts::default(),
+            offload: Offer::default(),
+            record_limit: 1024,
+            takes_fin_for_the_end: false,
+            expect_no_pad: false,
+        })
+    }
+
+    fn route() -> Arc<Route> {
+        Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
+    }
+
+    fn add(id: u32) -> Command {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port").into();
+        Command::Add(Service { id: ServiceId(id), listener, policy: policy(), route: route() })
+    }
+
+    fn update(id: u32) -> Command {
+        Command::Update { id: ServiceId(id), policy: policy(), route: route() }
+    }
+
+    fn remove(id: u32) -> Command {
+        Command::Remove(ServiceId(id))
+    }
+
+    fn left(commands: impl IntoIterator<Item = Command>) -> Vec<String> {
+        let mailbox = Mailbox::new().expect("an eventfd");
+        commands.into_iter().for_each(|command| mailbox.post(command));
+        let name = |command| match command {
+            Command::Add(Service { id, .. }) => format!("add {}", id.0),
+            Command::Update { id, .. } => format!("update {}", id.0),
+            Command::Remove(id) => format!("remove {}", id.0),
+            Command::Offload(allowed) => format!("offload {allowed}"),
+            Command::Drain => "drain".to_owned(),
+            Command::End => "end".to_owned(),
+        };
+        mailbox.take().into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn what_a_command_makes_pointless_is_not_kept() {
+        assert_eq!(left([add(1), add(2), update(1)]), ["add 1", "add 2", "update 1"]);
+        assert_eq!(left([update(1), update(2), update(1)]), ["update 2", "update 1"]);
+        assert_eq!(left([update(1), remove(1), remove(1)]), ["remove 1"]);
+        assert_eq!(left([add(1), update(1), remove(1), add(2)]), ["add 2"], "as if it had never been");
+        let switched = [true, false, true].map(Command::Offload);
+        assert_eq!(
+            left(switched.into_iter().chain([Command::Drain, Command::Drain])),
+            ["offload true", "drain"]
+        );
+        assert_eq!(left([add(1), Command::End, Command::Drain, add(2)]), ["end"]);
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_does_not_let_the_queue_grow() {
+        let storm = (0..10_000).flat_map(|nth| {
+            [
+                update(nth % 4),
+                Command::Offload(nth % 2 == 0),
+                remove(nth % 4),
+                Command::Drain,
+                update(nth % 4),
+            ]
+        });
+        assert!(left(storm).len() <= 4 * 3 + 3);
+    }
+}

@@ -1,0 +1,86 @@
+//! The services of a worker, and the commands of the control plane that change them.
+
+use std::sync::Arc;
+
+use super::Worker;
+use super::faults::Circumstances;
+use super::listener::Listener;
+use super::mailbox::{Command, Route, Service, ServiceId};
+use crate::conn::action::Evidence;
+use crate::conn::event::Event;
+use crate::conn::policy::Policy;
+
+/// A service as the worker runs it.
+pub(super) struct Served {
+    pub(super) listener: Listener,
+    /// For the connections that are accepted from now on.
+    pub(super) policy: Arc<Policy>,
+    pub(super) route: Arc<Route>,
+}
+
+impl Served {
+    /// For the log.
+    pub(super) fn circumstances_of_accept(&self, errno: i32, hint: &'static str) -> Circumstances {
+        let evidence = Evidence { errno: Some(errno), ..Evidence::default() };
+        let listener = Some(self.route.listen);
+        Circumstances { listener, evidence, hint: Some(hint), ..Circumstances::default() }
+    }
+}
+
+impl Worker {
+    /// Obeys all commands that wait.
+    pub(super) fn obey(&mut self) {
+        for command in self.mailbox.take() {
+            match command {
+                Command::Add(service) => self.add(service),
+                Command::Update { id, policy, route } => {
+                    if let Some(served) = self.services.get_mut(&id) {
+                        (served.policy, served.route) = (policy, route);
+                    }
+                }
+                Command::Remove(id) => {
+                    if let Some(served) = self.services.get_mut(&id) {
+                        served.listener.close(&mut self.ring);
+                    }
+                    self.forget(id);
+                }
+                Command::Offload(allowed) => self.may_offload = allowed,
+                Command::Drain => self.drain(),
+                Command::End => self.ending = true,
+            }
+        }
+    }
+
+    fn add(&mut self, Service { id, listener, policy, route }: Service) {
+        let mut listener = Listener::new(id, listener);
+        if self.draining {
+            listener.close(&mut self.ring);
+        } else {
+            listener.accept(1, self.now, &mut self.ring);
+        }
+        self.services.insert(id, Served { listener, policy, route });
+    }
+
+    /// Drops a service that was removed, once the accepts that it had started are over: what they have
+    /// accepted is served.
+    pub(super) fn forget(&mut self, id: ServiceId) {
+        if self.services.get(&id).is_some_and(|served| served.listener.is_over()) {
+            self.services.remove(&id);
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        for served in self.services.values_mut() {
+            served.listener.close(&mut self.ring);
+        }
+        for id in self.slots.ids() {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let until = self.now + slot.conn.policy().timeouts.drain;
+            self.step(id, Event::Drain { until });
+        }
+    }
+}
