@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use offramp_bench::pair::{self, hear, timed};
 use offramp_bench::scenario;
 use offramp_bench::suite::Suite;
-use offramp_core::tls::Terms;
+use offramp_core::tls::TlsPolicy;
 use offramp_core::tls::session::{Progress, Session};
 use offramp_loadgen::identity::Identity;
 use offramp_loadgen::plan::Version;
@@ -34,7 +34,7 @@ fn say(peer: &mut ClientConnection) -> Vec<u8> {
 }
 
 /// One handshake with our session: the time of the server's calls, until the keys are in hand.
-fn ours(terms: &Terms, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Duration {
+fn ours(terms: &TlsPolicy, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Duration {
     let (mut total, mut peer) = (Duration::ZERO, begin(client));
     let (mut incoming, mut outgoing) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
     let mut session = timed(&mut total, || Session::begin(terms).expect("a session"));

@@ -10,7 +10,7 @@ use offramp_loadgen::plan::Version;
 use offramp_proto::CipherSet;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::scenario::{Core, FREE_BUFFERS, Lab};
+use crate::scenario::{Core, FREE_BUFFERS, Fixture};
 
 /// What the client's last flight brings with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Behind {
 
 /// What all connections of a bench share: resumed ones, in which the client is the last to speak.
 pub struct Handover {
-    lab: Lab,
+    lab: Fixture,
     client: Arc<ClientConfig>,
     out: Outbox,
 }
@@ -43,7 +43,7 @@ impl Handover {
     /// # Errors
     /// No identity can be made, or the first handshake failed.
     pub fn new(version: Version) -> Result<Self> {
-        let lab = Lab::new(version)?;
+        let lab = Fixture::new(version)?;
         let (client, mut out) = (lab.client(true)?, Outbox::new(FREE_BUFFERS));
         lab.connection(&client, HandshakeKind::Full, &mut out)?.end();
         let offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_bytes: 0, rekeys: false };

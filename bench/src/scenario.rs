@@ -15,7 +15,7 @@ use offramp_core::conn::action::{Action, Outbox};
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::event::{Event, Leg};
 use offramp_core::conn::policy::{Policy, Security, Turn};
-use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
+use offramp_core::tls::{Settings, Tickets, TlsPolicy, TlsRole};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{self, Session};
@@ -90,7 +90,7 @@ impl Scenario {
     /// # Errors
     /// A connection did not do what was asked.
     pub fn run(self, units: u32) -> Result<()> {
-        let lab = Lab::new(self.version)?;
+        let lab = Fixture::new(self.version)?;
         // Buffers are used again, as in a worker: that they are made is no part of the work.
         let mut out = Outbox::new(FREE_BUFFERS);
         match self.part {
@@ -117,13 +117,13 @@ impl Scenario {
 }
 
 /// What the connections of a scenario share.
-pub(crate) struct Lab {
+pub(crate) struct Fixture {
     identity: Identity,
     version: Version,
     policy: Arc<Policy>,
 }
 
-impl Lab {
+impl Fixture {
     pub(crate) fn new(version: Version) -> Result<Self> {
         let identity = Identity::generate()?;
         let offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
@@ -175,7 +175,7 @@ impl Lab {
 ///
 /// # Errors
 /// The identity cannot be loaded.
-pub fn terms(identity: &Identity) -> Result<Terms> {
+pub fn terms(identity: &Identity) -> Result<TlsPolicy> {
     let files =
         IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
     let settings = Settings {
@@ -187,7 +187,7 @@ pub fn terms(identity: &Identity) -> Result<Terms> {
         peers: &PeerRules::default(),
     };
     let tickets = Arc::new(Tickets::generate(SESSION_SECONDS, 0)?);
-    Ok(Terms::load(settings, Some(&tickets))?)
+    Ok(TlsPolicy::load(settings, Some(&tickets))?)
 }
 
 /// One connection between a client and a backend that echoes.

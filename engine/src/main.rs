@@ -21,7 +21,7 @@ use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
-use offramp::tls::{Terms, conformance, warnings};
+use offramp::tls::{TlsPolicy, conformance, warnings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -288,7 +288,8 @@ fn check(path: &std::path::Path) -> ExitCode {
             Err(error) => return refuse(&format_args!("{}: identity: {error}", path.display())),
         }
     }
-    for exposed in Terms::exposed_keys(config.listeners.iter().flat_map(|listener| &listener.identities)) {
+    for exposed in TlsPolicy::exposed_keys(config.listeners.iter().flat_map(|listener| &listener.identities))
+    {
         warning.push_str(&format!("warning: {exposed}\n"));
     }
     let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();

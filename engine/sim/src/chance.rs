@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use super::dice::{Dice, digest};
-use super::hostile::Say;
-use super::kernel::{Generation, Habits};
+use super::dice::{Choices, digest};
+use super::hostile::PeerAction;
+use super::kernel::{Generation, KernelProfile};
 use super::lab::{SUITES, bytes, client, originating, rules, server};
 use super::peer::{Role, Script};
-use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::plan::{Backend, InjectedFault, Outcome, Plan};
 use super::world::World;
 use offramp_core::conn::action::Milestone;
 use offramp_core::conn::carrier::Offer;
@@ -15,15 +15,15 @@ use offramp_core::conn::fault::{Blame, Fault};
 use offramp_proto::CipherSet;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
-const MISHAPS: [Mishap; 8] = [
-    Mishap::PeerReset,
-    Mishap::PeerFin,
-    Mishap::BackendReset,
-    Mishap::FlippedBit,
-    Mishap::Drain,
-    Mishap::NoMoreOffload,
-    Mishap::NoMoreKeys(libc::ENOMEM),
-    Mishap::NoMoreKeys(libc::EBUSY),
+const MISHAPS: [InjectedFault; 8] = [
+    InjectedFault::PeerReset,
+    InjectedFault::PeerFin,
+    InjectedFault::PlainPeerReset,
+    InjectedFault::FlippedBit,
+    InjectedFault::Drain,
+    InjectedFault::NoMoreOffload,
+    InjectedFault::NoMoreKeys(libc::ENOMEM),
+    InjectedFault::NoMoreKeys(libc::EBUSY),
 ];
 
 /// Runs the world that the bytes choose: the first few its beginning, the rest all that happens in it. It
@@ -41,7 +41,7 @@ pub fn world_of_chance(choices: &[u8]) {
 /// If it does not hold.
 pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
-    let mut dice = Dice::bytes(beginning);
+    let mut dice = Choices::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
     let originates = dice.below(2) > 0;
     // The role does not follow from who opened the connection.
@@ -78,25 +78,25 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     outcome.transcript
 }
 
-fn habits(dice: &mut Dice) -> Habits {
+fn habits(dice: &mut Choices) -> KernelProfile {
     let mut refusal = || (dice.below(8) == 0).then(|| ERRNOS[dice.below(ERRNOS.len())]);
     let (refuse_tx, refuse_rx) = (refusal(), refusal());
     let generation = Generation::ALL[dice.below(Generation::ALL.len())];
-    Habits { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0, slip: None }
+    KernelProfile { generation, refuse_tx, refuse_rx, hides_sequence: dice.below(8) == 0, slip: None }
 }
 
-fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
+fn script(dice: &mut Choices, sends: Vec<u8>) -> Script {
     let (sends_at_once, closes_first) = (dice.below(2) > 0, dice.below(4) > 0);
     let key_updates = [0, 0, 1, 40][dice.below(4)];
     let mut says = Vec::new();
     if dice.below(4) == 0 {
         for _ in 0..dice.below(40) {
             says.push(match dice.below(6) {
-                0 => Say::KeyUpdate { requested: dice.below(2) > 0 },
-                1 => Say::record(dice.below(256) as u8, &sends[..dice.below(20).min(sends.len())]),
-                2 => Say::Raw(sends[..dice.below(9).min(sends.len())].to_vec()),
-                3 => Say::Record { record_type: 23, payload: Vec::new(), padding: dice.below(300) },
-                _ => Say::data(&sends[..dice.below(16_385).min(sends.len())]),
+                0 => PeerAction::KeyUpdate { requested: dice.below(2) > 0 },
+                1 => PeerAction::record(dice.below(256) as u8, &sends[..dice.below(20).min(sends.len())]),
+                2 => PeerAction::Raw(sends[..dice.below(9).min(sends.len())].to_vec()),
+                3 => PeerAction::Record { record_type: 23, payload: Vec::new(), padding: dice.below(300) },
+                _ => PeerAction::data(&sends[..dice.below(16_385).min(sends.len())]),
             });
         }
     }
@@ -106,7 +106,7 @@ fn script(dice: &mut Dice, sends: Vec<u8>) -> Script {
 }
 
 /// Bytes that may look like a record, of a type that there is.
-fn rubbish(dice: &mut Dice, sends: &[u8]) -> Vec<u8> {
+fn rubbish(dice: &mut Choices, sends: &[u8]) -> Vec<u8> {
     let bytes = &sends[..dice.below(200).min(sends.len())];
     match dice.below(2) {
         0 => bytes.to_vec(),
@@ -114,7 +114,7 @@ fn rubbish(dice: &mut Dice, sends: &[u8]) -> Vec<u8> {
     }
 }
 
-fn backend(dice: &mut Dice) -> Backend {
+fn backend(dice: &mut Choices) -> Backend {
     match dice.below(8) {
         2 => Backend::Stalls(dice.below(30_000)),
         0 => Backend::Greets(bytes(dice.below(5000), 2)),
@@ -133,13 +133,14 @@ fn judge(plan: &Plan, outcome: &Outcome) {
     // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
     let unopened = outcome.peer.error == Some(rustls::Error::DecryptError);
     assert!(!unopened || outcome.was_altered, "a record under the wrong key or nonce: {fault:?}");
-    let is_damaged = matches!(plan.mishap, Some((_, Mishap::FlippedBit))) || plan.script.interrupts.is_some();
+    let is_damaged =
+        matches!(plan.mishap, Some((_, InjectedFault::FlippedBit))) || plan.script.interrupts.is_some();
     if plan.script.says.is_empty() {
         assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
         if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
             // Behind our close_notify a FIN alone is an orderly end too.
             let early = matches!(plan.backend, Backend::AnswersAndCloses(_));
-            let fin = matches!(plan.mishap, Some((_, Mishap::PeerFin)));
+            let fin = matches!(plan.mishap, Some((_, InjectedFault::PeerFin)));
             let whole = outcome.to_backend == plan.script.sends;
             assert!(whole || early && fin, "an end that came too soon");
         }
@@ -169,7 +170,7 @@ fn judge(plan: &Plan, outcome: &Outcome) {
 fn judge_delivery(plan: &Plan, outcome: &Outcome) {
     use Backend as B;
     let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
-    let has_time = !matches!(plan.mishap, Some((_, Mishap::BackendReset | Mishap::Drain)));
+    let has_time = !matches!(plan.mishap, Some((_, InjectedFault::PlainPeerReset | InjectedFault::Drain)));
     let is_established = |note: &_| matches!(note, Milestone::Established { .. });
     let is_relayed = outcome.plain_was_open && outcome.notes.iter().any(is_established);
     let fault = outcome.report.fault;

@@ -8,7 +8,7 @@ use super::plan::Plan;
 
 /// Where the throws come from.
 #[derive(Debug)]
-pub enum Dice {
+pub enum Choices {
     /// A seed: throws without end.
     Seed(Rng),
     /// Bytes, two a throw; when they are used up, a seed made of them goes on.
@@ -22,7 +22,7 @@ pub enum Dice {
     },
 }
 
-impl Dice {
+impl Choices {
     /// Those of a plan.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
@@ -64,10 +64,10 @@ mod tests {
 
     #[test]
     fn bytes_are_throws_until_they_are_used_up() {
-        let mut dice = Dice::bytes(&[0, 7, 1, 0, 9]);
+        let mut dice = Choices::bytes(&[0, 7, 1, 0, 9]);
         assert_eq!([dice.below(5), dice.below(300)], [2, 256]);
         let rest = |bytes: &[u8]| {
-            let mut dice = Dice::bytes(bytes);
+            let mut dice = Choices::bytes(bytes);
             [0; 4].map(|_| dice.below(1000))
         };
         assert_eq!(rest(&[1]), rest(&[1]));

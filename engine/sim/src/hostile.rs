@@ -20,7 +20,7 @@ const KEY_UPDATE: u8 = 24;
 
 /// Something to be said.
 #[derive(Clone, Debug)]
-pub enum Say {
+pub enum PeerAction {
     /// A record of this type.
     Record {
         /// RFC 8446 §5.1.
@@ -39,7 +39,7 @@ pub enum Say {
     Raw(Vec<u8>),
 }
 
-impl Say {
+impl PeerAction {
     /// A record without padding.
     #[must_use]
     pub fn record(record_type: u8, payload: &[u8]) -> Self {
@@ -103,13 +103,13 @@ impl Hostile {
     }
 
     /// As bytes for the wire.
-    pub fn say(&mut self, say: &Say) -> Vec<u8> {
+    pub fn say(&mut self, say: &PeerAction) -> Vec<u8> {
         match say {
-            Say::Raw(bytes) => bytes.clone(),
-            Say::Record { record_type, payload, padding } => {
+            PeerAction::Raw(bytes) => bytes.clone(),
+            PeerAction::Record { record_type, payload, padding } => {
                 self.tx.side.seal_padded(*record_type, payload, *padding)
             }
-            Say::KeyUpdate { requested } => {
+            PeerAction::KeyUpdate { requested } => {
                 let message = [KEY_UPDATE, 0, 0, 1, u8::from(*requested)];
                 let record = self.tx.side.seal_padded(HANDSHAKE, &message, 0);
                 if self.version == Version::Tls13 {

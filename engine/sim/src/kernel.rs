@@ -33,7 +33,7 @@ pub enum Generation {
     /// and hand out a KeyUpdate without a pause, and both know the three AEADs in both versions. What does
     /// differ is below the core: flags of io_uring's completions and defects of splice, neither of which is
     /// used on kernel records. An AEAD whose module a build lacks is ENOENT, in either: see
-    /// [`Habits::refuse_tx`].
+    /// [`KernelProfile::refuse_tx`].
     #[default]
     SingleKey,
     /// Linux 6.14 and later: keys of TLS 1.3 can be replaced.
@@ -47,7 +47,7 @@ impl Generation {
 
 /// What the model takes and refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Habits {
+pub struct KernelProfile {
     /// Which kernel it is.
     pub generation: Generation,
     /// The errno with which `TLS_TX` is refused.
@@ -57,19 +57,19 @@ pub struct Habits {
     /// `getsockopt` does not tell the sequence number.
     pub hides_sequence: bool,
     /// What is done wrong with the keys of what we send, so that it is seen to be noticed.
-    pub slip: Option<Slip>,
+    pub slip: Option<KernelBug>,
 }
 
 /// A mistake that no peer of TLS 1.2 notices, and its like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slip {
+pub enum KernelBug {
     /// The kernel is given the iv as the key schedule made it, without the nonce rule.
     SameIv,
     /// The sequence number of the last record before is given for the next.
     LastSequence,
 }
 
-impl Habits {
+impl KernelProfile {
     /// Those of a generation in good health.
     #[must_use]
     pub fn of(generation: Generation) -> Self {
@@ -80,7 +80,7 @@ impl Habits {
 /// Both directions of one socket.
 #[derive(Debug, Default)]
 pub struct Kernel {
-    habits: Habits,
+    habits: KernelProfile,
     tx: Option<Side>,
     rx: Option<Side>,
     /// Opened application data that was not yet taken.
@@ -128,7 +128,7 @@ pub enum Received {
 impl Kernel {
     /// A socket without keys.
     #[must_use]
-    pub fn new(habits: Habits) -> Self {
+    pub fn new(habits: KernelProfile) -> Self {
         Self { habits, ..Self::default() }
     }
 
@@ -155,8 +155,8 @@ impl Kernel {
         }
         let mut side = Side::new(keys, keys.kernel_iv(direction));
         match self.habits.slip.filter(|_| direction == Direction::Tx) {
-            Some(Slip::SameIv) => side = Side::new(keys, *keys.iv()),
-            Some(Slip::LastSequence) => side.go_to(keys.sequence().saturating_sub(1)),
+            Some(KernelBug::SameIv) => side = Side::new(keys, *keys.iv()),
+            Some(KernelBug::LastSequence) => side.go_to(keys.sequence().saturating_sub(1)),
             None => {}
         }
         *slot = Some(side);

@@ -8,11 +8,11 @@ use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::sources::{self, Key, Noon, private_key};
-use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, UnknownName, Voucher};
+use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, TrustAnchor, UnknownName};
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::policy::{Policy, Security};
 use offramp_core::tls::ticket_keys::KeyRing;
-use offramp_core::tls::{Settings, Terms, Tickets, TlsRole};
+use offramp_core::tls::{Settings, Tickets, TlsPolicy, TlsRole};
 use offramp_proto::CipherSet;
 
 /// A suite of each AEAD in each version, TLS 1.2 first.
@@ -31,18 +31,18 @@ pub const BOTH: Offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_by
 /// Nothing.
 pub const NOTHING: Offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
 
-struct Lab {
-    server_terms: Arc<Terms>,
-    client_terms: Arc<Terms>,
+struct Fixture {
+    server_terms: Arc<TlsPolicy>,
+    client_terms: Arc<TlsPolicy>,
     certificate: rcgen::Certificate,
 }
 
-fn lab() -> &'static Lab {
-    static LAB: OnceLock<Lab> = OnceLock::new();
+fn lab() -> &'static Fixture {
+    static LAB: OnceLock<Fixture> = OnceLock::new();
     LAB.get_or_init(|| make().expect("a certificate can be made and loaded"))
 }
 
-fn make() -> Result<Lab, Box<dyn std::error::Error>> {
+fn make() -> Result<Fixture, Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&Key::new())?;
     let files =
@@ -51,7 +51,7 @@ fn make() -> Result<Lab, Box<dyn std::error::Error>> {
     std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
     let server_terms = Arc::new(terms(&Mode::Terminate, &[files], true)?);
     let client_terms = Arc::new(originate(&certificate.pem(), false)?);
-    Ok(Lab { server_terms, client_terms, certificate })
+    Ok(Fixture { server_terms, client_terms, certificate })
 }
 
 /// Keys that are the same in every process.
@@ -66,12 +66,12 @@ fn tickets() -> Result<Arc<Tickets>, Box<dyn std::error::Error>> {
 }
 
 /// The client's role towards whoever has this certificate.
-fn originate(pem: &str, resumes: bool) -> Result<Terms, Box<dyn std::error::Error>> {
+fn originate(pem: &str, resumes: bool) -> Result<TlsPolicy, Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let authority = dir.path().join("a.pem");
     std::fs::write(&authority, pem)?;
     let server_name = "localhost".to_owned();
-    let rules = Originate { server_name, trust: Voucher::Authorities(authority) };
+    let rules = Originate { server_name, trust: TrustAnchor::Authorities(authority) };
     terms(&Mode::Originate(rules), &[], resumes)
 }
 
@@ -80,11 +80,11 @@ fn terms(
     mode: &Mode,
     identities: &[IdentityFiles],
     tickets: bool,
-) -> Result<Terms, Box<dyn std::error::Error>> {
+) -> Result<TlsPolicy, Box<dyn std::error::Error>> {
     let (peers, unknown_name) = (&PeerRules::default(), UnknownName::First);
     let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
     let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, peers };
-    Ok(Terms::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
+    Ok(TlsPolicy::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
 }
 
 /// The defaults in the server's role, with this offer.
@@ -109,7 +109,7 @@ pub fn resuming(offer: Offer) -> Policy {
     rules_of(Arc::new(terms), offer)
 }
 
-fn rules_of(terms: Arc<Terms>, offer: Offer) -> Policy {
+fn rules_of(terms: Arc<TlsPolicy>, offer: Offer) -> Policy {
     let originates = terms.is_client();
     let tls = Security::Tls(terms);
     let (near, far) = if originates { (Security::Plain, tls) } else { (tls, Security::Plain) };

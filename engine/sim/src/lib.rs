@@ -30,11 +30,11 @@ mod wire;
 mod world;
 
 pub use chance::{transcript_of_chance, world_of_chance};
-pub use dice::Dice;
-pub use hostile::{Hostile, Say, talkative, talkative_server};
-pub use kernel::{Generation, Habits, Kernel, Received, Slip};
+pub use dice::Choices;
+pub use hostile::{Hostile, PeerAction, talkative, talkative_server};
+pub use kernel::{Generation, Kernel, KernelBug, KernelProfile, Received};
 pub use peer::{Peer, Role, Script};
-pub use plan::{Backend, Mishap, Outcome, Plan};
+pub use plan::{Backend, InjectedFault, Outcome, Plan};
 pub use schedule::Secrets;
 pub use watch::{Misuse, Watched, Wire};
 pub use world::World;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection};
 
-use super::hostile::{Hostile, Say, talkative, talkative_server};
+use super::hostile::{Hostile, PeerAction, talkative, talkative_server};
 use super::schedule::Secrets;
 
 const ALERT: u8 = 21;
@@ -49,7 +49,7 @@ pub struct Script {
     /// Once it has received this many bytes it reads no more.
     pub deaf_after: Option<usize>,
     /// What it says instead of all that, if anything, in records of its own.
-    pub says: Vec<Say>,
+    pub says: Vec<PeerAction>,
     /// When it has sent so many bytes, these come next, whatever they cut in two.
     pub interrupts: Option<(usize, Vec<u8>)>,
 }

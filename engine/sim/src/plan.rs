@@ -1,6 +1,6 @@
 //! How a world begins, and how it ended.
 
-use super::kernel::Habits;
+use super::kernel::KernelProfile;
 use super::peer::{Peer, Script};
 use super::watch::{Watched, Wire};
 use offramp_core::conn::action::{Milestone, Report};
@@ -24,13 +24,13 @@ pub enum Backend {
 
 /// Something that befalls the world at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
+pub enum InjectedFault {
     /// The peer resets the connection.
     PeerReset,
     /// The peer's FIN comes without close_notify.
     PeerFin,
     /// Every operation on the plain leg fails from here on.
-    BackendReset,
+    PlainPeerReset,
     /// A bit of what the peer sent is flipped.
     FlippedBit,
     /// The engine begins to drain.
@@ -57,12 +57,12 @@ pub struct Plan {
     /// The errno with which the first endpoint does.
     pub first_refuses: Option<i32>,
     /// The kernel's part.
-    pub habits: Habits,
+    pub habits: KernelProfile,
     /// How many bytes of the peer's last flight, and of what comes with it, one receive gets, before the
     /// dice decide; 0 leaves it to them at once.
     pub cut: usize,
     /// What befalls it, at which step.
-    pub mishap: Option<(usize, Mishap)>,
+    pub mishap: Option<(usize, InjectedFault)>,
 }
 
 impl Plan {
@@ -70,7 +70,7 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64, sends: Vec<u8>) -> Self {
         let script = Script { sends, closes_first: true, ..Script::default() };
-        let (backend, habits) = (Backend::Echo, Habits::default());
+        let (backend, habits) = (Backend::Echo, KernelProfile::default());
         Self {
             seed,
             dice: None,

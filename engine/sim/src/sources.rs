@@ -2,8 +2,9 @@
 //!
 //! A world runs on one thread from its beginning to its end, and both sides of it draw from one generator of
 //! that thread. Nothing here is secret or secure: the private key is 1, and so is the nonce of every ECDSA
-//! signature. The engine knows nothing of it: only [`Terms::load_from`](offramp_core::tls::Terms) takes other
-//! sources than the system's, and only the sim calls it.
+//! signature. The engine knows nothing of it:
+//! only [`TlsPolicy::load_from`](offramp_core::tls::TlsPolicy) takes other sources than the system's, and
+//! only the sim calls it.
 
 use std::cell::RefCell;
 use std::sync::Arc;

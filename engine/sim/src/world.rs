@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::dice::Dice;
+use super::dice::Choices;
 use super::kernel::Kernel;
 use super::peer::{Peer, Role};
-use super::plan::{Backend, Mishap, Outcome, Plan};
+use super::plan::{Backend, InjectedFault, Outcome, Plan};
 use super::sources;
 use super::transcript::Transcript;
 use super::watch::Wire;
@@ -38,7 +38,7 @@ pub struct World {
     /// The leg with TLS, and the other.
     pub(super) tls: Leg,
     pub(super) plain: Leg,
-    pub(super) dice: Dice,
+    pub(super) dice: Choices,
     pub(super) conn: Conn,
     pub(super) may_offload: bool,
     pub(super) out: Outbox,
@@ -133,7 +133,7 @@ impl World {
         Self {
             tls,
             plain,
-            dice: Dice::of(&plan),
+            dice: Choices::of(&plan),
             conn: Conn::new(Arc::new(policy), ENDPOINTS),
             may_offload: true,
             out: Outbox::new(4),
@@ -316,28 +316,28 @@ impl World {
         1 + self.dice.below(available.min(most).max(1))
     }
 
-    fn befall(&mut self, mishap: Mishap) {
+    fn befall(&mut self, mishap: InjectedFault) {
         match mishap {
-            Mishap::PeerReset if !self.peer_reset => {
+            InjectedFault::PeerReset if !self.peer_reset => {
                 // What has arrived stays (Linux leaves the receive queue), the rest never comes.
                 self.peer_reset = true;
                 self.reset_error = Some(libc::ECONNRESET);
                 let arrived = self.dice.below(self.to_us.len() + 1);
                 self.to_us.truncate(arrived);
             }
-            Mishap::PeerReset => {}
-            Mishap::PeerFin => self.peer_finished = true,
-            Mishap::BackendReset => self.backend_down = true,
-            Mishap::FlippedBit => {
+            InjectedFault::PeerReset => {}
+            InjectedFault::PeerFin => self.peer_finished = true,
+            InjectedFault::PlainPeerReset => self.backend_down = true,
+            InjectedFault::FlippedBit => {
                 if let Some(at) = self.to_us.len().checked_sub(1).map(|last| self.dice.below(last + 1)) {
                     self.to_us[at] ^= 1 << self.dice.below(8);
                     let is_established = |note: &_| matches!(note, Milestone::Established { .. });
                     self.was_altered |= !self.notes.iter().any(is_established);
                 }
             }
-            Mishap::NoMoreOffload => self.may_offload = false,
-            Mishap::NoMoreKeys(errno) => self.kernel.refuse(errno),
-            Mishap::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
+            InjectedFault::NoMoreOffload => self.may_offload = false,
+            InjectedFault::NoMoreKeys(errno) => self.kernel.refuse(errno),
+            InjectedFault::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
         }
     }
 

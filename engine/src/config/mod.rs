@@ -22,7 +22,8 @@ pub use check::{Raw, RawListener};
 pub use key::{Given, Key, Origin};
 
 pub use offramp_core::config::{
-    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, UnknownName, Voucher,
+    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor,
+    UnknownName,
 };
 
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
@@ -31,7 +32,7 @@ pub use truncation::Truncation;
 
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
-use offramp_core::tls::{Settings, TermsError, Tickets, TlsRole};
+use offramp_core::tls::{Settings, Tickets, TlsPolicyError, TlsRole};
 use offramp_ring::socket::Address;
 
 /// One address on which TLS connections are accepted, and all that holds for them.
@@ -84,8 +85,12 @@ impl Listener {
     /// Reads and checks all files that it names ([`Legs::load`]).
     ///
     /// # Errors
-    /// [`TermsError`].
-    pub fn load(&self, tickets: Option<&Arc<Tickets>>, earlier: Option<&Legs>) -> Result<Legs, TermsError> {
+    /// [`TlsPolicyError`].
+    pub fn load(
+        &self,
+        tickets: Option<&Arc<Tickets>>,
+        earlier: Option<&Legs>,
+    ) -> Result<Legs, TlsPolicyError> {
         Legs::load(self.near(), self.far(), tickets, earlier)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use offramp_core::tls::is_server_name;
 
 use super::{
-    ClientAuth, ConfigError, Fingerprint, Given, Key, Mode, Origin, Originate, PeerRules, Raw, Voucher,
+    ClientAuth, ConfigError, Fingerprint, Given, Key, Mode, Origin, Originate, PeerRules, Raw, TrustAnchor,
 };
 
 const TERMINATE: &str = "terminate";
@@ -62,8 +62,8 @@ impl Raw {
             (Some(_), Some(_), Some(listed)) => {
                 return Err(listed.refused(Key::Fingerprints, "either server_ca or fingerprints, not both"));
             }
-            (Some(file), ..) => Voucher::Authorities(file),
-            (None, Some(told), _) => Voucher::Fingerprints(told),
+            (Some(file), ..) => TrustAnchor::Authorities(file),
+            (None, Some(told), _) => TrustAnchor::Fingerprints(told),
             (None, None, _) => {
                 return Err(ConfigError::NoServerTrust {
                     mode: name,
@@ -121,16 +121,16 @@ impl Raw {
             }
             _ => {}
         }
-        let voucher = match (authorities, fingerprints) {
-            (Some(file), _) => Voucher::Authorities(file),
-            (None, Some(told)) => Voucher::Fingerprints(told),
-            (None, None) => Voucher::Nobody,
+        let trust_anchor = match (authorities, fingerprints) {
+            (Some(file), _) => TrustAnchor::Authorities(file),
+            (None, Some(told)) => TrustAnchor::Fingerprints(told),
+            (None, None) => TrustAnchor::Nobody,
         };
         match asked {
-            Some(asked) if auth != ClientAuth::None && voucher == Voucher::Nobody => {
+            Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => {
                 Err(asked.refused(Key::ClientAuth, "none, as long as there is no client_ca or fingerprints"))
             }
-            _ => Ok(PeerRules { auth, voucher }),
+            _ => Ok(PeerRules { auth, trust_anchor }),
         }
     }
 }
@@ -159,9 +159,9 @@ mod tests {
         let told = told();
         let two = format!("{told}, {}", told.replace("AB", "cd"));
         let peers = with(&[(Key::ClientAuth, "require"), (Key::Fingerprints, &two)]).unwrap();
-        assert!(matches!(&peers.voucher, Voucher::Fingerprints(told) if told.len() == 2));
+        assert!(matches!(&peers.trust_anchor, TrustAnchor::Fingerprints(told) if told.len() == 2));
         let peers = with(&[(Key::ClientAuth, "request"), (Key::ClientCa, "ca.pem")]).unwrap();
-        assert_eq!(peers.voucher, Voucher::Authorities("ca.pem".into()));
+        assert_eq!(peers.trust_anchor, TrustAnchor::Authorities("ca.pem".into()));
         let error = with(&[(Key::ClientAuth, "require")]).unwrap_err();
         assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
         let both = [(Key::ClientAuth, "require"), (Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)];
@@ -174,13 +174,13 @@ mod tests {
     #[test]
     fn who_vouches_for_clients_that_nobody_asks_is_refused() {
         let told = told();
-        for voucher in [(Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)] {
-            for keys in [&[voucher][..], &[voucher, (Key::ClientAuth, "none")]] {
+        for trust_anchor in [(Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)] {
+            for keys in [&[trust_anchor][..], &[trust_anchor, (Key::ClientAuth, "none")]] {
                 let error = with(keys).unwrap_err();
-                let named = format!("{}: {} = ", voucher.0.flag(), voucher.0);
+                let named = format!("{}: {} = ", trust_anchor.0.flag(), trust_anchor.0);
                 assert!(error.starts_with(&named) && error.contains("everybody is let in"), "{error}");
             }
-            assert!(with(&[voucher, (Key::ClientAuth, "request")]).is_ok());
+            assert!(with(&[trust_anchor, (Key::ClientAuth, "request")]).is_ok());
         }
     }
 
@@ -217,9 +217,12 @@ mod tests {
         };
         let asks = "client_auth = \"require\"\nclient_ca = \"/ca\"";
         let peers = check(asks, "").unwrap().peers;
-        assert_eq!((peers.auth, peers.voucher), (ClientAuth::Require, Voucher::Authorities("/ca".into())));
+        assert_eq!(
+            (peers.auth, peers.trust_anchor),
+            (ClientAuth::Require, TrustAnchor::Authorities("/ca".into()))
+        );
         let peers = check(asks, &format!("fingerprints = [\"{told}\"]")).unwrap().peers;
-        assert!(matches!(peers.voucher, Voucher::Fingerprints(_)));
+        assert!(matches!(peers.trust_anchor, TrustAnchor::Fingerprints(_)));
         assert_eq!(check(asks, "client_auth = \"none\"").unwrap().peers, PeerRules::default());
         let error = check("client_auth = \"none\"", "client_ca = \"/ca\"").unwrap_err();
         assert!(error.starts_with("o.toml:8: client_ca = "), "{error}");

@@ -14,11 +14,11 @@ const AUTO_AFTER_BYTES: u64 = 64 * 1024;
 
 /// Who will carry the records of connections whose cipher allows it, per direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Carriers {
+pub struct RecordPaths {
     /// From the plain leg to the TLS leg.
-    pub tx: Carriage,
+    pub tx: RecordPath,
     /// From the TLS leg to the plain leg.
-    pub rx: Carriage,
+    pub rx: RecordPath,
     /// Bytes of plaintext that a direction carries in userspace first.
     after_bytes: u64,
     /// The kernel takes the key that follows a KeyUpdate.
@@ -29,18 +29,18 @@ pub struct Carriers {
 
 /// Who will carry the records of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Carriage {
+pub enum RecordPath {
     /// The kernel, with these ciphers.
     Kernel(CipherSet),
     /// Userspace, for this reason.
     Userspace(String),
 }
 
-impl Carriers {
+impl RecordPaths {
     /// What the kernel may be asked for under `rules`, of what was `found` that it can do.
     pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
         if rules.policy == OffloadPolicy::Never {
-            let userspace = Carriage::Userspace("offload = never".to_owned());
+            let userspace = RecordPath::Userspace("offload = never".to_owned());
             let tx = userspace.clone();
             return Ok(Self { tx, rx: userspace, after_bytes: 0, rekeys: false, expect_no_pad: false });
         }
@@ -55,9 +55,9 @@ impl Carriers {
         let without_13 = rules.key_update == KeyUpdatePolicy::Userspace && !rekeys;
         let is_auto = rules.policy == OffloadPolicy::Auto;
         let carriage = |set: CipherSet, reason: Option<&Refusal>, wanted: bool| match (wanted, without_13) {
-            (false, _) => Carriage::Userspace("offload_directions".to_owned()),
-            (true, false) => Carriage::found(set, reason),
-            (true, true) => Carriage::found(set, reason).without_13(),
+            (false, _) => RecordPath::Userspace("offload_directions".to_owned()),
+            (true, false) => RecordPath::found(set, reason),
+            (true, true) => RecordPath::found(set, reason).without_13(),
         };
         let after_bytes = match rules.policy {
             OffloadPolicy::AfterBytes(bytes) => bytes,
@@ -65,8 +65,8 @@ impl Carriers {
             OffloadPolicy::Always | OffloadPolicy::Never => 0,
         };
         let mut rx = carriage(found.rx, found.rx_reason.as_ref(), wants_rx);
-        if is_auto && matches!(rx, Carriage::Kernel(_)) {
-            rx = Carriage::Userspace("offload = auto: it costs less there".to_owned());
+        if is_auto && matches!(rx, RecordPath::Kernel(_)) {
+            rx = RecordPath::Userspace("offload = auto: it costs less there".to_owned());
         }
         let tx = carriage(found.tx, found.tx_reason.as_ref(), wants_tx);
         Ok(Self { tx, rx, after_bytes, rekeys, expect_no_pad: rules.expect_no_pad })
@@ -102,7 +102,7 @@ fn reason_text(reason: Option<&Refusal>) -> String {
     reason.map_or_else(|| "the kernel gave no reason".to_owned(), ToString::to_string)
 }
 
-impl Carriage {
+impl RecordPath {
     fn found(set: CipherSet, reason: Option<&Refusal>) -> Self {
         if set.is_empty() { Self::Userspace(reason_text(reason)) } else { Self::Kernel(set) }
     }
@@ -123,10 +123,11 @@ impl Carriage {
     }
 }
 
-impl fmt::Display for Carriers {
+impl fmt::Display for RecordPaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "records tx: {}, rx: {}", self.tx, self.rx)?;
-        let kernel = [&self.tx, &self.rx].into_iter().any(|carriage| matches!(carriage, Carriage::Kernel(_)));
+        let kernel =
+            [&self.tx, &self.rx].into_iter().any(|carriage| matches!(carriage, RecordPath::Kernel(_)));
         if kernel && self.after_bytes > 0 {
             write!(f, "; the kernel after {} bytes", self.after_bytes)?;
         }
@@ -134,7 +135,7 @@ impl fmt::Display for Carriers {
     }
 }
 
-impl fmt::Display for Carriage {
+impl fmt::Display for RecordPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = match self {
             Self::Userspace(reason) => return write!(f, "userspace ({reason})"),
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn never_asks_the_kernel_nothing() {
-        let carriers = Carriers::choose(&rules(OffloadPolicy::Never), &found(Rekey::Supported)).unwrap();
+        let carriers = RecordPaths::choose(&rules(OffloadPolicy::Never), &found(Rekey::Supported)).unwrap();
         assert_eq!(
             carriers.to_string(),
             "records tx: userspace (offload = never), rx: userspace (offload = never)"
@@ -182,7 +183,7 @@ mod tests {
     fn a_direction_may_be_left_out_and_bytes_put_before_it() {
         let rules =
             OffloadRules { directions: OffloadDirections::Tx, ..rules(OffloadPolicy::AfterBytes(9000)) };
-        let carriers = Carriers::choose(&rules, &found(Rekey::Supported)).unwrap();
+        let carriers = RecordPaths::choose(&rules, &found(Rekey::Supported)).unwrap();
         assert_eq!(
             carriers.to_string(),
             "records tx: kernel (aes-128-gcm, aes-256-gcm, chacha20-poly1305), rx: userspace \
@@ -196,7 +197,7 @@ mod tests {
     fn peers_that_update_keys_keep_tls_13_out_of_a_kernel_that_cannot_replace_them() {
         let rules = OffloadRules { key_update: KeyUpdatePolicy::Userspace, ..rules(OffloadPolicy::Always) };
         let refused = Rekey::Refused("EBUSY".to_owned());
-        let offer = Carriers::choose(&rules, &found(refused.clone())).unwrap().offer();
+        let offer = RecordPaths::choose(&rules, &found(refused.clone())).unwrap().offer();
         assert!(
             offer.tx.contains(Cipher::new(Version::Tls12, Aead::Aes128Gcm))
                 && !offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm))
@@ -205,15 +206,15 @@ mod tests {
             offer.rx.contains(Cipher::new(Version::Tls12, Aead::Aes256Gcm))
                 && !offer.rx.contains(Cipher::new(Version::Tls13, Aead::Aes256Gcm))
         );
-        let offer = Carriers::choose(&rules, &found(Rekey::Supported)).unwrap().offer();
+        let offer = RecordPaths::choose(&rules, &found(Rekey::Supported)).unwrap().offer();
         assert!(offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm)) && offer.rekeys);
-        let offer = Carriers::choose(&OffloadRules::default(), &found(refused)).unwrap().offer();
+        let offer = RecordPaths::choose(&OffloadRules::default(), &found(refused)).unwrap().offer();
         assert!(offer.tx.contains(Cipher::new(Version::Tls13, Aead::Aes128Gcm)) && !offer.rekeys);
     }
 
     #[test]
     fn auto_gives_the_kernel_what_goes_to_the_peer_once_it_is_worth_it() {
-        let carriers = Carriers::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
+        let carriers = RecordPaths::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
         assert!(carriers.offer().rx.is_empty() && carriers.offer().after_bytes == AUTO_AFTER_BYTES);
         assert_eq!(
             carriers.to_string(),
@@ -232,7 +233,7 @@ mod tests {
         ] {
             set = set.with(cipher);
         }
-        let named = Carriage::found(set, None).to_string();
+        let named = RecordPath::found(set, None).to_string();
         assert_eq!(named, "kernel (aes-128-gcm, aes-256-gcm with TLS 1.3 only)");
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::errno;
-use crate::tls::TermsError;
+use crate::tls::TlsPolicyError;
 use crate::tls::ticket_keys::{KeyFileError, NoRandomness};
 use crate::worker;
 
@@ -13,7 +13,7 @@ use crate::worker;
 pub enum StartError {
     /// The identities cannot be used.
     #[error(transparent)]
-    Terms(#[from] TermsError),
+    TlsPolicy(#[from] TlsPolicyError),
     /// The file of ticket keys cannot be used.
     #[error("ticket_keys: {0}")]
     TicketKeys(#[from] KeyFileError),

@@ -37,7 +37,7 @@ use crate::sys::socket::{self, Address};
 use crate::tls::Tickets;
 use crate::worker::Setup;
 
-pub use carriers::{Carriage, Carriers};
+pub use carriers::{RecordPath, RecordPaths};
 pub use control::Control;
 use crew::{Admin, Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
@@ -99,7 +99,7 @@ pub struct Engine {
 struct Served {
     listen: SocketAddr,
     backend: Address,
-    carriers: Carriers,
+    carriers: RecordPaths,
 }
 
 impl Served {
@@ -193,7 +193,7 @@ impl Engine {
 
     /// Who will carry the records of the first listener, per direction, and why the kernel will not.
     #[must_use]
-    pub fn carriers(&self) -> &Carriers {
+    pub fn carriers(&self) -> &RecordPaths {
         &self.served[0].carriers
     }
 

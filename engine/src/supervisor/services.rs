@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::watch::Seen;
-use super::{Carriers, StartError, sockets, ticket_clock};
+use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
 use crate::config::{Config, Listener, Truncation};
 use crate::conn::policy::{Legs, Policy};
@@ -82,7 +82,7 @@ pub(super) struct Running {
     /// As it was bound.
     pub(super) listen: SocketAddr,
     pub(super) listener: Listener,
-    pub(super) carriers: Carriers,
+    pub(super) carriers: RecordPaths,
     pub(super) legs: Legs,
 }
 
@@ -105,7 +105,7 @@ impl InForce {
                 |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
             let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
             let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
-            let carriers = Carriers::choose(&listener.offload, found)?;
+            let carriers = RecordPaths::choose(&listener.offload, found)?;
             let mut listener = listener.clone();
             let (id, listen) = match &before {
                 Some(before) => {

@@ -9,9 +9,9 @@
 use std::path::Path;
 
 use super::services::Services;
-use crate::config::{Listener, Voucher};
+use crate::config::{Listener, TrustAnchor};
 use crate::files::Stamp;
-use crate::tls::Terms;
+use crate::tls::TlsPolicy;
 
 /// Of each file of the listeners, in their order; `None` where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,9 +45,9 @@ fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
     let identities = listener.identities.iter().flat_map(|identity| {
         [Some(&identity.certificate), Some(&identity.key), identity.ocsp.as_ref()].into_iter().flatten()
     });
-    let vouchers = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.voucher)];
-    let authorities = vouchers.into_iter().flatten().filter_map(|voucher| match voucher {
-        Voucher::Authorities(file) => Some(file),
+    let vouchers = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.trust_anchor)];
+    let authorities = vouchers.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
+        TrustAnchor::Authorities(file) => Some(file),
         _ => None,
     });
     identities.chain(authorities).map(AsRef::as_ref)
@@ -97,7 +97,7 @@ impl Watch {
 
 /// One line for each key file to which everybody has access.
 pub(super) fn warn_of_exposed_keys<'a>(listeners: impl Iterator<Item = &'a Listener>) {
-    for warning in Terms::exposed_keys(listeners.flat_map(|listener| &listener.identities)) {
+    for warning in TlsPolicy::exposed_keys(listeners.flat_map(|listener| &listener.identities)) {
         tracing::warn!("{warning}");
     }
 }
@@ -205,7 +205,7 @@ mod tests {
     fn watch_knows_every_file_that_a_listener_names() {
         let mut listener = config(Path::new("/d")).listeners.remove(0);
         listener.identities[0].ocsp = Some("/d/ocsp".into());
-        listener.peers.voucher = Voucher::Authorities("/d/ca.pem".into());
+        listener.peers.trust_anchor = TrustAnchor::Authorities("/d/ca.pem".into());
         let named: Vec<_> = files(&listener).map(|path| path.display().to_string()).collect();
         assert_eq!(named, ["/d/c.pem", "/d/k.pem", "/d/ocsp", "/d/ca.pem"]);
     }

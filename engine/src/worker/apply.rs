@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::faults::Circumstances;
 use super::slots::{Purpose, SlotId, Slots, token};
 use super::timers::Timers;
-use crate::conn::action::{Action, Carriage, ControlKind, Milestone, Report};
+use crate::conn::action::{Action, ControlKind, Milestone, RecordPath, Report};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Material};
@@ -17,7 +17,7 @@ use crate::sys::tcp;
 use crate::tls::secrets::{Direction, TrafficKeys, Version};
 
 /// What carrying out actions needs beside the slot.
-pub(super) struct Hands<'a> {
+pub(super) struct Executor<'a> {
     pub(super) slots: &'a mut Slots,
     pub(super) ring: &'a mut Ring,
     pub(super) counters: &'a Counters,
@@ -35,7 +35,7 @@ pub(super) enum Result {
     Closed(Report),
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     /// Carries out one action of the connection in a slot.
     pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Result {
         match action {
@@ -243,11 +243,11 @@ impl Hands<'_> {
                 return;
             }
             Milestone::Carried { direction, by } => match (direction, by) {
-                (Direction::Tx, Carriage::Kernel) => Counter::OffloadedTx,
-                (Direction::Rx, Carriage::Kernel) => Counter::OffloadedRx,
-                (Direction::Tx, Carriage::Userspace) => Counter::UserspaceTx,
-                (Direction::Rx, Carriage::Userspace) => Counter::UserspaceRx,
-                (_, Carriage::Fallback { errno }) => {
+                (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
+                (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
+                (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,
+                (Direction::Rx, RecordPath::Userspace) => Counter::UserspaceRx,
+                (_, RecordPath::Fallback { errno }) => {
                     let (fell_back, refused) = refusal_counters(direction, errno);
                     self.counters.add(refused, 1);
                     fell_back

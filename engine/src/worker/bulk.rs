@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// In the order in which they came.
-    pub(super) fn go_on_with_bulk(&mut self) {
+    pub(super) fn run_bulk(&mut self) {
         while let Some(completion) = self.bulk.pop_front() {
             self.complete(completion);
         }

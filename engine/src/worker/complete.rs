@@ -8,7 +8,7 @@ use crate::sys::ring::{Outcome, Ring};
 use crate::sys::socket;
 
 /// What a completion comes to.
-pub(super) enum Meaning {
+pub(super) enum Decoded {
     /// This, to the connection.
     Event(Event),
     /// The operation was started again, or its connection or leg is gone.
@@ -26,13 +26,13 @@ pub(super) fn read(
     ring: &mut Ring,
     bufs: &mut Bufs,
     counters: &Counters,
-) -> Meaning {
+) -> Decoded {
     let (leg, operation) = match purpose {
         Purpose::Connect(leg) => (leg, Operation::Connect),
         Purpose::Receive(leg) => (leg, Operation::Receive),
         Purpose::ReceiveRecord(leg) => (leg, Operation::Receive),
         Purpose::Send(leg) => (leg, Operation::Send),
-        Purpose::Accept | Purpose::Mailbox => return Meaning::Nothing,
+        Purpose::Accept | Purpose::Mailbox => return Decoded::Nothing,
     };
     let Some(slot) = slots.get(id) else { return recycle(outcome, bufs) };
     let line = slot.line(leg);
@@ -46,9 +46,9 @@ pub(super) fn read(
             if line.is_plain {
                 counters.add(Counter::BytesToTls, count as u64);
             }
-            Meaning::Event(Event::Received { leg, buf, count, more: !drained })
+            Decoded::Event(Event::Received { leg, buf, count, more: !drained })
         }
-        Outcome::Record { record_type, buf } => Meaning::Event(Event::Record { leg, record_type, buf }),
+        Outcome::Record { record_type, buf } => Decoded::Event(Event::Record { leg, record_type, buf }),
         Outcome::Sent { buf, count } => {
             if line.is_plain {
                 counters.add(Counter::BytesToPlain, count as u64);
@@ -56,17 +56,17 @@ pub(super) fn read(
             line.sealing.took(count);
             if buf.is_empty() {
                 line.record_type = None;
-                return Meaning::Event(Event::Sent { leg, buf });
+                return Decoded::Event(Event::Sent { leg, buf });
             }
             send_rest(slot, leg, buf, id, ring);
-            Meaning::Event(Event::Moved { leg })
+            Decoded::Event(Event::Moved { leg })
         }
         Outcome::Connected if line.reached_itself() => {
-            Meaning::Event(Event::Failed { leg, operation, errno: libc::ECONNREFUSED })
+            Decoded::Event(Event::Failed { leg, operation, errno: libc::ECONNREFUSED })
         }
-        Outcome::Connected => Meaning::Event(Event::Connected),
+        Outcome::Connected => Decoded::Event(Event::Connected),
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
-            Meaning::Again { leg, is_handshake: line.max.is_none() }
+            Decoded::Again { leg, is_handshake: line.max.is_none() }
         }
         // What the kernel has found in what comes fails the next send, which has taken nothing of its buffer.
         Outcome::Failed {
@@ -78,7 +78,7 @@ pub(super) fn read(
                 socket::clear_error(socket);
             }
             send_rest(slot, leg, buf, id, ring);
-            Meaning::Event(Event::Unreadable { leg, errno })
+            Decoded::Event(Event::Unreadable { leg, errno })
         }
         Outcome::Failed { errno, buf } => {
             buf.into_iter().for_each(|buf| bufs.give(buf));
@@ -86,9 +86,9 @@ pub(super) fn read(
                 // Kernel TLS leaves it on the socket, where the alert that says so would fail of it.
                 line.socket().map(socket::clear_error);
             }
-            Meaning::Event(Event::Failed { leg, operation, errno })
+            Decoded::Event(Event::Failed { leg, operation, errno })
         }
-        Outcome::Accepted { .. } | Outcome::Signalled => Meaning::Nothing,
+        Outcome::Accepted { .. } | Outcome::Signalled => Decoded::Nothing,
     }
 }
 
@@ -106,7 +106,7 @@ fn send_rest(slot: &mut Slot, leg: Leg, buf: Buf, id: SlotId, ring: &mut Ring) {
     line.started(purpose, started);
 }
 
-fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Meaning {
+fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Decoded {
     match outcome {
         Outcome::Received { buf, .. } | Outcome::Record { buf, .. } | Outcome::Sent { buf, .. } => {
             bufs.give(buf)
@@ -114,5 +114,5 @@ fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Meaning {
         Outcome::Failed { buf: Some(buf), .. } => bufs.give(buf),
         _ => {}
     }
-    Meaning::Nothing
+    Decoded::Nothing
 }

@@ -7,7 +7,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::apply::{Hands, Result};
+use super::apply::{Executor, Result};
 use super::slots::SlotId;
 use crate::conn::event::{Event, Leg};
 use crate::sys::ktls::{self, Material};
@@ -81,7 +81,7 @@ impl Sealing {
     }
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     /// `Flushed` at once, or a look later.
     pub(super) fn flush(&mut self, id: SlotId, leg: Leg) -> Result {
         let Some(slot) = self.slots.get(id) else { return Result::Started };

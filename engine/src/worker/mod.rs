@@ -29,8 +29,8 @@ use crate::conn::policy::Turn;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
 use crate::sys::ring::{self, Completion, Ring};
-use apply::Hands;
-use complete::Meaning;
+use apply::Executor;
+use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use mailbox::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
 use served::Served;
@@ -170,9 +170,9 @@ impl Worker {
         let little = self.take_completions();
         // What little there was of others is submitted first: bulk waits for that once, and not again.
         if has_waited || !self.is_of_others(little) {
-            self.go_on_with_bulk();
+            self.run_bulk();
         }
-        self.go_on_with_handshakes();
+        self.run_handshakes();
         self.receive_parked();
         while let Some(id) = self.timers.fired(self.now) {
             self.timer_fired(id);
@@ -200,7 +200,7 @@ impl Worker {
 
     /// What came for handshakes, which are the costly part, in the order in which it came, until the turn's
     /// time for them is over.
-    fn go_on_with_handshakes(&mut self) {
+    fn run_handshakes(&mut self) {
         while let Some(completion) = self.ring.next_handshake() {
             self.complete(completion);
             if clock().duration_since(self.now) > TURN_HANDSHAKING {
@@ -256,10 +256,10 @@ impl Worker {
                     &self.counters,
                 );
                 match meaning {
-                    Meaning::Event(event) => self.step(id, event),
-                    Meaning::Again { leg, is_handshake: false } => self.parked.push_back((id, leg)),
-                    Meaning::Again { leg, is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
-                    Meaning::Nothing => {}
+                    Decoded::Event(event) => self.step(id, event),
+                    Decoded::Again { leg, is_handshake: false } => self.parked.push_back((id, leg)),
+                    Decoded::Again { leg, is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
+                    Decoded::Nothing => {}
                 }
             }
         }
@@ -272,7 +272,7 @@ impl Worker {
             let Some(slot) = self.slots.get(id) else { continue };
             let turn = Turn { now: self.now, may_offload: self.may_offload };
             slot.conn.step(event, turn, &mut self.outbox);
-            let mut hands = Hands {
+            let mut executor = Executor {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
                 counters: &self.counters,
@@ -281,9 +281,9 @@ impl Worker {
             };
             for action in self.outbox.drain() {
                 if let Action::Close(Report { fault: Some(fault), .. }) = &action {
-                    self.faults.take(Kind::Fault(*fault), self.now, || hands.circumstances(id, &action));
+                    self.faults.take(Kind::Fault(*fault), self.now, || executor.circumstances(id, &action));
                 }
-                match hands.apply(id, action) {
+                match executor.apply(id, action) {
                     apply::Result::Started => {}
                     apply::Result::Event(event) => self.events.push_back(event),
                     apply::Result::Closed(report) => {
@@ -343,27 +343,27 @@ impl Worker {
     }
 
     fn look_again(&mut self, id: SlotId, leg: Leg) {
-        let mut hands = Hands {
+        let mut executor = Executor {
             slots: &mut self.slots,
             ring: &mut self.ring,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,
         };
-        if let apply::Result::Event(event) = hands.look_again(id, leg) {
+        if let apply::Result::Event(event) = executor.look_again(id, leg) {
             self.step(id, event);
         }
     }
 
     fn receive_again(&mut self, id: SlotId, leg: Leg) {
-        let mut hands = Hands {
+        let mut executor = Executor {
             slots: &mut self.slots,
             ring: &mut self.ring,
             counters: &self.counters,
             timers: &mut self.timers,
             now: self.now,
         };
-        hands.receive_again(id, leg);
+        executor.receive_again(id, leg);
     }
 }
 

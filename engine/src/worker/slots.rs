@@ -35,8 +35,8 @@ pub(super) struct Slot {
     is_unfinished: bool,
     /// Tells this tenant of the slot from those before.
     serial: u32,
-    near: Line,
-    far: Line,
+    near: LegSocket,
+    far: LegSocket,
     /// The earliest time at which a timer for it is set.
     pub(super) timer: Option<Instant>,
     /// Who was accepted, where the accepted leg is closed before the connection is over.
@@ -45,7 +45,7 @@ pub(super) struct Slot {
 
 /// The socket of a leg.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct LegSocket {
     socket: Option<OwnedFd>,
     /// The receive that is under way.
     receiving: Option<Started>,
@@ -71,7 +71,7 @@ pub(super) struct Line {
     port: u16,
 }
 
-impl Line {
+impl LegSocket {
     /// The socket, unless the leg is closed.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)
@@ -125,7 +125,7 @@ impl Line {
 }
 
 impl Slot {
-    pub(super) fn line(&mut self, leg: Leg) -> &mut Line {
+    pub(super) fn line(&mut self, leg: Leg) -> &mut LegSocket {
         match leg {
             Leg::Near => &mut self.near,
             Leg::Far => &mut self.far,
@@ -166,7 +166,10 @@ impl Slots {
     pub(super) fn insert(&mut self, conn: Conn, route: Arc<Route>, socket: OwnedFd, now: Instant) -> SlotId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
-        let line = |leg| Line { is_plain: conn.policy().security(leg).terms().is_none(), ..Line::default() };
+        let line = |leg| LegSocket {
+            is_plain: conn.policy().security(leg).terms().is_none(),
+            ..LegSocket::default()
+        };
         let (near, far) = (line(Leg::Near), line(Leg::Far));
         let mut slot =
             Slot { conn, route, is_unfinished: true, serial, near, far, timer: None, client: None };

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
-use crate::lab::Lab;
+use crate::backend::{Backend, BackendBehavior};
+use crate::lab::TestServer;
 use crate::server::GUARD;
 
 /// Far more than the admin address holds at once.
@@ -55,8 +55,8 @@ pub(crate) fn slow_clients(admin: SocketAddr, count: usize, over: &AtomicBool) {
 
 #[test]
 fn admin_health_is_answered_among_slow_clients() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let (admin, over) = (lab.admin(), AtomicBool::new(false));
     let answers = thread::scope(|scope| {
         scope.spawn(|| slow_clients(admin, SLOW_CLIENTS, &over));
@@ -75,8 +75,8 @@ fn admin_health_is_answered_among_slow_clients() {
 
 #[test]
 fn admin_foreign_host_is_refused() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let admin = lab.admin();
     let get = |host: &str| status(&ask(admin, &request("GET", "/metrics", host)).expect("an answer"));
     let port = admin.port();
@@ -96,8 +96,8 @@ fn admin_foreign_host_is_refused() {
 
 #[test]
 fn admin_head_answers_as_get_without_a_body() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let host = lab.admin().to_string();
     let ask = |method| ask(lab.admin(), &request(method, "/healthz", &host)).expect("an answer");
     let (get, head) = (ask("GET"), ask("HEAD"));

@@ -9,7 +9,7 @@ use offramp_attack::flood::{Flood, Priority};
 use offramp_attack::hello::{Hello, Key};
 
 use crate::alone;
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::Identity;
 use crate::lab::Setup;
 use crate::victim::{established, noticed};
@@ -24,7 +24,7 @@ const WATCHED: Duration = Duration::from_secs(3);
 
 fn victim_is_not_starved(identity: &'static Identity, key: Key) {
     let _alone = alone();
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).identities(&[identity]).start();
     let mut victim = established(lab.addr);
     let quiet = noticed(&mut victim, WATCHED);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::server::{GUARD, Server};
 use crate::tools::signal;
 use crate::victim::{established, noticed};
@@ -16,7 +16,7 @@ fn make_fifo(path: &Path) {
 
 #[test]
 fn reload_of_a_fifo_leaves_signals_alive() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let server = Server::start(backend.addr, Stdio::null(), "").expect("it starts");
     let mut victim = established(server.addr);
     make_fifo(&server.certificate);
@@ -29,7 +29,7 @@ fn reload_of_a_fifo_leaves_signals_alive() {
 
 #[test]
 fn reload_of_a_fifo_names_the_file_and_keeps_serving() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let server = Server::start(backend.addr, writer.into(), "").expect("it starts");
     let lines = crate::server::follow(reader);

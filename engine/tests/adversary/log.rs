@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::peer::end_of_dial;
 use crate::server::Server;
 use crate::tools::{patiently, signal};
@@ -70,13 +70,13 @@ fn full_device() -> Stdio {
 
 #[test]
 fn log_on_a_full_device_harms_nobody() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     goes_on_without_its_log(Server::start(backend.addr, full_device(), "").expect("it starts"));
 }
 
 #[test]
 fn log_on_a_full_device_does_not_prevent_the_start() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     // More workers than CPUs: none is pinned, which is warned of.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let flags = format!("--workers {} --pin-workers on", cpus + 1);
@@ -85,7 +85,7 @@ fn log_on_a_full_device_does_not_prevent_the_start() {
 
 #[test]
 fn log_without_a_reader_harms_nobody() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     goes_on_without_its_log(Server::start(backend.addr, writer.into(), "").expect("it starts"));
@@ -93,7 +93,7 @@ fn log_without_a_reader_harms_nobody() {
 
 #[test]
 fn log_whose_reader_stalls_harms_nobody() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let ours = writer.try_clone().expect("a descriptor can be copied");
     let server = Server::start(backend.addr, writer.into(), "").expect("it starts");
@@ -103,7 +103,7 @@ fn log_whose_reader_stalls_harms_nobody() {
 
 #[test]
 fn log_that_stalls_from_the_start_harms_nobody() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let _stalled = Stalled::fill(reader, writer.try_clone().expect("a descriptor can be copied"));
     goes_on_without_its_log(Server::start(backend.addr, writer.into(), "").expect("it starts"));

@@ -12,7 +12,7 @@ use offramp_attack::{resident, stall};
 use socket2::{Domain, Socket, Type};
 
 use crate::alone;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{Peer, Version, dial, plain};
 use crate::server::GUARD;
 use crate::tools::eventually;
@@ -42,16 +42,16 @@ fn silent_backend() -> TcpListener {
 }
 
 /// Deadlines that outlast the test.
-fn patient_server(backend: SocketAddr) -> Lab {
+fn patient_server(backend: SocketAddr) -> TestServer {
     Setup::new(backend).flags("--handshake-timeout 5m --max-connections 9500").start()
 }
 
-fn bytes(lab: &Lab) -> u64 {
+fn bytes(lab: &TestServer) -> u64 {
     resident::bytes(lab.pid()).expect("the server runs")
 }
 
 /// Resident memory once it does not grow any more: the last bytes may still be on their way.
-fn settled_bytes(lab: &Lab) -> u64 {
+fn settled_bytes(lab: &TestServer) -> u64 {
     let mut most = bytes(lab);
     let mut since = 0;
     while since < 20 {
@@ -64,7 +64,7 @@ fn settled_bytes(lab: &Lab) -> u64 {
 }
 
 /// After the wave, the memory is back.
-fn returns_to(lab: &Lab, before: u64, wave: u64) {
+fn returns_to(lab: &TestServer, before: u64, wave: u64) {
     let limit = before + (wave - before) / KEPT_SHARE + KEPT_BYTES;
     let end = Instant::now() + GUARD;
     while bytes(lab) > limit && Instant::now() < end {

@@ -14,7 +14,7 @@ use offramp_attack::{resident, stall, yield_to_others};
 
 use crate::admin::slow_clients;
 use crate::alone;
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::log::{Stalled, make_it_log};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, Version, plain};
@@ -86,8 +86,8 @@ fn reload_and_log(over: &AtomicBool, server: &Server) -> usize {
 
 fn soak(length: Duration) {
     let _alone = alone();
-    let echo = Backend::start(Manner::Echo);
-    let source = Backend::start(Manner::Source { seed: 1, bytes: UNREAD_BYTES });
+    let echo = Backend::start(BackendBehavior::Echo);
+    let source = Backend::start(BackendBehavior::Source { seed: 1, bytes: UNREAD_BYTES });
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let ours = writer.try_clone().expect("a descriptor can be copied");
     let server = Server::start(echo.addr, writer.into(), "").expect("it starts");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::dice::Noise;
-use crate::lab::Lab;
+use crate::lab::TestServer;
 use crate::peer::{BOTH, Peer, plain};
 use crate::tools::{PATIENCE, eventually};
 
@@ -65,7 +65,7 @@ fn truncation_delivers_all_that_came_before_it() {
     const BYTES: usize = 1_000_000;
     for version in BOTH {
         let (addr, got) = slow_backend();
-        let lab = Lab::start(addr);
+        let lab = TestServer::start(addr);
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));
         let sent = Noise::bytes(1, BYTES);
@@ -84,7 +84,7 @@ fn truncation_by_a_reset_delivers_all_that_came_before_it() {
     const BYTES: usize = 60_000;
     for version in BOTH {
         let (addr, got) = slow_backend();
-        let lab = Lab::start(addr);
+        let lab = TestServer::start(addr);
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));
         let sent = Noise::bytes(2, BYTES);

@@ -173,7 +173,7 @@ mod tests {
         let seen = [
             ("loadgen/src/runner/mod.rs", "use offramp_core::conn::Conn;"),
             ("loadgen/src/main.rs", "use offramp::supervisor::Engine;"),
-            ("loadgen/src/demo/mod.rs", "use offramp_core::tls::Terms;"),
+            ("loadgen/src/demo/mod.rs", "use offramp_core::tls::TlsPolicy;"),
         ];
         for (path, text) in seen {
             assert!(said(shared_code, path, text).contains("may not use offramp"), "{path}: {text}");

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::dice::sha256_of;
 use crate::identity::NAME;
 use crate::lab::Setup;
@@ -92,7 +92,7 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
     if !have("openssl") {
         return;
     }
-    let (backend, directory) = (Backend::start(Manner::Echo), scratch());
+    let (backend, directory) = (Backend::start(BackendBehavior::Echo), scratch());
     let (files, trust) = (directory.path(), trust_file(directory.path()));
     std::fs::write(files.join("v3"), "extendedKeyUsage=clientAuth").unwrap();
     openssl(files, "req -x509 -nodes -subj /CN=ca -newkey rsa:2048 -keyout ca.key -out ca.crt");
@@ -107,9 +107,9 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
         openssl(files, &format!("{sign} {hash}"));
         openssl(files, "x509 -in it.crt -outform DER -out it.der");
         let told = fingerprint(&std::fs::read(files.join("it.der")).unwrap());
-        for (voucher, holds) in [("client_ca = \"ca.crt\"", by_authority), (&told, by_fingerprint)] {
+        for (trust_anchor, holds) in [("client_ca = \"ca.crt\"", by_authority), (&told, by_fingerprint)] {
             let file = files.join("offramp.toml");
-            std::fs::write(&file, format!("client_auth = \"require\"\n{voucher}\n")).unwrap();
+            std::fs::write(&file, format!("client_auth = \"require\"\n{trust_anchor}\n")).unwrap();
             let lab = Setup::new(backend.addr).flags(&format!("--config {}", file.display())).start();
             for version in ["-tls1_2", "-tls1_3"] {
                 let (certificate, key) = (files.join("it.crt"), files.join("it.key"));
@@ -117,7 +117,7 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
                 let words = format!("{version} -cipher ALL:@SECLEVEL=0 -servername {NAME} {shown}");
                 let before = lab.settled();
                 let (output, echoed) = s_client(lab.addr, &trust, &words, Some("there and back"));
-                let what = format!("{key:?} {hash} {version} {voucher}: {}", text(&output));
+                let what = format!("{key:?} {hash} {version} {trust_anchor}: {}", text(&output));
                 assert_eq!(echoed, holds, "{what}");
                 if !holds {
                     assert!(text(&output).contains("alert bad certificate"), "{what}");

@@ -4,12 +4,12 @@
 use std::io::Write;
 use std::net::Shutdown;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::hello::{
     Accepted, Answer, ECDSA_SECP256R1_SHA256, Hello, SECP256R1, TLS12, TLS13, X25519_GROUP, extension,
     listen, records, refusal, say, vector,
 };
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, Peer, dial, plain};
 
 const HANDSHAKE_FAILURE: u8 = 40;
@@ -19,12 +19,12 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 const RECORD: usize = 1 << 14;
 
-fn lab() -> (Lab, Backend) {
-    let backend = Backend::start(Manner::Echo);
-    (Lab::start(backend.addr), backend)
+fn lab() -> (TestServer, Backend) {
+    let backend = Backend::start(BackendBehavior::Echo);
+    (TestServer::start(backend.addr), backend)
 }
 
-fn accepted(lab: &Lab, hello: &Hello) -> Accepted {
+fn accepted(lab: &TestServer, hello: &Hello) -> Accepted {
     match say(lab.addr, &hello.records(RECORD)) {
         Answer::Accepted(accepted) => accepted,
         other => panic!("{other:?} to {hello:x?}"),
@@ -224,7 +224,7 @@ fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
 fn a_name_that_is_no_host_name_falls_under_unknown_name() {
     let long = [b'a'; 254];
     for policy in ["first", "refuse"] {
-        let backend = Backend::start(Manner::Echo);
+        let backend = Backend::start(BackendBehavior::Echo);
         let lab = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
         let unknown = Some((UNRECOGNIZED_NAME, "unknown_name"));
         let by_policy = unknown.filter(|_| policy == "refuse");
@@ -253,7 +253,7 @@ fn a_name_that_is_no_host_name_falls_under_unknown_name() {
 /// A name, and the alert and the fault that it meets, if it is refused.
 type NameCase<'a> = (&'a [u8], Option<(u8, &'a str)>);
 
-fn names_are_answered(lab: &Lab, cases: &[NameCase<'_>]) {
+fn names_are_answered(lab: &TestServer, cases: &[NameCase<'_>]) {
     for &(name, refused) in cases {
         for hello in [Hello::tls12(), Hello::tls13()] {
             let hello = hello.with(extension::SERVER_NAME, &server_name(name));
@@ -338,7 +338,7 @@ fn a_hello_that_ends_in_the_middle_is_closed_and_named() {
     lab.stop();
 }
 
-fn still_serves(lab: &Lab) {
+fn still_serves(lab: &TestServer) {
     for version in BOTH {
         Peer::open(lab.addr, &plain(version)).ping(b"unmoved");
     }

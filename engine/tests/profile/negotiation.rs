@@ -1,13 +1,13 @@
 //! Versions, suites, groups, signatures and compression (TS 33.210 clause 6.2): what is accepted, and with
 //! which alert all else is refused.
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::hello::{
     Answer, ECDHE_ECDSA_AES_128_GCM, ECDHE_RSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256,
     RSA_PSS_RSAE_SHA256, SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, refusal, say,
 };
 use crate::identity::Identity;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 
 const HANDSHAKE_FAILURE: u8 = 40;
 const ILLEGAL_PARAMETER: u8 = 47;
@@ -16,18 +16,18 @@ const PROTOCOL_VERSION: u8 = 70;
 const RECORD: usize = 1 << 14;
 
 /// A server with an ECDSA and an RSA identity.
-fn lab() -> (Lab, Backend) {
-    let backend = Backend::start(Manner::Echo);
-    (Lab::start(backend.addr), backend)
+fn lab() -> (TestServer, Backend) {
+    let backend = Backend::start(BackendBehavior::Echo);
+    (TestServer::start(backend.addr), backend)
 }
 
-fn assert_refused(lab: &Lab, what: &str, hello: &Hello, alert: u8, fault: &str) {
+fn assert_refused(lab: &TestServer, what: &str, hello: &Hello, alert: u8, fault: &str) {
     let refusal = refusal(lab, &hello.records(RECORD));
     assert_eq!(refusal, (Some(alert), fault.to_owned()), "{what}: {hello:x?}");
 }
 
 /// In TLS 1.3 the alert about a signature comes behind the ServerHello and is encrypted: `clients` reads it.
-fn assert_refused_encrypted(lab: &Lab, what: &str, hello: &Hello) {
+fn assert_refused_encrypted(lab: &TestServer, what: &str, hello: &Hello) {
     let refusal = refusal(lab, &hello.records(RECORD));
     assert_eq!(refusal, (None, "nothing_in_common".to_owned()), "{what}: {hello:x?}");
 }
@@ -213,7 +213,7 @@ fn the_identity_is_chosen_by_signature_scheme() {
 /// §4.2.7).
 #[test]
 fn in_tls_1_2_a_certificate_off_the_clients_curves_is_not_shown() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
     for groups in [&[X25519_GROUP][..], &[SECP384R1], &[X25519_GROUP, SECP384R1]] {
         let hello = Hello::tls12().groups(groups);

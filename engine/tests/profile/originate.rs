@@ -10,7 +10,7 @@ use crate::hello::{
     SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, listen, records, vector,
 };
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, dial};
 use crate::server::{self, ALERT, DATA, HANDSHAKE, Keyed};
 use crate::tools::scratch;
@@ -23,7 +23,7 @@ const EMPTY_RENEGOTIATION_INFO_SCSV: u16 = 0x00ff;
 /// The server's side, by hand; and a connection of ours for each that is asked for.
 struct Bench {
     server: TcpListener,
-    lab: Lab,
+    lab: TestServer,
     _files: tempfile::TempDir,
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::certificates::fingerprint;
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{dial, end_of_dial};
 use crate::tools::{eventually, have, scratch, text};
 
@@ -108,7 +108,7 @@ fn run(directory: &Path, program: &str, words: &str) {
     assert!(output.status.success(), "{program} {words}: {}", text(&output));
 }
 
-fn originating(files: &Path, server: SocketAddr, lines: &str) -> Lab {
+fn originating(files: &Path, server: SocketAddr, lines: &str) -> TestServer {
     let path = files.join("offramp.toml");
     std::fs::write(&path, format!("mode = \"originate\"\n{lines}\n")).unwrap();
     Setup::new(server).identities(&[]).flags(&format!("--config {}", path.display())).start()
@@ -119,7 +119,7 @@ fn by_name() -> String {
 }
 
 /// Says a line, and until an answer with this in it has come.
-fn asks(lab: &Lab, line: &str, answer: &str) {
+fn asks(lab: &TestServer, line: &str, answer: &str) {
     let mut plain = dial(lab.addr);
     plain.write_all(line.as_bytes()).unwrap();
     let (mut heard, mut block) = (Vec::new(), [0; 1024]);
@@ -131,7 +131,7 @@ fn asks(lab: &Lab, line: &str, answer: &str) {
 }
 
 /// Twice: the second time with the session of the first.
-fn serves_and_resumes(lab: &Lab, what: &str, line: &str, answer: &str) {
+fn serves_and_resumes(lab: &TestServer, what: &str, line: &str, answer: &str) {
     for expected in [(1, 0), (1, 1)] {
         asks(lab, line, answer);
         let metrics = lab.settled();
@@ -260,7 +260,7 @@ fn a_server_that_asks_to_renegotiate_is_told_no() {
 }
 
 /// What the server says when it is refused, or refuses, and the fault that we count.
-fn is_refused(lab: &Lab, server: &Foreign, what: &str, says: &str, fault: &str) {
+fn is_refused(lab: &TestServer, server: &Foreign, what: &str, says: &str, fault: &str) {
     let before = lab.settled();
     // How it ends is said by the fault: a reset may come before the connection has.
     end_of_dial(lab.addr, b"to whom?\n");

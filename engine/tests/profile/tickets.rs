@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::HandshakeKind;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
 use crate::seal::{Content, Seal};
 use crate::session::{self, Session, field};
@@ -18,7 +18,7 @@ use crate::tools::{PATIENCE, have, scratch, text};
 
 /// OpenSSL, a server, and where sessions go.
 struct Bench {
-    lab: Lab,
+    lab: TestServer,
     _backend: Backend,
     files: tempfile::TempDir,
     trust: String,
@@ -26,7 +26,7 @@ struct Bench {
 
 impl Bench {
     fn start(flags: &str) -> Self {
-        let backend = Backend::start(Manner::Echo);
+        let backend = Backend::start(BackendBehavior::Echo);
         let lab = Setup::new(backend.addr).flags(flags).start();
         let files = scratch();
         let trust = trust_file(files.path());
@@ -184,7 +184,7 @@ fn a_ticket_does_not_cross_to_a_listener_with_other_names() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let listener = |identity: &Identity| {
         let (certificate, key) = identity.write(files.path());
         format!(
@@ -244,7 +244,7 @@ fn a_ticket_of_a_session_that_is_over_is_not_taken() {
 #[test]
 fn a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begins() {
     const LIFETIME: Duration = Duration::from_secs(6);
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags(&format!("--session-lifetime {}s", LIFETIME.as_secs())).start();
     for version in BOTH {
         let client = plain(version);

@@ -1,14 +1,14 @@
 //! Stage 1 and 2: ends before there is a session, and in the middle of a handshake.
 
 use offramp_core::conn::fault::Fault;
-use offramp_sim::{Mishap, Plan};
+use offramp_sim::{InjectedFault, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
 
 #[test]
 fn a_client_that_never_speaks_times_out() {
     let mut plan = Plan::new(1, Vec::new());
-    plan.mishap = Some((1, Mishap::PeerFin));
+    plan.mishap = Some((1, InjectedFault::PeerFin));
     let outcome = run(plan, BOTH, client(SUITES[0]));
     assert_eq!(outcome.report.fault, Some(Fault::ClosedBeforeHello));
 }
@@ -19,10 +19,10 @@ fn a_reset_at_any_step_of_the_handshake_ends_this_connection_alone() {
         let mut faults = std::collections::BTreeSet::new();
         for at in 1..60 {
             let mut plan = Plan::new(at as u64, bytes(100, 7));
-            plan.mishap = Some((at, Mishap::PeerReset));
+            plan.mishap = Some((at, InjectedFault::PeerReset));
             faults.extend(run(plan, BOTH, client(suite)).report.fault.map(Fault::label));
         }
-        assert!(faults.contains("closed_in_handshake") && faults.contains("client_reset"), "{faults:?}");
+        assert!(faults.contains("closed_in_handshake") && faults.contains("tls_peer_reset"), "{faults:?}");
         assert!(!faults.contains("internal"), "{faults:?}");
     }
 }
@@ -33,7 +33,7 @@ fn a_flipped_bit_is_never_passed_on() {
         let suite = SUITES[seed as usize % SUITES.len()];
         let sends = bytes(3000, seed);
         let mut plan = Plan::new(seed, sends.clone());
-        plan.mishap = Some((1 + seed as usize % 40, Mishap::FlippedBit));
+        plan.mishap = Some((1 + seed as usize % 40, InjectedFault::FlippedBit));
         let outcome = run(plan, BOTH, client(suite));
         assert!(sends.starts_with(&outcome.to_backend), "seed {seed}");
         assert_ne!(outcome.report.fault, Some(Fault::Internal), "seed {seed}");

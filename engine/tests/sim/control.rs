@@ -1,11 +1,11 @@
 //! Records that are not application data, whoever carries them.
 
-use offramp_core::conn::action::{Carriage, ControlKind, Milestone};
+use offramp_core::conn::action::{ControlKind, Milestone, RecordPath};
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
 use offramp_core::tls::secrets::Direction;
 use offramp_proto::CipherSet;
-use offramp_sim::{Backend, Generation, Habits, Outcome, Plan, Say};
+use offramp_sim::{Backend, Generation, KernelProfile, Outcome, PeerAction, Plan};
 use rustls::SupportedCipherSuite;
 
 use crate::lab::{BOTH, NOTHING, SUITES, peers, run};
@@ -18,14 +18,14 @@ fn is_13(suite: SupportedCipherSuite) -> bool {
 }
 
 /// Says these things in worlds of every suite, carrier and role, all at once and one by one.
-fn say(says: &[Say], only_13: bool, check: impl Fn(&Outcome, &str)) {
+fn say(says: &[PeerAction], only_13: bool, check: impl Fn(&Outcome, &str)) {
     for suite in SUITES.into_iter().filter(|suite| !only_13 || is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
             for (at_once, role) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
                 let mut plan = Plan::new(3, Vec::new());
                 plan.script.says = says.to_vec();
                 plan.script.sends_at_once = at_once;
-                plan.habits = Habits::of(generation);
+                plan.habits = KernelProfile::of(generation);
                 let outcome = run(plan, offer, peers(suite)[role].clone());
                 check(&outcome, &format!("{:?} {generation:?} at once {at_once} role {role}", suite.suite()));
             }
@@ -43,9 +43,9 @@ fn count(outcome: &Outcome, kind: ControlKind) -> u32 {
 
 #[test]
 fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
-    let empty = |padding| Say::Record { record_type: 23, payload: Vec::new(), padding };
-    let padded = Say::Record { record_type: 23, payload: b"padded".to_vec(), padding: 9000 };
-    let says = [Say::data(b"one "), empty(0), empty(500), padded, Say::close_notify()];
+    let empty = |padding| PeerAction::Record { record_type: 23, payload: Vec::new(), padding };
+    let padded = PeerAction::Record { record_type: 23, payload: b"padded".to_vec(), padding: 9000 };
+    let says = [PeerAction::data(b"one "), empty(0), empty(500), padded, PeerAction::close_notify()];
     say(&says, false, |outcome, world| {
         assert_eq!(outcome.report.fault, None, "{world}");
         assert_eq!(outcome.to_backend, b"one padded", "{world}");
@@ -58,7 +58,7 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
 /// In one read of the kernel's it looks like the end of the file.
 #[test]
 fn an_empty_record_in_front_of_another_type_is_no_end() {
-    let says = [Say::data(b"x"), Say::data(b""), Say::close_notify()];
+    let says = [PeerAction::data(b"x"), PeerAction::data(b""), PeerAction::close_notify()];
     say(&says, false, |outcome, world| {
         assert_eq!(outcome.report.fault, None, "{world}");
         assert!(outcome.backend_saw_end && !outcome.backend_was_reset, "{world}");
@@ -68,15 +68,15 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
         let mut plan = Plan::new(seed, Vec::new());
         plan.script.sends_at_once = seed % 2 == 0;
         plan.script.says = vec![
-            Say::data(b"old "),
-            Say::data(b""),
-            Say::KeyUpdate { requested: true },
-            Say::data(b""),
-            Say::data(b"new"),
-            Say::data(b""),
-            Say::close_notify(),
+            PeerAction::data(b"old "),
+            PeerAction::data(b""),
+            PeerAction::KeyUpdate { requested: true },
+            PeerAction::data(b""),
+            PeerAction::data(b"new"),
+            PeerAction::data(b""),
+            PeerAction::close_notify(),
         ];
-        plan.habits = Habits::of(Generation::Rekeying);
+        plan.habits = KernelProfile::of(Generation::Rekeying);
         let outcome = run(plan, rekeying, peers(SUITES[3])[seed as usize / 2 % 2].clone());
         assert_eq!(outcome.report.fault, None, "seed {seed}");
         assert_eq!(outcome.peer.received, b"old new", "seed {seed}");
@@ -85,7 +85,7 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
 
 #[test]
 fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
-    say(&[Say::data(b"x"), Say::record(21, &[2, 20])], false, |outcome, world| {
+    say(&[PeerAction::data(b"x"), PeerAction::record(21, &[2, 20])], false, |outcome, world| {
         assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{world}");
         assert_eq!(outcome.report.heard, Some(alert::BAD_RECORD_MAC), "{world}");
         assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{world}");
@@ -97,13 +97,13 @@ fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
 #[test]
 fn what_does_not_belong_here_is_refused_with_its_alert() {
     let cases = [
-        (Say::record(20, &[1]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
-        (Say::record(HANDSHAKE, &[2, 0, 0, 0]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
-        (Say::record(HANDSHAKE, &[]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
-        (Say::record(21, &[1]), Fault::Malformed, alert::DECODE_ERROR),
+        (PeerAction::record(20, &[1]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (PeerAction::record(HANDSHAKE, &[2, 0, 0, 0]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (PeerAction::record(HANDSHAKE, &[]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
+        (PeerAction::record(21, &[1]), Fault::Malformed, alert::DECODE_ERROR),
     ];
     for (what, fault, description) in cases {
-        say(&[Say::data(b"x"), what], false, |outcome, world| {
+        say(&[PeerAction::data(b"x"), what], false, |outcome, world| {
             assert_eq!(outcome.report.fault, Some(fault), "{world}");
             assert_eq!(outcome.peer.alert(), Some(description), "{world}");
             assert!(outcome.backend_was_reset, "{world}");
@@ -113,21 +113,25 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
 
 #[test]
 fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
-    say(&[Say::data(b"x"), Say::record(24, b"heartbeat"), Say::data(b"y")], false, |outcome, world| {
-        let fault = outcome.report.fault;
-        // In TLS 1.2 the type is in the clear: what is no type is no record.
-        assert!(matches!(fault, Some(Fault::UnexpectedRecord | Fault::Malformed)), "{world}: {fault:?}");
-        assert!(b"x".starts_with(&outcome.to_backend), "{world}");
-    });
+    say(
+        &[PeerAction::data(b"x"), PeerAction::record(24, b"heartbeat"), PeerAction::data(b"y")],
+        false,
+        |outcome, world| {
+            let fault = outcome.report.fault;
+            // In TLS 1.2 the type is in the clear: what is no type is no record.
+            assert!(matches!(fault, Some(Fault::UnexpectedRecord | Fault::Malformed)), "{world}: {fault:?}");
+            assert!(b"x".starts_with(&outcome.to_backend), "{world}");
+        },
+    );
 }
 
 /// In the handshake it is passed over (RFC 8446 §5); behind it, it belongs nowhere. The kernel takes it for a
 /// record that cannot be opened.
 #[test]
 fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
-    let stray = Say::Raw(vec![20, 3, 3, 0, 1, 1]);
-    say(&[Say::data(b"x"), stray, Say::data(b"y")], true, |outcome, world| {
-        let by_kernel = Milestone::Carried { direction: Direction::Rx, by: Carriage::Kernel };
+    let stray = PeerAction::Raw(vec![20, 3, 3, 0, 1, 1]);
+    say(&[PeerAction::data(b"x"), stray, PeerAction::data(b"y")], true, |outcome, world| {
+        let by_kernel = Milestone::Carried { direction: Direction::Rx, by: RecordPath::Kernel };
         let (fault, description) = if outcome.notes.contains(&by_kernel) {
             (Fault::BadRecord, alert::BAD_RECORD_MAC)
         } else {
@@ -141,9 +145,10 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
 
 #[test]
 fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
-    let hello = Say::record(HANDSHAKE, &CLIENT_HELLO);
+    let hello = PeerAction::record(HANDSHAKE, &CLIENT_HELLO);
     let mut once = Plan::new(1, Vec::new());
-    once.script.says = vec![Say::data(b"a"), hello.clone(), Say::data(b"b"), Say::close_notify()];
+    once.script.says =
+        vec![PeerAction::data(b"a"), hello.clone(), PeerAction::data(b"b"), PeerAction::close_notify()];
     let mut twice = once.clone();
     twice.script.says.insert(2, hello);
     for suite in SUITES.into_iter().filter(|suite| !is_13(*suite)) {
@@ -169,14 +174,14 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
                 let mut plan = Plan::new(8, Vec::new());
                 plan.script.sends_at_once = at_once;
                 plan.script.says = vec![
-                    Say::data(b"old "),
-                    Say::KeyUpdate { requested: true },
-                    Say::data(b"new "),
-                    Say::KeyUpdate { requested: false },
-                    Say::data(b"newer"),
-                    Say::close_notify(),
+                    PeerAction::data(b"old "),
+                    PeerAction::KeyUpdate { requested: true },
+                    PeerAction::data(b"new "),
+                    PeerAction::KeyUpdate { requested: false },
+                    PeerAction::data(b"newer"),
+                    PeerAction::close_notify(),
                 ];
-                plan.habits = Habits::of(generation);
+                plan.habits = KernelProfile::of(generation);
                 let outcome = run(plan, offer, peers(suite)[role].clone());
                 let world = format!("{:?} {generation:?} {at_once} role {role}", suite.suite());
                 assert_eq!(outcome.report.fault, None, "{world}");
@@ -202,8 +207,11 @@ fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
         for seed in 0..16 {
             let mut plan = Plan::new(seed, Vec::new());
             plan.script.sends_at_once = seed % 2 == 0;
-            plan.script.says =
-                vec![Say::data(b"old "), Say::KeyUpdate { requested: true }, Say::data(b"new")];
+            plan.script.says = vec![
+                PeerAction::data(b"old "),
+                PeerAction::KeyUpdate { requested: true },
+                PeerAction::data(b"new"),
+            ];
             let peer = peers(suite)[seed as usize / 2 % 2].clone();
             let outcome = run(plan.clone(), sealing, peer.clone());
             let world = format!("{:?} seed {seed}", suite.suite());
@@ -213,8 +221,8 @@ fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
             assert!(!outcome.peer.heard.contains(&answer), "{world}");
             assert!(!outcome.notes.contains(&Milestone::KeyUpdateSent), "{world}");
             // One that asks for no answer is followed.
-            plan.script.says[1] = Say::KeyUpdate { requested: false };
-            plan.script.says.push(Say::close_notify());
+            plan.script.says[1] = PeerAction::KeyUpdate { requested: false };
+            plan.script.says.push(PeerAction::close_notify());
             let outcome = run(plan, sealing, peer);
             assert_eq!(outcome.report.fault, None, "{world}");
             assert_eq!(outcome.peer.received, b"old new", "{world}");
@@ -230,9 +238,9 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
         for at_once in [false, true] {
             let mut plan = Plan::new(8, Vec::new());
             plan.script.sends_at_once = at_once;
-            plan.script.says = vec![Say::KeyUpdate { requested: true }; 300];
-            plan.script.says.extend([Say::data(b"goes on"), Say::close_notify()]);
-            plan.habits = Habits::of(generation);
+            plan.script.says = vec![PeerAction::KeyUpdate { requested: true }; 300];
+            plan.script.says.extend([PeerAction::data(b"goes on"), PeerAction::close_notify()]);
+            plan.habits = KernelProfile::of(generation);
             for peer in peers(SUITES[3]) {
                 let outcome = run(plan.clone(), offer, peer);
                 assert_eq!(outcome.report.fault, None, "{generation:?} {at_once}");
@@ -248,19 +256,19 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
 
 #[test]
 fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
-    let update = || Say::KeyUpdate { requested: true };
+    let update = || PeerAction::KeyUpdate { requested: true };
     let floods = [
         (vec![update(); 2000], Fault::KeyUpdateFlood),
         // Data in between makes it no better.
-        ((0..2000).flat_map(|_| [update(), Say::data(b"x")]).collect(), Fault::KeyUpdateFlood),
-        (vec![Say::record(21, &[1, 90]); 2000], Fault::UnexpectedRecord),
+        ((0..2000).flat_map(|_| [update(), PeerAction::data(b"x")]).collect(), Fault::KeyUpdateFlood),
+        (vec![PeerAction::record(21, &[1, 90]); 2000], Fault::UnexpectedRecord),
     ];
     for (says, fault) in floods {
         for suite in [SUITES[3], SUITES[5]] {
             let mut plan = Plan::new(5, Vec::new());
             plan.script.says = says.clone();
             plan.script.sends_at_once = true;
-            plan.habits = Habits::of(Generation::Rekeying);
+            plan.habits = KernelProfile::of(Generation::Rekeying);
             let rekeying = Offer { rekeys: true, ..BOTH };
             for (offer, role) in [(NOTHING, 0), (rekeying, 0), (NOTHING, 1), (rekeying, 1)] {
                 let outcome = run(plan.clone(), offer, peers(suite)[role].clone());
@@ -274,7 +282,7 @@ fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
 #[test]
 fn empty_records_without_end_are_refused_in_userspace() {
     let mut plan = Plan::new(5, Vec::new());
-    plan.script.says = vec![Say::data(&[]); 200];
+    plan.script.says = vec![PeerAction::data(&[]); 200];
     plan.script.sends_at_once = true;
     for peer in peers(SUITES[0]) {
         let outcome = run(plan.clone(), NOTHING, peer);
@@ -296,7 +304,7 @@ fn bytes_that_are_no_record_are_named() {
         ),
     ];
     for (bytes, fault) in cases {
-        say(&[Say::data(b"x"), Say::Raw(bytes.to_vec())], false, |outcome, world| {
+        say(&[PeerAction::data(b"x"), PeerAction::Raw(bytes.to_vec())], false, |outcome, world| {
             assert_eq!(outcome.report.fault, Some(fault), "{world}");
             assert!(outcome.backend_was_reset, "{world}");
         });
@@ -311,8 +319,8 @@ fn nothing_of_ours_follows_our_close_notify() {
             for seed in 0..40 {
                 let mut plan = Plan::new(seed, Vec::new());
                 plan.backend = Backend::AnswersAndCloses(b"answer".to_vec());
-                let mut says = vec![Say::data(&[7; 5000]); 20];
-                says.push(Say::record(20, &[1]));
+                let mut says = vec![PeerAction::data(&[7; 5000]); 20];
+                says.push(PeerAction::record(20, &[1]));
                 plan.script.says = says;
                 let outcome = run(plan, offer, peers(suite)[seed as usize % 2].clone());
                 let alerts: Vec<_> = outcome.peer.heard.iter().filter(|(kind, _)| *kind == 21).collect();

@@ -1,13 +1,13 @@
 //! Stage 4, in the middle: a direction goes to the kernel when it has carried enough.
 
-use offramp_core::conn::action::{Carriage, Milestone};
+use offramp_core::conn::action::{Milestone, RecordPath};
 use offramp_core::conn::carrier::Offer;
 use offramp_core::tls::secrets::Direction;
-use offramp_sim::{Backend, Generation, Habits, Mishap, Plan};
+use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, run};
 
-fn carried(notes: &[Milestone], direction: Direction) -> Vec<Carriage> {
+fn carried(notes: &[Milestone], direction: Direction) -> Vec<RecordPath> {
     let by = notes.iter().filter_map(|note| match note {
         Milestone::Carried { direction: of, by } if *of == direction => Some(*by),
         _ => None,
@@ -42,7 +42,7 @@ fn most_of_what_comes_late_enough_is_the_kernels() {
         let offer = Offer { after_bytes: 10_000, ..BOTH };
         let outcome = run(Plan::new(seed, bytes(200_000, seed)), offer, client(SUITES[seed as usize % 6]));
         for (count, direction) in kernel.iter_mut().zip([Direction::Tx, Direction::Rx]) {
-            *count += u32::from(carried(&outcome.notes, direction) == [Carriage::Kernel]);
+            *count += u32::from(carried(&outcome.notes, direction) == [RecordPath::Kernel]);
         }
     }
     assert!(kernel.iter().all(|count| *count > 80), "{kernel:?} of 100");
@@ -54,7 +54,7 @@ fn a_connection_that_ends_sooner_stays_in_userspace() {
         let offer = Offer { after_bytes: 1_000_000, ..BOTH };
         let outcome = run(Plan::new(1, bytes(1000, 1)), offer, client(suite));
         for direction in [Direction::Tx, Direction::Rx] {
-            assert_eq!(carried(&outcome.notes, direction), [Carriage::Userspace]);
+            assert_eq!(carried(&outcome.notes, direction), [RecordPath::Userspace]);
         }
     }
 }
@@ -65,19 +65,19 @@ fn a_late_refusal_keeps_the_connection_in_userspace() {
         for seed in 0..60 {
             let sends = bytes(100_000, seed);
             let mut plan = Plan::new(seed, sends.clone());
-            let habits = Habits::of(Generation::SingleKey);
+            let habits = KernelProfile::of(Generation::SingleKey);
             plan.habits = match seed % 3 {
-                0 => Habits { refuse_tx: Some(errno), ..habits },
-                1 => Habits { refuse_rx: Some(errno), ..habits },
-                _ => Habits { refuse_tx: Some(errno), refuse_rx: Some(errno), ..habits },
+                0 => KernelProfile { refuse_tx: Some(errno), ..habits },
+                1 => KernelProfile { refuse_rx: Some(errno), ..habits },
+                _ => KernelProfile { refuse_tx: Some(errno), refuse_rx: Some(errno), ..habits },
             };
             let offer = Offer { after_bytes: 20_000, ..BOTH };
             let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
             assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
             assert_eq!(outcome.peer.received, sends, "{errno} seed {seed}");
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
-            let fell_back = by.concat().contains(&Carriage::Fallback { errno });
-            let ended_before = by.concat().contains(&Carriage::Userspace);
+            let fell_back = by.concat().contains(&RecordPath::Fallback { errno });
+            let ended_before = by.concat().contains(&RecordPath::Userspace);
             assert!(fell_back || ended_before, "{errno} seed {seed}: {by:?}");
         }
     }
@@ -90,13 +90,13 @@ fn a_kernel_that_begins_to_refuse_keeps_what_it_has_and_loses_nothing() {
         for seed in 0..100_u64 {
             let sends = bytes(150_000, seed);
             let mut plan = Plan::new(seed, sends.clone());
-            plan.mishap = Some((8 + seed as usize, Mishap::NoMoreKeys(errno)));
+            plan.mishap = Some((8 + seed as usize, InjectedFault::NoMoreKeys(errno)));
             let offer = Offer { after_bytes: 40_000, ..BOTH };
             let outcome = run(plan, offer, client(SUITES[seed as usize % 6]));
             assert_eq!(outcome.report.fault, None, "{errno} seed {seed}");
             assert_eq!(outcome.peer.received, sends, "{errno} seed {seed}");
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
-            refused += usize::from(by.concat().contains(&Carriage::Fallback { errno }));
+            refused += usize::from(by.concat().contains(&RecordPath::Fallback { errno }));
         }
     }
     assert!(refused > 20, "{refused} of 200");
@@ -113,10 +113,10 @@ fn a_client_that_has_ended_with_its_last_flight_is_carried_in_userspace() {
             let mut plan = Plan::new(at, sends.clone());
             plan.script.sends_at_once = true;
             plan.backend = Backend::AnswersAndCloses(b"the answer".to_vec());
-            plan.mishap = Some((at as usize, Mishap::PeerFin));
+            plan.mishap = Some((at as usize, InjectedFault::PeerFin));
             let outcome = run(plan, BOTH, client(suite));
             let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction));
-            let is_late = by.concat().contains(&Carriage::Fallback { errno: libc::ENOTCONN });
+            let is_late = by.concat().contains(&RecordPath::Fallback { errno: libc::ENOTCONN });
             if is_late && outcome.report.fault.is_none() {
                 assert_eq!(outcome.to_backend, sends, "{suite:?} at {at}");
                 assert_eq!(outcome.peer.received, b"the answer", "{suite:?} at {at}");
@@ -133,19 +133,19 @@ fn the_kill_switch_holds_for_what_is_not_handed_over_yet() {
     for seed in 0..100 {
         let sends = bytes(150_000, seed);
         let mut plan = Plan::new(seed, sends.clone());
-        plan.mishap = Some((12, Mishap::NoMoreOffload));
+        plan.mishap = Some((12, InjectedFault::NoMoreOffload));
         let outcome = run(plan, Offer { after_bytes: 60_000, ..BOTH }, client(SUITES[seed as usize % 6]));
         assert_eq!(outcome.report.fault, None, "seed {seed}");
         assert_eq!(outcome.peer.received, sends, "seed {seed}");
         let by = [Direction::Tx, Direction::Rx].map(|direction| carried(&outcome.notes, direction)).concat();
-        held += usize::from(by == [Carriage::Userspace; 2]);
+        held += usize::from(by == [RecordPath::Userspace; 2]);
     }
     assert!(held > 90, "{held} of 100");
 }
 
 #[test]
 fn each_generation_of_kernels_carries_what_it_can() {
-    use Carriage::{Fallback, Kernel};
+    use RecordPath::{Fallback, Kernel};
     let none = Fallback { errno: libc::ENOENT };
     for (generation, tx, rx) in [
         (Generation::None, none, none),
@@ -156,7 +156,7 @@ fn each_generation_of_kernels_carries_what_it_can() {
         for suite in SUITES {
             let sends = bytes(50_000, 1);
             let mut plan = Plan::new(11, sends.clone());
-            plan.habits = Habits::of(generation);
+            plan.habits = KernelProfile::of(generation);
             let outcome = run(plan, BOTH, client(suite));
             assert_eq!(outcome.peer.received, sends, "{generation:?}");
             assert_eq!(carried(&outcome.notes, Direction::Tx), [tx], "{generation:?}");

@@ -4,7 +4,7 @@ use offramp_core::conn::action::Milestone;
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
 use offramp_core::conn::policy::Policy;
-use offramp_sim::{Backend, Generation, Habits, Outcome, Plan, Role};
+use offramp_sim::{Backend, Generation, KernelProfile, Outcome, Plan, Role};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, originating, peers, rules, run_under};
 
@@ -22,8 +22,8 @@ fn run_limited(plan: Plan, offer: Offer, peer: &Role) -> Outcome {
 /// A client whose every write is a record or more, and more records than a key may protect.
 fn chatty(seed: u64) -> Plan {
     let mut plan = Plan::new(seed, Vec::new());
-    plan.script.says = (0..3000).map(|nth: u32| offramp_sim::Say::data(&nth.to_be_bytes())).collect();
-    plan.script.says.push(offramp_sim::Say::close_notify());
+    plan.script.says = (0..3000).map(|nth: u32| offramp_sim::PeerAction::data(&nth.to_be_bytes())).collect();
+    plan.script.says.push(offramp_sim::PeerAction::close_notify());
     plan
 }
 
@@ -36,7 +36,7 @@ fn a_next_key_is_asked_for_and_taken_where_there_is_one() {
                 let mut plan = Plan::new(4, Vec::new());
                 plan.backend = Backend::AnswersAndCloses(bytes(30_000_000, 4));
                 plan.script.closes_first = false;
-                plan.habits = Habits { hides_sequence, ..Habits::of(generation) };
+                plan.habits = KernelProfile { hides_sequence, ..KernelProfile::of(generation) };
                 let outcome = run_limited(plan, offer, &peers(*suite)[role]);
                 let updates = outcome.notes.iter().filter(|note| **note == Milestone::KeyUpdateSent).count();
                 assert_eq!(outcome.report.fault, None, "{suite:?} {generation:?}");
@@ -53,7 +53,7 @@ fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
         [(NOTHING, Generation::None), (Offer { rekeys: true, ..BOTH }, Generation::Rekeying)]
     {
         let mut plan = chatty(2);
-        plan.habits = Habits::of(generation);
+        plan.habits = KernelProfile::of(generation);
         for peer in peers(SUITES[3]) {
             let outcome = run_limited(plan.clone(), offer, &peer);
             let request = (22, vec![24, 0, 0, 1, 1]);
@@ -75,7 +75,7 @@ fn without_a_next_key_the_connection_is_wound_up_before_the_limit() {
             }
             for seed in 0..4 {
                 let mut plan = chatty(seed);
-                plan.habits = Habits::of(generation);
+                plan.habits = KernelProfile::of(generation);
                 let outcome = run_limited(plan, offer, &peers(suite)[seed as usize % 2]);
                 let world = format!("{:?} {generation:?} seed {seed}", suite.suite());
                 assert_eq!(outcome.report.fault, Some(Fault::RecordLimit), "{world}");

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use offramp_core::conn::carrier::Offer;
-use offramp_sim::{Generation, Habits, Misuse, Outcome, Plan, Role, Slip, Wire};
+use offramp_sim::{Generation, KernelBug, KernelProfile, Misuse, Outcome, Plan, Role, Wire};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};
 
@@ -13,7 +13,7 @@ const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
 const MIDWAY: Offer = Offer { after_bytes: 20_000, ..BOTH };
 const HEADER_BYTES: usize = 5;
 
-fn world(seed: u64, peer: Role, offer: Offer, habits: Habits) -> Outcome {
+fn world(seed: u64, peer: Role, offer: Offer, habits: KernelProfile) -> Outcome {
     let mut plan = Plan::new(seed, bytes(100_000, seed));
     plan.habits = habits;
     // A rustls that has said close_notify does not expect to have to send an alert.
@@ -24,13 +24,13 @@ fn world(seed: u64, peer: Role, offer: Offer, habits: Habits) -> Outcome {
 
 #[test]
 fn nonces_are_distinct_across_the_hand_over() {
-    let refusing = Habits { refuse_tx: Some(libc::ENOENT), ..Habits::default() };
+    let refusing = KernelProfile { refuse_tx: Some(libc::ENOENT), ..KernelProfile::default() };
     let worlds = [
-        (NOTHING, Habits::default()),
-        (BOTH, Habits::default()),
+        (NOTHING, KernelProfile::default()),
+        (BOTH, KernelProfile::default()),
         (BOTH, refusing),
-        (MIDWAY, Habits::default()),
-        (REKEYING, Habits::of(Generation::Rekeying)),
+        (MIDWAY, KernelProfile::default()),
+        (REKEYING, KernelProfile::of(Generation::Rekeying)),
     ];
     for suite in SUITES {
         for (nth, peer) in peers(suite).into_iter().enumerate() {
@@ -53,7 +53,7 @@ fn nonces_are_distinct_across_the_hand_over() {
 fn a_kernel_that_begins_with_the_nonce_of_finished_is_found_out() {
     for suite in [SUITES[0], SUITES[1]] {
         for peer in peers(suite) {
-            let habits = Habits { slip: Some(Slip::SameIv), ..Habits::default() };
+            let habits = KernelProfile { slip: Some(KernelBug::SameIv), ..KernelProfile::default() };
             assert_eq!(panic_of(|| world(1, peer, BOTH, habits)), "seed 1: NonceTwice { record: 1 }");
         }
     }
@@ -63,7 +63,7 @@ fn a_kernel_that_begins_with_the_nonce_of_finished_is_found_out() {
 fn a_kernel_that_begins_with_a_sequence_number_that_was_used_is_found_out() {
     for suite in &SUITES[2..] {
         for peer in peers(*suite) {
-            let habits = Habits { slip: Some(Slip::LastSequence), ..Habits::default() };
+            let habits = KernelProfile { slip: Some(KernelBug::LastSequence), ..KernelProfile::default() };
             let told = panic_of(|| world(1, peer, MIDWAY, habits));
             assert!(told.starts_with("seed 1: NonceTwice"), "{told}");
         }
@@ -75,7 +75,7 @@ fn a_kernel_that_begins_with_a_sequence_number_that_was_used_is_found_out() {
 fn a_record_that_is_repeated_or_left_out_is_found_out_wherever_it_is() {
     for suite in SUITES {
         for peer in peers(suite) {
-            let wire = world(1, peer, NOTHING, Habits::default()).wire;
+            let wire = world(1, peer, NOTHING, KernelProfile::default()).wire;
             let records = records(&wire.sent);
             let first = records.len() - wire.watch().expect("nothing is wrong with it").opened;
             for nth in first..records.len() {

@@ -1,8 +1,8 @@
 //! Stage 3: the hand-over at a record boundary, whatever the network did to it.
 
-use offramp_core::conn::action::{Carriage, Milestone};
+use offramp_core::conn::action::{Milestone, RecordPath};
 use offramp_core::tls::secrets::Direction;
-use offramp_sim::{Habits, Plan};
+use offramp_sim::{KernelProfile, Plan};
 
 use crate::lab::{BOTH, SUITES, bytes, client, peers, run};
 
@@ -41,15 +41,15 @@ fn a_direction_that_the_kernel_refuses_stays_in_userspace_and_nothing_is_lost() 
                     let sends = bytes(60_000, seed);
                     let mut plan = Plan::new(seed, sends.clone());
                     plan.script.sends_at_once = seed % 2 == 0;
-                    plan.habits = Habits { refuse_tx, refuse_rx, ..Habits::default() };
+                    plan.habits = KernelProfile { refuse_tx, refuse_rx, ..KernelProfile::default() };
                     let outcome = run(plan, BOTH, peer);
                     assert_eq!(outcome.report.fault, None, "{suite:?} {refuse_tx:?} {refuse_rx:?}");
                     assert_eq!(outcome.peer.received, sends);
                     for (direction, refused) in [(Direction::Tx, refuse_tx), (Direction::Rx, refuse_rx)] {
-                        let by = refused.map_or(Carriage::Kernel, |errno| Carriage::Fallback { errno });
+                        let by = refused.map_or(RecordPath::Kernel, |errno| RecordPath::Fallback { errno });
                         let note = |by| outcome.notes.contains(&Milestone::Carried { direction, by });
                         // A peer that closed with its last flight leaves nothing to hand over.
-                        assert!(note(by) || refused.is_none() && note(Carriage::Userspace));
+                        assert!(note(by) || refused.is_none() && note(RecordPath::Userspace));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use offramp_core::conn::action::{ControlKind, Milestone};
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
-use offramp_sim::{Backend, Generation, Habits, Mishap, Outcome, Plan, Say};
+use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Outcome, PeerAction, Plan};
 use rustls::HandshakeKind;
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server, server_showing};
@@ -104,7 +104,7 @@ fn key_updates_of_the_server_are_followed() {
             let mut plan = Plan::new(seed, sends.clone());
             plan.script.key_updates = 5;
             plan.script.sends_at_once = seed % 2 == 0;
-            plan.habits = Habits::of(generation);
+            plan.habits = KernelProfile::of(generation);
             let outcome = run(plan, offer, server(SUITES[3 + seed as usize % 3]));
             assert_eq!(outcome.report.fault, None, "seed {seed} {generation:?}");
             assert_eq!(outcome.peer.error, None, "seed {seed} {generation:?}");
@@ -132,7 +132,12 @@ fn a_refused_server_is_named_and_the_plain_leg_reset() {
 fn a_reset_or_an_end_at_any_step_leaves_nothing_behind() {
     let mut seen = BTreeSet::new();
     for at in 1..300 {
-        for mishap in [Mishap::PeerReset, Mishap::BackendReset, Mishap::PeerFin, Mishap::Drain] {
+        for mishap in [
+            InjectedFault::PeerReset,
+            InjectedFault::PlainPeerReset,
+            InjectedFault::PeerFin,
+            InjectedFault::Drain,
+        ] {
             for offer in OFFERS {
                 let sends = bytes(30_000, 3);
                 let mut plan = Plan::new(at as u64, sends.clone());
@@ -151,7 +156,8 @@ fn a_reset_or_an_end_at_any_step_leaves_nothing_behind() {
             }
         }
     }
-    for label in ["closed_in_handshake", "client_reset", "truncated", "backend_reset", "backend_unreachable"]
+    for label in
+        ["closed_in_handshake", "tls_peer_reset", "truncated", "plain_peer_reset", "backend_unreachable"]
     {
         assert!(seen.contains(label), "{label} is not among {seen:?}");
     }
@@ -162,7 +168,7 @@ fn a_flipped_bit_is_never_passed_on() {
     for seed in 0..600 {
         let sends = bytes(3000, seed);
         let mut plan = Plan::new(seed, sends.clone());
-        plan.mishap = Some((1 + seed as usize % 40, Mishap::FlippedBit));
+        plan.mishap = Some((1 + seed as usize % 40, InjectedFault::FlippedBit));
         let outcome = run(plan, BOTH, server(SUITES[seed as usize % SUITES.len()]));
         assert!(sends.starts_with(&outcome.to_backend), "seed {seed}");
         assert_ne!(outcome.report.fault, Some(Fault::Internal), "seed {seed}");
@@ -220,10 +226,10 @@ fn handshake_messages_without_end_are_refused() {
         }
     }
     let floods = [
-        vec![Say::record(HANDSHAKE, &[4, 0xff, 0xff, 0xff]); 100],
-        vec![Say::record(HANDSHAKE, &[4, 0, 0, 5, 1]); 3000],
-        vec![Say::KeyUpdate { requested: true }; 2000],
-        vec![Say::record(21, &[1, 90]); 2000],
+        vec![PeerAction::record(HANDSHAKE, &[4, 0xff, 0xff, 0xff]); 100],
+        vec![PeerAction::record(HANDSHAKE, &[4, 0, 0, 5, 1]); 3000],
+        vec![PeerAction::KeyUpdate { requested: true }; 2000],
+        vec![PeerAction::record(21, &[1, 90]); 2000],
     ];
     for flood in floods {
         for (offer, generation) in [(NOTHING, Generation::None), (REKEYING, Generation::Rekeying)] {
@@ -260,19 +266,24 @@ fn a_flight_of_any_length_is_taken_or_refused_by_name() {
     assert_eq!(ends, ["handshake_malformed", "none"].into());
 }
 
-fn says(suite: rustls::SupportedCipherSuite, offer: Offer, generation: Generation, says: &[Say]) -> Outcome {
+fn says(
+    suite: rustls::SupportedCipherSuite,
+    offer: Offer,
+    generation: Generation,
+    says: &[PeerAction],
+) -> Outcome {
     let mut plan = Plan::new(says.len() as u64, Vec::new());
     plan.script.says = says.to_vec();
     plan.script.sends_at_once = says.len().is_multiple_of(2);
-    plan.habits = Habits::of(generation);
+    plan.habits = KernelProfile::of(generation);
     run(plan, offer, server(suite))
 }
 
 #[test]
 fn a_hello_request_is_refused_once_and_then_ends_the_connection() {
-    let request = || Say::record(HANDSHAKE, &HELLO_REQUEST);
-    let once = [Say::data(b"a"), request(), Say::data(b"b"), Say::close_notify()];
-    let twice = [Say::data(b"a"), request(), request(), Say::data(b"b")];
+    let request = || PeerAction::record(HANDSHAKE, &HELLO_REQUEST);
+    let once = [PeerAction::data(b"a"), request(), PeerAction::data(b"b"), PeerAction::close_notify()];
+    let twice = [PeerAction::data(b"a"), request(), request(), PeerAction::data(b"b")];
     for suite in SUITES {
         for offer in OFFERS {
             let outcome = says(suite, offer, Generation::SingleKey, &once);
@@ -295,8 +306,12 @@ fn a_hello_request_is_refused_once_and_then_ends_the_connection() {
 fn alerts_of_the_server_are_named_and_reset_the_plain_leg() {
     for suite in SUITES {
         for offer in OFFERS {
-            let outcome =
-                says(suite, offer, Generation::SingleKey, &[Say::data(b"x"), Say::record(21, &[2, 49])]);
+            let outcome = says(
+                suite,
+                offer,
+                Generation::SingleKey,
+                &[PeerAction::data(b"x"), PeerAction::record(21, &[2, 49])],
+            );
             assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{suite:?}");
             assert_eq!(outcome.report.heard, Some(49), "{suite:?}");
             assert!(outcome.backend_was_reset && !outcome.backend_saw_end, "{suite:?}");
@@ -327,7 +342,8 @@ fn tickets_are_taken_whoever_carries_the_records() {
 
 #[test]
 fn a_ticket_that_cannot_be_parsed_is_answered_with_decode_error() {
-    let broken = [Say::data(b"x"), Say::record(HANDSHAKE, &[4, 0, 0, 2, 7, 7]), Say::data(b"y")];
+    let broken =
+        [PeerAction::data(b"x"), PeerAction::record(HANDSHAKE, &[4, 0, 0, 2, 7, 7]), PeerAction::data(b"y")];
     for suite in &SUITES[3..] {
         for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
             let outcome = says(*suite, offer, generation, &broken);

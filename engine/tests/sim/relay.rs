@@ -2,7 +2,7 @@
 
 use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::Fault;
-use offramp_sim::{Backend, Generation, Habits, Mishap, Plan};
+use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Plan};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};
 
@@ -86,7 +86,7 @@ fn a_backend_that_resets_ends_this_connection_with_an_alert_and_no_close_notify(
         let mut plan = Plan::new(seed, bytes(50_000, seed));
         plan.backend = Backend::ResetsAfter(1 + seed as usize * 50);
         let outcome = run(plan, offer, peers(SUITES[seed as usize % 6])[seed as usize / 6 % 2].clone());
-        assert_eq!(outcome.report.fault, Some(Fault::BackendReset), "seed {seed}");
+        assert_eq!(outcome.report.fault, Some(Fault::PlainPeerReset), "seed {seed}");
         assert!(!outcome.peer.saw_close, "seed {seed}");
         let (received, sent) = (outcome.peer.received.len(), outcome.from_backend);
         assert_eq!(received, sent, "seed {seed}: what came before the reset is delivered");
@@ -97,9 +97,12 @@ fn a_backend_that_resets_ends_this_connection_with_an_alert_and_no_close_notify(
 fn a_reset_at_any_step_leaves_nothing_behind() {
     for at in 1..400 {
         for (mishap, expected) in [
-            (Mishap::PeerReset, &["client_reset", "closed_in_handshake", "closed_before_hello", "none"][..]),
-            (Mishap::BackendReset, &["backend_reset", "none"]),
-            (Mishap::PeerFin, &["truncated", "closed_in_handshake", "closed_before_hello", "none"]),
+            (
+                InjectedFault::PeerReset,
+                &["tls_peer_reset", "closed_in_handshake", "closed_before_hello", "none"][..],
+            ),
+            (InjectedFault::PlainPeerReset, &["plain_peer_reset", "none"]),
+            (InjectedFault::PeerFin, &["truncated", "closed_in_handshake", "closed_before_hello", "none"]),
         ] {
             for offer in OFFERS {
                 let mut plan = Plan::new(at as u64, bytes(30_000, 3));
@@ -122,7 +125,7 @@ fn key_updates_of_the_client_are_followed() {
             let sends = bytes(100_000, seed);
             let mut plan = Plan::new(seed, sends.clone());
             plan.script.key_updates = 5;
-            plan.habits = Habits::of(generation);
+            plan.habits = KernelProfile::of(generation);
             let outcome = run(plan, offer, client(SUITES[3 + seed as usize % 3]));
             assert_eq!(outcome.report.fault, None, "seed {seed} {generation:?}");
             assert_eq!(outcome.peer.error, None, "seed {seed} {generation:?}");

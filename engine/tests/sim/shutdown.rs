@@ -1,7 +1,7 @@
 //! Stage 5: ends, orderly and not.
 
 use offramp_core::conn::fault::Fault;
-use offramp_sim::{Backend, Mishap, Outcome, Plan, Say};
+use offramp_sim::{Backend, InjectedFault, Outcome, PeerAction, Plan};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, rules, run, run_under};
 
@@ -11,7 +11,7 @@ fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
     for at in 8..120 {
         let mut plan = Plan::new(at as u64, bytes(200_000, 5));
         plan.backend = Backend::Silent;
-        plan.mishap = Some((at, Mishap::PeerFin));
+        plan.mishap = Some((at, InjectedFault::PeerFin));
         let outcome = run(plan, BOTH, client(SUITES[at % 6]));
         if outcome.report.fault == Some(Fault::Truncated) {
             seen += 1;
@@ -31,13 +31,13 @@ fn a_reset_behind_our_close_notify_is_no_orderly_end() {
             let mut plan = Plan::new(at as u64, bytes(100_000, 6));
             plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
             plan.script.closes_first = false;
-            plan.mishap = Some((at, Mishap::PeerReset));
+            plan.mishap = Some((at, InjectedFault::PeerReset));
             let outcome = run(plan.clone(), offer, peers(SUITES[at % 6])[role].clone());
             if outcome.backend_saw_end && !outcome.backend_was_reset {
                 assert_eq!(outcome.to_backend, plan.script.sends, "at {at}: told a clean end");
             }
             seen[role] +=
-                usize::from(outcome.report.fault == Some(Fault::ClientReset) && outcome.peer.saw_close);
+                usize::from(outcome.report.fault == Some(Fault::TlsPeerReset) && outcome.peer.saw_close);
         }
     }
     assert!(seen.iter().all(|seen| *seen > 20), "{seen:?}");
@@ -49,7 +49,7 @@ fn fin_in_the_middle_of_a_record_is_truncation_even_behind_our_close_notify() {
         for front in [&[23][..], &[23, 3, 3, 0, 90], &[23, 3, 3, 0, 90, 1, 2, 3]] {
             let mut plan = Plan::new(3, Vec::new());
             plan.backend = Backend::AnswersAndCloses(b"an early answer".to_vec());
-            plan.script.says = vec![Say::data(b"half a mess"), Say::Raw(front.to_vec())];
+            plan.script.says = vec![PeerAction::data(b"half a mess"), PeerAction::Raw(front.to_vec())];
             // The kernel does not tell the front of a record from none.
             for peer in peers(suite) {
                 let outcome = run(plan.clone(), NOTHING, peer);
@@ -83,7 +83,7 @@ fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
     };
     for (seed, suite) in SUITES.into_iter().cycle().take(48).enumerate() {
         for offer in [NOTHING, BOTH] {
-            for mishap in [None, Some((30, Mishap::Drain))] {
+            for mishap in [None, Some((30, InjectedFault::Drain))] {
                 let late = if mishap.is_some() { Fault::DrainTimeout } else { Fault::IdleTimeout };
                 let mut deaf = Plan::new(seed as u64, Vec::new());
                 deaf.mishap = mishap;
@@ -115,7 +115,7 @@ fn a_drain_ends_what_is_still_open_at_its_end() {
             let mut plan = Plan::new(2, bytes(10, 2));
             plan.backend = Backend::Silent;
             plan.script.closes_first = false;
-            plan.mishap = Some((at, Mishap::Drain));
+            plan.mishap = Some((at, InjectedFault::Drain));
             let fault = run(plan, BOTH, client(suite)).report.fault;
             let drained = [Fault::DrainTimeout, Fault::ClosedBeforeHello, Fault::HandshakeTimeout];
             assert!(fault.is_some_and(|fault| drained.contains(&fault)), "{fault:?} at {at}");
@@ -127,17 +127,17 @@ fn a_drain_ends_what_is_still_open_at_its_end() {
 #[test]
 fn what_came_whole_before_a_fault_is_delivered() {
     let faults = [
-        (Say::Raw(vec![23, 3, 3, 0, 64].into_iter().chain([9; 64]).collect()), Fault::BadRecord),
-        (Say::Raw(vec![23, 3, 3, 0x41, 0x01, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::RecordTooLong),
-        (Say::Raw(vec![23, 2, 0, 0, 64, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::Malformed),
-        (Say::record(21, &[2, 20]), Fault::AlertReceived),
-        (Say::record(20, &[1]), Fault::UnexpectedRecord),
+        (PeerAction::Raw(vec![23, 3, 3, 0, 64].into_iter().chain([9; 64]).collect()), Fault::BadRecord),
+        (PeerAction::Raw(vec![23, 3, 3, 0x41, 0x01, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::RecordTooLong),
+        (PeerAction::Raw(vec![23, 2, 0, 0, 64, 9, 9, 9, 9, 9, 9, 9, 9]), Fault::Malformed),
+        (PeerAction::record(21, &[2, 20]), Fault::AlertReceived),
+        (PeerAction::record(20, &[1]), Fault::UnexpectedRecord),
     ];
     for (seed, (last, fault)) in (0..).zip(faults.into_iter().cycle().take(120)) {
         let data = bytes(90_000, seed);
         let mut plan = Plan::new(seed, Vec::new());
         plan.backend = Backend::Silent;
-        plan.script.says = data.chunks(9000).map(Say::data).collect();
+        plan.script.says = data.chunks(9000).map(PeerAction::data).collect();
         plan.script.says.push(last);
         plan.script.sends_at_once = seed % 3 > 0;
         for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
@@ -153,13 +153,13 @@ fn what_came_whole_before_a_fault_is_delivered() {
 fn what_came_whole_before_fin_or_a_reset_is_delivered() {
     let mut seen = [0; 2];
     for at in 8..160 {
-        for (nth, mishap) in [Mishap::PeerFin, Mishap::PeerReset].into_iter().enumerate() {
+        for (nth, mishap) in [InjectedFault::PeerFin, InjectedFault::PeerReset].into_iter().enumerate() {
             for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
                 let mut plan = Plan::new(at as u64, bytes(200_000, 5));
                 plan.backend = if at % 2 > 0 { Backend::Silent } else { Backend::Echo };
                 plan.mishap = Some((at, mishap));
                 let outcome = run(plan, offer, peers(SUITES[at % 6])[role].clone());
-                if matches!(outcome.report.fault, Some(Fault::Truncated | Fault::ClientReset)) {
+                if matches!(outcome.report.fault, Some(Fault::Truncated | Fault::TlsPeerReset)) {
                     let delivered = outcome.to_backend.len();
                     assert_eq!(delivered, outcome.authentic, "{mishap:?} at {at} role {role}");
                     assert!(outcome.backend_was_reset, "{mishap:?} at {at}");
@@ -177,7 +177,7 @@ fn a_backend_that_takes_nothing_is_reset_when_time_is_up() {
         for offer in [NOTHING, BOTH] {
             let mut plan = Plan::new(seed as u64, Vec::new());
             plan.backend = Backend::Stalls(5000);
-            plan.script.says = vec![Say::data(&[7; 16_000]), Say::record(21, &[2, 20])];
+            plan.script.says = vec![PeerAction::data(&[7; 16_000]), PeerAction::record(21, &[2, 20])];
             let outcome = run(plan, offer, client(suite));
             assert_eq!(outcome.report.fault, Some(Fault::AlertReceived), "{suite:?}");
             assert_eq!(outcome.to_backend.len(), 5000, "{suite:?}");
@@ -193,7 +193,7 @@ fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
     for at in 8..200 {
         for offer in [NOTHING, BOTH] {
             let mut plan = Plan::new(at as u64, bytes(300_000, 5));
-            plan.mishap = Some((at, Mishap::PeerFin));
+            plan.mishap = Some((at, InjectedFault::PeerFin));
             let mut rules = rules(offer);
             rules.takes_fin_for_the_end = true;
             let outcome = run_under(plan, rules, client(SUITES[at % 6]));
@@ -216,7 +216,8 @@ fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
     for (seed, behind) in (0..).zip(rubbish.into_iter().cycle().take(96)) {
         let mut plan = Plan::new(seed, Vec::new());
         plan.backend = Backend::AnswersAndCloses(bytes(300_000, 6));
-        plan.script.says = vec![Say::data(b"ask"), Say::close_notify(), Say::Raw(behind.to_vec())];
+        plan.script.says =
+            vec![PeerAction::data(b"ask"), PeerAction::close_notify(), PeerAction::Raw(behind.to_vec())];
         plan.script.sends_at_once = seed % 2 > 0;
         for (offer, role) in [(NOTHING, 0), (BOTH, 0), (NOTHING, 1), (BOTH, 1)] {
             let outcome = run(plan.clone(), offer, peers(SUITES[seed as usize / 4 % 6])[role].clone());

@@ -4,17 +4,17 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use crate::backend::{Backend, Manner};
-use crate::dice::Dice;
+use crate::backend::{Backend, BackendBehavior};
+use crate::dice::Rng;
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::metrics::Metrics;
 use crate::peer::{BOTH, End, Peer, Version, dial, drain, plain};
 use crate::tools::{eventually, pause};
 
 /// An echo behind a server, and a healthy connection that stays open while something bad happens.
 struct Beside {
-    lab: Lab,
+    lab: TestServer,
     healthy: Peer,
     before: Metrics,
     _backend: Backend,
@@ -22,7 +22,7 @@ struct Beside {
 
 impl Beside {
     fn start(flags: &str) -> Self {
-        let backend = Backend::start(Manner::Echo);
+        let backend = Backend::start(BackendBehavior::Echo);
         let lab = Setup::new(backend.addr).flags(flags).start();
         let mut healthy = Peer::open(lab.addr, &plain(Version::Tls13));
         healthy.ping(b"before");
@@ -51,7 +51,7 @@ impl Beside {
 
 #[test]
 fn slots_full_of_idle_handshakes_let_newcomers_in() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let flags = "--max-connections 8 --handshake-timeout 8s";
     let lab = Setup::new(backend.addr).flags(flags).start();
     let mut healthy = Peer::open(lab.addr, &plain(Version::Tls13));
@@ -82,7 +82,7 @@ fn slots_full_of_idle_handshakes_let_newcomers_in() {
 }
 
 /// Sends this to the TLS port and reads to the end; the server must end it, not the client.
-fn send_and_drain(lab: &Lab, bytes: &[u8]) -> Vec<u8> {
+fn send_and_drain(lab: &TestServer, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = dial(lab.addr);
     // The server may close before it has read all: that is an answer too.
     let _ = tcp.write_all(bytes);
@@ -145,8 +145,8 @@ fn the_faults_of_silence_and_of_plain_http_have_different_names() {
 
 #[test]
 fn a_client_hello_of_one_byte_per_segment_succeeds() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let mut peer = Peer::dial(lab.addr, &plain(version), NAME);
         for byte in peer.outgoing() {
@@ -164,7 +164,7 @@ fn a_client_hello_of_one_byte_per_segment_succeeds() {
 #[test]
 fn past_the_connection_cap_accepting_pauses_and_goes_on_when_one_ends() {
     const CAP: u64 = 8;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags(&format!("--max-connections {CAP}")).start();
     let client = plain(Version::Tls13);
     let mut held: Vec<Peer> = (0..CAP).map(|_| Peer::open(lab.addr, &client)).collect();
@@ -197,7 +197,7 @@ fn past_the_connection_cap_accepting_pauses_and_goes_on_when_one_ends() {
 fn clients_far_past_the_cap_wait_in_the_backlog() {
     const CAP: usize = 4;
     const WAITING: usize = 500;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags(&format!("--max-connections {CAP}")).start();
     let client = plain(Version::Tls13);
     let mut held: Vec<Peer> = (0..CAP - 1).map(|_| Peer::open(lab.addr, &client)).collect();
@@ -226,8 +226,8 @@ fn clients_far_past_the_cap_wait_in_the_backlog() {
 
 #[test]
 fn two_hundred_connections_cut_at_random_moments_leave_nothing_behind() {
-    let backend = Backend::start(Manner::EchoCut(200));
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::EchoCut(200));
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         Peer::open(lab.addr, &plain(version)).ping(b"warm");
     }
@@ -254,8 +254,8 @@ fn two_hundred_connections_cut_at_random_moments_leave_nothing_behind() {
 }
 
 /// One client that is gone after a random number of bytes sent, in handshake or data, by RST or by FIN.
-fn cut_one(lab: &Lab, seed: u64) {
-    let mut dice = Dice::new(seed);
+fn cut_one(lab: &TestServer, seed: u64) {
+    let mut dice = Rng::new(seed);
     let mut budget = if dice.coin() { dice.between(0, 700) } else { dice.between(0, 60_000) };
     let mut peer =
         Peer::dial(lab.addr, &plain(if dice.coin() { Version::Tls12 } else { Version::Tls13 }), NAME);

@@ -3,13 +3,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::backend::{Backend, Manner};
-use crate::lab::{Lab, Setup};
+use crate::backend::{Backend, BackendBehavior};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{Peer, Version, plain};
 use crate::tools::{PATIENCE, eventually};
 
 /// What the admin address answers to these lines.
-pub(crate) fn ask(lab: &Lab, request: &str) -> String {
+pub(crate) fn ask(lab: &TestServer, request: &str) -> String {
     let mut tcp = TcpStream::connect(lab.admin()).expect("it listens");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a socket option");
     write!(tcp, "{request}\r\n\r\n").expect("it reads");
@@ -20,8 +20,8 @@ pub(crate) fn ask(lab: &Lab, request: &str) -> String {
 
 #[test]
 fn admin_slow_clients_keep_no_health_check_out() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let mut slow = Vec::new();
     for _ in 0..40 {
         for _ in 0..20 {
@@ -37,7 +37,7 @@ fn admin_slow_clients_keep_no_health_check_out() {
 
 #[test]
 fn admin_full_slots_are_a_line_a_gauge_and_a_text() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--max-connections 2").start();
     let full = || lab.metrics().required("offramp_workers_full");
     assert_eq!(full(), 0);
@@ -57,8 +57,8 @@ fn admin_full_slots_are_a_line_a_gauge_and_a_text() {
 
 #[test]
 fn admin_post_that_changes_nothing_logs_nothing() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let turned = || lab.stderr().matches("offload turned ").count();
     (0..100).for_each(|_| assert!(ask(&lab, "POST /offload/on HTTP/1.1").ends_with("\r\n\r\non\n")));
     (0..100).for_each(|_| assert!(ask(&lab, "POST /offload/off HTTP/1.1").ends_with("\r\n\r\noff\n")));
@@ -70,8 +70,8 @@ fn admin_post_that_changes_nothing_logs_nothing() {
 
 #[test]
 fn admin_host_of_a_rebound_name_is_refused() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let port = lab.admin().port();
     let foreign = ask(&lab, &format!("GET /metrics HTTP/1.1\r\nHost: rebound.example:{port}"));
     assert!(foreign.starts_with("HTTP/1.1 421 ") && !foreign.contains("offramp_"), "{foreign}");

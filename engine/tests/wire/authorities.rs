@@ -8,9 +8,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::originate::originating_with;
 use crate::peer::{BOTH, dial, end_of_dial};
 use crate::peers::{Client, goes_on, lab, refused};
@@ -48,14 +48,14 @@ fn below(authority: &Authority, name: &str) -> Authority {
     Authority { der, issuer: Issuer::new(params, key), file: PathBuf::new() }
 }
 
-fn requiring(backend: &Backend, authority: &Authority) -> (Lab, tempfile::TempDir) {
+fn requiring(backend: &Backend, authority: &Authority) -> (TestServer, tempfile::TempDir) {
     let file = authority.file.display();
     lab(backend, &format!("client_auth = \"require\"\nclient_ca = \"{file}\"\n"))
 }
 
 #[test]
 fn authorities_out_of_their_bounds_vouch_for_nobody() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let directory = files.path();
     let over = root(directory, "over", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -95,7 +95,7 @@ fn authorities_out_of_their_bounds_vouch_for_nobody() {
 #[test]
 fn an_authority_that_ends_takes_its_sessions_along() {
     let unix_now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let last = Duration::from_secs(unix_now().as_secs() + 10);
     let brief =
@@ -119,7 +119,7 @@ fn an_authority_that_ends_takes_its_sessions_along() {
 
 #[test]
 fn a_long_chain_is_refused_by_name() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let authority = root(files.path(), "ca", |_| {});
     let (lab, _files) = requiring(&backend, &authority);
@@ -144,7 +144,7 @@ fn a_certificate_is_its_own_authority_in_either_role() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = |name: &str| files.path().join(name).display().to_string();
     let key = "-nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout it.key -out it.crt";
@@ -180,7 +180,7 @@ fn a_certificate_is_its_own_authority_in_either_role() {
 
 #[test]
 fn the_end_of_each_certificate_is_a_gauge() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let authority = root(files.path(), "gauge", |params| {
         params.not_after = rcgen::date_time_ymd(2050, 1, 1);

@@ -10,12 +10,12 @@ use std::thread::JoinHandle;
 use aws_lc_rs::digest;
 use socket2::SockRef;
 
-use crate::dice::{Dice, Noise, hex};
+use crate::dice::{Noise, Rng, hex};
 use crate::tools::PATIENCE;
 
 /// What a backend does with each connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Manner {
+pub(crate) enum BackendBehavior {
     /// Sends everything back; after the end of input, ends its output.
     Echo,
     /// The same, each answer cut into writes by dice.
@@ -51,7 +51,7 @@ pub(crate) struct Seen {
 /// A listening backend. Dropped, it stops listening; connections end by themselves.
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,
-    manner: Manner,
+    manner: BackendBehavior,
     listener: Option<Listening>,
     seen: Receiver<Seen>,
     tell: Sender<Seen>,
@@ -63,7 +63,7 @@ struct Listening {
 }
 
 impl Backend {
-    pub(crate) fn start(manner: Manner) -> Self {
+    pub(crate) fn start(manner: BackendBehavior) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let (tell, seen) = channel();
@@ -116,7 +116,7 @@ impl Drop for Backend {
     }
 }
 
-fn serve(socket: TcpStream, manner: Manner) -> Seen {
+fn serve(socket: TcpStream, manner: BackendBehavior) -> Seen {
     let _ = socket.set_nodelay(true);
     let mut input = Input { socket: &socket, context: digest::Context::new(&digest::SHA256), bytes: 0 };
     let end = converse(&socket, &mut input, manner).map_err(|error| error.kind());
@@ -139,20 +139,20 @@ impl Read for Input<'_> {
     }
 }
 
-fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: Manner) -> io::Result<()> {
+fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: BackendBehavior) -> io::Result<()> {
     match manner {
-        Manner::Echo => echo(socket, input, None),
-        Manner::EchoCut(seed) => echo(socket, input, Some(Dice::new(seed))),
-        Manner::Sink => {
+        BackendBehavior::Echo => echo(socket, input, None),
+        BackendBehavior::EchoCut(seed) => echo(socket, input, Some(Rng::new(seed))),
+        BackendBehavior::Sink => {
             read_to_end(input)?;
             socket.write_all(hex(input.context.clone().finish().as_ref()).as_bytes())?;
             socket.shutdown(Shutdown::Write)
         }
-        Manner::SinkAfter(milliseconds) => {
+        BackendBehavior::SinkAfter(milliseconds) => {
             std::thread::sleep(std::time::Duration::from_millis(milliseconds));
-            converse(socket, input, Manner::Sink)
+            converse(socket, input, BackendBehavior::Sink)
         }
-        Manner::EchoThenSource { seed, bytes } => {
+        BackendBehavior::EchoThenSource { seed, bytes } => {
             let mut block = vec![0; 1 << 14];
             loop {
                 match input.read(&mut block)? {
@@ -163,18 +163,18 @@ fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: Manner) -> io
             socket.write_all(&Noise::bytes(seed, bytes))?;
             socket.shutdown(Shutdown::Write)
         }
-        Manner::Source { seed, bytes } => source(socket, input, seed, bytes),
-        Manner::AnswerAfterEnd => {
+        BackendBehavior::Source { seed, bytes } => source(socket, input, seed, bytes),
+        BackendBehavior::AnswerAfterEnd => {
             read_to_end(input)?;
             socket.write_all(LATE_ANSWER)?;
             socket.shutdown(Shutdown::Write)
         }
-        Manner::EndFirst => {
+        BackendBehavior::EndFirst => {
             socket.write_all(EARLY_ANSWER)?;
             socket.shutdown(Shutdown::Write)?;
             read_to_end(input)
         }
-        Manner::Obedient => {
+        BackendBehavior::Obedient => {
             let mut order = [0];
             if input.read(&mut order)? == 0 {
                 return Ok(());
@@ -191,7 +191,7 @@ fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: Manner) -> io
     }
 }
 
-fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Dice>) -> io::Result<()> {
+fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Rng>) -> io::Result<()> {
     let mut block = vec![0; 1 << 14];
     loop {
         let count = input.read(&mut block)?;
@@ -200,7 +200,7 @@ fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Dice>) -
         }
         let mut rest = &block[..count];
         while !rest.is_empty() {
-            let cut = dice.as_mut().map_or(rest.len(), Dice::cut).min(rest.len());
+            let cut = dice.as_mut().map_or(rest.len(), Rng::cut).min(rest.len());
             socket.write_all(&rest[..cut])?;
             rest = &rest[cut..];
         }
@@ -211,7 +211,7 @@ fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Dice>) -
 fn source(mut socket: &TcpStream, input: &mut Input<'_>, seed: u64, bytes: usize) -> io::Result<()> {
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let (mut noise, mut dice) = (Noise::new(seed, bytes as u64), Dice::new(!seed));
+            let (mut noise, mut dice) = (Noise::new(seed, bytes as u64), Rng::new(!seed));
             let mut block = vec![0; 40_000];
             loop {
                 let count = noise.read(&mut block[..dice.cut()])?;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::dice::{Noise, sha256_of};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::nginx::Nginx;
 use crate::peer::{Version, trust_file};
 use crate::tools::{bulk_scratch, have, text};
@@ -73,11 +73,11 @@ fn both_ways(version: Version, identity: &'static Identity) {
     lab.stop();
 }
 
-fn bytes(lab: &Lab, leg: &str) -> u64 {
+fn bytes(lab: &TestServer, leg: &str) -> u64 {
     lab.metrics().sum("offramp_bytes_total", &[("leg", leg)])
 }
 
-fn curl(lab: &Lab, version: Version, directory: &Path) -> Command {
+fn curl(lab: &TestServer, version: Version, directory: &Path) -> Command {
     let mut curl = Command::new("curl");
     curl.args([
         "--silent",
@@ -97,7 +97,7 @@ fn curl(lab: &Lab, version: Version, directory: &Path) -> Command {
 }
 
 /// What curl writes is hashed as it comes.
-fn download(lab: &Lab, version: Version, directory: &Path) -> (String, u64) {
+fn download(lab: &TestServer, version: Version, directory: &Path) -> (String, u64) {
     let mut curl = curl(lab, version, directory);
     curl.arg(format!("https://{NAME}:{}/content", lab.addr.port()));
     let mut child = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl runs");
@@ -107,7 +107,7 @@ fn download(lab: &Lab, version: Version, directory: &Path) -> (String, u64) {
     received
 }
 
-fn upload(lab: &Lab, version: Version, directory: &Path, content: &Path) {
+fn upload(lab: &TestServer, version: Version, directory: &Path, content: &Path) {
     let mut curl = curl(lab, version, directory);
     // Without `Expect:` curl sends the body at once, behind the header.
     curl.args(["--header", "Expect:", "--upload-file"]).arg(content);

@@ -7,11 +7,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::dice::sha256_of;
 use crate::foreign::{AEADS, Typed, openssl_words};
 use crate::interop::lines;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::metrics::Metrics;
 use crate::offload::tls_stat;
 use crate::originate::{by_name_and_any_key, originating_with, reversed};
@@ -52,7 +52,7 @@ fn echoes_on_every_carrier(program: &str, ways: &[(&str, [&str; 2])], client: Di
     if !have(program) {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let data = lines(7, LINES);
     for (ways, kernel) in ways {
         let lab = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
@@ -112,13 +112,13 @@ struct Carried {
 }
 
 impl Carried {
-    fn so_far(lab: &Lab) -> Self {
+    fn so_far(lab: &TestServer) -> Self {
         Self { metrics: lab.settled(), kernel: tls_stat() }
     }
 
     /// Since then one connection has ended, that the guest's kernel carried in these directions, with so many
     /// bytes each way.
-    fn one_more(&self, lab: &Lab, kernel: [&str; 2], bytes: u64, what: &str) {
+    fn one_more(&self, lab: &TestServer, kernel: [&str; 2], bytes: u64, what: &str) {
         let now = lab.settled();
         let grown = |name, labels: &[_]| now.sum(name, labels) - self.metrics.sum(name, labels);
         assert_eq!(now.faults(), self.metrics.faults(), "{what}");

@@ -6,13 +6,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use offramp_sim::{Hostile, Say, talkative};
+use offramp_sim::{Hostile, PeerAction, talkative};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::dice::Noise;
 use crate::ending::{self, is_whole, slow};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::offload::tls_stat;
 use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::in_guest;
@@ -31,7 +31,7 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn open(lab: &Lab, version: Version) -> Self {
+    fn open(lab: &TestServer, version: Version) -> Self {
         let (config, secrets) = talkative(&plain(version));
         let mut peer = Peer::dial(lab.addr, &Arc::new(config), NAME);
         peer.handshake().expect("the handshake is complete");
@@ -42,7 +42,7 @@ impl Speaker {
         Self { hostile, tcp, wire: VecDeque::new(), data: Vec::new(), heard: Vec::new() }
     }
 
-    fn say(&mut self, says: &[Say]) {
+    fn say(&mut self, says: &[PeerAction]) {
         let bytes: Vec<u8> = says.iter().flat_map(|say| self.hostile.say(say)).collect();
         // The server may have had enough before it has read all.
         let _ = self.tcp.write_all(&bytes);
@@ -84,12 +84,12 @@ impl Speaker {
 }
 
 /// A connection of each version, on whatever carrier there is; all must be the kernel's in the guest.
-fn each_version(versions: &[Version], scenario: impl Fn(&Lab, &mut Speaker, &str)) {
+fn each_version(versions: &[Version], scenario: impl Fn(&TestServer, &mut Speaker, &str)) {
     each_version_with("", versions, scenario);
 }
 
-fn each_version_with(flags: &str, versions: &[Version], scenario: impl Fn(&Lab, &mut Speaker, &str)) {
-    let backend = Backend::start(Manner::Echo);
+fn each_version_with(flags: &str, versions: &[Version], scenario: impl Fn(&TestServer, &mut Speaker, &str)) {
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags(flags).start();
     for (nth, version) in (1..).zip(versions) {
         let mut speaker = Speaker::open(&lab, *version);
@@ -101,19 +101,22 @@ fn each_version_with(flags: &str, versions: &[Version], scenario: impl Fn(&Lab, 
     lab.stop();
 }
 
-fn counted(lab: &Lab, kind: &str) -> u64 {
+fn counted(lab: &TestServer, kind: &str) -> u64 {
     lab.metrics().sum("offramp_control_records_total", &[("type", kind)])
 }
 
 #[test]
 fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
-    let record =
-        |payload: &[u8], padding| Say::Record { record_type: DATA, payload: payload.to_vec(), padding };
+    let record = |payload: &[u8], padding| PeerAction::Record {
+        record_type: DATA,
+        payload: payload.to_vec(),
+        padding,
+    };
     each_version(&BOTH, |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::data(b"one "), record(b"", 0), record(b"", 500), record(b"padded", 9000)]);
+        speaker.say(&[PeerAction::data(b"one "), record(b"", 0), record(b"", 500), record(b"padded", 9000)]);
         speaker.expect(b"one padded");
-        speaker.say(&[Say::close_notify()]);
+        speaker.say(&[PeerAction::close_notify()]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
         assert_eq!(lab.settled().faults(), before.faults(), "{version}");
@@ -137,7 +140,7 @@ fn padded_records_are_met_where_none_are_expected() {
             for nth in 0..RECORDS {
                 let payload = Noise::bytes(nth, 1000 + 700 * usize::try_from(nth).unwrap_or(0));
                 echo.extend_from_slice(&payload);
-                speaker.say(&[Say::Record { record_type: DATA, payload, padding }]);
+                speaker.say(&[PeerAction::Record { record_type: DATA, payload, padding }]);
                 speaker.expect(&echo);
             }
             // TLS 1.2 has no padding, and the option is not for it.
@@ -145,7 +148,11 @@ fn padded_records_are_met_where_none_are_expected() {
             let grown = counted().into_iter().zip(stat).map(|(now, before)| now - before);
             assert!(grown.eq([padded; 2]), "{version}, {padding}: {stat:?}, then {:?}", counted());
         }
-        speaker.say(&[Say::record(ALERT, &[1, 90]), Say::data(b"!"), Say::close_notify()]);
+        speaker.say(&[
+            PeerAction::record(ALERT, &[1, 90]),
+            PeerAction::data(b"!"),
+            PeerAction::close_notify(),
+        ]);
         echo.push(b'!');
         speaker.expect(&echo);
         speaker.read_to_the_end();
@@ -159,23 +166,28 @@ fn padded_records_are_met_where_none_are_expected() {
 fn an_empty_record_in_front_of_another_type_is_no_end() {
     each_version(&BOTH, |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::data(b"x"), Say::data(b""), Say::record(ALERT, &[1, 90]), Say::data(b"y")]);
+        speaker.say(&[
+            PeerAction::data(b"x"),
+            PeerAction::data(b""),
+            PeerAction::record(ALERT, &[1, 90]),
+            PeerAction::data(b"y"),
+        ]);
         speaker.expect(b"xy");
-        speaker.say(&[Say::data(b""), Say::close_notify()]);
+        speaker.say(&[PeerAction::data(b""), PeerAction::close_notify()]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
         assert_eq!(lab.settled().faults(), before.faults(), "{version}");
     });
     each_version(&[Version::Tls13], |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::data(b""), Say::KeyUpdate { requested: true }]);
+        speaker.say(&[PeerAction::data(b""), PeerAction::KeyUpdate { requested: true }]);
         if lab.refuses_key_updates() {
             // Met, not taken for the end.
             speaker.read_to_the_end();
             assert_eq!(lab.faulted(&before, 1), ["rekey_refused"], "{version}");
             assert_eq!(speaker.alert(), Some(80), "{version}");
         } else {
-            speaker.say(&[Say::data(b"new")]);
+            speaker.say(&[PeerAction::data(b"new")]);
             speaker.expect(b"new");
         }
     });
@@ -185,7 +197,7 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
 fn a_fatal_alert_is_named() {
     each_version(&BOTH, |lab, speaker, version| {
         let (before, counted_before) = (lab.metrics(), counted(lab, "alert"));
-        speaker.say(&[Say::record(ALERT, &[2, 20])]);
+        speaker.say(&[PeerAction::record(ALERT, &[2, 20])]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), None, "{version}: an alert is not answered");
         assert_eq!(lab.faulted(&before, 1), ["alert_received"], "{version}");
@@ -198,13 +210,13 @@ fn a_fatal_alert_is_named() {
 #[test]
 fn what_does_not_belong_here_is_refused_with_its_alert() {
     for (what, fault, alert) in [
-        (Say::record(20, &[1]), "unexpected_record", 10),
-        (Say::record(HANDSHAKE, &[2, 0, 0, 0]), "unexpected_record", 10),
-        (Say::record(ALERT, &[1]), "malformed", 50),
+        (PeerAction::record(20, &[1]), "unexpected_record", 10),
+        (PeerAction::record(HANDSHAKE, &[2, 0, 0, 0]), "unexpected_record", 10),
+        (PeerAction::record(ALERT, &[1]), "malformed", 50),
     ] {
         each_version(&BOTH, |lab, speaker, version| {
             let before = lab.metrics();
-            speaker.say(&[Say::data(b"x"), what.clone(), Say::data(b"y")]);
+            speaker.say(&[PeerAction::data(b"x"), what.clone(), PeerAction::data(b"y")]);
             speaker.read_to_the_end();
             assert_eq!(lab.faulted(&before, 1), [fault], "{version} {what:?}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {what:?}");
@@ -222,7 +234,11 @@ fn key_update_of_bad_value_or_length_has_its_own_alert() {
     ] {
         each_version(&[Version::Tls13], |lab, speaker, version| {
             let before = lab.metrics();
-            speaker.say(&[Say::data(b"x"), Say::record(HANDSHAKE, message), Say::data(b"y")]);
+            speaker.say(&[
+                PeerAction::data(b"x"),
+                PeerAction::record(HANDSHAKE, message),
+                PeerAction::data(b"y"),
+            ]);
             speaker.read_to_the_end();
             assert_eq!(lab.faulted(&before, 1), [fault], "{version} {message:?}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {message:?}");
@@ -234,7 +250,7 @@ fn key_update_of_bad_value_or_length_has_its_own_alert() {
 fn a_type_that_nobody_knows_is_refused() {
     each_version(&BOTH, |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::record(24, b"heartbeat"), Say::data(b"y")]);
+        speaker.say(&[PeerAction::record(24, b"heartbeat"), PeerAction::data(b"y")]);
         speaker.read_to_the_end();
         let faults = lab.faulted(&before, 1);
         assert!(faults == ["unexpected_record"] || faults == ["malformed"], "{version}: {faults:?}");
@@ -249,7 +265,11 @@ fn a_type_that_nobody_knows_is_refused() {
 fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
     each_version(&[Version::Tls13], |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::data(b"x"), Say::Raw(vec![20, 3, 3, 0, 1, 1]), Say::data(b"y")]);
+        speaker.say(&[
+            PeerAction::data(b"x"),
+            PeerAction::Raw(vec![20, 3, 3, 0, 1, 1]),
+            PeerAction::data(b"y"),
+        ]);
         speaker.read_to_the_end();
         let (fault, alert) =
             if lab.ready.contains("rx: kernel") { ("bad_record", 20) } else { ("unexpected_record", 10) };
@@ -260,13 +280,13 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
 
 #[test]
 fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
-    let hello = || Say::record(HANDSHAKE, &[1, 0, 0, 0]);
+    let hello = || PeerAction::record(HANDSHAKE, &[1, 0, 0, 0]);
     each_version(&[Version::Tls12], |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&[Say::data(b"a"), hello(), Say::data(b"b")]);
+        speaker.say(&[PeerAction::data(b"a"), hello(), PeerAction::data(b"b")]);
         speaker.expect(b"ab");
         assert_eq!(speaker.alert(), Some(100), "{version}");
-        speaker.say(&[Say::data(b"c")]);
+        speaker.say(&[PeerAction::data(b"c")]);
         speaker.expect(b"abc");
         speaker.say(&[hello()]);
         speaker.read_to_the_end();
@@ -278,13 +298,13 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
 /// what follows our answer.
 #[test]
 fn a_key_update_is_answered_by_the_sealing_kernel_or_refused_by_alert() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--offload-directions tx").start();
     let before = lab.metrics();
     let mut speaker = Speaker::open(&lab, Version::Tls13);
-    speaker.say(&[Say::KeyUpdate { requested: false }, Say::data(b"followed ")]);
+    speaker.say(&[PeerAction::KeyUpdate { requested: false }, PeerAction::data(b"followed ")]);
     speaker.expect(b"followed ");
-    speaker.say(&[Say::KeyUpdate { requested: true }, Say::data(b"and answered")]);
+    speaker.say(&[PeerAction::KeyUpdate { requested: true }, PeerAction::data(b"and answered")]);
     let answers = if lab.refuses_key_updates() {
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(80), "{:?}", speaker.heard);
@@ -306,7 +326,7 @@ fn a_key_update_is_answered_by_the_sealing_kernel_or_refused_by_alert() {
 fn floods_end_the_connection() {
     each_version(&[Version::Tls13], |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&vec![Say::KeyUpdate { requested: true }; 2000]);
+        speaker.say(&vec![PeerAction::KeyUpdate { requested: true }; 2000]);
         speaker.read_to_the_end();
         // A kernel that cannot follow the first has met no flood.
         let fault = if lab.refuses_key_updates() { "rekey_refused" } else { "key_update_flood" };
@@ -314,7 +334,7 @@ fn floods_end_the_connection() {
     });
     each_version(&[Version::Tls13], |lab, speaker, version| {
         let before = lab.metrics();
-        speaker.say(&vec![Say::record(ALERT, &[1, 90]); 2000]);
+        speaker.say(&vec![PeerAction::record(ALERT, &[1, 90]); 2000]);
         speaker.read_to_the_end();
         assert_eq!(lab.faulted(&before, 1), ["unexpected_record"], "{version}");
     });
@@ -331,7 +351,7 @@ fn bytes_that_are_no_record_are_named() {
     ] {
         each_version(&BOTH, |lab, speaker, version| {
             let before = lab.metrics();
-            speaker.say(&[Say::Raw(bytes.clone())]);
+            speaker.say(&[PeerAction::Raw(bytes.clone())]);
             speaker.read_to_the_end();
             assert_eq!(lab.faulted(&before, 1), fault, "{version}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {fault:?}");
@@ -343,13 +363,17 @@ fn bytes_that_are_no_record_are_named() {
 #[test]
 fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
     const BYTES: usize = 2 << 20;
-    let backend = Backend::start(Manner::EchoThenSource { seed: 9, bytes: BYTES });
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::EchoThenSource { seed: 9, bytes: BYTES });
+    let lab = TestServer::start(backend.addr);
     let expected = [&b"ask"[..], &Noise::bytes(9, BYTES)].concat();
     for version in BOTH {
         for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[21, 3, 3, 0, 2, 2, 40], &[23, 3, 3, 0, 64, 9]] {
             let mut speaker = Speaker::open(&lab, version);
-            speaker.say(&[Say::data(b"ask"), Say::close_notify(), Say::Raw(rubbish.to_vec())]);
+            speaker.say(&[
+                PeerAction::data(b"ask"),
+                PeerAction::close_notify(),
+                PeerAction::Raw(rubbish.to_vec()),
+            ]);
             // Most of the answer is with our socket, and not with this client, when the backend has ended.
             assert_eq!(backend.seen().end, Ok(()), "{version:?}");
             speaker.read_to_the_end();
@@ -364,7 +388,7 @@ fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
 #[test]
 fn a_bad_record_resets_a_slow_backend_behind_all_data() {
     let backend = slow();
-    let lab = Lab::start(backend.addr);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));

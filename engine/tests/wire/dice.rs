@@ -6,9 +6,9 @@ use aws_lc_rs::digest;
 
 /// A small deterministic generator (splitmix64).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -44,7 +44,7 @@ impl Dice {
 /// `length` pseudorandom bytes, incompressible, as a stream; the same however it is read.
 #[derive(Debug)]
 pub(crate) struct Noise {
-    dice: Dice,
+    dice: Rng,
     left: u64,
     /// What a read that ended within a word left of it.
     rest: Vec<u8>,
@@ -52,7 +52,7 @@ pub(crate) struct Noise {
 
 impl Noise {
     pub(crate) fn new(seed: u64, length: u64) -> Self {
-        Self { dice: Dice::new(seed), left: length, rest: Vec::new() }
+        Self { dice: Rng::new(seed), left: length, rest: Vec::new() }
     }
 
     pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {

@@ -2,16 +2,16 @@
 
 use std::io::ErrorKind;
 
-use crate::backend::{Backend, Manner, Seen};
+use crate::backend::{Backend, BackendBehavior, Seen};
 use crate::dice::Noise;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, plain};
 
 pub(crate) const BYTES: usize = 1_000_000;
 
 /// A backend that does not read until all is sent and the peer is gone, for all that is likely.
 pub(crate) fn slow() -> Backend {
-    Backend::start(Manner::SinkAfter(300))
+    Backend::start(BackendBehavior::SinkAfter(300))
 }
 
 pub(crate) fn is_whole(seen: &Seen, world: &str) {
@@ -22,7 +22,7 @@ pub(crate) fn is_whole(seen: &Seen, world: &str) {
 #[test]
 fn fin_without_close_notify_resets_a_slow_backend_behind_all_data() {
     let backend = slow();
-    let lab = Lab::start(backend.addr);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));
@@ -62,7 +62,7 @@ fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
 fn a_reset_of_the_client_leaves_what_came_before_it() {
     const LITTLE: usize = 30_000;
     let backend = slow();
-    let lab = Lab::start(backend.addr);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));
@@ -74,7 +74,7 @@ fn a_reset_of_the_client_leaves_what_came_before_it() {
         peer.reset();
         let seen = backend.seen();
         assert_eq!((seen.bytes, seen.end), (LITTLE as u64, Err(ErrorKind::ConnectionReset)), "{version:?}");
-        assert_eq!(lab.faulted(&before, 1), ["client_reset"], "{version:?}");
+        assert_eq!(lab.faulted(&before, 1), ["tls_peer_reset"], "{version:?}");
     }
     lab.settled();
     lab.stop();

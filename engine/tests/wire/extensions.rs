@@ -1,6 +1,6 @@
 //! Extensions that a listener is configured to negotiate: an application protocol, a name.
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::NAME;
 use crate::lab::Setup;
 use crate::peer::{s_client, trust_file};
@@ -11,7 +11,7 @@ fn an_application_protocol_is_negotiated_or_the_client_refused() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let lab = Setup::new(backend.addr).flags("--alpn msrp,cpim").start();
     let trust = trust_file(files.path());
     for version in ["-tls1_2", "-tls1_3"] {
@@ -37,7 +37,7 @@ fn a_name_that_nobody_has_is_refused_where_it_is_to_be() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let trust = trust_file(files.path());
     for (policy, is_refused) in [("first", false), ("refuse", true)] {
         let lab = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();

@@ -7,15 +7,15 @@ use std::process::Command;
 use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::Identity;
-use crate::lab::{Lab, Setup, identity_flags};
+use crate::lab::{Setup, TestServer, identity_flags};
 use crate::peer::{Peer, Version, dial, drain, plain};
 use crate::peers::{Client, authority, lab, refused};
 use crate::tools::{eventually, patiently, pause, scratch, skip};
 
 /// Sends this to the TLS port, waits for the end, and gives the address that it came from.
-fn send(lab: &Lab, bytes: &[u8]) -> SocketAddr {
+fn send(lab: &TestServer, bytes: &[u8]) -> SocketAddr {
     let mut tcp = dial(lab.addr);
     let from = tcp.local_addr().expect("it is connected");
     let _ = tcp.write_all(bytes);
@@ -24,7 +24,7 @@ fn send(lab: &Lab, bytes: &[u8]) -> SocketAddr {
 }
 
 /// The first line of the log about a fault, once it is there.
-fn line(lab: &Lab, fault: &str) -> String {
+fn line(lab: &TestServer, fault: &str) -> String {
     let start = format!("fault {fault} ").replace(": ", ":");
     let find = || lab.stderr().lines().find(|line| line.contains(&start)).map(str::to_owned);
     patiently(find).unwrap_or_else(|| panic!("no line about {fault}: {}", lab.stderr()))
@@ -48,8 +48,8 @@ fn hello(version: Version, name: &str) -> Vec<u8> {
 
 #[test]
 fn faults_name_client_listener_and_first_bytes() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let from = send(&lab, b"GET /\r\n2026 ERROR \x1b[31m\"forged\" HTTP/1.0\r\n\r\n");
     let line = line(&lab, "not_tls");
     says(&line, &[&format!("client={from} "), &format!("listener={} ", lab.addr), "count=1 "]);
@@ -59,19 +59,19 @@ fn faults_name_client_listener_and_first_bytes() {
 
 #[test]
 fn faults_name_the_client_that_has_reset() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     peer.ping(b"there");
     let from = peer.tcp.local_addr().expect("it is connected");
     peer.reset();
-    says(&line(&lab, "client_reset"), &[&format!("client={from} "), "error=ECONNRESET"]);
+    says(&line(&lab, "tls_peer_reset"), &[&format!("client={from} "), "error=ECONNRESET"]);
     lab.stop();
 }
 
 #[test]
 fn faults_name_the_server_name_and_the_versions() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--unknown-name refuse").start();
     send(&lab, &hello(Version::Tls13, "stranger.example"));
     says(&line(&lab, "unknown_name"), &[r#"sni="stranger.example""#, "offered=TLS1.3"]);
@@ -87,8 +87,8 @@ fn faults_name_the_server_name_and_the_versions() {
 
 #[test]
 fn faults_name_what_a_client_says_in_its_alert() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let mut misled = Peer::dial(lab.addr, &plain(Version::Tls13), "other.test");
     assert!(misled.handshake().is_err());
     let _ = misled.flush();
@@ -99,7 +99,7 @@ fn faults_name_what_a_client_says_in_its_alert() {
 
 #[test]
 fn faults_name_why_a_certificate_is_refused() {
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let (_, authority) = authority(files.path(), "authority.pem");
     let flags = format!("--client-auth require --client-ca {}", authority.display());
     let lab = Setup::new(backend.addr).flags(&flags).start();
@@ -111,7 +111,7 @@ fn faults_name_why_a_certificate_is_refused() {
 
 #[test]
 fn faults_name_whose_fingerprint_is_not_known() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let known = Client::self_signed().fingerprint();
     let (lab, _files) = lab(&backend, &format!("client_auth = \"require\"\nfingerprints = [\"{known}\"]\n"));
     refused(&lab, &Client::self_signed().config(Version::Tls12), "", "peer_certificate_refused");
@@ -122,7 +122,7 @@ fn faults_name_whose_fingerprint_is_not_known() {
 #[test]
 fn faults_name_the_backend_and_the_error() {
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let lab = Lab::start(nobody);
+    let lab = TestServer::start(nobody);
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     let _ = peer.rest();
     says(&line(&lab, "backend_refused"), &[&format!("backend={nobody} "), "error=ECONNREFUSED"]);
@@ -157,8 +157,8 @@ fn counted(log: &str, what: &str) -> (usize, u64) {
 #[test]
 fn faults_are_all_counted_when_the_quiet_time_or_the_server_ends() {
     const FIRST: u64 = 40;
-    let backend = Backend::start(Manner::Echo);
-    let mut lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let mut lab = TestServer::start(backend.addr);
     let before = lab.metrics();
     for _ in 0..FIRST {
         send(&lab, b"GET / HTTP/1.0\r\n\r\n");
@@ -175,7 +175,7 @@ fn faults_are_all_counted_when_the_quiet_time_or_the_server_ends() {
 }
 
 /// Sets the soft limit on open files; `None` if that is not to be had.
-fn limit_descriptors(lab: &Lab, limit: usize) -> Option<()> {
+fn limit_descriptors(lab: &TestServer, limit: usize) -> Option<()> {
     let words = ["--pid".to_owned(), lab.pid().to_string(), format!("--nofile={limit}:")];
     let done = Command::new("prlimit").args(words).status().is_ok_and(|status| status.success());
     if !done {
@@ -186,12 +186,12 @@ fn limit_descriptors(lab: &Lab, limit: usize) -> Option<()> {
 
 #[test]
 fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     // Accepts are started ahead under the limit that there was: with few slots no more than 16 of them.
     let mut lab = Setup::new(backend.addr).flags("--max-connections 100").start();
     let mut held = Peer::open(lab.addr, &plain(Version::Tls13));
     held.ping(b"before");
-    let unaccepted = |lab: &Lab| counted(&lab.stderr(), "a connection could not be accepted");
+    let unaccepted = |lab: &TestServer| counted(&lab.stderr(), "a connection could not be accepted");
     let (open, before) = (lab.descriptors(), lab.metrics());
     let Some(()) = limit_descriptors(&lab, open + 3) else { return lab.stop() };
     let waiting: Vec<_> =
@@ -218,7 +218,7 @@ fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
 #[test]
 fn faults_of_inherited_descriptors_are_avoided_by_fewer_slots() {
     const LIMIT: usize = 500;
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let mut script = Command::new("bash");
     script.args(["-c", "for i in $(seq 200); do exec {fd}</dev/null; done; ulimit -n $0; exec \"$@\""]);
     script.arg(LIMIT.to_string()).arg(env!("CARGO_BIN_EXE_offramp")).arg("serve");

@@ -1,20 +1,20 @@
 //! Records that are not application data, of clients that are not ours: attempts to renegotiate.
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::foreign::{AEADS, Typed, openssl_words};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::Version;
 use crate::tools::{eventually, have, in_guest, scratch};
 
 /// The records of which type, since the server was started.
-fn counted(lab: &Lab, kind: &str) -> u64 {
+fn counted(lab: &TestServer, kind: &str) -> u64 {
     lab.metrics().sum("offramp_control_records_total", &[("type", kind)])
 }
 
 /// The carriers on which an attempt is met: what goes to the client tells it no, what comes from it is it.
 const WAYS: [(&str, (u64, u64)); 3] = [("both", (1, 1)), ("tx", (1, 0)), ("rx", (0, 1))];
 
-fn carried(lab: &Lab, kernel: (u64, u64), nth: u64) {
+fn carried(lab: &TestServer, kernel: (u64, u64), nth: u64) {
     if in_guest() {
         let metrics = lab.settled();
         let by = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
@@ -28,7 +28,7 @@ fn openssl_is_told_no_renegotiation_and_gives_up() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for (ways, kernel) in WAYS {
         let lab = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
         for (nth, aead) in (1..).zip(AEADS) {
@@ -60,7 +60,7 @@ fn gnutls_is_told_no_renegotiation_and_its_insistence_ends_the_connection() {
     if !have("gnutls-cli") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for (ways, kernel) in WAYS {
         let lab = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
         for (nth, [cipher, ..]) in (1..).zip(AEADS) {

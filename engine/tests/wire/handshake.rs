@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::{CipherSuite, NamedGroup};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, Version, config, plain, s_client, trust_file};
 use crate::tools::{have, in_guest, scratch, text};
 
@@ -26,8 +26,8 @@ const GROUPS: [NamedGroup; 3] = [NamedGroup::X25519, NamedGroup::secp256r1, Name
 
 #[test]
 fn every_suite_and_every_group_carries_data() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for (version, suite) in SUITES {
         for group in GROUPS {
             let mut peer = Peer::open(lab.addr, &config(version, Some(suite), Some(group)));
@@ -53,8 +53,8 @@ fn tls_1_0_and_1_1_and_suites_without_aead_are_refused_by_alert() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let (files, before) = (scratch(), lab.metrics());
     let trust = trust_file(files.path());
     let attempts = [
@@ -81,7 +81,7 @@ fn the_certificate_fits_what_the_client_can_verify() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).identities(&[Identity::ecdsa(), Identity::rsa()]).start();
     let files = scratch();
     let trust = trust_file(files.path());
@@ -109,7 +109,7 @@ fn the_certificate_fits_what_the_client_can_verify() {
 
 #[test]
 fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let identities = [Identity::ecdsa(), Identity::one(), Identity::two()];
     let lab = Setup::new(backend.addr).identities(&identities).start();
     for version in BOTH {
@@ -131,7 +131,7 @@ fn two_thousand_connections_at_once() {
     const THREADS: usize = 8;
     const EACH: u64 = 250;
     let count = THREADS as u64 * EACH;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--handshake-timeout 60s").start();
     let before = lab.metrics();
     let open = in_parallel((0..THREADS).collect(), |thread| {
@@ -180,7 +180,7 @@ fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
     // The talker waits for the clients of the burst and for all that this machine does besides, as well as
     // for the server: any one try that goes well shows what the server does. Who is stopped never does well.
     const TRIES: usize = 20;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
     let mut talker = Peer::open(lab.addr, &plain(Version::Tls13));
     talker.ping(b"before");
@@ -196,7 +196,7 @@ fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
 }
 
 /// How often the talker is answered while so many clients at once are served.
-fn round_trips_beside(burst: usize, talker: &mut Peer, lab: &Lab) -> usize {
+fn round_trips_beside(burst: usize, talker: &mut Peer, lab: &TestServer) -> usize {
     let mut burst: Vec<_> = (0..burst).map(|_| Peer::dial(lab.addr, &plain(Version::Tls13), NAME)).collect();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {

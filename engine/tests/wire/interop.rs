@@ -1,12 +1,12 @@
 //! Every version and AEAD with clients that are not ours: bytes there and back, whoever carries the records.
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::dice::{Noise, hex};
 use crate::foreign::{AEADS, Typed, java, java_offers};
 use crate::handshake::SUITES;
 use crate::ktls::echo_over_ktls;
-use crate::lab::Lab;
+use crate::lab::TestServer;
 use crate::peer::{BOTH, Version, config};
 use crate::tools::{have, scratch, skip};
 
@@ -21,8 +21,8 @@ fn gnutls_with_every_version_and_aead() {
     if !have("gnutls-cli") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let data = lines(1, 75);
     for version in BOTH {
         for [cipher, ..] in AEADS {
@@ -48,8 +48,8 @@ fn nonces_towards_gnutls_are_distinct() {
     if !have("gnutls-cli") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let capture = match Capture::start(lab.addr.port()) {
         Ok(capture) => capture,
         Err(why) => return skip(&why),
@@ -77,8 +77,8 @@ fn java_with_every_version_and_aead() {
     if !have("java") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let files = scratch();
     for transfer in java(lab.addr, files.path(), BYTES, None, &java_offers()) {
         assert_eq!(transfer.received, transfer.sent, "{}", transfer.negotiated);
@@ -98,8 +98,8 @@ fn the_ktls_package_as_client_with_every_version_and_aead() {
     if !std::path::Path::new("/proc/net/tls_stat").exists() {
         return skip("this kernel knows no TLS (modprobe tls)");
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let data = Noise::bytes(4, 1_000_001);
     for (version, suite) in SUITES {
         let back = echo_over_ktls(lab.addr, &config(version, Some(suite), None), &data);

@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::bulk::bulk_bytes;
-use crate::dice::{Dice, Noise, sha256_of};
+use crate::dice::{Noise, Rng, sha256_of};
 use crate::foreign::{AEADS, Typed, java};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::metrics::Metrics;
 use crate::peer::{End, Peer, Version, config};
 use crate::tools::{have, in_guest, scratch};
@@ -17,7 +17,7 @@ use crate::tools::{have, in_guest, scratch};
 const CARRIERS: [&str; 2] = ["--offload never", "--keyupdate userspace"];
 
 /// All connections so far had both directions on the carrier that `flags`, of [`CARRIERS`], ask for.
-fn carried_where_it_can_follow(lab: &Lab, flags: &str, connections: u64) {
+fn carried_where_it_can_follow(lab: &TestServer, flags: &str, connections: u64) {
     let follows = in_guest() && flags.contains("keyupdate") && !lab.refuses_key_updates();
     let (metrics, kernel) = (lab.settled(), if follows { connections } else { 0 });
     for direction in ["tx", "rx"] {
@@ -39,7 +39,7 @@ fn openssl_updates_keys_and_the_stream_goes_on() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for flags in CARRIERS {
         let lab = Setup::new(backend.addr).flags(flags).start();
         openssl_updates_keys(&lab);
@@ -48,7 +48,7 @@ fn openssl_updates_keys_and_the_stream_goes_on() {
     }
 }
 
-fn openssl_updates_keys(lab: &Lab) {
+fn openssl_updates_keys(lab: &TestServer) {
     let files = scratch();
     let mut client = Typed::openssl(lab.addr, files.path(), "-tls1_3");
     client.write(b"under the first keys\n");
@@ -73,9 +73,9 @@ fn a_key_update_of_openssl_is_followed_or_refused_by_alert() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for order in ["k\n", "K\n"] {
-        let lab = Lab::start(backend.addr);
+        let lab = TestServer::start(backend.addr);
         let files = scratch();
         let mut client = Typed::openssl(lab.addr, files.path(), "-tls1_3");
         client.write(b"under the first keys\n");
@@ -108,7 +108,7 @@ fn gnutls_updates_keys_and_the_stream_goes_on() {
     if !have("gnutls-cli") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for flags in CARRIERS {
         let lab = Setup::new(backend.addr).flags(flags).start();
         gnutls_updates_keys(&lab);
@@ -117,7 +117,7 @@ fn gnutls_updates_keys_and_the_stream_goes_on() {
     }
 }
 
-fn gnutls_updates_keys(lab: &Lab) {
+fn gnutls_updates_keys(lab: &TestServer) {
     const UPDATES: u64 = 5;
     for [cipher, ..] in AEADS {
         let (files, mut whole) = (scratch(), Vec::new());
@@ -149,7 +149,7 @@ fn java_updates_keys_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fo
     if !have("java") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--keyupdate userspace").start();
     for (nth, ([_, suite, _], part)) in (1..).zip(AEADS.into_iter().zip([1, 16, 16])) {
         let bytes = bulk_bytes() / part;
@@ -182,13 +182,13 @@ const TLS13_SUITES: [CipherSuite; 3] = [
 #[test]
 fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_follow() {
     const BYTES: usize = 4 << 20;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--keyupdate userspace").start();
     for (nth, suite) in (1..).zip(TLS13_SUITES) {
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
         let (data, mut parts, mut updates) = (Noise::bytes(nth, BYTES), 0, 0);
-        let back = peer.exchange_but(&data, &mut Dice::new(nth), |tls| {
+        let back = peer.exchange_but(&data, &mut Rng::new(nth), |tls| {
             parts += 1;
             if parts % 20 == 0 {
                 tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
@@ -217,8 +217,8 @@ fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_carrier_that_can_fol
 fn a_key_update_in_the_middle_of_bulk_is_followed_or_refused_by_alert() {
     const BYTES: usize = 2 << 20;
     for suite in TLS13_SUITES {
-        let backend = Backend::start(Manner::Sink);
-        let lab = Lab::start(backend.addr);
+        let backend = Backend::start(BackendBehavior::Sink);
+        let lab = TestServer::start(backend.addr);
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
         let data = Noise::bytes(1, BYTES);

@@ -12,8 +12,8 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::backend::{Backend, Manner};
-use crate::lab::{Lab, Setup};
+use crate::backend::{Backend, BackendBehavior};
+use crate::lab::{Setup, TestServer};
 use crate::peer::Peer;
 use crate::tools::{eventually, scratch, signal, skip};
 
@@ -111,14 +111,14 @@ fn put(path: &Path, content: &str) {
 }
 
 /// A server whose only identity is in this directory.
-fn serve(directory: &Path, backend: &Backend) -> Lab {
+fn serve(directory: &Path, backend: &Backend) -> TestServer {
     let (certificate, key) = (directory.join("c.pem"), directory.join("k.pem"));
     let flags = format!("--cert {} --key {}", certificate.display(), key.display());
     Setup::new(backend.addr).identities(&[]).flags(&flags).start()
 }
 
 /// The certificate that is shown to a client that trusts these.
-fn shown(lab: &Lab, trusted: &[&Renewed]) -> Vec<u8> {
+fn shown(lab: &TestServer, trusted: &[&Renewed]) -> Vec<u8> {
     let mut roots = RootCertStore::empty();
     trusted.iter().for_each(|one| roots.add(der(&one.certificate).into()).unwrap());
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -137,7 +137,7 @@ fn keys_are_in_memory_in_no_form_of_their_file() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return skip("only root may read the memory of a process that is not dumpable");
     }
-    let (directory, backend) = (scratch(), Backend::start(Manner::Echo));
+    let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     let mut before: Option<Renewed> = None;
     let (first, rest) = (Renewed::ecdsa(), [Renewed::rsa(), Renewed::ecdsa()]);
     first.write(directory.path());
@@ -162,10 +162,10 @@ fn keys_are_in_memory_in_no_form_of_their_file() {
 
 #[test]
 fn keys_and_certificates_are_renewed_without_a_signal() {
-    let (directory, backend) = (scratch(), Backend::start(Manner::Echo));
+    let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     let at = |name: &str| directory.path().join(name);
     let pairs = [Renewed::ecdsa(), Renewed::ecdsa(), Renewed::rsa()];
-    let shown = |lab: &Lab| shown(lab, &[&pairs[0], &pairs[1], &pairs[2]]);
+    let shown = |lab: &TestServer| shown(lab, &[&pairs[0], &pairs[1], &pairs[2]]);
     pairs[0].write(directory.path());
     let lab = serve(directory.path(), &backend);
     assert_eq!(shown(&lab), der(&pairs[0].certificate));
@@ -189,7 +189,7 @@ fn keys_and_certificates_are_renewed_without_a_signal() {
 /// Whoever cuts a key's file off or puts a device in its place, for instance.
 #[test]
 fn keys_that_are_no_file_hold_up_neither_start_nor_signals() {
-    let (directory, backend) = (scratch(), Backend::start(Manner::Echo));
+    let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     let pair = Renewed::ecdsa();
     pair.write(directory.path());
     let key = directory.path().join("k.pem");
@@ -215,7 +215,7 @@ fn keys_that_are_no_file_hold_up_neither_start_nor_signals() {
 /// A process whose /proc belongs to root is not dumpable (proc(5)).
 #[test]
 fn keys_are_kept_out_of_core_dumps() {
-    let (directory, backend) = (scratch(), Backend::start(Manner::Echo));
+    let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     Renewed::ecdsa().write(directory.path());
     let mut lab = serve(directory.path(), &backend);
     let limits = fs::read_to_string(format!("/proc/{}/limits", lab.pid())).unwrap();
@@ -233,7 +233,7 @@ fn keys_are_kept_out_of_core_dumps() {
 
 #[test]
 fn keys_that_everybody_may_read_are_warned_of() {
-    let (directory, backend) = (scratch(), Backend::start(Manner::Echo));
+    let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     Renewed::ecdsa().write(directory.path());
     let lab = serve(directory.path(), &backend);
     assert!(!lab.stderr().contains("every user of this host"), "{}", lab.stderr());

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::tools::{PATIENCE, eventually, patiently, pause, raise_descriptor_limit, scratch, signal};
 
 /// A running server. Dropped while it runs, it is killed; dropped in a panic, it says all that it knows.
-pub(crate) struct Lab {
+pub(crate) struct TestServer {
     process: Process,
     /// Where it listens for TLS.
     pub(crate) addr: SocketAddr,
@@ -76,7 +76,7 @@ impl Setup {
         self
     }
 
-    pub(crate) fn start(self) -> Lab {
+    pub(crate) fn start(self) -> TestServer {
         raise_descriptor_limit();
         let files = scratch();
         let mut arguments = vec!["--backend".to_owned(), self.backend];
@@ -109,7 +109,7 @@ impl Setup {
         let addr = address_after(&ready, "listening on ").expect("the ready line names the listener");
         let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
         assert!(addr.port() != 0 && admin.port() != 0, "the ready line names the real ports: {ready}");
-        Lab { process, addr, admin, ready, _files: files }
+        TestServer { process, addr, admin, ready, _files: files }
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn refused(arguments: &[String]) -> Refusal {
     Refusal { status, stderr }
 }
 
-impl Lab {
+impl TestServer {
     pub(crate) fn start(backend: impl ToString) -> Self {
         Setup::new(backend).start()
     }
@@ -224,7 +224,7 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for TestServer {
     fn drop(&mut self) {
         if std::thread::panicking() && self.process.is_running() {
             let metrics = Metrics::scrape(self.admin).map_or_else(|e| format!("none: {e}"), |m| m.raw);

@@ -8,9 +8,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::admin::ask;
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::Identity;
-use crate::lab::{Lab, Setup, identity_flags};
+use crate::lab::{Setup, TestServer, identity_flags};
 use crate::peer::{Peer, Version, plain};
 use crate::tools::{eventually, pause, scratch, signal, skip};
 
@@ -19,7 +19,7 @@ struct Frozen(Pid);
 
 impl Frozen {
     /// `None` where the system does not allow it.
-    fn worker(lab: &Lab, index: usize) -> Option<Self> {
+    fn worker(lab: &TestServer, index: usize) -> Option<Self> {
         let thread = Pid::from_raw(worker_thread(lab, index));
         if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
             skip(&format!("a thread cannot be held by ptrace: {error}"));
@@ -43,7 +43,7 @@ impl Frozen {
     }
 }
 
-fn worker_thread(lab: &Lab, index: usize) -> i32 {
+fn worker_thread(lab: &TestServer, index: usize) -> i32 {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("it runs");
     let named = |task: &std::fs::DirEntry| {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
@@ -53,13 +53,13 @@ fn worker_thread(lab: &Lab, index: usize) -> i32 {
     task.file_name().to_str().expect("a number").parse().expect("a number")
 }
 
-fn health(lab: &Lab) -> String {
+fn health(lab: &TestServer) -> String {
     ask(lab, "GET /healthz HTTP/1.1")
 }
 
 #[test]
 fn liveness_stuck_worker_is_reported_until_it_turns() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--workers 2").start();
     assert!(health(&lab).starts_with("HTTP/1.1 200 "));
     let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
@@ -79,7 +79,7 @@ fn liveness_stuck_worker_is_reported_until_it_turns() {
 
 #[test]
 fn liveness_idle_worker_is_not_stuck() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--workers 2").start();
     // Longer than what makes a worker stuck.
     for _ in 0..700 {
@@ -92,7 +92,7 @@ fn liveness_idle_worker_is_not_stuck() {
 
 #[test]
 fn liveness_stuck_worker_does_not_hold_up_the_end() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let mut lab = Setup::new(backend.addr).flags("--workers 2").start();
     let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
     lab.terminate();
@@ -111,7 +111,7 @@ fn fifo_in_place_of(file: &Path) {
 
 #[test]
 fn liveness_fifo_for_a_certificate_leaves_sigterm_effective() {
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let flags = identity_flags(Identity::ecdsa(), files.path());
     let lab = Setup::new(backend.addr).identities(&[]).flags(&flags.join(" ")).start();
     let mut victim = Peer::open(lab.addr, &plain(Version::Tls13));

@@ -5,8 +5,8 @@ use std::io::{Read, Write, pipe};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::backend::{Backend, Manner};
-use crate::lab::{Lab, Setup, identity_flags};
+use crate::backend::{Backend, BackendBehavior};
+use crate::lab::{Setup, TestServer, identity_flags};
 use crate::peer::{Peer, Version, dial, drain, plain};
 use crate::tools::{eventually, scratch, signal};
 
@@ -18,7 +18,7 @@ fn full() -> File {
 }
 
 /// One `GET /` to the TLS port: a line in the log is due.
-fn plain_http(lab: &Lab) {
+fn plain_http(lab: &TestServer) {
     let before = lab.metrics();
     let mut tcp = dial(lab.addr);
     tcp.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("it reads");
@@ -27,7 +27,7 @@ fn plain_http(lab: &Lab) {
 }
 
 /// A connection that was there before goes on, whatever lines are due.
-fn serves(lab: &Lab) {
+fn serves(lab: &TestServer) {
     let mut victim = Peer::open(lab.addr, &plain(Version::Tls13));
     victim.ping(b"before");
     plain_http(lab);
@@ -51,7 +51,7 @@ fn known(backend: &Backend) -> Setup {
 
 #[test]
 fn log_on_a_full_disk_stops_nothing_and_is_counted() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     // A warning is due at the start.
     let lab = Setup::new(backend.addr).flags("--admin 0.0.0.0:0").stderr(full()).start();
     serves(&lab);
@@ -65,7 +65,7 @@ fn log_on_a_full_disk_stops_nothing_and_is_counted() {
 fn log_into_a_pipe_without_a_reader_stops_nothing() {
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).stderr(writer).start();
     serves(&lab);
     lab.stop();
@@ -75,7 +75,7 @@ fn log_into_a_pipe_without_a_reader_stops_nothing() {
 fn log_whose_reader_stalls_stops_nothing_and_is_read_later() {
     let (mut reader, mut writer) = pipe().expect("a pipe");
     writer.write_all(&[b'x'; PIPE_BYTES]).expect("it has room");
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).stderr(writer.try_clone().expect("a descriptor")).start();
     serves(&lab);
     drop(writer);
@@ -94,7 +94,7 @@ fn log_whose_reader_stalls_stops_nothing_and_is_read_later() {
 fn log_whose_reader_stalls_does_not_hold_up_the_end() {
     let (_reader, mut writer) = pipe().expect("a pipe");
     writer.write_all(&[b'x'; PIPE_BYTES]).expect("it has room");
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).stderr(writer).start();
     serves(&lab);
     lab.stop();
@@ -102,7 +102,7 @@ fn log_whose_reader_stalls_does_not_hold_up_the_end() {
 
 #[test]
 fn ready_line_without_a_place_is_a_warning() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = known(&backend).stdout(full()).start();
     serves(&lab);
     eventually("it says so", || lab.stderr().contains("the ready line could not be written to stdout"));
@@ -113,7 +113,7 @@ fn ready_line_without_a_place_is_a_warning() {
 fn ready_line_whose_reader_stalls_holds_up_nothing() {
     let (_reader, mut writer) = pipe().expect("a pipe");
     writer.write_all(&[b'x'; PIPE_BYTES]).expect("it has room");
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = known(&backend).stdout(writer).start();
     serves(&lab);
     lab.stop();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, Manner};
-use crate::lab::{Lab, Setup};
+use crate::backend::{Backend, BackendBehavior};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, plain};
 use crate::tools::in_guest;
 
@@ -29,7 +29,7 @@ fn sessions() -> u64 {
 fn memory_is_flat_however_many_sessions_there_were() {
     let count = sessions();
     let warm = WARM.min(count / 2);
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).start();
     come_and_go(&lab, warm);
     let before = resident_bytes(&lab);
@@ -45,7 +45,7 @@ fn memory_is_flat_however_many_sessions_there_were() {
 }
 
 /// A client for each version, so many sessions between them; all have ended.
-fn come_and_go(lab: &Lab, sessions: u64) {
+fn come_and_go(lab: &TestServer, sessions: u64) {
     assert!(sessions.is_multiple_of(4), "both versions, full and resumed: {sessions} is not four times any");
     std::thread::scope(|scope| {
         for version in BOTH {
@@ -64,7 +64,7 @@ fn come_and_go(lab: &Lab, sessions: u64) {
     lab.settled();
 }
 
-fn comes(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+fn comes(lab: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
     let mut peer = Peer::open(lab.addr, config);
     assert_eq!(peer.kind(), kind);
     peer.ping(b"!");
@@ -73,7 +73,7 @@ fn comes(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
 }
 
 /// Rss of the server, all its mappings together; from its status where the kernel sums no mappings up.
-fn resident_bytes(lab: &Lab) -> u64 {
+fn resident_bytes(lab: &TestServer) -> u64 {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", lab.pid()));
     let text = read("smaps_rollup").or_else(|_| read("status")).expect("the server runs");
     let of = |mark| text.lines().find_map(|line| line.strip_prefix(mark));

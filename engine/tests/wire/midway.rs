@@ -6,11 +6,11 @@ use std::net::Shutdown;
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::foreign::Typed;
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{End, Peer, Version, config, dial, drain};
 use crate::tools::{have, in_guest, scratch, skip};
 
@@ -28,7 +28,7 @@ fn all_distinct(capture: Capture, port: u16) {
     }
 }
 
-fn handed_over(lab: &Lab) {
+fn handed_over(lab: &TestServer) {
     let metrics = lab.settled();
     assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
     if in_guest() {
@@ -43,7 +43,7 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
     ] {
-        let backend = Backend::start(Manner::Echo);
+        let backend = Backend::start(BackendBehavior::Echo);
         let lab = Setup::new(backend.addr).flags(AFTER).start();
         let capture = match Capture::start(lab.addr.port()) {
             Ok(capture) => capture,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use rustls::{CipherSuite, ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, Version, config, plain};
 use crate::tools::{eventually, in_guest, skip};
 
@@ -23,8 +23,8 @@ fn nonces_are_distinct_across_the_hand_over() {
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
         CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
     ] {
-        let backend = Backend::start(Manner::Echo);
-        let lab = Lab::start(backend.addr);
+        let backend = Backend::start(BackendBehavior::Echo);
+        let lab = TestServer::start(backend.addr);
         let capture = match Capture::start(lab.addr.port()) {
             Ok(capture) => capture,
             Err(why) => return skip(&why),
@@ -59,7 +59,7 @@ fn nonces_are_distinct_across_the_hand_over() {
 
 /// The ways in which a client may send data in the same segment as its Finished: TLS 1.3, and TLS 1.2 if
 /// resumed.
-fn eager_clients(lab: &Lab) -> Vec<(&'static str, Arc<ClientConfig>, HandshakeKind)> {
+fn eager_clients(lab: &TestServer) -> Vec<(&'static str, Arc<ClientConfig>, HandshakeKind)> {
     let resuming = |version| {
         let client = plain(version);
         let mut first = Peer::open(lab.addr, &client);
@@ -77,8 +77,8 @@ fn eager_clients(lab: &Lab) -> Vec<(&'static str, Arc<ClientConfig>, HandshakeKi
 
 #[test]
 fn the_first_data_may_come_in_the_same_segment_as_finished() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for length in [1, 5, 1_000, 16_384, 40_000] {
         for (way, client, kind) in eager_clients(&lab) {
             let mut peer = Peer::dial(lab.addr, &client, NAME);
@@ -101,8 +101,8 @@ fn the_first_data_may_come_in_the_same_segment_as_finished() {
 
 #[test]
 fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let (first, second) = (crate::dice::Noise::bytes(1, 3_000), crate::dice::Noise::bytes(2, 2_000));
     // How many bytes of the last record are late: its tag's last, its tag, its body, parts of its header, all
     // of it.
@@ -139,8 +139,8 @@ fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
 /// Finished, data, close_notify and FIN in one segment: the protocol cannot be attached any more.
 #[test]
 fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let data = crate::dice::Noise::bytes(4, 2_000);
     for (way, client, kind) in eager_clients(&lab) {
         let before = lab.settled();
@@ -181,8 +181,8 @@ pub(crate) fn tls_stat() -> Option<BTreeMap<String, u64>> {
 #[test]
 fn each_connection_is_carried_as_the_metrics_say() {
     const EACH: u64 = 5;
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     // What the engine tried at its start is behind us.
     let before = tls_stat();
     for version in BOTH {
@@ -226,7 +226,7 @@ fn compare(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, name: 
 
 #[test]
 fn never_means_userspace() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--offload never").start();
     for version in BOTH {
         let mut peer = Peer::open(lab.addr, &plain(version));
@@ -244,7 +244,7 @@ fn never_means_userspace() {
 
 #[test]
 fn always_does_not_start_where_the_kernel_cannot() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     if tls_stat().is_some() {
         let lab = Setup::new(backend.addr).flags("--offload always").start();
         assert!(lab.ready.contains("tx: kernel"), "{}", lab.ready);

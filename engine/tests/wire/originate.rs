@@ -5,12 +5,12 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::capture::{Capture, distinct_nonces, records};
 use crate::dice::{Noise, sha256_of};
 use crate::foreign::Typed;
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{End, Version, dial, drain, end_of_dial, trust_file};
 use crate::tools::{have, in_guest, scratch, skip};
 
@@ -19,12 +19,16 @@ fn bulk_bytes() -> u64 {
 }
 
 /// A server in the client's role, towards `server`, that trusts what `trust` says.
-fn originating(server: SocketAddr, trust: &str) -> (Lab, tempfile::TempDir) {
+fn originating(server: SocketAddr, trust: &str) -> (TestServer, tempfile::TempDir) {
     originating_with(server, trust, "")
 }
 
 /// The same, with more of the command line.
-pub(crate) fn originating_with(server: SocketAddr, trust: &str, flags: &str) -> (Lab, tempfile::TempDir) {
+pub(crate) fn originating_with(
+    server: SocketAddr,
+    trust: &str,
+    flags: &str,
+) -> (TestServer, tempfile::TempDir) {
     let files = scratch();
     for identity in Identity::all() {
         identity.write(files.path());
@@ -52,7 +56,7 @@ fn fingerprint(identity: &Identity) -> String {
 }
 
 /// A plain connection through, so many bytes there and back, and an orderly end of both directions.
-fn exchange(lab: &Lab, bytes: u64) {
+fn exchange(lab: &TestServer, bytes: u64) {
     let mut tcp = dial(lab.addr);
     let (sent, _) = sha256_of(Noise::new(11, bytes));
     let mut writing = tcp.try_clone().expect("a second handle");
@@ -67,8 +71,8 @@ fn exchange(lab: &Lab, bytes: u64) {
 
 #[test]
 fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
-    let backend = Backend::start(Manner::Echo);
-    let terminating = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let terminating = TestServer::start(backend.addr);
     let (originating, _files) = originating(terminating.addr, &by_name());
     exchange(&originating, bulk_bytes());
     for _ in 0..3 {
@@ -119,7 +123,7 @@ fn bulk_goes_both_ways_in_the_client_role_on_tls12() {
 
 #[test]
 fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
     for trust in [
         "server_name = \"other.test\"\nserver_ca = \"ecdsa.crt\"".to_owned(),
@@ -138,7 +142,7 @@ fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
 
 #[test]
 fn a_fingerprint_is_enough_and_a_certificate_of_ours_is_shown() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("offramp.toml");
     let asks = format!("client_auth = \"require\"\n{}\n", fingerprint(Identity::one()));
@@ -173,7 +177,7 @@ fn a_server_that_is_not_there_is_named() {
 }
 
 /// A connection through to `openssl s_server -rev`, which sends each line back reversed, and one line.
-pub(crate) fn reversed(lab: &Lab, line: &str) -> TcpStream {
+pub(crate) fn reversed(lab: &TestServer, line: &str) -> TcpStream {
     let tcp = dial(lab.addr);
     writeln!(&tcp, "{line}").expect("it can be sent");
     let mut back = vec![0; line.len() + 1];

@@ -9,7 +9,7 @@ use crate::backend::{EARLY_ANSWER, LATE_ANSWER};
 use crate::dice::{Noise, sha256_of};
 use crate::foreign::{AEADS, Typed, openssl_words};
 use crate::key_update::{received, sent};
-use crate::lab::Lab;
+use crate::lab::TestServer;
 use crate::originate::{by_name_and_any_key, originating_with};
 use crate::peer::{BOTH, End, Version, dial, drain};
 use crate::server::{Talk, start};
@@ -18,7 +18,7 @@ use crate::tools::{eventually, have, in_guest, scratch};
 /// A plain connection through to `openssl s_server`, with which a line has gone each way.
 struct Through {
     server: Typed,
-    lab: Lab,
+    lab: TestServer,
     tcp: TcpStream,
     _files: [tempfile::TempDir; 2],
 }

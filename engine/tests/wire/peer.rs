@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore};
 use socket2::SockRef;
 
-use crate::dice::Dice;
+use crate::dice::Rng;
 use crate::identity::{Identity, NAME};
 use crate::tools::PATIENCE;
 
@@ -222,7 +222,7 @@ impl Peer {
     }
 
     /// Everything through an echo and back, both directions at once, each segment cut by dice.
-    pub(crate) fn exchange(&mut self, data: &[u8], dice: &mut Dice) -> Vec<u8> {
+    pub(crate) fn exchange(&mut self, data: &[u8], dice: &mut Rng) -> Vec<u8> {
         self.exchange_but(data, dice, |_| {})
     }
 
@@ -230,7 +230,7 @@ impl Peer {
     pub(crate) fn exchange_but(
         &mut self,
         data: &[u8],
-        dice: &mut Dice,
+        dice: &mut Rng,
         mut first: impl FnMut(&mut ClientConnection),
     ) -> Vec<u8> {
         self.tcp.set_nonblocking(true).expect("a socket option");

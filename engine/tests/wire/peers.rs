@@ -9,9 +9,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, Version, plain, s_client, trust_file};
 use crate::tools::{have, scratch, text};
 
@@ -87,14 +87,14 @@ pub(crate) fn authority(directory: &Path, name: &str) -> (Issuer<'static, KeyPai
 }
 
 /// A server with these lines in its configuration file.
-pub(crate) fn lab(backend: &Backend, lines: &str) -> (Lab, tempfile::TempDir) {
+pub(crate) fn lab(backend: &Backend, lines: &str) -> (TestServer, tempfile::TempDir) {
     let files = scratch();
     let path = files.path().join("offramp.toml");
     std::fs::write(&path, lines).expect("the file can be written");
     (Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start(), files)
 }
 
-pub(crate) fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+pub(crate) fn goes_on(lab: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
     let mut peer = Peer::open(lab.addr, config);
     assert_eq!(peer.kind(), kind);
     peer.ping(b"may connect");
@@ -103,7 +103,7 @@ pub(crate) fn goes_on(lab: &Lab, config: &Arc<ClientConfig>, kind: HandshakeKind
 }
 
 /// The client is told so, whenever it notices; nothing of it reaches the backend.
-pub(crate) fn refused(lab: &Lab, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
+pub(crate) fn refused(lab: &TestServer, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
     let before = lab.metrics();
     let mut peer = Peer::dial(lab.addr, config, NAME);
     let told = match peer.handshake() {
@@ -122,7 +122,7 @@ pub(crate) fn refused(lab: &Lab, config: &Arc<ClientConfig>, alert: &str, fault:
 
 #[test]
 fn a_fingerprint_that_was_told_is_let_in_and_no_other() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (first, second, stranger) = (Client::self_signed(), Client::self_signed(), Client::self_signed());
     let lines = format!(
         "client_auth = \"require\"\nfingerprints = [\"{}\", \"{}\"]\n",
@@ -162,7 +162,7 @@ fn a_certificate_of_version_1_is_let_in_by_its_fingerprint() {
     assert!(openssl("x509 -in c.pem -noout -text").contains("Version: 1"));
     let printed = openssl("x509 -in c.pem -noout -fingerprint -sha512");
     let bytes = printed.lines().find_map(|line| line.split_once("ingerprint=")).expect("a fingerprint").1;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lines = format!("client_auth = \"require\"\nfingerprints = [\"sha-512 {bytes}\"]\n");
     let (lab, _files) = lab(&backend, &lines);
     let trust = trust_file(files.path());
@@ -178,7 +178,7 @@ fn a_certificate_of_version_1_is_let_in_by_its_fingerprint() {
 
 #[test]
 fn a_request_lets_those_without_a_certificate_in() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (known, stranger) = (Client::self_signed(), Client::self_signed());
     let lines = format!("client_auth = \"request\"\nfingerprints = [\"{}\"]\n", known.fingerprint());
     let (lab, _files) = lab(&backend, &lines);
@@ -193,7 +193,7 @@ fn a_request_lets_those_without_a_certificate_in() {
 
 #[test]
 fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
     let lines = format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display());
@@ -219,7 +219,7 @@ fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
 /// and a fingerprint that is taken off the list ends the sessions made under it.
 #[test]
 fn a_session_does_not_outlive_what_let_it_in() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let (known, other) = (Client::self_signed(), Client::self_signed());
     let told = |client: &Client| format!("fingerprints = [\"{}\"]\n", client.fingerprint());
     let listener = |fingerprints: &str| {

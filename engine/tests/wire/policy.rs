@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 
 use rustls::{CipherSuite, NamedGroup};
 
-use crate::backend::{Backend, Manner};
-use crate::dice::{Dice, Noise};
+use crate::backend::{Backend, BackendBehavior};
+use crate::dice::{Noise, Rng};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup, identity_flags};
+use crate::lab::{Setup, TestServer, identity_flags};
 use crate::metrics::Metrics;
 use crate::peer::{BOTH, End, Peer, Version, config, plain};
 use crate::tools::{eventually, in_guest, scratch};
@@ -19,17 +19,17 @@ fn kernels() -> &'static str {
     if in_guest() { "kernel" } else { "userspace" }
 }
 
-fn exchange(lab: &Lab, version: Version, bytes: usize) {
+fn exchange(lab: &TestServer, version: Version, bytes: usize) {
     let mut peer = Peer::open(lab.addr, &plain(version));
     let data = Noise::bytes(7, bytes);
-    assert!(peer.exchange(&data, &mut Dice::new(7)) == data, "{version:?}: the echo differs");
+    assert!(peer.exchange(&data, &mut Rng::new(7)) == data, "{version:?}: the echo differs");
     peer.close_notify();
     assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{version:?}");
 }
 
 #[test]
 fn after_bytes_hands_over_in_the_middle_and_spares_the_short_ones() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--offload after-bytes(20000)").start();
     for version in BOTH {
         exchange(&lab, version, 5_000);
@@ -52,7 +52,7 @@ fn after_bytes_hands_over_in_the_middle_and_spares_the_short_ones() {
 
 #[test]
 fn directions_can_be_kept_from_the_kernel_one_by_one() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for (only, other) in [("tx", "rx"), ("rx", "tx")] {
         let flags = format!("--offload-directions {only}");
         let lab = Setup::new(backend.addr).flags(&flags).start();
@@ -76,7 +76,7 @@ fn update_keys(peer: &mut Peer) {
 
 #[test]
 fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expects_them() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for flags in ["--offload never", "--keyupdate userspace"] {
         let lab = Setup::new(backend.addr).flags(flags).start();
         for suite in [
@@ -110,8 +110,8 @@ fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expe
 /// Kernels before 6.14 cannot, and this says what becomes of it.
 #[test]
 fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     peer.ping(b"under the first key");
     let before = lab.metrics();
@@ -134,7 +134,7 @@ fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
 #[test]
 fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
     const LIMIT: u32 = 1024;
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for offload in ["--offload never", ""] {
         let lab = Setup::new(backend.addr).flags(&format!("{offload} --record-limit 1024")).start();
         for version in BOTH {
@@ -167,9 +167,9 @@ fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
 
 #[test]
 fn the_kill_switch_holds_from_the_next_connection_on() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
-    let carried_by = |lab: &Lab, carrier: &str| {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
+    let carried_by = |lab: &TestServer, carrier: &str| {
         let before = lab.settled();
         exchange(lab, Version::Tls13, 1000);
         let after = lab.settled();
@@ -192,7 +192,7 @@ fn the_kill_switch_holds_from_the_next_connection_on() {
 
 #[test]
 fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("offramp.toml");
     let write = |text: &str| std::fs::write(&path, text).expect("the file can be written");
@@ -216,7 +216,7 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
 
 #[test]
 fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--offload auto").start();
     for (bytes, tx) in [(5_000, "userspace"), (400_000, kernels())] {
         for version in BOTH {
@@ -233,7 +233,7 @@ fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
 
 #[test]
 fn listeners_have_backends_and_certificates_of_their_own() {
-    let (first, second) = (Backend::start(Manner::Echo), Backend::start(Manner::Echo));
+    let (first, second) = (Backend::start(BackendBehavior::Echo), Backend::start(BackendBehavior::Echo));
     let files = scratch();
     let flags = identity_flags(Identity::rsa(), files.path());
     let path = files.path().join("offramp.toml");
@@ -267,7 +267,7 @@ fn listeners_have_backends_and_certificates_of_their_own() {
 
 #[test]
 fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
-    let backends = [Backend::start(Manner::Echo), Backend::start(Manner::Echo)];
+    let backends = [Backend::start(BackendBehavior::Echo), Backend::start(BackendBehavior::Echo)];
     let files = scratch();
     let flags = identity_flags(Identity::rsa(), files.path());
     let path = files.path().join("offramp.toml");
@@ -324,7 +324,7 @@ impl Peer {
     }
 }
 
-impl Lab {
+impl TestServer {
     fn ask_admin(&self, request: &str) -> String {
         let mut socket = std::net::TcpStream::connect(self.admin()).expect("the admin address accepts");
         write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");

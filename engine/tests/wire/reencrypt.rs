@@ -5,10 +5,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, Manner};
-use crate::dice::{Dice, Noise, sha256_of};
+use crate::backend::{Backend, BackendBehavior};
+use crate::dice::{Noise, Rng, sha256_of};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup, refused};
+use crate::lab::{Setup, TestServer, refused};
 use crate::peer::{End, Peer, Version, dial, drain, plain};
 use crate::server::{self, Talk};
 use crate::tools::{in_guest, scratch};
@@ -20,12 +20,12 @@ const SUITES: [(Version, CipherSuite); 3] = [
 ];
 
 /// TLS in, TLS out to `server`, which has to be called `name`.
-fn reencrypting(server: SocketAddr, name: &str) -> (Lab, tempfile::TempDir) {
+fn reencrypting(server: SocketAddr, name: &str) -> (TestServer, tempfile::TempDir) {
     reencrypting_with(server, name, "")
 }
 
 /// The same, with more of the command line.
-fn reencrypting_with(server: SocketAddr, name: &str, more: &str) -> (Lab, tempfile::TempDir) {
+fn reencrypting_with(server: SocketAddr, name: &str, more: &str) -> (TestServer, tempfile::TempDir) {
     let files = scratch();
     Identity::ecdsa().write(files.path());
     let authority = files.path().join("ecdsa.crt");
@@ -42,7 +42,7 @@ fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
             for nth in 0..2 {
                 let (mut peer, data) =
                     (Peer::open(lab.addr, &plain(near)), Noise::bytes(nth, BYTES as usize));
-                let back = peer.exchange(&data, &mut Dice::new(nth));
+                let back = peer.exchange(&data, &mut Rng::new(nth));
                 assert!(back == data, "{near:?} {suite:?}: other bytes came back");
                 peer.close_notify();
                 assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{near:?} {suite:?}");
@@ -101,7 +101,7 @@ fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
 /// A stream that is cut on one leg does not look whole on the other.
 #[test]
 fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
-    let backend = Backend::start(Manner::Sink);
+    let backend = Backend::start(BackendBehavior::Sink);
     let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
     let (lab, _files) = reencrypting(terminating.addr, NAME);
     let (before, theirs) = (lab.metrics(), terminating.metrics());
@@ -138,7 +138,7 @@ fn reencrypt_says_close_to_nobody_when_a_drain_is_cut_short() {
 
 #[test]
 fn plain_passes_bytes_and_ends_on_without_tls() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).identities(&[]).flags("--mode plain").start();
     let data = Noise::bytes(7, 3 << 20);
     let mut tcp = dial(lab.addr);

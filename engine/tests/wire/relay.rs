@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, EARLY_ANSWER, LATE_ANSWER, Manner};
-use crate::dice::{Dice, Noise, sha256_of};
-use crate::lab::{Lab, Setup};
+use crate::backend::{Backend, BackendBehavior, EARLY_ANSWER, LATE_ANSWER};
+use crate::dice::{Noise, Rng, sha256_of};
+use crate::lab::{Setup, TestServer};
 use crate::metrics::Metrics;
 use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::{PATIENCE, eventually, pause};
@@ -18,13 +18,13 @@ const MILLION_AND_ONE: usize = 1_000_001;
 
 #[test]
 fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
-    let backend = Backend::start(Manner::EchoCut(1));
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::EchoCut(1));
+    let lab = TestServer::start(backend.addr);
     for (version, seed) in BOTH.into_iter().zip(1..) {
         for bytes in [1, MILLION_AND_ONE] {
             let data = Noise::bytes(seed, bytes);
             let mut peer = Peer::open(lab.addr, &plain(version));
-            let back = peer.exchange(&data, &mut Dice::new(seed));
+            let back = peer.exchange(&data, &mut Rng::new(seed));
             assert!(back == data, "{version:?}, seed {seed}, {bytes} bytes: not what was sent");
             peer.close_notify();
             assert_eq!(peer.rest(), (Vec::new(), End::Clean), "nothing comes twice");
@@ -38,14 +38,14 @@ fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
 
 #[test]
 fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
-    let backend = Backend::start(Manner::Sink);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Sink);
+    let lab = TestServer::start(backend.addr);
     for (version, seed) in BOTH.into_iter().zip(10..) {
         for bytes in [1, MILLION_AND_ONE] {
             let data = Noise::bytes(seed, bytes);
             let mut peer = Peer::open(lab.addr, &plain(version));
             peer.seal(&data);
-            let (sealed, mut dice) = (peer.outgoing(), Dice::new(seed));
+            let (sealed, mut dice) = (peer.outgoing(), Rng::new(seed));
             let mut rest = sealed.as_slice();
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(dice.cut().min(rest.len()));
@@ -68,8 +68,8 @@ fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
 fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
     for (version, seed) in BOTH.into_iter().zip(20..) {
         for bytes in [1, MILLION_AND_ONE] {
-            let backend = Backend::start(Manner::Source { seed, bytes });
-            let lab = Lab::start(backend.addr);
+            let backend = Backend::start(BackendBehavior::Source { seed, bytes });
+            let lab = TestServer::start(backend.addr);
             let mut peer = Peer::open(lab.addr, &plain(version));
             let (data, end) = peer.rest();
             assert_eq!(end, End::Clean, "{version:?}, seed {seed}");
@@ -88,8 +88,8 @@ fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
 
 #[test]
 fn a_client_that_ends_first_still_gets_its_answer() {
-    let backend = Backend::start(Manner::AnswerAfterEnd);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::AnswerAfterEnd);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         for fin_too in [false, true] {
             let mut peer = Peer::open(lab.addr, &plain(version));
@@ -111,8 +111,8 @@ fn a_client_that_ends_first_still_gets_its_answer() {
 
 #[test]
 fn a_backend_that_ends_first_can_still_be_sent_to() {
-    let backend = Backend::start(Manner::EndFirst);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::EndFirst);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let mut peer = Peer::open(lab.addr, &plain(version));
         assert_eq!(peer.rest(), (EARLY_ANSWER.to_vec(), End::Clean), "{version:?}");
@@ -129,8 +129,8 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
 
 #[test]
 fn truncation_resets_the_backend_and_is_a_counted_fault() {
-    let backend = Backend::start(Manner::Sink);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Sink);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let before = lab.metrics();
         let mut peer = Peer::open(lab.addr, &plain(version));
@@ -154,8 +154,8 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
 fn bytes_are_counted_where_they_pass_the_plain_leg() {
     const ANSWER: usize = 10_000;
     for version in BOTH {
-        let backend = Backend::start(Manner::Source { seed: 31, bytes: ANSWER });
-        let lab = Lab::start(backend.addr);
+        let backend = Backend::start(BackendBehavior::Source { seed: 31, bytes: ANSWER });
+        let lab = TestServer::start(backend.addr);
         let counted = |leg| lab.metrics().sum("offramp_bytes_total", &[("leg", leg)]);
         let mut peer = Peer::open(lab.addr, &plain(version));
         eventually("what came is counted though nobody reads it", || counted("tls") == ANSWER as u64);
@@ -171,8 +171,8 @@ fn bytes_are_counted_where_they_pass_the_plain_leg() {
 
 #[test]
 fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
-    let mut backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let mut backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     let client = plain(Version::Tls13);
     let mut healthy = Peer::open(lab.addr, &client);
     healthy.ping(b"before");
@@ -192,8 +192,8 @@ fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
 
 #[test]
 fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
-    let backend = Backend::start(Manner::Obedient);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Obedient);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let mut healthy = Peer::open(lab.addr, &plain(version));
         healthy.ping(b"echo");
@@ -202,7 +202,7 @@ fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
         peer.send(b"r");
         let (answer, end) = peer.rest();
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
-        assert_eq!(lab.faulted(&before, 1), ["backend_reset"]);
+        assert_eq!(lab.faulted(&before, 1), ["plain_peer_reset"]);
         healthy.ping(b"during");
         Peer::open(lab.addr, &plain(version)).ping(b"echo after");
     }
@@ -212,8 +212,8 @@ fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
 
 #[test]
 fn a_slow_backend_holds_up_nobody_else() {
-    let backend = Backend::start(Manner::Obedient);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Obedient);
+    let lab = TestServer::start(backend.addr);
     let client = plain(Version::Tls12);
     let mut silent: Vec<Peer> = (0..20).map(|_| Peer::open(lab.addr, &client)).collect();
     silent.iter_mut().for_each(|peer| peer.send(b"silence, please"));
@@ -282,7 +282,7 @@ fn converse(peer: &mut Peer, behind: &mut TcpStream) {
 
 #[test]
 fn a_connection_that_is_idle_too_long_is_ended_and_a_busy_one_is_not() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--idle-timeout 3s").start();
     let client = plain(Version::Tls13);
     let mut busy = Peer::open(lab.addr, &client);

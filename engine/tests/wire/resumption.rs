@@ -2,9 +2,9 @@
 
 use rustls::HandshakeKind;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
 use crate::tools::{eventually, have, scratch, text};
 
@@ -16,7 +16,7 @@ fn openssl_flag(version: Version) -> &'static str {
 }
 
 /// Two openssl connections, the second with the first one's session: what each printed.
-fn twice(lab: &Lab, version: Version) -> (String, Option<String>) {
+fn twice(lab: &TestServer, version: Version) -> (String, Option<String>) {
     let files = scratch();
     let (trust, session) = (trust_file(files.path()), files.path().join("session.pem"));
     let words = format!("{} -servername {NAME}", openssl_flag(version));
@@ -41,8 +41,8 @@ fn openssl_echoes_lines_and_resumes_by_ticket() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let (first, second) = twice(&lab, version);
         assert!(printed(&first, "New", version), "{version:?}: {first}");
@@ -60,7 +60,7 @@ fn without_tickets_every_handshake_is_full() {
     if !have("openssl") {
         return;
     }
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = Setup::new(backend.addr).flags("--tickets off").start();
     for version in BOTH {
         let (first, second) = twice(&lab, version);
@@ -76,8 +76,8 @@ fn without_tickets_every_handshake_is_full() {
 
 #[test]
 fn rustls_resumes_and_the_data_arrives() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for version in BOTH {
         let client = plain(version);
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
@@ -95,7 +95,7 @@ fn rustls_resumes_and_the_data_arrives() {
 
 #[test]
 fn tickets_are_switched_off_and_on_while_it_runs() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("offramp.toml");
     let switch = |to: &str| std::fs::write(&path, format!("tickets = \"{to}\"\n")).expect("written");
@@ -124,7 +124,7 @@ fn tickets_are_switched_off_and_on_while_it_runs() {
 /// The keys are those of the file and nobody makes up others: it is served without tickets, and said.
 #[test]
 fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("ticket.keys");
     for times in ["2001-01-01T00:00:00Z 2001-01-02T00:00:00Z", "9001-01-01T00:00:00Z 9001-01-02T00:00:00Z"] {
@@ -150,7 +150,7 @@ fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
 /// A file that cannot be used is named, and whoever has a ticket does not notice.
 #[test]
 fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("ticket.keys");
     let write = |content: &[u8], mode: u32| {

@@ -2,20 +2,20 @@
 
 use std::net::TcpStream;
 
-use crate::backend::{Backend, Manner};
-use crate::dice::{Dice, Noise};
-use crate::lab::{Lab, Setup};
+use crate::backend::{Backend, BackendBehavior};
+use crate::dice::{Noise, Rng};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::eventually;
 
 /// The drain has begun when nobody is listening any more.
-fn draining(lab: &Lab) {
+fn draining(lab: &TestServer) {
     eventually("new connections are refused", || TcpStream::connect(lab.addr).is_err());
 }
 
 #[test]
 fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
-    let backend = Backend::start(Manner::EchoCut(5));
+    let backend = Backend::start(BackendBehavior::EchoCut(5));
     let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
     let mut peers: Vec<Peer> = BOTH.iter().map(|&version| Peer::open(lab.addr, &plain(version))).collect();
     peers.iter_mut().for_each(|peer| peer.ping(b"the first part"));
@@ -23,10 +23,7 @@ fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
     draining(&lab);
     for (peer, seed) in peers.iter_mut().zip(50..) {
         let data = Noise::bytes(seed, 500_000);
-        assert!(
-            peer.exchange(&data, &mut Dice::new(seed)) == data,
-            "seed {seed}: the transfer was disturbed"
-        );
+        assert!(peer.exchange(&data, &mut Rng::new(seed)) == data, "seed {seed}: the transfer was disturbed");
     }
     for mut peer in peers {
         peer.close_notify();
@@ -38,8 +35,8 @@ fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
 
 #[test]
 fn sigint_drains_as_well() {
-    let backend = Backend::start(Manner::Echo);
-    let mut lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let mut lab = TestServer::start(backend.addr);
     Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"served");
     lab.settled();
     crate::tools::signal(lab.pid(), "INT");
@@ -49,7 +46,7 @@ fn sigint_drains_as_well() {
 
 #[test]
 fn a_second_sigterm_ends_at_once() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     // Longer than this test's patience: only the second signal can end it in time.
     let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
@@ -65,7 +62,7 @@ fn a_second_sigterm_ends_at_once() {
 
 #[test]
 fn a_drain_that_takes_too_long_is_cut_short() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let mut lab = Setup::new(backend.addr).flags("--drain-timeout 1s").start();
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     peer.ping(b"held");

@@ -6,10 +6,10 @@ use std::time::Duration;
 use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::dice::Noise;
 use crate::identity::NAME;
-use crate::lab::Lab;
+use crate::lab::TestServer;
 use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::{PATIENCE, in_guest};
 
@@ -17,7 +17,7 @@ use crate::tools::{PATIENCE, in_guest};
 const RECEIVE_BUFFER: usize = 4096;
 
 /// A handshaken client whose socket takes little at a time.
-fn narrow(lab: &Lab, version: Version) -> Peer {
+fn narrow(lab: &TestServer, version: Version) -> Peer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(RECEIVE_BUFFER).expect("a socket option");
     socket.connect(&lab.addr.into()).expect("the server accepts");
@@ -67,8 +67,8 @@ fn a_slow_reader_gets_the_whole_stream_and_its_end() {
     let rounds = if in_guest() { 12 } else { 2 };
     for version in BOTH {
         for seed in 0..rounds {
-            let backend = Backend::start(Manner::Source { seed, bytes: BYTES });
-            let lab = Lab::start(backend.addr);
+            let backend = Backend::start(BackendBehavior::Source { seed, bytes: BYTES });
+            let lab = TestServer::start(backend.addr);
             let mut peer = narrow(&lab, version);
             let (data, end) = trickle(&mut peer);
             let count = data.len();

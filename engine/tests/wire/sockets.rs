@@ -11,9 +11,9 @@ use std::process::Command;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::NAME;
-use crate::lab::{Lab, Setup};
+use crate::lab::{Setup, TestServer};
 use crate::peer::{BOTH, End, Peer, Version, plain};
 use crate::tools::{in_guest, scratch, skip, text};
 
@@ -59,7 +59,7 @@ fn self_connect_is_backend_refused() {
         return;
     }
     const DEAD: u16 = 40_032;
-    let lab = Lab::start(format!("127.0.0.1:{DEAD}"));
+    let lab = TestServer::start(format!("127.0.0.1:{DEAD}"));
     let range = fs::read_to_string(PORT_RANGE).expect("/proc is mounted");
     for version in BOTH {
         let before = lab.metrics();
@@ -89,7 +89,7 @@ fn both_wildcards_serve_on_one_port() {
     if !is_alone("both_wildcards_serve_on_one_port", &[]) {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), scratch());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let listener = |ip| format!("[[listener]]\nlisten = \"{ip}:8443\"\nbackend = \"{}\"\n", backend.addr);
     let path = files.path().join("offramp.toml");
     let start = |listeners: String| {
@@ -126,7 +126,7 @@ fn backend_at_an_abstract_name_is_reached() {
             }
         }
     });
-    let lab = Lab::start(format!("unix:@{name}"));
+    let lab = TestServer::start(format!("unix:@{name}"));
     assert!(lab.ready.contains(&format!("backend unix:@{name}")), "{}", lab.ready);
     let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
     peer.ping(b"through a name");
@@ -135,7 +135,7 @@ fn backend_at_an_abstract_name_is_reached() {
     assert_eq!(lab.settled().faults().len(), 0);
     lab.stop();
     // Nobody has that name: the same fault as for a path.
-    let lab = Lab::start(format!("unix:@{name}-nobody"));
+    let lab = TestServer::start(format!("unix:@{name}-nobody"));
     let before = lab.metrics();
     let _ = Peer::open(lab.addr, &plain(Version::Tls13)).rest();
     assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::{Identity, NAME};
-use crate::lab::{Lab, Setup, refused};
+use crate::lab::{Setup, TestServer, refused};
 use crate::peer::s_client;
 use crate::tools::{eventually, have, scratch, text};
 
@@ -52,13 +52,13 @@ fn configured(directory: &Path) -> PathBuf {
     path
 }
 
-fn start(backend: &Backend, directory: &Path) -> Lab {
+fn start(backend: &Backend, directory: &Path) -> TestServer {
     let flags = format!("--config {}", configured(directory).display());
     Setup::new(backend.addr).identities(&[]).flags(&flags).start()
 }
 
 /// Whether a client that asks gets a response, in both versions alike.
-fn is_stapled(lab: &Lab, directory: &Path) -> bool {
+fn is_stapled(lab: &TestServer, directory: &Path) -> bool {
     let trust = directory.join("ca.crt").display().to_string();
     let [one, other] = ["-tls1_2", "-tls1_3"].map(|version| {
         let words = format!("{version} -servername {NAME} -status");
@@ -78,7 +78,7 @@ fn an_ocsp_response_is_stapled_for_clients_that_ask() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), directory());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), directory());
     answer(files.path(), "it", "-ndays 7");
     let lab = start(&backend, files.path());
     assert!(is_stapled(&lab, files.path()));
@@ -98,7 +98,7 @@ fn an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), directory());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), directory());
     let response = files.path().join("response.der");
     std::fs::write(&response, UNAUTHORIZED).expect("the file can be written");
     let lab = start(&backend, files.path());
@@ -127,7 +127,7 @@ fn an_ocsp_response_that_runs_out_is_stapled_no_more() {
     if !have("openssl") {
         return;
     }
-    let (backend, files) = (Backend::start(Manner::Echo), directory());
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), directory());
     answer(files.path(), "it", "-nmin 1");
     let unix_now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs();
     let end = unix_now() + 10;

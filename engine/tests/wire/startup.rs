@@ -8,9 +8,9 @@ use std::thread;
 
 use offramp::sys::affinity;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::identity::Identity;
-use crate::lab::{Lab, Refusal, Setup, identity_flags, probed_rekey, refused};
+use crate::lab::{Refusal, Setup, TestServer, identity_flags, probed_rekey, refused};
 use crate::peer::{BOTH, Peer, plain};
 use crate::tools::{eventually, have, in_guest, scratch, text};
 
@@ -102,8 +102,8 @@ fn a_port_in_use_is_refused_and_its_owner_undisturbed() {
 
 #[test]
 fn the_ready_line_is_true() {
-    let backend = Backend::start(Manner::Echo);
-    let lab = Lab::start(backend.addr);
+    let backend = Backend::start(BackendBehavior::Echo);
+    let lab = TestServer::start(backend.addr);
     for part in [&format!("backend {}", backend.addr), "1 worker", "records tx:", "rx:"] {
         assert!(lab.ready.contains(part), "no {part:?} in {:?}", lab.ready);
     }
@@ -145,7 +145,7 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 /// The CPUs that each worker may run on, as the kernel lists them.
-fn cpus_of_workers(lab: &Lab) -> Vec<String> {
+fn cpus_of_workers(lab: &TestServer) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("the server runs");
     let read = |task: &std::fs::DirEntry, name: &str| {
         std::fs::read_to_string(task.path().join(name)).expect("a worker lasts as long as the server")
@@ -161,7 +161,7 @@ fn cpus_of_workers(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let lab = |pin: &str| Setup::new(backend.addr).flags(&format!("--pin-workers {pin}")).start();
     let (pinned, free) = ([lab("on"), lab("incoming-cpu")], lab("off"));
     let allowed = affinity::allowed().expect("the kernel tells");
@@ -171,13 +171,13 @@ fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
     if allowed.len() > 1 {
         assert_ne!(cpus_of_workers(&free), [allowed[0].to_string()]);
     }
-    pinned.into_iter().chain([free]).for_each(Lab::stop);
+    pinned.into_iter().chain([free]).for_each(TestServer::stop);
 }
 
 #[test]
 fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_for() {
     let allowed = affinity::allowed().expect("the kernel tells");
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     for (worker, &cpu) in allowed.iter().take(2).enumerate() {
         let lab = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
         let (before, addr) = (lab.metrics(), lab.addr);

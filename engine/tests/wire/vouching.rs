@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, BackendBehavior};
 use crate::peer::{BOTH, Version};
 use crate::peers::{Client, authority, goes_on, lab, refused};
 use crate::tools::{eventually, scratch};
@@ -25,7 +25,7 @@ fn both(client: &Client) -> [(Version, Arc<ClientConfig>); 2] {
 
 #[test]
 fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
     let (lab, _files) =
@@ -57,7 +57,7 @@ fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
 #[test]
 fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() {
     const IN_FORCE: &str = "listeners and timeouts in force";
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
     let (_, other) = authority(files.path(), "other.pem");
@@ -88,7 +88,7 @@ fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() 
 /// the hash.
 #[test]
 fn a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, _) = authority(files.path(), "ca.pem");
     let expired = Client::issued_by(&issuer, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -115,7 +115,7 @@ fn a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority()
 
 #[test]
 fn fingerprints_of_several_hashes_hold_side_by_side() {
-    let backend = Backend::start(Manner::Echo);
+    let backend = Backend::start(BackendBehavior::Echo);
     let clients = [256, 384, 512].map(|bits| (bits, Client::self_signed()));
     let told = clients.each_ref().map(|(bits, client)| format!("\"{}\"", client.fingerprint_of(*bits)));
     let (lab, _files) =

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 mod peers;
 mod timeouts;
 
-pub use peers::{ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, UnknownName, Voucher};
+pub use peers::{
+    ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
+};
 pub use timeouts::Timeouts;
 
 /// A certificate chain and its private key, both PEM files.

@@ -99,7 +99,7 @@ impl fmt::Debug for Fingerprint {
 
 /// Who vouches for the peer's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Voucher {
+pub enum TrustAnchor {
     /// Nobody is asked.
     #[default]
     Nobody,
@@ -115,7 +115,7 @@ pub struct PeerRules {
     /// Whether clients are asked for a certificate.
     pub auth: ClientAuth,
     /// Who vouches for it.
-    pub voucher: Voucher,
+    pub trust_anchor: TrustAnchor,
 }
 
 /// What becomes of a client that asks for a name (RFC 6066 §3) that no identity has.
@@ -194,8 +194,8 @@ pub struct Originate {
     /// The name that it is asked for (RFC 6066 §3), and that its certificate must have where authorities
     /// vouch for it; [`is_server_name`](crate::tls::is_server_name) says whether it can be one.
     pub server_name: String,
-    /// Who vouches for its certificate; not [`Voucher::Nobody`].
-    pub trust: Voucher,
+    /// Who vouches for its certificate; not [`TrustAnchor::Nobody`].
+    pub trust: TrustAnchor,
 }
 
 impl Originate {

@@ -132,7 +132,7 @@ pub enum Milestone {
         /// Which.
         direction: Direction,
         /// By whom.
-        by: Carriage,
+        by: RecordPath,
     },
     /// Records of the peer's that are not application data.
     Received {
@@ -176,7 +176,7 @@ impl ControlKind {
 
 /// Who carries the records of a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carriage {
+pub enum RecordPath {
     /// The kernel.
     Kernel,
     /// Userspace, as it was to be.

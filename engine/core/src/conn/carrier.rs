@@ -1,7 +1,7 @@
 //! Who carries the records of each direction, with what it needs for that; and which ciphers the kernel may
 //! be offered.
 
-use super::action::Carriage;
+use super::action::RecordPath;
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::Buf;
@@ -114,7 +114,7 @@ pub(super) enum LegEnd {
 pub(super) struct TlsEnd {
     /// What came whole and authentic from the other side, as it is sent: sealed, or for the kernel to seal.
     pub(super) delivery: Option<Buf>,
-    pub(super) farewell: Farewell,
+    pub(super) farewell: LastRecord,
     /// What is sealed may not be with TCP yet.
     pub(super) flush: Flush,
     /// What the peer sent may lie in the socket and not be received: then the close is a reset.
@@ -154,7 +154,7 @@ pub(super) enum Flush {
 
 /// The last record to the peer.
 #[derive(Debug)]
-pub(super) enum Farewell {
+pub(super) enum LastRecord {
     /// None is due, or none can be sent any more.
     Silent,
     /// It was sent, or is being sent: our close_notify.
@@ -167,12 +167,12 @@ pub(super) enum Farewell {
 
 impl TlsEnd {
     /// With this to be sent, or nothing.
-    pub(super) fn saying(farewell: Farewell) -> Self {
+    pub(super) fn saying(farewell: LastRecord) -> Self {
         Self { delivery: None, farewell, flush: Flush::Needless, is_deaf: false }
     }
 }
 
-impl Carriage {
+impl RecordPath {
     /// Userspace, by intention or because the kernel refused.
     pub(super) fn userspace(refused: Option<i32>) -> Self {
         refused.map_or(Self::Userspace, |errno| Self::Fallback { errno })

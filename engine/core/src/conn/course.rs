@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::accept::Accept;
 use super::action::{Action, Evidence, Milestone, Outbox, Report};
 use super::busy::Busy;
-use super::carrier::{Ended, Farewell, LegEnd, PlainEnd, TlsEnd};
+use super::carrier::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
 use super::connect::Connect;
 use super::event::{Event, Leg, Operation};
 use super::fault::{Blame, Fault};
@@ -407,6 +407,6 @@ impl Course {
 
 impl From<Failure> for LegEnd {
     fn from(failure: Failure) -> Self {
-        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(Farewell::Bytes(alert))))
+        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(LastRecord::Bytes(alert))))
     }
 }

@@ -109,7 +109,7 @@ faults! {
     /// FIN without close_notify: the stream may have been cut by anyone.
     Truncated = "truncated", Tls, Info, None;
     /// The client reset the connection or cannot be reached any more.
-    ClientReset = "client_reset", Tls, Info, None;
+    TlsPeerReset = "tls_peer_reset", Tls, Info, None;
     /// The kernel reports an error on the TLS leg that has no name here.
     TlsLegFailed = "tls_leg_failed", Tls, Warn, None;
     /// The far leg was not open in time.
@@ -123,7 +123,7 @@ faults! {
     /// No local port is left for the far leg: widen net.ipv4.ip_local_port_range.
     NoLocalPort = "no_local_port", Plain, Warn, Some(alert::INTERNAL_ERROR);
     /// The backend reset the connection.
-    BackendReset = "backend_reset", Plain, Info, Some(alert::INTERNAL_ERROR);
+    PlainPeerReset = "plain_peer_reset", Plain, Info, Some(alert::INTERNAL_ERROR);
     /// No byte moved in either direction for the idle time.
     IdleTimeout = "idle_timeout", Nobody, Debug, Some(alert::CLOSE_NOTIFY);
     /// Still open when the drain was over.

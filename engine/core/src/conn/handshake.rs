@@ -8,7 +8,7 @@ use crate::buf::Buf;
 use crate::tls::cipher::Sealer;
 use crate::tls::record::RecordType;
 use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
-use crate::tls::{PeerRefusal, Terms};
+use crate::tls::{PeerRefusal, TlsPolicy};
 
 const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
 
@@ -65,7 +65,7 @@ impl Failure {
 
 impl Handshake {
     /// Begins with the client's first bytes; in the client's role with none.
-    pub(super) fn begin(terms: &Terms, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
+    pub(super) fn begin(terms: &TlsPolicy, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
         let session = match Session::begin(terms) {
             Ok(session) => session,
             Err(refusal) => {

@@ -8,7 +8,7 @@
 //! direction that the kernel does not take stays in userspace, and nothing is lost.
 
 use super::Next;
-use super::action::{Action, Carriage, Milestone, Outbox};
+use super::action::{Action, Milestone, Outbox, RecordPath};
 use super::carrier::{Carried, Count, Offer, Receiver, Transmitter};
 use super::event::{Event, Leg};
 use super::fault::Fault;
@@ -35,11 +35,11 @@ pub(super) struct Offload {
 #[derive(Debug)]
 struct Side<C> {
     userspace: C,
-    fate: Fate,
+    fate: HandoverState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum HandoverState {
     /// To be offered to the kernel now.
     Wanted,
     /// To be offered by the relay, at a record boundary.
@@ -58,9 +58,11 @@ impl Offload {
         let Handshaken { established, incoming } = handshaken;
         let Established { cipher, tx, rx, rekey, .. } = established;
         let fate = |ciphers: CipherSet, wanted| {
-            if ciphers.contains(cipher) { wanted } else { Fate::Userspace { refused: None } }
+            if ciphers.contains(cipher) { wanted } else { HandoverState::Userspace { refused: None } }
         };
-        let when = |is_aligned| if offer.after_bytes == 0 && is_aligned { Fate::Wanted } else { Fate::Later };
+        let when = |is_aligned| {
+            if offer.after_bytes == 0 && is_aligned { HandoverState::Wanted } else { HandoverState::Later }
+        };
         Self {
             leg,
             cipher,
@@ -76,7 +78,7 @@ impl Offload {
     pub(super) fn advance(&mut self, out: &mut Outbox) -> Next<()> {
         self.rx.offer(self.leg, Direction::Rx, |opener| opener.keys().clone(), out);
         self.tx.offer(self.leg, Direction::Tx, |sealer| sealer.keys().clone(), out);
-        if self.rx.fate == Fate::Offered || self.tx.fate == Fate::Offered {
+        if self.rx.fate == HandoverState::Offered || self.tx.fate == HandoverState::Offered {
             Next::Stay
         } else {
             Next::Advance(())
@@ -85,9 +87,9 @@ impl Offload {
 
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Next<()> {
         match event {
-            Event::Keyed { direction, .. } => self.settle(direction, Fate::Kernel),
+            Event::Keyed { direction, .. } => self.settle(direction, HandoverState::Kernel),
             Event::Refused { direction, errno, .. } => {
-                self.settle(direction, Fate::Userspace { refused: Some(errno) });
+                self.settle(direction, HandoverState::Userspace { refused: Some(errno) });
             }
             Event::Expired => return Next::End(Fault::HandshakeTimeout),
             Event::Drain { .. } => return Next::Stay,
@@ -100,21 +102,21 @@ impl Offload {
     pub(super) fn finish(self, out: &mut Outbox) -> Carried {
         for (direction, fate) in [(Direction::Tx, self.tx.fate), (Direction::Rx, self.rx.fate)] {
             let by = match fate {
-                Fate::Kernel => Carriage::Kernel,
-                Fate::Userspace { refused } => Carriage::userspace(refused),
+                HandoverState::Kernel => RecordPath::Kernel,
+                HandoverState::Userspace { refused } => RecordPath::userspace(refused),
                 // Not settled: the relay will say.
-                Fate::Later | Fate::Wanted | Fate::Offered => continue,
+                HandoverState::Later | HandoverState::Wanted | HandoverState::Offered => continue,
             };
             out.push(Action::Note(Milestone::Carried { direction, by }));
         }
-        let left = |fate| (fate == Fate::Later).then_some(self.after_bytes);
+        let left = |fate| (fate == HandoverState::Later).then_some(self.after_bytes);
         let (tx_left, rx_left) = (left(self.tx.fate), left(self.rx.fate));
         let tx = match self.tx.fate {
-            Fate::Kernel => Transmitter::Kernel(Count::from(self.tx.userspace.keys().sequence())),
+            HandoverState::Kernel => Transmitter::Kernel(Count::from(self.tx.userspace.keys().sequence())),
             _ => Transmitter::Userspace(self.tx.userspace),
         };
         let rx = match self.rx.fate {
-            Fate::Kernel => Receiver::Kernel(Count::from(self.rx.userspace.keys().sequence())),
+            HandoverState::Kernel => Receiver::Kernel(Count::from(self.rx.userspace.keys().sequence())),
             _ => Receiver::Userspace(self.rx.userspace),
         };
         let Self { cipher, rekey, partial, .. } = self;
@@ -132,7 +134,7 @@ impl Offload {
         self.leg
     }
 
-    fn settle(&mut self, direction: Direction, fate: Fate) {
+    fn settle(&mut self, direction: Direction, fate: HandoverState) {
         match direction {
             Direction::Tx => self.tx.fate = fate,
             Direction::Rx => self.rx.fate = fate,
@@ -142,8 +144,8 @@ impl Offload {
 
 impl<C> Side<C> {
     fn offer(&mut self, leg: Leg, direction: Direction, keys: impl Fn(&C) -> TrafficKeys, out: &mut Outbox) {
-        if self.fate == Fate::Wanted {
-            self.fate = Fate::Offered;
+        if self.fate == HandoverState::Wanted {
+            self.fate = HandoverState::Offered;
             out.push(Action::InstallKeys { leg, direction, keys: keys(&self.userspace) });
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::carrier::Offer;
 use super::event::Leg;
 use crate::config::Timeouts;
-use crate::tls::{Settings, Terms, TermsError, Tickets};
+use crate::tls::{Settings, Tickets, TlsPolicy, TlsPolicyError};
 
 /// The policy of a service: immutable, swapped whole. A connection keeps the one under which it began.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub enum Security {
     /// Not at all.
     Plain,
     /// By TLS under these terms.
-    Tls(Arc<Terms>),
+    Tls(Arc<TlsPolicy>),
 }
 
 /// The security of both legs.
@@ -63,18 +63,18 @@ impl Legs {
     /// resumed.
     ///
     /// # Errors
-    /// [`TermsError`].
+    /// [`TlsPolicyError`].
     pub fn load(
         near: Option<Settings<'_>>,
         far: Option<Settings<'_>>,
         tickets: Option<&Arc<Tickets>>,
         earlier: Option<&Self>,
-    ) -> Result<Self, TermsError> {
+    ) -> Result<Self, TlsPolicyError> {
         let load = |settings: Option<Settings<'_>>, earlier: Option<&Security>| match settings {
             None => Ok(Security::Plain),
             Some(settings) => {
                 let earlier = earlier.and_then(Security::terms).cloned();
-                Terms::reload(settings, tickets, earlier).map(Security::Tls)
+                TlsPolicy::reload(settings, tickets, earlier).map(Security::Tls)
             }
         };
         Ok(Self {
@@ -84,7 +84,7 @@ impl Legs {
     }
 
     /// The terms of the legs with TLS.
-    pub fn terms(&self) -> impl Iterator<Item = &Terms> {
+    pub fn terms(&self) -> impl Iterator<Item = &TlsPolicy> {
         [&self.near, &self.far].into_iter().filter_map(Security::terms).map(Arc::as_ref)
     }
 }
@@ -92,7 +92,7 @@ impl Legs {
 impl Security {
     /// The terms, if it is TLS.
     #[must_use]
-    pub fn terms(&self) -> Option<&Arc<Terms>> {
+    pub fn terms(&self) -> Option<&Arc<TlsPolicy>> {
         match self {
             Self::Plain => None,
             Self::Tls(terms) => Some(terms),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::RECEIVE_BYTES;
 use super::action::{Action, Outbox, Report};
 use super::busy::Busy;
-use super::carrier::{Delivery, Ended, Farewell, Flush, LegEnd, PlainEnd, TlsEnd};
+use super::carrier::{Delivery, Ended, Flush, LastRecord, LegEnd, PlainEnd, TlsEnd};
 use super::event::{Event, Leg, Operation};
 use super::fault::Fault;
 use crate::buf::Buf;
@@ -59,7 +59,7 @@ struct TlsEnding {
 #[derive(Debug)]
 enum Phase {
     /// This, and then the farewell, wait for what is being sent.
-    Waiting(Option<Buf>, Farewell),
+    Waiting(Option<Buf>, LastRecord),
     /// The farewell is being sent.
     Saying,
     /// FIN waits for what the kernel has sealed.
@@ -232,8 +232,8 @@ impl Ending {
             Self::Tls(TlsEnding { phase, .. }) => {
                 if let Phase::Waiting(delivery, farewell) = phase {
                     let last = match farewell {
-                        Farewell::Bytes(buf) | Farewell::Record(buf) => Some(buf),
-                        Farewell::Silent | Farewell::Said => None,
+                        LastRecord::Bytes(buf) | LastRecord::Record(buf) => Some(buf),
+                        LastRecord::Silent | LastRecord::Said => None,
                     };
                     [delivery, last].into_iter().flatten().for_each(|buf| out.bufs.give(buf));
                 }
@@ -282,7 +282,7 @@ impl TlsEnding {
     fn advance(&mut self, leg: Leg, busy: Busy, out: &mut Outbox) -> bool {
         match &mut self.phase {
             Phase::Settling => return false,
-            Phase::Waiting(None, Farewell::Silent) => return true,
+            Phase::Waiting(None, LastRecord::Silent) => return true,
             Phase::Waiting(..) | Phase::Saying if busy.is_sending(leg) => return false,
             Phase::Waiting(delivery @ Some(_), _) => {
                 if let Some(buf) = delivery.take() {
@@ -290,19 +290,19 @@ impl TlsEnding {
                 }
                 return false;
             }
-            Phase::Waiting(None, Farewell::Said) => self.finish(leg, out),
+            Phase::Waiting(None, LastRecord::Said) => self.finish(leg, out),
             Phase::Waiting(None, farewell) => {
-                match std::mem::replace(farewell, Farewell::Silent) {
-                    Farewell::Bytes(buf) if buf.is_empty() => {
+                match std::mem::replace(farewell, LastRecord::Silent) {
+                    LastRecord::Bytes(buf) if buf.is_empty() => {
                         out.bufs.give(buf);
                         return true;
                     }
-                    Farewell::Bytes(buf) => out.push(Action::Send { leg, buf }),
-                    Farewell::Record(buf) => {
+                    LastRecord::Bytes(buf) => out.push(Action::Send { leg, buf }),
+                    LastRecord::Record(buf) => {
                         let record_type = RecordType::Alert.number();
                         out.push(Action::SendRecord { leg, record_type, buf });
                     }
-                    Farewell::Silent | Farewell::Said => {}
+                    LastRecord::Silent | LastRecord::Said => {}
                 }
                 self.phase = Phase::Saying;
                 return false;

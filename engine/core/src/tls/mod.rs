@@ -53,7 +53,7 @@ use tickets::ListenerTickets;
 /// used.
 const TLS13_TICKETS: usize = 1;
 
-/// What [`Terms`] are made from: what a listener says of TLS.
+/// What [`TlsPolicy`] are made from: what a listener says of TLS.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// Which role it has.
@@ -81,7 +81,7 @@ pub enum TlsRole<'a> {
 
 /// Everything that a handshake needs to know; immutable, shared by all workers, swapped whole on reload.
 #[derive(Debug)]
-pub struct Terms {
+pub struct TlsPolicy {
     role: Role,
     findings: Findings,
 }
@@ -94,7 +94,7 @@ enum Role {
 
 /// Why the terms could not be made; the text names the file, what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum TermsError {
+pub enum TlsPolicyError {
     /// The server cannot be asked for by this name.
     #[error("server_name = {0:?} is refused: allowed is {allowed}", allowed = Originate::ALLOWED_NAME)]
     ServerName(String),
@@ -112,25 +112,25 @@ pub enum TermsError {
     Profile(String),
 }
 
-impl Terms {
+impl TlsPolicy {
     /// Reads and checks what the settings name, in the role that they say. Without `tickets` a server has
     /// none.
     ///
     /// # Errors
-    /// [`TermsError`].
-    pub fn load(settings: Settings<'_>, tickets: Option<&Arc<Tickets>>) -> Result<Self, TermsError> {
+    /// [`TlsPolicyError`].
+    pub fn load(settings: Settings<'_>, tickets: Option<&Arc<Tickets>>) -> Result<Self, TlsPolicyError> {
         Self::load_from(&Sources::system(), settings, tickets)
     }
 
     /// The same from other sources.
     ///
     /// # Errors
-    /// [`TermsError`].
+    /// [`TlsPolicyError`].
     pub fn load_from(
         sources: &Sources,
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
-    ) -> Result<Self, TermsError> {
+    ) -> Result<Self, TlsPolicyError> {
         match settings.role {
             TlsRole::Server => Self::terminate(sources, settings, tickets.filter(|_| settings.tickets)),
             TlsRole::Client(rules) => {
@@ -149,10 +149,10 @@ impl Terms {
         sources: &Sources,
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
-    ) -> Result<Self, TermsError> {
+    ) -> Result<Self, TlsPolicyError> {
         let Settings { identities, peers, alpn, unknown_name, .. } = settings;
         if identities.is_empty() {
-            return Err(TermsError::NoIdentity);
+            return Err(TlsPolicyError::NoIdentity);
         }
         let mut findings = Findings::default();
         let identities =
@@ -163,7 +163,7 @@ impl Terms {
         let class = peers.class().known_by(&identities.known_by());
         let versions = ServerConfig::builder_with_details(provider, time)
             .with_protocol_versions(profile::VERSIONS)
-            .map_err(|e| TermsError::Profile(e.to_string()))?;
+            .map_err(|e| TlsPolicyError::Profile(e.to_string()))?;
         let mut server = match peers.verifier() {
             None => versions.with_no_client_auth(),
             Some(verifier) => versions.with_client_cert_verifier(verifier),
@@ -202,12 +202,12 @@ impl Terms {
     /// changed of what they were made of, and with them the sessions that may be resumed.
     ///
     /// # Errors
-    /// [`TermsError`].
+    /// [`TlsPolicyError`].
     pub fn reload(
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
         earlier: Option<Arc<Self>>,
-    ) -> Result<Arc<Self>, TermsError> {
+    ) -> Result<Arc<Self>, TlsPolicyError> {
         let read = Self::load(settings, tickets)?;
         Ok(earlier.filter(|earlier| earlier.is_the_same(&read)).unwrap_or_else(|| Arc::new(read)))
     }
@@ -246,8 +246,9 @@ impl Terms {
     }
 }
 
-/// What is wrong with the certificates of all these listeners at this time ([`Terms::warnings`]), each once.
-pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a Terms>, now: UnixSeconds) -> Vec<String> {
+/// What is wrong with the certificates of all these listeners at this time, each line once: see
+/// [`TlsPolicy::warnings`].
+pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a TlsPolicy>, now: UnixSeconds) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for warning in terms.into_iter().flat_map(|terms| terms.warnings(now)) {
         if !all.contains(&warning) {

@@ -16,8 +16,8 @@ use super::identity::Identities;
 use super::peer::{AnyCertificate, PeerRefusal, authorities, check_key, is_told};
 use super::sessions::ClientSessions;
 use super::signatures::handshake_signatures;
-use super::{Sources, TermsError, Tickets, profile};
-use crate::config::{Fingerprint, IdentityFiles, Originate, UnknownName, Voucher};
+use super::{Sources, Tickets, TlsPolicyError, profile};
+use crate::config::{Fingerprint, IdentityFiles, Originate, TrustAnchor, UnknownName};
 
 /// All that a handshake in the client's role needs to know.
 pub(super) struct Origination {
@@ -45,7 +45,7 @@ impl Origination {
         tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
         findings: &mut Findings,
-    ) -> Result<Self, TermsError> {
+    ) -> Result<Self, TlsPolicyError> {
         Self::load_for(sources, profile::VERSIONS, rules, identities, tickets, alpn, findings)
     }
 
@@ -57,15 +57,15 @@ impl Origination {
         tickets: Option<&Arc<Tickets>>,
         alpn: Vec<Vec<u8>>,
         findings: &mut Findings,
-    ) -> Result<Self, TermsError> {
+    ) -> Result<Self, TlsPolicyError> {
         let mut made_of = MadeOf::default();
         made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
         let Sources { provider, time, .. } = sources.clone();
         let name = ServerName::try_from(rules.server_name.clone())
-            .map_err(|_| TermsError::ServerName(rules.server_name.clone()))?;
+            .map_err(|_| TlsPolicyError::ServerName(rules.server_name.clone()))?;
         let trust = match &rules.trust {
-            Voucher::Authorities(file) => {
+            TrustAnchor::Authorities(file) => {
                 let authorities = authorities(file)?;
                 made_of.add(&authorities);
                 let algorithms = provider.signature_verification_algorithms;
@@ -73,12 +73,14 @@ impl Origination {
                     Authorities::load(file, authorities, Purpose::Servers, algorithms, findings)?;
                 Trust::Authorities(Arc::new(authorities))
             }
-            Voucher::Fingerprints(told) => {
+            TrustAnchor::Fingerprints(told) => {
                 let texts: Vec<String> = told.iter().map(ToString::to_string).collect();
                 made_of.add(&texts);
                 Trust::Fingerprints(told.clone())
             }
-            Voucher::Nobody => return Err(TermsError::Profile("nobody vouches for the server".to_owned())),
+            TrustAnchor::Nobody => {
+                return Err(TlsPolicyError::Profile("nobody vouches for the server".to_owned()));
+            }
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
             Trust::Authorities(authorities) => Arc::clone(authorities) as _,
@@ -89,7 +91,7 @@ impl Origination {
         };
         let builder = ClientConfig::builder_with_details(provider, time)
             .with_protocol_versions(versions)
-            .map_err(|error| TermsError::Profile(error.to_string()))?
+            .map_err(|error| TlsPolicyError::Profile(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut config = if identities.is_empty() {

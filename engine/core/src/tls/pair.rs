@@ -9,10 +9,10 @@ use rcgen::{CertificateParams, KeyPair};
 use super::cipher::Opener;
 use super::record::Header;
 use super::session::{Established, Progress, Session};
-use super::{PeerRefusal, Settings, Terms, Tickets, TlsRole};
+use super::{PeerRefusal, Settings, Tickets, TlsPolicy, TlsRole};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
-    Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, UnknownName, Voucher,
+    Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
 };
 
 /// Of a handshake message (RFC 8446 §4).
@@ -50,19 +50,20 @@ fn listener(identities: Vec<IdentityFiles>, mode: Mode) -> Rules {
     Rules { identities, mode, peers: PeerRules::default() }
 }
 
-fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> Terms {
-    Terms::load(listener(vec![identity.clone()], Mode::Terminate).tls(), Some(tickets)).expect("good files")
+fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> TlsPolicy {
+    TlsPolicy::load(listener(vec![identity.clone()], Mode::Terminate).tls(), Some(tickets))
+        .expect("good files")
 }
 
 /// The client's role, for servers with one of these fingerprints.
 fn originate(told: &[Fingerprint]) -> Mode {
-    let trust = Voucher::Fingerprints(told.to_vec());
+    let trust = TrustAnchor::Fingerprints(told.to_vec());
     Mode::Originate(Originate { server_name: "a.example".to_owned(), trust })
 }
 
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
 /// 1.3, which come behind, it takes if the server is one that holds.
-fn shake(client: &Terms, server: &Terms) -> (bool, Result<(), PeerRefusal>) {
+fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<(), PeerRefusal>) {
     let begin = |terms| Session::begin(terms).expect("a session");
     let (mut client, mut server) = (begin(client), begin(server));
     let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
@@ -123,8 +124,8 @@ mod tests {
         let tickets = Arc::new(Tickets::generate(3600, 0).expect("randomness"));
         let told = [old_told, renewed_told, other_told, nameless_told, stranger_told];
         let resumes = |from: &IdentityFiles, to: &IdentityFiles| {
-            let client =
-                Terms::load(listener(Vec::new(), originate(&told)).tls(), Some(&tickets)).expect("no files");
+            let client = TlsPolicy::load(listener(Vec::new(), originate(&told)).tls(), Some(&tickets))
+                .expect("no files");
             assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(())));
             let (resumed, peer) = shake(&client, &server(to, &tickets));
             assert_eq!(peer, Ok(()));
@@ -144,8 +145,8 @@ mod tests {
 
     /// A client of one version and a server, each with keys and a clock of its own.
     struct Two {
-        client: Terms,
-        server: Terms,
+        client: TlsPolicy,
+        server: TlsPolicy,
         client_tickets: Arc<Tickets>,
     }
 
@@ -167,7 +168,7 @@ mod tests {
             );
             let role = Role::Originate(Arc::new(origination.expect("no files")));
             Self {
-                client: Terms { role, findings },
+                client: TlsPolicy { role, findings },
                 server: super::server(server, &tickets(1000)),
                 client_tickets,
             }
@@ -232,7 +233,7 @@ mod tests {
         let server = server(&files, &tickets);
         let rules = |told: &[Fingerprint]| listener(vec![own.clone()], originate(told));
         let reload = |told: &[Fingerprint], earlier| {
-            Terms::reload(rules(told).tls(), Some(&tickets), earlier).expect("good files")
+            TlsPolicy::reload(rules(told).tls(), Some(&tickets), earlier).expect("good files")
         };
         let first = reload(from_ref(&told), None);
         assert_eq!(shake(&first, &server), (false, Ok(())));

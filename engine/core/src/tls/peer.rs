@@ -28,8 +28,8 @@ use super::certificate::has_key_of_the_profile;
 use super::evidence;
 use super::findings::Findings;
 use super::signatures::handshake_signatures;
-use super::tickets::AuthenticationClass;
-use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, Voucher};
+use super::tickets::TicketScope;
+use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, TrustAnchor};
 use crate::files;
 use crate::files::pem::{self, PemError};
 
@@ -65,8 +65,8 @@ pub enum PeerRefusal {
 /// The rules of a listener, ready for use.
 pub(super) struct Peers {
     auth: ClientAuth,
-    voucher: Vouching,
-    class: AuthenticationClass,
+    trust_anchor: Vouching,
+    class: TicketScope,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -88,22 +88,22 @@ impl Peers {
     ) -> Result<Self, PeerError> {
         let algorithms = provider.signature_verification_algorithms;
         let mut made_of = vec![rules.auth as u8];
-        let voucher = match (&rules.voucher, rules.auth) {
-            (_, ClientAuth::None) | (Voucher::Nobody, _) => Vouching::Nobody,
-            (Voucher::Authorities(file), _) => {
+        let trust_anchor = match (&rules.trust_anchor, rules.auth) {
+            (_, ClientAuth::None) | (TrustAnchor::Nobody, _) => Vouching::Nobody,
+            (TrustAnchor::Authorities(file), _) => {
                 let authorities = authorities(file)?;
                 authorities.iter().for_each(|authority| made_of.extend_from_slice(authority));
                 let authorities =
                     Authorities::load(file, authorities, Purpose::Clients, algorithms, findings)?;
                 Vouching::Authorities(Arc::new(authorities))
             }
-            (Voucher::Fingerprints(told), _) => {
+            (TrustAnchor::Fingerprints(told), _) => {
                 // Which ones is judged after every handshake: a session outlives a change of the list.
                 made_of.push(1);
                 Vouching::Fingerprints(told.clone())
             }
         };
-        let verifier = match &voucher {
+        let verifier = match &trust_anchor {
             Vouching::Nobody => None,
             Vouching::Authorities(authorities) => {
                 Some(Arc::clone(authorities) as Arc<dyn ClientCertVerifier>)
@@ -112,11 +112,11 @@ impl Peers {
         };
         let mut class = [0; 16];
         class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..16]);
-        Ok(Self { auth: rules.auth, voucher, class: AuthenticationClass(class), verifier })
+        Ok(Self { auth: rules.auth, trust_anchor, class: TicketScope(class), verifier })
     }
 
     /// Under what sessions of this listener are made.
-    pub(super) fn class(&self) -> AuthenticationClass {
+    pub(super) fn class(&self) -> TicketScope {
         self.class
     }
 
@@ -136,7 +136,7 @@ impl Peers {
             let must = self.auth == ClientAuth::Require;
             return if must { Err(PeerRefusal::Missing) } else { Ok(()) };
         };
-        let holds = match &self.voucher {
+        let holds = match &self.trust_anchor {
             Vouching::Nobody => true,
             Vouching::Fingerprints(told) => is_told(told, own),
             // In a full handshake rustls has just asked.
@@ -285,8 +285,8 @@ mod tests {
         Fingerprint { hash: FingerprintHash::Sha384, digest }
     }
 
-    fn peers(auth: ClientAuth, voucher: Voucher) -> Peers {
-        Peers::load(&PeerRules { auth, voucher }, &profile::provider(), &mut Findings::default())
+    fn peers(auth: ClientAuth, trust_anchor: TrustAnchor) -> Peers {
+        Peers::load(&PeerRules { auth, trust_anchor }, &profile::provider(), &mut Findings::default())
             .expect("nothing to read")
     }
 
@@ -325,8 +325,10 @@ mod tests {
         let file = dir.path().join("ca.pem");
         std::fs::write(&file, made().pem()).expect("writes");
         let listed = profile::provider().signature_verification_algorithms.supported_schemes();
-        for voucher in [Voucher::Authorities(file), Voucher::Fingerprints(vec![told(&certificate())])] {
-            let verifier = peers(ClientAuth::Require, voucher).verifier().expect("one is asked");
+        for trust_anchor in
+            [TrustAnchor::Authorities(file), TrustAnchor::Fingerprints(vec![told(&certificate())])]
+        {
+            let verifier = peers(ClientAuth::Require, trust_anchor).verifier().expect("one is asked");
             assert_eq!(verifier.supported_verify_schemes(), listed);
         }
     }
@@ -335,7 +337,7 @@ mod tests {
     fn a_fingerprint_that_was_told_holds_and_no_other() {
         let (ours, other) = (certificate(), certificate());
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
-        let rules = Voucher::Fingerprints(vec![told(&certificate()), told(&ours)]);
+        let rules = TrustAnchor::Fingerprints(vec![told(&certificate()), told(&ours)]);
         for (auth, missing) in
             [(ClientAuth::Require, Err(PeerRefusal::Missing)), (ClientAuth::Request, Ok(()))]
         {
@@ -357,12 +359,12 @@ mod tests {
         let authority = |name: &str| {
             let file = dir.path().join(name);
             std::fs::write(&file, made().pem()).expect("writes");
-            Voucher::Authorities(file)
+            TrustAnchor::Authorities(file)
         };
-        let listed = |count: usize| Voucher::Fingerprints(vec![told(&certificate()); count]);
-        let class = |auth, voucher| peers(auth, voucher).class();
+        let listed = |count: usize| TrustAnchor::Fingerprints(vec![told(&certificate()); count]);
+        let class = |auth, trust_anchor| peers(auth, trust_anchor).class();
         let all = [
-            class(ClientAuth::None, Voucher::Nobody),
+            class(ClientAuth::None, TrustAnchor::Nobody),
             class(ClientAuth::Request, listed(1)),
             class(ClientAuth::Require, listed(1)),
             class(ClientAuth::Require, authority("a.pem")),
@@ -380,7 +382,7 @@ mod tests {
         let load = |content: &str| {
             let file = dir.path().join("ca.pem");
             std::fs::write(&file, content).expect("writes");
-            let rules = PeerRules { auth: ClientAuth::Require, voucher: Voucher::Authorities(file) };
+            let rules = PeerRules { auth: ClientAuth::Require, trust_anchor: TrustAnchor::Authorities(file) };
             let peers = Peers::load(&rules, &profile::provider(), &mut Findings::default());
             peers.map(|_| ()).map_err(|error| error.to_string())
         };

@@ -5,8 +5,8 @@
 //!
 //! One profile, whatever the access network (A2): none of this is configurable. rustls itself has no
 //! compression but null (B12a), no renegotiation (A6c) and no PSK but resumption (A9); what else it leaves
-//! open is closed in [`Terms::load`](super::Terms::load). DTLS, which is to have the same list (A8), is not
-//! there yet.
+//! open is closed in [`TlsPolicy::load`](super::TlsPolicy::load). DTLS, which is to have
+//! the same list (A8), is not there yet.
 
 use std::sync::Arc;
 

@@ -23,8 +23,8 @@ use super::record::{HEADER_BYTES, Header, RecordType};
 pub use super::refusal::Refusal;
 use super::refusal::{is_incompatible_key, is_no_name, is_unknown_name};
 use super::secrets::{Cipher, Direction, TrafficKeys, Version};
-use super::tickets::{SessionOrigin, with_origin};
-use super::{Role, Terms};
+use super::tickets::{SessionBirth, with_origin};
+use super::{Role, TlsPolicy};
 use crate::buf::Buf;
 use crate::config::UnknownName;
 
@@ -36,7 +36,7 @@ pub struct Session {
     hello: HelloReader,
     /// Whether `hello` reads the second one already, which answers a HelloRetryRequest.
     retried: bool,
-    origin: SessionOrigin,
+    origin: SessionBirth,
     judge: Judge,
     /// By the client, for the log.
     offered: Option<Offered>,
@@ -98,9 +98,9 @@ impl Session {
     ///
     /// # Errors
     /// [`Refusal::Internal`] if the library refuses the configuration.
-    pub fn begin(terms: &Terms) -> Result<Self, Refusal> {
+    pub fn begin(terms: &TlsPolicy) -> Result<Self, Refusal> {
         let internal = |_| Refusal::Internal;
-        let mut origin = SessionOrigin::default();
+        let mut origin = SessionBirth::default();
         let (connection, judge) = match &terms.role {
             Role::Terminate { server, peers, .. } => {
                 let connection = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
@@ -144,7 +144,7 @@ impl Session {
     pub fn feed(&mut self, incoming: &mut Buf, outgoing: &mut Buf) -> Result<Progress, Refusal> {
         let result = self.advance(incoming, outgoing);
         if let (Err(_), Judge::OfServer(origination)) = (result, &self.judge)
-            && self.origin != SessionOrigin::default()
+            && self.origin != SessionBirth::default()
         {
             // It may be the session that was offered.
             origination.forget_sessions();
@@ -158,7 +158,7 @@ impl Session {
             let connection = &mut self.connection;
             if connection.begins_a_session() {
                 // Whatever a ticket said that was opened or offered, and not used.
-                self.origin = SessionOrigin::default();
+                self.origin = SessionBirth::default();
             }
             let (discard, turn) = with_origin(&mut self.origin, || connection.turn(shown, outgoing));
             let wants_more = match turn {
@@ -302,10 +302,7 @@ impl Session {
             Connection::Client(client) => {
                 let (secrets, kernel) =
                     client.dangerous_into_kernel_connection().map_err(|_| Refusal::Internal)?;
-                (
-                    secrets,
-                    Kernel::Client(kernel, if resumed { self.origin } else { SessionOrigin::default() }),
-                )
+                (secrets, Kernel::Client(kernel, if resumed { self.origin } else { SessionBirth::default() }))
             }
         };
         let rekey = (version == Version::Tls13).then_some(Rekey(rekey));
@@ -398,7 +395,7 @@ pub struct Rekey(Kernel);
 enum Kernel {
     Server(KernelConnection<ServerConnectionData>),
     /// With the origin of the session that its tickets are of.
-    Client(KernelConnection<ClientConnectionData>, SessionOrigin),
+    Client(KernelConnection<ClientConnectionData>, SessionBirth),
 }
 
 impl Rekey {

@@ -15,7 +15,7 @@ use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSes
 use rustls::pki_types::ServerName;
 
 use super::ticket_keys::UnixSeconds;
-use super::tickets::{SessionOrigin, Tickets};
+use super::tickets::{SessionBirth, Tickets};
 
 const SHARES: usize = 16;
 /// Most tickets of TLS 1.3 in a share, each for one handshake; the oldest make room. As many connections may
@@ -92,7 +92,7 @@ impl ClientSessionStore for ClientSessions {
     }
 
     fn set_tls12_session(&self, _server: ServerName<'static>, session: Tls12ClientSessionValue) {
-        let origin = SessionOrigin::of_this_call(self.tickets.now());
+        let origin = SessionBirth::of_this_call(self.tickets.now());
         self.own().tls12 = Some(Kept { origin, session });
         self.has_tls12.store(true, Ordering::Relaxed);
     }
@@ -103,7 +103,7 @@ impl ClientSessionStore for ClientSessions {
             share.tls12.take_if(is_old);
             share.tls12.as_ref().map(|kept| (kept.origin, kept.session.clone()))
         })?;
-        SessionOrigin::found(origin);
+        SessionBirth::found(origin);
         Some(session)
     }
 
@@ -114,7 +114,7 @@ impl ClientSessionStore for ClientSessions {
     }
 
     fn insert_tls13_ticket(&self, _server: ServerName<'static>, session: Tls13ClientSessionValue) {
-        let origin = SessionOrigin::of_this_call(self.tickets.now());
+        let origin = SessionBirth::of_this_call(self.tickets.now());
         let mut share = self.own();
         if share.tls13.len() >= TICKETS {
             share.tls13.pop_front();
@@ -127,7 +127,7 @@ impl ClientSessionStore for ClientSessions {
             share.tls13.retain(|kept| !self.tickets.is_too_old(kept.origin));
             share.tls13.pop_back()
         })?;
-        SessionOrigin::found(kept.origin);
+        SessionBirth::found(kept.origin);
         Some(kept.session)
     }
 }

@@ -54,9 +54,9 @@ const HEAD_BYTES: usize = 1 + CLASS_BYTES + 8;
 /// Under which authentication a session was made, of the client and of us: sessions do not cross from one to
 /// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AuthenticationClass(pub(super) [u8; CLASS_BYTES]);
+pub(super) struct TicketScope(pub(super) [u8; CLASS_BYTES]);
 
-impl AuthenticationClass {
+impl TicketScope {
     /// Of a listener that clients know by these names. One that is known by others would not hold in a full
     /// handshake; in a resumed one it shows no certificate that could tell. The names and not the keys, for a
     /// renewed certificate to keep its sessions.
@@ -74,9 +74,9 @@ impl AuthenticationClass {
 
 /// When the session of a handshake in progress had its first full handshake; `None` if that is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SessionOrigin(Option<UnixSeconds>);
+pub(super) struct SessionBirth(Option<UnixSeconds>);
 
-impl SessionOrigin {
+impl SessionBirth {
     /// Of the handshake that this call into rustls is for.
     pub(super) fn of_this_call(now: UnixSeconds) -> UnixSeconds {
         ORIGIN.get().0.unwrap_or(now)
@@ -91,13 +91,13 @@ impl SessionOrigin {
 thread_local! {
     /// Of the handshake that this thread is in, for the time of one call into rustls, which knows nothing of
     /// it and calls us back in between.
-    static ORIGIN: Cell<SessionOrigin> = const { Cell::new(SessionOrigin(None)) };
+    static ORIGIN: Cell<SessionBirth> = const { Cell::new(SessionBirth(None)) };
 }
 
 /// Calls into rustls for a handshake whose session has this origin. Opening its ticket, or in the client's
 /// role offering it, finds the origin; sealing or keeping the next one, in this call or a later one, carries
 /// it on.
-pub(super) fn with_origin<T>(origin: &mut SessionOrigin, call: impl FnOnce() -> T) -> T {
+pub(super) fn with_origin<T>(origin: &mut SessionBirth, call: impl FnOnce() -> T) -> T {
     ORIGIN.set(*origin);
     let result = call();
     *origin = ORIGIN.take();
@@ -227,7 +227,7 @@ impl fmt::Debug for Tickets {
 #[derive(Debug)]
 pub(super) struct ListenerTickets {
     pub(super) tickets: Arc<Tickets>,
-    pub(super) class: AuthenticationClass,
+    pub(super) class: TicketScope,
     /// That of the handshakes.
     pub(super) random: &'static dyn SecureRandom,
 }
@@ -242,7 +242,7 @@ impl ProducesTickets for ListenerTickets {
     fn lifetime(&self) -> u32 {
         let (tickets, now) = (&self.tickets, self.tickets.now());
         let lifetime = tickets.session_lifetime_seconds;
-        let origin = SessionOrigin::of_this_call(now);
+        let origin = SessionBirth::of_this_call(now);
         let session = origin.saturating_add(lifetime).saturating_sub(now);
         let key = tickets.ring.load().sealing(now).map_or(0, |key| key.until.saturating_sub(now));
         // To a client of TLS 1.2 zero says nothing, and not that it is over.
@@ -252,7 +252,7 @@ impl ProducesTickets for ListenerTickets {
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
         let now = self.tickets.now();
-        let origin = SessionOrigin::of_this_call(now);
+        let origin = SessionBirth::of_this_call(now);
         let ring = self.tickets.ring.load();
         let head = [&[FORM][..], &self.class.0, &origin.to_be_bytes()];
         ring.sealing(now)?.seal(self.random, &head, session)
@@ -266,10 +266,10 @@ impl ProducesTickets for ListenerTickets {
         let (form, rest) = head.split_first()?;
         let (class, origin) = rest.split_first_chunk::<CLASS_BYTES>()?;
         let origin = UnixSeconds::from_be_bytes(origin.try_into().ok()?);
-        if *form != FORM || AuthenticationClass(*class) != self.class || self.tickets.is_too_old(origin) {
+        if *form != FORM || TicketScope(*class) != self.class || self.tickets.is_too_old(origin) {
             return None;
         }
-        SessionOrigin::found(origin);
+        SessionBirth::found(origin);
         // Of this copy rustls disposes; ours is wiped.
         Some(session.to_vec())
     }
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn listener(tickets: &Arc<Tickets>, class: u8) -> ListenerTickets {
-        let class = AuthenticationClass([class; CLASS_BYTES]);
+        let class = TicketScope([class; CLASS_BYTES]);
         let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
         ListenerTickets { tickets: Arc::clone(tickets), class, random }
     }
@@ -346,9 +346,8 @@ mod tests {
         let ours = listener(&tickets, 0);
         let last = NOW + SEALS_SECONDS - 1;
         tickets.tick(last).expect("randomness");
-        let ticket =
-            with_origin(&mut SessionOrigin::default(), || ours.encrypt(b"a session")).expect("seals");
-        let open = || with_origin(&mut SessionOrigin::default(), || ours.decrypt(&ticket));
+        let ticket = with_origin(&mut SessionBirth::default(), || ours.encrypt(b"a session")).expect("seals");
+        let open = || with_origin(&mut SessionBirth::default(), || ours.decrypt(&ticket));
         for now in [last, last + 1, NOW + SEALS_SECONDS + OPENS_SECONDS - 1] {
             tickets.tick(now).expect("randomness");
             assert_eq!(open().as_deref(), Some(&b"a session"[..]), "at {}", now - NOW);
@@ -361,17 +360,17 @@ mod tests {
     fn the_age_of_a_session_counts_from_its_first_full_handshake() {
         let tickets = Arc::new(Tickets::generate(10 * HOUR, NOW).expect("randomness"));
         let ours = listener(&tickets, 0);
-        let mut ticket = with_origin(&mut SessionOrigin::default(), || ours.encrypt(b"s")).expect("seals");
+        let mut ticket = with_origin(&mut SessionBirth::default(), || ours.encrypt(b"s")).expect("seals");
         for hour in 1..10 {
             tickets.tick(NOW + hour * HOUR).expect("randomness");
             // Resumed and wrapped anew, in one call as in TLS 1.2 or in two as in TLS 1.3.
-            let mut origin = SessionOrigin::default();
+            let mut origin = SessionBirth::default();
             assert!(with_origin(&mut origin, || ours.decrypt(&ticket)).is_some(), "hour {hour}");
-            assert_eq!(origin, SessionOrigin(Some(NOW)));
+            assert_eq!(origin, SessionBirth(Some(NOW)));
             ticket = with_origin(&mut origin, || ours.encrypt(b"s")).expect("seals");
         }
         tickets.tick(NOW + 10 * HOUR).expect("randomness");
-        assert_eq!(with_origin(&mut SessionOrigin::default(), || ours.decrypt(&ticket)), None);
+        assert_eq!(with_origin(&mut SessionBirth::default(), || ours.decrypt(&ticket)), None);
     }
 
     #[test]
@@ -379,9 +378,9 @@ mod tests {
         let tickets = of_process();
         let ours = listener(&tickets, 0);
         let seal =
-            |origin| with_origin(&mut SessionOrigin(Some(origin)), || ours.encrypt(b"s")).expect("seals");
+            |origin| with_origin(&mut SessionBirth(Some(origin)), || ours.encrypt(b"s")).expect("seals");
         let opens =
-            |ticket: &[u8]| with_origin(&mut SessionOrigin::default(), || ours.decrypt(ticket)).is_some();
+            |ticket: &[u8]| with_origin(&mut SessionBirth::default(), || ours.decrypt(ticket)).is_some();
         assert!(opens(&seal(NOW + SKEW_SECONDS)));
         assert!(!opens(&seal(NOW + SKEW_SECONDS + 1)));
     }
@@ -413,7 +412,7 @@ mod tests {
     fn a_ticket_says_for_how_long_it_opens() {
         let tickets = Arc::new(Tickets::generate(10 * HOUR, NOW).expect("randomness"));
         let ours = listener(&tickets, 0);
-        let says = |origin| with_origin(&mut SessionOrigin(origin), || u64::from(ours.lifetime()));
+        let says = |origin| with_origin(&mut SessionBirth(origin), || u64::from(ours.lifetime()));
         assert_eq!(says(None), 10 * HOUR);
         assert_eq!(says(Some(NOW - 7 * HOUR)), 3 * HOUR, "its session is some hours old");
         assert_eq!(says(Some(NOW + 9)), 10 * HOUR, "clocks differ");

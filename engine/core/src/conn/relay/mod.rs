@@ -10,7 +10,7 @@ mod tls;
 
 use std::time::Instant;
 
-use super::action::{Action, Carriage, Milestone, Outbox};
+use super::action::{Action, Milestone, Outbox, RecordPath};
 use super::carrier::{Ended, Offer};
 use super::event::{Event, Leg};
 use super::fault::Fault;
@@ -131,7 +131,7 @@ impl Relay {
             return Err(Cut { fault: Fault::RecordTimeout, culprit: Some(side.leg()) });
         }
         if let Some(side) = sides.into_iter().find(|side| side.has_lost_its_peer()) {
-            return Err(Cut { fault: Fault::ClientReset, culprit: Some(side.leg()) });
+            return Err(Cut { fault: Fault::TlsPeerReset, culprit: Some(side.leg()) });
         }
         let mut asked = 0;
         for side in sides.into_iter().filter(|side| side.may_have_unread()) {
@@ -252,6 +252,6 @@ fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Out
 }
 
 /// It is settled who carries the records of a direction.
-fn note(direction: Direction, by: Carriage, out: &mut Outbox) {
+fn note(direction: Direction, by: RecordPath, out: &mut Outbox) {
     out.push(Action::Note(Milestone::Carried { direction, by }));
 }

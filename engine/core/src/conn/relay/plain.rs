@@ -47,7 +47,7 @@ impl PlainSide {
                 self.sending = false;
             }
             Event::Moved { .. } | Event::Settled { .. } => {}
-            Event::Failed { operation: Operation::Receive, .. } => return Err(Fault::BackendReset),
+            Event::Failed { operation: Operation::Receive, .. } => return Err(Fault::PlainPeerReset),
             // It takes no more, but what it sent before may still be on the way: a server that answers early.
             Event::Failed { operation: Operation::Send, .. } => {
                 (self.broken, self.ended, self.sending) = (true, true, false);

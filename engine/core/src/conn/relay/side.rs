@@ -157,7 +157,7 @@ impl Side {
     /// What was not orderly about it, when both sides have ended.
     pub(super) fn cut(&self) -> Option<Cut> {
         let fault = match self {
-            Self::Plain(side) => side.is_broken().then_some(Fault::BackendReset),
+            Self::Plain(side) => side.is_broken().then_some(Fault::PlainPeerReset),
             Self::Tls(side) => side.cut(),
         };
         fault.map(|fault| Cut { fault, culprit: Some(self.leg()) })

@@ -106,12 +106,12 @@ const KEY_UPDATE_EVERY: Duration = Duration::from_millis(50);
 
 /// How many KeyUpdates the peer may still send.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowance {
+pub(super) struct RateLimit {
     left: u32,
     since: Instant,
 }
 
-impl Allowance {
+impl RateLimit {
     pub(super) fn new(now: Instant) -> Self {
         Self { left: KEY_UPDATES_AT_ONCE, since: now }
     }
@@ -174,7 +174,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_flood_of_key_updates_is_told_from_a_lively_peer() {
         let begin = Instant::now();
-        let mut allowance = Allowance::new(begin);
+        let mut allowance = RateLimit::new(begin);
         assert!((0..KEY_UPDATES_AT_ONCE).all(|_| allowance.spend(begin)));
         assert!(!allowance.spend(begin));
         assert!((1..1000).all(|nth| allowance.spend(begin + nth * KEY_UPDATE_EVERY)));

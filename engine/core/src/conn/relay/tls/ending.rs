@@ -7,7 +7,7 @@ use super::sending::SendState;
 use super::{TlsSide, control};
 use crate::buf::Buf;
 use crate::conn::action::{Action, Outbox};
-use crate::conn::carrier::{Farewell, Flush, Receiver, TlsEnd, Transmitter};
+use crate::conn::carrier::{Flush, LastRecord, Receiver, TlsEnd, Transmitter};
 use crate::conn::event::Operation;
 use crate::conn::fault::{Fault, alert};
 use crate::conn::relay::side::Ending;
@@ -42,9 +42,9 @@ impl TlsSide {
         };
         let description = if is_of_the_other { Some(alert::INTERNAL_ERROR) } else { ending.fault.alert() };
         let farewell = match description {
-            _ if is_mute => Farewell::Silent,
-            None => Farewell::Silent,
-            Some(_) if self.has_said_close() => Farewell::Said,
+            _ if is_mute => LastRecord::Silent,
+            None => LastRecord::Silent,
+            Some(_) if self.has_said_close() => LastRecord::Said,
             // Behind what is lost it would say that all has come.
             Some(alert::CLOSE_NOTIFY) if ending.is_cut => self.last_alert(alert::INTERNAL_ERROR, out),
             Some(description) => self.last_alert(description, out),
@@ -64,7 +64,7 @@ impl TlsSide {
         let BehindTheEnd { bytes, is_deaf, .. } = self.receiver.behind_the_end;
         // The front of a record may lie in the socket: kernel TLS hands out whole ones.
         let is_deaf = is_deaf || self.receiver.receiving;
-        let farewell = if bytes > 0 || is_deaf { Farewell::Said } else { Farewell::Silent };
+        let farewell = if bytes > 0 || is_deaf { LastRecord::Said } else { LastRecord::Silent };
         self.release(out);
         TlsEnd { delivery: None, farewell, flush: Flush::Needless, is_deaf }
     }
@@ -72,7 +72,7 @@ impl TlsSide {
     /// What was not orderly, when both sides have ended.
     pub(in crate::conn) fn cut(&self) -> Option<Fault> {
         if self.is_gone {
-            return Some(Fault::ClientReset);
+            return Some(Fault::TlsPeerReset);
         }
         self.receiver.is_truncated.then_some(Fault::Truncated)
     }
@@ -81,7 +81,7 @@ impl TlsSide {
     /// unless it comes in the middle of a record; before, the stream may have been cut.
     pub(super) fn peer_finished(&mut self, out: &mut Outbox) -> Result<(), Fault> {
         if self.is_gone {
-            return Err(Fault::ClientReset);
+            return Err(Fault::TlsPeerReset);
         }
         let is_whole = self.sender.ended && !self.receiver.is_mid_record;
         if !is_whole && !self.receiver.takes_fin_for_the_end {
@@ -102,7 +102,7 @@ impl TlsSide {
             (Operation::Receive, _) if self.receiver.eof => self.failed_behind_the_end(errno, out),
             (Operation::Receive, Receiver::Kernel(_)) => return self.kernel_receive_failed(errno, out),
             // TCP hands out what it has before it says so.
-            (Operation::Receive | Operation::Connect, _) => return Err(Fault::ClientReset),
+            (Operation::Receive | Operation::Connect, _) => return Err(Fault::TlsPeerReset),
             (Operation::Send, _) => self.lose_peer(),
         }
         Ok(())
@@ -177,19 +177,19 @@ impl TlsSide {
         None
     }
 
-    fn last_alert(&mut self, description: u8, out: &mut Outbox) -> Farewell {
+    fn last_alert(&mut self, description: u8, out: &mut Outbox) -> LastRecord {
         let payload = control::alert_payload(description);
         let mut buf = out.bufs.take();
         match &mut self.sender.path {
             Transmitter::Kernel(_) => {
                 buf.extend(&payload);
-                Farewell::Record(buf)
+                LastRecord::Record(buf)
             }
             Transmitter::Userspace(sealer) => match sealer.seal(RecordType::Alert, &payload, &mut buf) {
-                Ok(()) => Farewell::Bytes(buf),
+                Ok(()) => LastRecord::Bytes(buf),
                 Err(_) => {
                     out.bufs.give(buf);
-                    Farewell::Silent
+                    LastRecord::Silent
                 }
             },
         }

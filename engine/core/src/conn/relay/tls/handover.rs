@@ -6,7 +6,7 @@
 
 use super::sending::SendState;
 use super::{TlsSide, control, note};
-use crate::conn::action::{Action, Carriage, Milestone, Outbox};
+use crate::conn::action::{Action, Milestone, Outbox, RecordPath};
 use crate::conn::carrier::{Count, Receiver, Transmitter};
 use crate::conn::fault::Fault;
 use crate::tls::cipher::{Opener, Sealer};
@@ -29,7 +29,7 @@ impl TlsSide {
             return true;
         }
         self.receiver.left = None;
-        note(Direction::Rx, Carriage::Userspace, out);
+        note(Direction::Rx, RecordPath::Userspace, out);
         false
     }
 
@@ -47,7 +47,7 @@ impl TlsSide {
             return true;
         }
         self.sender.left = None;
-        note(Direction::Tx, Carriage::Userspace, out);
+        note(Direction::Tx, RecordPath::Userspace, out);
         false
     }
 
@@ -62,7 +62,7 @@ impl TlsSide {
                 };
                 self.receiver.path = Receiver::Kernel(Count::from(sequence));
                 if self.receiver.left.take().is_some() {
-                    note(direction, Carriage::Kernel, out);
+                    note(direction, RecordPath::Kernel, out);
                 }
             }
             Direction::Tx => {
@@ -73,7 +73,7 @@ impl TlsSide {
                 };
                 self.sender.path = Transmitter::Kernel(Count::from(sequence));
                 if self.sender.left.take().is_some() {
-                    note(direction, Carriage::Kernel, out);
+                    note(direction, RecordPath::Kernel, out);
                 }
             }
         }
@@ -98,7 +98,7 @@ impl TlsSide {
             }
         };
         if left.is_some() {
-            note(direction, Carriage::Fallback { errno }, out);
+            note(direction, RecordPath::Fallback { errno }, out);
             return Ok(());
         }
         // The peer has our KeyUpdate and expects the next key: nothing can be sent to it any more.

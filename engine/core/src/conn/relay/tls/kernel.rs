@@ -84,7 +84,7 @@ impl TlsSide {
                 self.lose_peer();
                 Ok(())
             }
-            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => Err(Fault::ClientReset),
+            libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT | libc::ENOTCONN => Err(Fault::TlsPeerReset),
             _ => Err(Fault::TlsLegFailed),
         }
     }

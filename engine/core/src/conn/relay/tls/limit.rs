@@ -20,7 +20,7 @@ const RESERVE_RECORDS: u64 = 64;
 
 /// Whether our key has room for more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum KeyBudget {
     /// It has.
     Plenty,
     /// The kernel was asked.
@@ -33,20 +33,20 @@ pub(super) enum Room {
 
 impl TlsSide {
     /// Before data is sent.
-    pub(super) fn room_to_send(&mut self, out: &mut Outbox) -> Room {
+    pub(super) fn room_to_send(&mut self, out: &mut Outbox) -> KeyBudget {
         let count = match &self.sender.path {
             Transmitter::Kernel(count) => *count,
             Transmitter::Userspace(sealer) => Count::from(sealer.keys().sequence()),
         };
         if self.winding_up || !count.reaches(self.record_limit - RESERVE_RECORDS) {
-            return Room::Plenty;
+            return KeyBudget::Plenty;
         }
         if !count.settled {
             self.sender.state = SendState::Asking;
             out.push(Action::ReadSequence { leg: self.leg, direction: Direction::Tx });
-            return Room::Asked;
+            return KeyBudget::Asked;
         }
-        if self.can_update(&[Direction::Tx]) { Room::AfterKeyUpdate } else { Room::LastOnes }
+        if self.can_update(&[Direction::Tx]) { KeyBudget::AfterKeyUpdate } else { KeyBudget::LastOnes }
     }
 
     /// Before anything is received from the peer. The peer has records on the way when it is asked for its

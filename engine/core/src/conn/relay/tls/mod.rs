@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use super::note;
 use crate::buf::Buf;
 use crate::conn::Rules;
-use crate::conn::action::{Action, Carriage, Outbox};
+use crate::conn::action::{Action, Outbox, RecordPath};
 use crate::conn::carrier::{self, Carried, Offer, Transmitter};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
 use crate::tls::record::RecordType;
 use crate::tls::secrets::{Cipher, Direction, Version};
 use crate::tls::session::Rekey;
-use control::{Allowance, Control, Counts};
+use control::{Control, Counts, RateLimit};
 use ending::BehindTheEnd;
 use messages::Messages;
 use sending::Sender;
@@ -89,7 +89,7 @@ struct Receiver {
     behind_the_end: BehindTheEnd,
     messages: Messages,
     control_records_in_a_row: u32,
-    key_updates: Allowance,
+    key_updates: RateLimit,
     /// The peer was asked to change its key and has not yet.
     update_asked: bool,
 }
@@ -118,7 +118,7 @@ impl TlsSide {
                 behind_the_end: BehindTheEnd::default(),
                 messages: Messages::default(),
                 control_records_in_a_row: 0,
-                key_updates: Allowance::new(now),
+                key_updates: RateLimit::new(now),
                 update_asked: false,
             },
             rekey,
@@ -317,10 +317,10 @@ impl TlsSide {
     /// Gives what it holds back to the free list.
     fn release(self, out: &mut Outbox) {
         if self.sender.left.is_some() {
-            note(Direction::Tx, Carriage::Userspace, out);
+            note(Direction::Tx, RecordPath::Userspace, out);
         }
         if self.receiver.left.is_some() {
-            note(Direction::Rx, Carriage::Userspace, out);
+            note(Direction::Rx, RecordPath::Userspace, out);
         }
         self.receiver.partial.into_iter().for_each(|buf| out.bufs.give(buf));
     }

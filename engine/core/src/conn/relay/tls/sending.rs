@@ -1,6 +1,6 @@
 //! What goes to the peer, one thing at a time: records that are due, application data, the end.
 
-use super::limit::Room;
+use super::limit::KeyBudget;
 use super::{TlsSide, control, kernel};
 use crate::buf::Buf;
 use crate::conn::action::{Action, Outbox};
@@ -92,10 +92,10 @@ impl TlsSide {
         }
         if held.is_some() {
             match self.room_to_send(out) {
-                Room::Asked => return Ok(()),
-                Room::AfterKeyUpdate => return self.send_key_update(out),
-                Room::LastOnes => self.winding_up = true,
-                Room::Plenty => {}
+                KeyBudget::Asked => return Ok(()),
+                KeyBudget::AfterKeyUpdate => return self.send_key_update(out),
+                KeyBudget::LastOnes => self.winding_up = true,
+                KeyBudget::Plenty => {}
             }
         }
         if let Some(buf) = held.take() {
