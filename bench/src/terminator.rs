@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use offramp_loadgen::identity::Identity;
+use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_ring::socket::is_self_connected;
 use tempfile::TempDir;
 
@@ -22,8 +22,9 @@ use crate::process;
 pub const TERMINATOR_CPU: usize = 0;
 /// The CPU that clients and backend share.
 pub const CLIENT_CPU: usize = 1;
-/// The first as taskset(1) takes it; and both, where workers are compared.
+/// Each as taskset(1) takes it; and both, where workers are compared.
 const ONE_CPU: &str = "0";
+const SECOND_CPU: &str = "1";
 const TWO_CPUS: &str = "0,1";
 
 /// Where Debian has nginx's stream module.
@@ -144,6 +145,45 @@ const fn on_both_cpus(workers: u8, one: Terminator) -> Terminator {
     Terminator { cpus: TWO_CPUS, workers, ..one }
 }
 
+/// TLS on both legs: what is sent on is TLS again, to a server of the same certificate, which is checked by
+/// name and authority; sessions of both legs are resumed. The others cannot, or not as TLS clients of a
+/// stream.
+pub static REENCRYPT: [Terminator; 3] = [
+    Terminator {
+        #[rustfmt::skip]
+        arguments: &[
+            "serve", "--listen", "127.0.0.1:0", "--backend", "@BACKEND@", "--cert", "@CERTIFICATE@",
+            "--key", "@KEY@", "--workers", "@WORKERS@", "--mode", "reencrypt",
+            "--server-name", "@SERVER_NAME@", "--server-ca", "@CERTIFICATE@",
+        ],
+        ..offramp("offramp reencrypt", &["--offload", "never"])
+    },
+    nginx(
+        "nginx reencrypt",
+        "proxy_ssl on; proxy_ssl_verify on; proxy_ssl_trusted_certificate @CERTIFICATE@; \
+         proxy_ssl_server_name on; proxy_ssl_name @SERVER_NAME@; proxy_ssl_session_reuse on; \
+         proxy_ssl_protocols TLSv1.2 TLSv1.3;",
+    ),
+    peer(
+        "haproxy reencrypt",
+        &["-v"],
+        include_str!("../peers/haproxy-reencrypt.cfg"),
+        &["-db", "-f", "@CONFIG@"],
+    ),
+];
+
+/// The TLS server behind those: on the clients' CPU, and measured as little as the clients are.
+static TLS_SERVER: Terminator =
+    Terminator { cpus: SECOND_CPU, ..offramp("offramp server", &["--offload", "never"]) };
+
+/// Starts that server in front of the plain `backend`.
+///
+/// # Errors
+/// It did not start.
+pub fn tls_server(program: &Path, backend: SocketAddr, identity: &Identity) -> Result<Running> {
+    TLS_SERVER.start(program, backend, identity)
+}
+
 /// Plain TCP in and out: the engine's ring without TLS, and others without theirs.
 pub static PLAIN: [Terminator; 3] = [
     Terminator {
@@ -169,7 +209,7 @@ pub static PLAIN: [Terminator; 3] = [
 /// The terminator of this name, if there is one.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Terminator> {
-    let all = TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN);
+    let all = TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
     all.into_iter().find(|terminator| terminator.name == name)
 }
 
@@ -216,6 +256,8 @@ impl Terminator {
         // Free at this moment; if somebody is faster, the terminator says so and another one is tried.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let names = [
+            // First: it has names in it.
+            ("@MORE@", self.more.to_owned()),
             ("@PORT@", address.port().to_string()),
             ("@BACKEND@", backend.to_string()),
             ("@BACKEND_HOST@", backend.ip().to_string()),
@@ -225,7 +267,7 @@ impl Terminator {
             ("@KEY@", text(&identity.key_file())?),
             ("@CONFIG@", text(&config)?),
             ("@DIRECTORY@", text(directory.path())?),
-            ("@MORE@", self.more.to_owned()),
+            ("@SERVER_NAME@", SERVER_NAME.to_owned()),
             ("@LOAD_STREAM@", load_stream(Path::new(STREAM_MODULE))),
             ("@WORKERS@", self.workers.to_string()),
             ("@AS_NOBODY@", if is_root()? { "user = \"nobody\"".to_owned() } else { String::new() }),
@@ -374,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_names_of_terminators_are_distinct() {
-        let all = || TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN);
+        let all = || TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
         for terminator in all() {
             assert!(std::ptr::eq(terminator, by_name(terminator.name).unwrap()));
         }

@@ -9,7 +9,7 @@ use offramp_attack::hello::Key;
 use offramp_bench::client::Client;
 use offramp_bench::flood::UnderFlood;
 use offramp_bench::suite::Suite;
-use offramp_bench::terminator::TERMINATORS;
+use offramp_bench::terminator::{REENCRYPT, TERMINATORS, by_name};
 use offramp_bench::workload::{Amount, Bench, Row, Work};
 use offramp_loadgen::backend::{self, Backend};
 use offramp_loadgen::identity::Identity;
@@ -50,6 +50,29 @@ fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
                     panic!("{} {version:?}: {error:#}\n{}", terminator.name, running.last_words())
                 });
             }
+        }
+    }
+}
+
+#[test]
+fn every_peer_reencrypts_to_a_server_of_its_authority_and_to_no_other() {
+    if !is_installed("nginx") {
+        return;
+    }
+    let backend = Backend::start(1).unwrap();
+    let (identity, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let nginx = by_name("nginx").unwrap();
+    let server = nginx.start(&nginx.program(), backend.address(), &identity).unwrap();
+    for terminator in REENCRYPT.iter().filter(|terminator| terminator.name != "offramp reencrypt") {
+        if !is_installed(&terminator.program().display().to_string()) {
+            continue;
+        }
+        for (identity, is_trusted) in [(&identity, true), (&other, false)] {
+            let running = terminator.start(&terminator.program(), server.address, identity).unwrap();
+            let suite = Suite::usual(Version::Tls13);
+            let client = Client::new(running.address, &identity.certificate, suite, false).unwrap();
+            let opened = client.open(backend::ECHO, HandshakeKind::Full);
+            assert_eq!(opened.is_ok(), is_trusted, "{}: {opened:?}", terminator.name);
         }
     }
 }

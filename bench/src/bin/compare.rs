@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use offramp_bench::flood::UnderFlood;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
-    CARRIERS, CLIENT_CPU, PLAIN, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS, by_name,
+    CARRIERS, CLIENT_CPU, PLAIN, REENCRYPT, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS,
+    by_name, tls_server,
 };
 use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 use offramp_loadgen::backend::Backend;
@@ -90,6 +92,8 @@ enum Set {
     Peers,
     /// Two workers, with twice the clients, and one, on both CPUs, in the rows of connections and of bulk.
     Workers,
+    /// TLS on both legs, to a TLS server on the clients' CPU: connections, bulk and round trips.
+    Reencrypt,
     /// Plain TCP on the engine's ring, and through others: what a connection and a round trip cost before any
     /// TLS.
     Plain,
@@ -100,6 +104,7 @@ impl Set {
         match self {
             Self::Peers => &TERMINATORS,
             Self::Workers => &WORKERS,
+            Self::Reencrypt => &REENCRYPT,
             Self::Plain => &PLAIN,
         }
     }
@@ -108,6 +113,7 @@ impl Set {
         match self {
             Self::Peers => !row.is_plain(),
             Self::Workers => matches!(row.work, Work::Connection { .. } | Work::ToClient | Work::FromClient),
+            Self::Reencrypt => !row.is_plain() && !matches!(row.work, Work::HalfHello),
             Self::Plain => row.is_plain(),
         }
     }
@@ -176,9 +182,16 @@ fn compare(arguments: Arguments) -> Result<()> {
     };
     let (backend, identity) = (Backend::start(BACKEND_THREADS)?, Identity::generate()?);
     let rsa = Identity::generate_rsa()?;
+    let server = match arguments.set {
+        Set::Reencrypt => {
+            Some(tls_server(&offramp(arguments.offramp.as_deref())?, backend.address(), &identity)?)
+        }
+        _ => None,
+    };
     let field = Field {
         entrants: &entrants,
         backend: &backend,
+        behind: server.as_ref().map_or(backend.address(), |server| server.address),
         identity: &identity,
         rsa: &rsa,
         rounds: report.rounds,
@@ -217,6 +230,8 @@ fn publish(arguments: &Arguments, report: &Report) -> Result<()> {
 struct Field<'a> {
     entrants: &'a [Entrant],
     backend: &'a Backend,
+    /// Where the entrants connect to: the backend, or a TLS server in front of it.
+    behind: SocketAddr,
     identity: &'a Identity,
     /// The other kind of key, where a row asks for it.
     rsa: &'a Identity,
@@ -288,7 +303,7 @@ impl Field<'_> {
         identity: &Identity,
         sample: impl Fn(&Bench<'_>) -> Result<T>,
     ) -> Result<T> {
-        let terminator = entrant.terminator.start(&entrant.program, self.backend.address(), identity)?;
+        let terminator = entrant.terminator.start(&entrant.program, self.behind, identity)?;
         let trusted = &identity.certificate;
         let clients = self.clients * u32::from(entrant.terminator.workers);
         let bench = Bench { terminator: &terminator, backend: self.backend, trusted, clients };
