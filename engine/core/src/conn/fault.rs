@@ -32,7 +32,7 @@ pub enum Blame {
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+
-       $name:ident = $label:literal, $blame:ident, $level:ident, $alert:expr;)+) => {
+       $name:ident = $label:literal, $blame:ident, $level:ident, $alert:expr, $remedy:literal;)+) => {
         /// Why a connection ended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Fault { $($(#[doc = $doc])+ $name,)+ }
@@ -46,93 +46,139 @@ macro_rules! faults {
             fn row(self) -> (Blame, Level, Option<u8>) {
                 match self { $(Self::$name => (Blame::$blame, Level::$level, $alert),)+ }
             }
+
+            /// What it means, and what an operator can do about it; in Markdown.
+            #[must_use]
+            pub fn explanation(self) -> (&'static str, &'static str) {
+                match self { $(Self::$name => (concat!($($doc),+).trim_ascii(), $remedy),)+ }
+            }
         }
     };
 }
 
 faults! {
-    /// The client closed or reset without having sent a byte: a port check, or a balancer's.
-    ClosedBeforeHello = "closed_before_hello", Tls, Debug, None;
+    /// The peer closed or reset without having sent a byte.
+    ClosedBeforeHello = "closed_before_hello", Tls, Debug, None,
+        "A port check, or the health check of a balancer; nothing to do.";
     /// The first bytes are no TLS handshake record.
-    NotTls = "not_tls", Tls, Info, None;
+    NotTls = "not_tls", Tls, Info, None,
+        "A client that speaks plain text, or scans: look at `client`.";
     /// The handshake was not complete in time.
-    HandshakeTimeout = "handshake_timeout", Tls, Info, None;
-    /// The client closed or reset in the middle of the handshake.
-    ClosedInHandshake = "closed_in_handshake", Tls, Info, None;
-    /// The client ended the handshake with an alert.
-    AlertInHandshake = "alert_in_handshake", Tls, Info, None;
+    HandshakeTimeout = "handshake_timeout", Tls, Info, None,
+        "A slow network or an idle scanner; `timeouts.handshake` if real peers are concerned.";
+    /// The peer closed or reset in the middle of the handshake.
+    ClosedInHandshake = "closed_in_handshake", Tls, Info, None,
+        "Often a peer that does not accept our certificate and sends no alert.";
+    /// The peer ended the handshake with an alert.
+    AlertInHandshake = "alert_in_handshake", Tls, Info, None,
+        "Read the alert in the log line: `unknown_ca` and `certificate_expired` concern our certificate.";
     /// A handshake message cannot be parsed.
-    HandshakeMalformed = "handshake_malformed", Tls, Info, None;
+    HandshakeMalformed = "handshake_malformed", Tls, Info, None,
+        "A broken or hostile peer.";
     /// A handshake message is not allowed where it came.
-    HandshakeUnexpected = "handshake_unexpected", Tls, Info, None;
-    /// A handshake message, or ours, does not fit into one buffer.
-    HandshakeTooLong = "handshake_too_long", Tls, Info, None;
+    HandshakeUnexpected = "handshake_unexpected", Tls, Info, None,
+        "A broken or hostile peer.";
+    /// A handshake message of the peer, or ours, does not fit into one buffer.
+    HandshakeTooLong = "handshake_too_long", Tls, Info, None,
+        "Shorten the certificate chain of the side that sent it.";
     /// No TLS version in common.
-    NoCommonVersion = "no_common_version", Tls, Info, None;
+    NoCommonVersion = "no_common_version", Tls, Info, None,
+        "The peer has neither TLS 1.2 nor 1.3: update it.";
     /// No suite, group, signature algorithm or application protocol in common.
-    NothingInCommon = "nothing_in_common", Tls, Info, None;
-    /// The client asks for a name that no certificate has, and is to be refused.
-    UnknownName = "unknown_name", Tls, Info, None;
-    /// TLS 1.2 without extended_master_secret.
-    NoExtendedMasterSecret = "no_extended_master_secret", Tls, Info, None;
-    /// A first hello with a renegotiation_info that is not empty: a peer that renegotiates with somebody
-    /// else, and an attacker between (RFC 5746 §3.4, §3.6).
-    RenegotiationInfo = "renegotiation_info", Tls, Info, None;
+    NothingInCommon = "nothing_in_common", Tls, Info, None,
+        "Compare the peer's offer with `offramp conformance`; a second identity serves peers without \
+         ECDSA or RSA; `alpn`.";
+    /// The client asks for a name that no certificate has, and `unknown_name` refuses it.
+    UnknownName = "unknown_name", Tls, Info, None,
+        "Add an identity with the name, or correct the client.";
+    /// TLS 1.2 without extended_master_secret (RFC 7627).
+    NoExtendedMasterSecret = "no_extended_master_secret", Tls, Info, None,
+        "Update the peer: the profile requires it.";
+    /// A first hello with a renegotiation_info that is not empty (RFC 5746 §3.4, §3.6).
+    RenegotiationInfo = "renegotiation_info", Tls, Info, None,
+        "A peer that renegotiates with another server, and an attacker between the two.";
     /// A TLS 1.3 ClientHello without an extension that is mandatory (RFC 8446 §9.2).
-    MissingExtension = "missing_extension", Tls, Info, None;
-    /// The client has shown no certificate, and the listener requires one.
-    PeerCertificateMissing = "peer_certificate_missing", Tls, Info, Some(alert::BAD_CERTIFICATE);
-    /// The client's certificate is not one that holds here, or it has not proved that it has the key.
-    PeerCertificateRefused = "peer_certificate_refused", Tls, Info, Some(alert::BAD_CERTIFICATE);
+    MissingExtension = "missing_extension", Tls, Info, None,
+        "A broken peer.";
+    /// The peer has shown no certificate, and one is required.
+    PeerCertificateMissing = "peer_certificate_missing", Tls, Info, Some(alert::BAD_CERTIFICATE),
+        "Give the peer a certificate, or change `client_auth`.";
+    /// The peer's certificate is not accepted here, or the peer has not proved that it has the key.
+    PeerCertificateRefused = "peer_certificate_refused", Tls, Info, Some(alert::BAD_CERTIFICATE),
+        "The log line has the reason; `client_ca`, `server_ca`, `fingerprints`, `server_name`.";
     /// The peer has shown more than 10 certificates, or more than two issuers of one name.
-    PeerChainTooLong = "peer_chain_too_long", Tls, Info, Some(alert::BAD_CERTIFICATE);
-    /// A record that cannot be opened: forged, damaged, replayed.
-    BadRecord = "bad_record", Tls, Info, Some(alert::BAD_RECORD_MAC);
-    /// A record longer than allowed.
-    RecordTooLong = "record_too_long", Tls, Info, Some(alert::RECORD_OVERFLOW);
+    PeerChainTooLong = "peer_chain_too_long", Tls, Info, Some(alert::BAD_CERTIFICATE),
+        "Shorten the peer's chain.";
+    /// A record cannot be decrypted: forged, damaged, replayed.
+    BadRecord = "bad_record", Tls, Info, Some(alert::BAD_RECORD_MAC),
+        "Rare ones are attacks or broken networks; many are a defect of the peer.";
+    /// A record is longer than allowed.
+    RecordTooLong = "record_too_long", Tls, Info, Some(alert::RECORD_OVERFLOW),
+        "A broken or hostile peer.";
     /// Bytes that are no record, or a message in one that cannot be parsed.
-    Malformed = "malformed", Tls, Info, Some(alert::DECODE_ERROR);
-    /// A record of a type, or a message, that does not belong here.
-    UnexpectedRecord = "unexpected_record", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
-    /// The rest of a record that the client had begun did not come in time.
-    RecordTimeout = "record_timeout", Tls, Info, Some(alert::INTERNAL_ERROR);
-    /// The client sent a fatal alert.
-    AlertReceived = "alert_received", Tls, Info, None;
-    /// The peer insisted on renegotiation after it was told no_renegotiation.
-    Renegotiation = "renegotiation", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
-    /// The client updated its keys more often than any use of them explains.
-    KeyUpdateFlood = "key_update_flood", Tls, Info, Some(alert::UNEXPECTED_MESSAGE);
+    Malformed = "malformed", Tls, Info, Some(alert::DECODE_ERROR),
+        "A broken or hostile peer.";
+    /// A record type, or a message, that is not allowed at this point.
+    UnexpectedRecord = "unexpected_record", Tls, Info, Some(alert::UNEXPECTED_MESSAGE),
+        "A broken or hostile peer.";
+    /// The rest of a record that the peer had begun did not come in time.
+    RecordTimeout = "record_timeout", Tls, Info, Some(alert::INTERNAL_ERROR),
+        "A slow network or a hostile peer; `timeouts.handshake` is the limit.";
+    /// The peer sent a fatal alert after the handshake.
+    AlertReceived = "alert_received", Tls, Info, None,
+        "The log line has the alert; look at the peer's log.";
+    /// The peer insisted on renegotiation after no_renegotiation.
+    Renegotiation = "renegotiation", Tls, Info, Some(alert::UNEXPECTED_MESSAGE),
+        "Switch renegotiation off in the peer: the profile forbids it.";
+    /// The peer updated its keys more often than any use of them explains.
+    KeyUpdateFlood = "key_update_flood", Tls, Info, Some(alert::UNEXPECTED_MESSAGE),
+        "A hostile peer.";
     /// A KeyUpdate whose request_update is neither 0 nor 1 (RFC 8446 §4.6.3).
-    KeyUpdateValue = "key_update_value", Tls, Info, Some(alert::ILLEGAL_PARAMETER);
-    /// The client updated its keys and this kernel cannot follow.
-    RekeyRefused = "rekey_refused", Tls, Warn, Some(alert::INTERNAL_ERROR);
+    KeyUpdateValue = "key_update_value", Tls, Info, Some(alert::ILLEGAL_PARAMETER),
+        "A broken or hostile peer.";
+    /// The peer updated its keys and this kernel cannot follow.
+    RekeyRefused = "rekey_refused", Tls, Warn, Some(alert::INTERNAL_ERROR),
+        "Linux 6.14 or later, or `keyupdate = \"userspace\"`.";
     /// FIN without close_notify: the stream may have been cut by anyone.
-    Truncated = "truncated", Tls, Info, None;
-    /// The client reset the connection or cannot be reached any more.
-    TlsPeerReset = "tls_peer_reset", Tls, Info, None;
-    /// The kernel reports an error on the TLS leg that has no name here.
-    TlsLegFailed = "tls_leg_failed", Tls, Warn, None;
+    Truncated = "truncated", Tls, Info, None,
+        "Many peers end so; `truncation = \"fin\"` accepts it.";
+    /// The peer of a TLS leg reset the connection or cannot be reached any more.
+    TlsPeerReset = "tls_peer_reset", Tls, Info, None,
+        "Everyday on mobile networks.";
+    /// The kernel reports an error on a TLS leg that has no name here.
+    TlsLegFailed = "tls_leg_failed", Tls, Warn, None,
+        "Report the `error` of the log line.";
     /// The far leg was not open in time.
-    ConnectTimeout = "connect_timeout", Plain, Warn, Some(alert::INTERNAL_ERROR);
+    ConnectTimeout = "connect_timeout", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Is the backend up and reachable? `timeouts.connect`; firewalls that drop.";
     /// The backend refused the connection.
-    BackendRefused = "backend_refused", Plain, Warn, Some(alert::INTERNAL_ERROR);
+    BackendRefused = "backend_refused", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Start the backend, or correct `backend`.";
     /// The backend cannot be reached.
-    BackendUnreachable = "backend_unreachable", Plain, Warn, Some(alert::INTERNAL_ERROR);
-    /// No descriptor is left for the far leg: raise LimitNOFILE, or lower max_connections.
-    NoDescriptor = "no_descriptor", Plain, Warn, Some(alert::INTERNAL_ERROR);
-    /// No local port is left for the far leg: widen net.ipv4.ip_local_port_range.
-    NoLocalPort = "no_local_port", Plain, Warn, Some(alert::INTERNAL_ERROR);
-    /// The backend reset the connection.
-    PlainPeerReset = "plain_peer_reset", Plain, Info, Some(alert::INTERNAL_ERROR);
+    BackendUnreachable = "backend_unreachable", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Routes and firewall; the log line has the `error`.";
+    /// No descriptor is left for the far leg.
+    NoDescriptor = "no_descriptor", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Raise LimitNOFILE, or lower `max_connections`.";
+    /// No local port is left for the far leg.
+    NoLocalPort = "no_local_port", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Widen net.ipv4.ip_local_port_range, or use a Unix socket.";
+    /// The peer of a plain leg reset the connection: the backend, or the client in `mode = "originate"`.
+    PlainPeerReset = "plain_peer_reset", Plain, Info, Some(alert::INTERNAL_ERROR),
+        "Look at that peer's log.";
     /// No byte moved in either direction for the idle time.
-    IdleTimeout = "idle_timeout", Nobody, Debug, Some(alert::CLOSE_NOTIFY);
+    IdleTimeout = "idle_timeout", Nobody, Debug, Some(alert::CLOSE_NOTIFY),
+        "Nothing, or `timeouts.idle`.";
     /// Still open when the drain was over.
-    DrainTimeout = "drain_timeout", Us, Debug, Some(alert::CLOSE_NOTIFY);
-    /// The key has protected as many records as it may, and there is no next one. In the middle of a stream:
-    /// a close_notify would make it look whole.
-    RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR);
-    /// Our own invariant does not hold.
-    Internal = "internal", Us, Warn, Some(alert::INTERNAL_ERROR);
+    DrainTimeout = "drain_timeout", Us, Debug, Some(alert::CLOSE_NOTIFY),
+        "Nothing, or a longer `timeouts.drain`.";
+    /// A key has protected as many records as it may, and there is no next one. In the middle of a stream a
+    /// close_notify would make it look whole.
+    RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR),
+        "TLS 1.2 with AES-GCM after 2^24 records: use TLS 1.3 for such peers.";
+    /// An invariant of ours does not hold.
+    Internal = "internal", Us, Warn, Some(alert::INTERNAL_ERROR),
+        "A defect: report it with the log lines around it.";
 }
 
 impl Fault {
@@ -199,8 +245,39 @@ impl From<Malformed> for Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// The table of the operator's documentation.
+    fn table() -> String {
+        let mut text = "| fault | logged as | alert sent | meaning | what to do |\n".to_owned();
+        text.push_str("| --- | --- | --- | --- | --- |\n");
+        for fault in Fault::ALL {
+            let (label, (meaning, remedy)) = (fault.label(), fault.explanation());
+            let level = format!("{:?}", fault.level()).to_lowercase();
+            let alert = fault.alert().map_or_else(|| "–".to_owned(), |alert| alert.to_string());
+            writeln!(text, "| `{label}` | {level} | {alert} | {meaning} | {remedy} |").unwrap();
+        }
+        text
+    }
+
+    /// With `OFFRAMP_WRITE_DOCS=1` it writes the table.
+    #[test]
+    fn fault_table_of_the_documentation_is_that_of_the_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate/metrics-and-faults.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (begin, end) = ("<!-- faults: begin -->\n", "<!-- faults: end -->");
+        let (head, rest) = page.split_once(begin).unwrap();
+        let (found, tail) = rest.split_once(end).unwrap();
+        let wanted = table();
+        if found != wanted && std::env::var("OFFRAMP_WRITE_DOCS").is_ok_and(|value| value == "1") {
+            std::fs::write(path, format!("{head}{begin}{wanted}{end}{tail}")).unwrap();
+            return;
+        }
+        assert_eq!(found, wanted, "try: OFFRAMP_WRITE_DOCS=1 cargo test -p offramp-core fault_table");
+    }
 
     #[test]
     fn every_fault_has_its_own_label_and_place() {
