@@ -64,26 +64,28 @@ enum Task {
     },
 }
 
-/// Flags win over the file. What is allowed for each stands in offramp.example.toml.
+/// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
+/// lists what is allowed for each.
 #[derive(Args)]
 struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where TLS connections are accepted; port 0 lets the kernel choose
+    /// Address on which connections are accepted; with port 0 the kernel chooses the port
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Where the decrypted bytes go
+    /// Address to which each accepted connection is passed on
     #[arg(long, value_name = "ADDR:PORT|unix:PATH|unix:@NAME")]
     backend: Option<String>,
-    /// Whether TLS comes in (terminate), goes out to the backend (originate), both, or neither [default:
-    /// terminate]
+    /// Which leg has TLS: the accepted one (terminate), the one to the backend (originate), both, or none
+    /// [default: terminate]
     #[arg(long, value_name = "terminate|originate|reencrypt|plain")]
     mode: Option<String>,
     /// With originate and reencrypt: the name that the server's certificate must have
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
-    /// With originate and reencrypt: the authorities that vouch for it, unless --fingerprints does
+    /// With originate and reencrypt: the authorities that issue the server's certificate, unless
+    /// --fingerprints names it
     #[arg(long, value_name = "PEM")]
     server_ca: Option<String>,
     /// A certificate chain; repeat with --key, paired in order
@@ -92,7 +94,7 @@ struct Serve {
     /// The private key of the certificate in the same place
     #[arg(long, value_name = "PEM")]
     key: Vec<PathBuf>,
-    /// Worker threads [default: one a core]
+    /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
     /// Whether each stays on a CPU of its own, and takes the connections that arrive there [default: off]
@@ -107,8 +109,8 @@ struct Serve {
     /// Who carries TLS 1.3 where the kernel cannot replace keys [default: offload]
     #[arg(long, value_name = "offload|userspace")]
     keyupdate: Option<String>,
-    /// Whether the kernel opens TLS 1.3 records where they are wanted, at twice the cost if one is padded
-    /// [default: off]
+    /// Whether the kernel decrypts TLS 1.3 records directly into the receive buffer; a padded record is
+    /// decrypted twice [default: off]
     #[arg(long, value_name = "on|off")]
     expect_no_pad: Option<String>,
     /// Records that one key may protect [default: what the cipher allows]
@@ -117,25 +119,26 @@ struct Serve {
     /// Session tickets [default: on]
     #[arg(long, value_name = "on|off")]
     tickets: Option<String>,
-    /// Whether TCP asks silent peers of either leg if they are still there [default: on]
+    /// Whether TCP keepalive probes silent peers of either leg [default: on]
     #[arg(long, value_name = "on|off")]
     keepalive: Option<String>,
     /// The ticket keys that several hosts share [default: keys of this process alone]
     #[arg(long, value_name = "FILE")]
     ticket_keys: Option<String>,
-    /// From the first full handshake until a session is resumed no more [default: 24h]
+    /// From the first full handshake until the session can no longer be resumed [default: 24h]
     #[arg(long, value_name = "TIME")]
     session_lifetime: Option<String>,
     /// Whether clients are asked for a certificate [default: none]
     #[arg(long, value_name = "none|request|require")]
     client_auth: Option<String>,
-    /// The authorities that vouch for it
+    /// The authorities that issue clients' certificates
     #[arg(long, value_name = "PEM")]
     client_ca: Option<String>,
-    /// Or its fingerprints as SDP writes them, with commas between
+    /// The certificates that the peer may have, by their fingerprints as in SDP, separated by commas:
+    /// servers' with originate and reencrypt, otherwise clients'
     #[arg(long, value_name = "HASH AA:BB:…")]
     fingerprints: Option<String>,
-    /// Application protocols, with commas between [default: none is negotiated]
+    /// Application protocols, separated by commas [default: none is negotiated]
     #[arg(long, value_name = "NAME,…")]
     alpn: Option<String>,
     /// What becomes of a client that asks for a name that no certificate has [default: first]
@@ -144,7 +147,7 @@ struct Serve {
     /// How the backend's connection ends where a peer's FIN comes without close_notify [default: reset]
     #[arg(long, value_name = "reset|fin")]
     truncation: Option<String>,
-    /// Where /metrics and /healthz are served [default: nowhere]
+    /// Address on which /metrics, /healthz and /offload are served [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<String>,
     /// Connections open at once [default: 10000]
@@ -153,7 +156,7 @@ struct Serve {
     /// From accept until the handshake is complete [default: 10s]
     #[arg(long, value_name = "TIME")]
     handshake_timeout: Option<String>,
-    /// Until the backend has taken the connection [default: 5s]
+    /// From the start of the connect until the leg to the backend is open [default: 5s]
     #[arg(long, value_name = "TIME")]
     connect_timeout: Option<String>,
     /// From the last byte in either direction [default: 1h]

@@ -8,7 +8,7 @@ use super::ConfigError;
 /// Everything that has one value; identities, of which there are several, stand apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// Where TLS connections are accepted.
+    /// Where connections are accepted.
     Listen,
     /// Where the plain leg goes.
     Backend,

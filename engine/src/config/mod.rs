@@ -38,7 +38,7 @@ use offramp_ring::socket::Address;
 /// One address on which TLS connections are accepted, and all that holds for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where TLS connections are accepted; port 0 lets the kernel choose.
+    /// Where connections are accepted; port 0 lets the kernel choose.
     pub listen: SocketAddr,
     /// Where connections go: the plain leg, or in the client's role the TLS leg.
     pub backend: Address,

@@ -37,12 +37,20 @@ pub enum RecordPath {
 }
 
 impl RecordPaths {
+    /// Those of a listener without TLS.
+    pub(super) fn without_tls() -> Self {
+        Self::userspace("no TLS")
+    }
+
+    fn userspace(reason: &str) -> Self {
+        let tx = RecordPath::Userspace(reason.to_owned());
+        Self { rx: tx.clone(), tx, after_bytes: 0, rekeys: false, expect_no_pad: false }
+    }
+
     /// What the kernel may be asked for under `rules`, of what was `found` that it can do.
     pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
         if rules.policy == OffloadPolicy::Never {
-            let userspace = RecordPath::Userspace("offload = never".to_owned());
-            let tx = userspace.clone();
-            return Ok(Self { tx, rx: userspace, after_bytes: 0, rekeys: false, expect_no_pad: false });
+            return Ok(Self::userspace("offload = never"));
         }
         let (wants_tx, wants_rx) = (rules.directions.has_tx(), rules.directions.has_rx());
         if rules.policy == OffloadPolicy::Always && wants_tx {

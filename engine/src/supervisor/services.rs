@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::watch::Seen;
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
-use crate::config::{Config, Listener, Truncation};
+use crate::config::{Config, Listener, Mode, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::metrics::Expiries;
 use crate::sys::probe::Ktls;
@@ -105,7 +105,10 @@ impl InForce {
                 |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
             let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
             let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
-            let carriers = RecordPaths::choose(&listener.offload, found)?;
+            let carriers = match listener.mode {
+                Mode::Plain => RecordPaths::without_tls(),
+                _ => RecordPaths::choose(&listener.offload, found)?,
+            };
             let mut listener = listener.clone();
             let (id, listen) = match &before {
                 Some(before) => {

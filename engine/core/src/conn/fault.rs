@@ -24,7 +24,8 @@ pub enum Blame {
     Tls,
     /// The plain leg: the TLS leg gets a fatal alert and no close_notify.
     Plain,
-    /// Ours: neither stream is complete; the plain leg is reset, and the TLS leg gets the alert.
+    /// Ours: neither stream is complete; the plain leg is reset, and the TLS leg gets the alert of the fault,
+    /// or internal_error where that is close_notify and the stream is cut.
     Us,
     /// Nobody: both are closed in order, unless something is on its way that will not arrive.
     Nobody,
