@@ -8,12 +8,24 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 
+/// How often a start is tried again that finds the file busy.
+const BUSY_TRIES: usize = 20;
+
 /// Starts the guest, waits for it, and reads the files `console`, `output`, `tls_stat` and `status` that it
 /// leaves in `directory`.
 pub(crate) fn run(mut linux: Command, directory: &Path, limit: Duration) -> Result<Outcome, String> {
     linux.stdin(Stdio::null());
     // A group of its own, so that its end takes every process of the guest with it.
-    let guest = linux.process_group(0).spawn().map_err(|error| format!("{linux:?}: {error}"))?;
+    linux.process_group(0);
+    let mut started = linux.spawn();
+    // Whoever forked while the kernel was copied has it open for writing until it executes something.
+    for _ in 0..BUSY_TRIES {
+        if started.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            started = linux.spawn();
+        }
+    }
+    let guest = started.map_err(|error| format!("{linux:?}: {error}"))?;
     let ended = wait(guest, limit);
     // A serial line ends its lines with two characters.
     let read = |name: &str| {

@@ -112,7 +112,8 @@ fn records_are_carried_and_keys_replaced_by_the_newest_kernel() {
 #[test]
 fn a_gibibyte_with_key_updates_holds_on_kernel_records() {
     let kernel = holds_but_for(0..=0, NEWEST, &["java_updates_keys"], 1 << 30, 3);
-    replaced_keys(kernel, Replaced { tx: 24, rx: 24 });
+    // Eight of the peer's with each suite; one answer may do for all that came before it.
+    replaced_keys(kernel, Replaced { tx: 3, rx: 24 });
 }
 
 /// Keys replaced, at least.
