@@ -21,7 +21,7 @@ pub(crate) fn run(mut linux: Command, directory: &Path, limit: Duration) -> Resu
     // Whoever forked while the kernel was copied has it open for writing until it executes something.
     for _ in 0..BUSY_TRIES {
         if started.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy) {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             started = linux.spawn();
         }
     }
