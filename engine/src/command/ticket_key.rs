@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 
-use offramp::tls::ticket_keys::{KeyFileError, KeyRing, UnixSeconds, Use};
+use offramp::tls::KeyFileError;
+use offramp::tls::ticket_keys::{KeyRing, UnixSeconds, Use};
 
 /// What to do with the file.
 #[derive(Subcommand)]

@@ -4,8 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::errno;
+use crate::tls::KeyFileError;
 use crate::tls::TlsPolicyError;
-use crate::tls::ticket_keys::{KeyFileError, NoRandomness};
+use crate::tls::ticket_keys::NoRandomness;
 use crate::worker;
 
 /// Why the engine could not start.

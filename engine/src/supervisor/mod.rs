@@ -3,13 +3,14 @@
 //! [`Engine`] is the whole of it for whoever embeds it: no signals, nothing printed. [`run`] is an engine
 //! with the signals and the ready line of the `offramp` command around it.
 
-mod carriers;
 mod control;
 mod crew;
 mod error;
 mod files;
 mod pulse;
+mod record_paths;
 mod reload;
+mod seen;
 mod services;
 mod sockets;
 mod ticket_clock;
@@ -37,12 +38,12 @@ use crate::sys::socket::{self, Address};
 use crate::tls::Tickets;
 use crate::worker::Setup;
 
-pub use carriers::{RecordPath, RecordPaths};
 pub use control::Control;
 use crew::{Admin, Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Reload};
 use pulse::Pulse;
+pub use record_paths::{RecordPath, RecordPaths};
 use services::{Descriptors, Running, Services};
 use sockets::{bind_admin, bound, note_ipv6_alone};
 use ticket_clock::TicketClock;
@@ -99,13 +100,13 @@ pub struct Engine {
 struct Served {
     listen: SocketAddr,
     backend: Address,
-    carriers: RecordPaths,
+    records: RecordPaths,
 }
 
 impl Served {
     fn of(running: &Running) -> Self {
-        let Running { listen, listener, carriers, .. } = running;
-        Self { listen: *listen, backend: listener.backend.clone(), carriers: carriers.clone() }
+        let Running { listen, listener, records, .. } = running;
+        Self { listen: *listen, backend: listener.backend.clone(), records: records.clone() }
     }
 }
 
@@ -193,8 +194,8 @@ impl Engine {
 
     /// Who will carry the records of the first listener, per direction, and why the kernel will not.
     #[must_use]
-    pub fn carriers(&self) -> &RecordPaths {
-        &self.served[0].carriers
+    pub fn record_paths(&self) -> &RecordPaths {
+        &self.served[0].records
     }
 
     /// The counters, summed over the workers when read.
@@ -244,10 +245,10 @@ impl fmt::Display for Engine {
     /// The text of the ready line, behind "offramp ready: ".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.workers == 1 { "" } else { "s" };
-        for (index, Served { listen, backend, carriers }) in self.served.iter().enumerate() {
+        for (index, Served { listen, backend, records }) in self.served.iter().enumerate() {
             let between = if index == 0 { "" } else { "; " };
             write!(f, "{between}listening on {listen}, backend {backend}, ")?;
-            write!(f, "{} worker{plural}; {carriers}", self.workers)?;
+            write!(f, "{} worker{plural}; {records}", self.workers)?;
         }
         self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
     }

@@ -31,7 +31,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     watch::warn_of_exposed_keys(in_force.listeners());
     running.listeners = in_force.listeners().cloned().collect();
     running.timeouts = new.timeouts;
-    let texts: Vec<String> = in_force.running().iter().map(|it| it.carriers.to_string()).collect();
+    let texts: Vec<String> = in_force.running().iter().map(|it| it.records.to_string()).collect();
     let rest = if *running == new {
         ""
     } else {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::watch::Seen;
+use super::seen::Seen;
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
 use crate::config::{Config, Listener, Mode, Truncation};
@@ -70,7 +70,7 @@ pub(super) struct InForce {
     descriptors: Descriptors,
     /// Its files as they were when they were last read.
     pub(super) seen: Seen,
-    /// What is wrong with the certificates and has been said.
+    /// What is wrong with the certificates and was logged.
     warned: Vec<String>,
     expiries: Arc<Mutex<Expiries>>,
 }
@@ -82,7 +82,8 @@ pub(super) struct Running {
     /// As it was bound.
     pub(super) listen: SocketAddr,
     pub(super) listener: Listener,
-    pub(super) carriers: RecordPaths,
+    endpoint: Endpoint,
+    pub(super) records: RecordPaths,
     pub(super) legs: Legs,
 }
 
@@ -99,64 +100,71 @@ impl InForce {
         self.afford(new.listeners.len())?;
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
-        let (mut services, mut added) = (Vec::new(), Vec::new());
+        let (mut services, mut sockets) = (Vec::new(), Vec::new());
         for listener in &new.listeners {
             let is_it =
                 |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
             let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
-            let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
-            let carriers = match listener.mode {
-                Mode::Plain => RecordPaths::without_tls(),
-                _ => RecordPaths::choose(&listener.offload, found)?,
-            };
-            let mut listener = listener.clone();
-            let (id, listen) = match &before {
-                Some(before) => {
-                    listener.keepalive = before.listener.keepalive;
-                    (before.id, before.listen)
-                }
-                None => {
-                    let id = ServiceId(self.next_id + added.len() as u32);
-                    let bound = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
-                    let listen = sockets::bound(&bound[0], listener.listen)?;
-                    added.push((id, bound));
-                    (id, listen)
-                }
-            };
-            services.push(Running { id, listen, listener, carriers, legs });
+            let (running, bound) = self.run(listener.clone(), before, found)?;
+            services.push(running);
+            sockets.push(bound);
         }
-        let routes = services.iter().map(Running::route).collect::<Result<Vec<_>, _>>()?;
         let is_start = self.services.is_empty();
         (self.timeouts, self.seen, self.services) = (new.timeouts, seen, services);
-        self.next_id += added.len() as u32;
         for gone in staying.into_iter().flatten() {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
         }
-        let is_new = |it: &&Running| added.iter().any(|(id, _)| *id == it.id);
-        for running in self.services.iter().filter(|it| !is_start && is_new(it)) {
-            tracing::info!("listening on {}, backend {}", running.listen, running.listener.backend);
+        for (running, sockets) in self.services.iter().zip(sockets) {
+            if !is_start && !sockets.is_empty() {
+                tracing::info!("listening on {}, backend {}", running.listen, running.listener.backend);
+            }
+            self.post(running, sockets);
         }
-        self.post(&routes, added);
-        self.tell();
+        self.publish();
         Ok(())
     }
 
-    /// Tells every worker what the services are now; of those that were added it gets its sockets.
-    fn post(&self, routes: &[Arc<Route>], mut added: Vec<(ServiceId, Vec<OwnedFd>)>) {
-        for (running, route) in self.services.iter().zip(routes) {
-            let (id, policy) = (running.id, running.policy(self.timeouts));
-            let mut sockets = match added.iter().position(|(added, _)| *added == id) {
-                Some(at) => added.swap_remove(at).1,
-                None => Vec::new(),
-            };
-            for mailbox in self.mailboxes.iter().rev() {
-                let (policy, route) = (Arc::clone(&policy), Arc::clone(route));
-                mailbox.post(match sockets.pop() {
-                    Some(listener) => Command::Add(Service { id, listener, policy, route }),
-                    None => Command::Update { id, policy, route },
-                });
+    /// A listener as it will run, with the sockets that it needs: none if it is the one that ran `before`.
+    fn run(
+        &mut self,
+        mut listener: Listener,
+        before: Option<Running>,
+        found: &Ktls,
+    ) -> Result<(Running, Vec<OwnedFd>), StartError> {
+        let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
+        let records = match listener.mode {
+            Mode::Plain => RecordPaths::without_tls(),
+            _ => RecordPaths::choose(&listener.offload, found)?,
+        };
+        let (id, listen, sockets) = match before {
+            Some(before) => {
+                listener.keepalive = before.listener.keepalive;
+                (before.id, before.listen, Vec::new())
             }
+            None => {
+                let sockets = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
+                let listen = sockets::bound(&sockets[0], listener.listen)?;
+                self.next_id += 1;
+                (ServiceId(self.next_id), listen, sockets)
+            }
+        };
+        let endpoint = Endpoint::new(listener.backend.clone(), listener.keepalive);
+        let endpoint = endpoint.map_err(StartError::Backend)?;
+        Ok((Running { id, listen, endpoint, listener, records, legs }, sockets))
+    }
+
+    /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
+    /// values of its own: their counts of references change with every connection.
+    fn post(&self, running: &Running, sockets: Vec<OwnedFd>) {
+        let mut sockets = sockets.into_iter();
+        for mailbox in &*self.mailboxes {
+            let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
+            let route = Arc::new(running.route());
+            mailbox.post(match sockets.next() {
+                Some(listener) => Command::Add(Service { id, listener, policy, route }),
+                None => Command::Update { id, policy, route },
+            });
         }
     }
 
@@ -164,12 +172,11 @@ impl InForce {
     pub(super) fn reread(&mut self) -> Result<(), StartError> {
         let load = |it: &Running| it.listener.load(Some(&self.tickets), Some(&it.legs));
         let all = self.services.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-        let routes = self.services.iter().map(Running::route).collect::<Result<Vec<_>, _>>()?;
         for (running, legs) in self.services.iter_mut().zip(all) {
             running.legs = legs;
         }
-        self.post(&routes, Vec::new());
-        self.tell();
+        self.services.iter().for_each(|running| self.post(running, Vec::new()));
+        self.publish();
         Ok(())
     }
 
@@ -188,8 +195,8 @@ impl InForce {
         Arc::clone(&self.expiries)
     }
 
-    /// Says what is wrong with certificates that are new in force, and until when they are valid.
-    fn tell(&mut self) {
+    /// Logs what is wrong with the certificates in force, and publishes until when they are valid.
+    fn publish(&mut self) {
         self.warned.clear();
         self.warn();
         let mut expiries = Expiries::default();
@@ -200,8 +207,8 @@ impl InForce {
         *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
     }
 
-    /// Says what is wrong with the certificates now and has not been said: one may have expired since, an
-    /// OCSP response may be out of date.
+    /// Logs what is wrong with the certificates now and was not logged before: a certificate may have expired
+    /// since, an OCSP response may be out of date.
     pub(super) fn warn(&mut self) {
         let found = warnings(self.legs().flat_map(Legs::terms), ticket_clock::now());
         for line in found.iter().filter(|line| !self.warned.contains(line)) {
@@ -224,22 +231,20 @@ impl InForce {
 }
 
 impl Running {
-    fn route(&self) -> Result<Arc<Route>, StartError> {
-        let endpoint = Endpoint::new(self.listener.backend.clone(), self.listener.keepalive);
-        let endpoints = vec![endpoint.map_err(StartError::Backend)?];
-        Ok(Arc::new(Route { listen: self.listen, endpoints }))
+    fn route(&self) -> Route {
+        Route { listen: self.listen, endpoints: vec![self.endpoint.clone()] }
     }
 
-    fn policy(&self, timeouts: Timeouts) -> Arc<Policy> {
+    fn policy(&self, timeouts: Timeouts) -> Policy {
         let Legs { near, far } = self.legs.clone();
-        Arc::new(Policy {
+        Policy {
             near,
             far,
             timeouts,
-            offload: self.carriers.offer(),
+            offload: self.records.offer(),
             record_limit: self.listener.offload.record_limit,
             takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
-            expect_no_pad: self.carriers.expects_no_pad(),
-        })
+            expect_no_pad: self.records.expects_no_pad(),
+        }
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn listening(
     Ok(sockets)
 }
 
-/// Each worker shall get what arrives on its CPU. One that cannot be told gets its share by the hash.
+/// Each worker gets what arrives on its CPU. Where the option is refused, the kernel distributes by hash.
 fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
     for (listener, &cpu) in listeners.iter().zip(cpus) {
         if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {

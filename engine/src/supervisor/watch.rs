@@ -6,52 +6,10 @@
 //! nothing: what was in force stays, and the next change is the next try. Symbolic links are followed to
 //! their end, as Kubernetes swaps one that is a directory.
 
-use std::path::Path;
-
+use super::seen::Seen;
 use super::services::Services;
-use crate::config::{Listener, TrustAnchor};
-use crate::files::Stamp;
+use crate::config::Listener;
 use crate::tls::TlsPolicy;
-
-/// Of each file of the listeners, in their order; `None` where there is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen(Vec<Option<Stamp>>);
-
-impl Seen {
-    /// As they are now; to be taken before they are read, or a change in between would be missed.
-    pub(super) fn of<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Self {
-        Self(listeners.into_iter().flat_map(files).map(Stamp::of).collect())
-    }
-
-    /// Which files of the listeners are no longer as they were.
-    fn changed<'a>(&self, listeners: impl Iterator<Item = &'a Listener>, now: &Self) -> String {
-        let mut changed: Vec<String> = Vec::new();
-        for (path, (before, now)) in listeners.flat_map(files).zip(self.0.iter().zip(&now.0)) {
-            let path = path.display().to_string();
-            if before != now && !changed.contains(&path) {
-                changed.push(path);
-            }
-        }
-        changed.join(", ")
-    }
-
-    fn is_complete(&self) -> bool {
-        self.0.iter().all(Option::is_some)
-    }
-}
-
-/// All that a listener names and that is read when it is loaded.
-fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
-    let identities = listener.identities.iter().flat_map(|identity| {
-        [Some(&identity.certificate), Some(&identity.key), identity.ocsp.as_ref()].into_iter().flatten()
-    });
-    let vouchers = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.trust_anchor)];
-    let authorities = vouchers.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
-        TrustAnchor::Authorities(file) => Some(file),
-        _ => None,
-    });
-    identities.chain(authorities).map(AsRef::as_ref)
-}
 
 /// Looks at the files.
 pub(super) struct Watch {
@@ -105,6 +63,7 @@ pub(super) fn warn_of_exposed_keys<'a>(listeners: impl Iterator<Item = &'a Liste
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::super::Control;
@@ -199,14 +158,5 @@ mod tests {
         std::os::unix::fs::symlink("two", at("next")).unwrap();
         fs::rename(at("next"), at("data")).unwrap();
         assert!(changes(&mut watch, 2));
-    }
-
-    #[test]
-    fn watch_knows_every_file_that_a_listener_names() {
-        let mut listener = config(Path::new("/d")).listeners.remove(0);
-        listener.identities[0].ocsp = Some("/d/ocsp".into());
-        listener.peers.trust_anchor = TrustAnchor::Authorities("/d/ca.pem".into());
-        let named: Vec<_> = files(&listener).map(|path| path.display().to_string()).collect();
-        assert_eq!(named, ["/d/c.pem", "/d/k.pem", "/d/ocsp", "/d/ca.pem"]);
     }
 }

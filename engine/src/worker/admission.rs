@@ -43,6 +43,7 @@ impl Worker {
 
     fn accepted(&mut self, service: ServiceId, outcome: Outcome) {
         let Some(served) = self.services.get_mut(&service) else { return };
+        let is_closed = served.listener.is_closed();
         match outcome {
             Outcome::Accepted { socket, more } => {
                 if !more {
@@ -65,7 +66,9 @@ impl Worker {
             }
             _ => {}
         }
-        self.forget(service);
+        if is_closed {
+            self.forget(service);
+        }
     }
 
     /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no

@@ -26,7 +26,7 @@ pub(super) struct Executor<'a> {
 }
 
 /// What comes of an action at once.
-pub(super) enum Result {
+pub(super) enum Applied {
     /// Nothing: an event will follow, or none is due.
     Started,
     /// This event.
@@ -37,7 +37,7 @@ pub(super) enum Result {
 
 impl Executor<'_> {
     /// Carries out one action of the connection in a slot.
-    pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Result {
+    pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Applied {
         match action {
             Action::Connect { to } => return self.connect(id, to),
             Action::InstallKeys { leg, direction, keys } => return self.install(id, leg, direction, &keys),
@@ -46,7 +46,7 @@ impl Executor<'_> {
             Action::CountUnread { leg } => {
                 let socket = self.slots.get(id).and_then(|slot| slot.line(leg).socket());
                 let bytes = socket.map_or(0, |socket| tcp::unread_bytes(socket).unwrap_or(0));
-                return Result::Event(Event::Unread { leg, bytes });
+                return Applied::Event(Event::Unread { leg, bytes });
             }
             Action::ReadSequence { leg, direction } => return self.read_sequence(id, leg, direction),
             Action::Release { leg, reset } => {
@@ -57,7 +57,7 @@ impl Executor<'_> {
             Action::Close(report) => {
                 Leg::BOTH.into_iter().for_each(|leg| self.release(id, leg, false));
                 self.slots.remove(id);
-                return Result::Closed(report);
+                return Applied::Closed(report);
             }
             Action::ShutdownWrite { leg } => {
                 if let Some(socket) = self.slots.get(id).and_then(|slot| slot.line(leg).socket()) {
@@ -67,7 +67,7 @@ impl Executor<'_> {
             }
             other => self.start(id, other),
         }
-        Result::Started
+        Applied::Started
     }
 
     /// Starts an operation on a leg.
@@ -128,18 +128,18 @@ impl Executor<'_> {
     }
 
     /// Opens the far leg; the socket of an attempt before is closed with it.
-    fn connect(&mut self, id: SlotId, to: usize) -> Result {
+    fn connect(&mut self, id: SlotId, to: usize) -> Applied {
         let leg = Leg::Far;
-        let Some(slot) = self.slots.get(id) else { return Result::Started };
+        let Some(slot) = self.slots.get(id) else { return Applied::Started };
         let route = Arc::clone(&slot.route);
         let Some(endpoint) = route.endpoints.get(to) else {
             let (operation, errno) = (Operation::Connect, libc::EDESTADDRREQ);
-            return Result::Event(Event::Failed { leg, operation, errno });
+            return Applied::Event(Event::Failed { leg, operation, errno });
         };
         match socket::outgoing(&endpoint.address) {
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
-                Result::Event(Event::Failed { leg, operation: Operation::Connect, errno })
+                Applied::Event(Event::Failed { leg, operation: Operation::Connect, errno })
             }
             Ok(socket) => {
                 if endpoint.keepalive {
@@ -153,18 +153,18 @@ impl Executor<'_> {
                     let started = self.ring.connect(socket, address, token(purpose, id));
                     line.started(purpose, started);
                 }
-                Result::Started
+                Applied::Started
             }
         }
     }
 
     /// The upper-layer protocol is attached with the first keys; a second time it is there already (EEXIST).
-    fn install(&mut self, id: SlotId, leg: Leg, direction: Direction, keys: &TrafficKeys) -> Result {
-        let Some(slot) = self.slots.get(id) else { return Result::Started };
+    fn install(&mut self, id: SlotId, leg: Leg, direction: Direction, keys: &TrafficKeys) -> Applied {
+        let Some(slot) = self.slots.get(id) else { return Applied::Started };
         let expect_no_pad = slot.conn.policy().expect_no_pad;
         let line = slot.line(leg);
         let sealing = std::mem::take(&mut line.sealing);
-        let Some(socket) = line.socket() else { return Result::Started };
+        let Some(socket) = line.socket() else { return Applied::Started };
         let added = sealing.added_under_key(socket);
         let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
         let material =
@@ -189,14 +189,14 @@ impl Executor<'_> {
         if matches!(event, Event::Keyed { direction: Direction::Tx, .. }) {
             line.sealing.begin(&material, added);
         }
-        Result::Event(event)
+        Applied::Event(event)
     }
 
-    fn read_sequence(&mut self, id: SlotId, leg: Leg, direction: Direction) -> Result {
-        let Some(slot) = self.slots.get(id) else { return Result::Started };
-        let Some(socket) = slot.line(leg).socket() else { return Result::Started };
+    fn read_sequence(&mut self, id: SlotId, leg: Leg, direction: Direction) -> Applied {
+        let Some(slot) = self.slots.get(id) else { return Applied::Started };
+        let Some(socket) = slot.line(leg).socket() else { return Applied::Started };
         let sequence = ktls::sequence(socket, direction).ok();
-        Result::Event(Event::Sequence { leg, direction, sequence })
+        Applied::Event(Event::Sequence { leg, direction, sequence })
     }
 
     fn release(&mut self, id: SlotId, leg: Leg, reset: bool) {

@@ -92,9 +92,14 @@ impl Listener {
         }
     }
 
+    /// Whether it accepts nothing any more; what it had started may still be under way.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Whether it is closed, and what it had started is over.
     pub(super) fn is_over(&self) -> bool {
-        self.state == State::Closed && self.started == 0
+        self.is_closed() && self.started == 0
     }
 
     /// An accept is over.

@@ -1,8 +1,7 @@
-//! What the control plane tells a worker: a queue of commands, and an eventfd that the worker's ring reads.
+//! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
-//! The queue is bounded by what is told and not by how often: a command replaces an earlier one that it makes
-//! pointless, so that a worker that stands still has at most three commands waiting for each service, and
-//! three beside those.
+//! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
+//! pointless. A worker that does not turn has at most three commands waiting per service, and three others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,7 +39,7 @@ pub struct Route {
 }
 
 /// An address that the far leg is connected to, as the system takes it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     pub(super) address: Address,
     pub(super) sockaddr: SockAddr,
@@ -60,7 +59,7 @@ impl Endpoint {
     }
 }
 
-/// What a worker is told.
+/// A command to a worker.
 #[derive(Debug)]
 pub enum Command {
     /// To accept connections for this service.
@@ -100,7 +99,7 @@ impl Mailbox {
         Ok(Self { commands: Mutex::default(), event: socket::event()? })
     }
 
-    /// Tells the worker, which obeys in its next turn and in the order of the posts.
+    /// Queues a command. The worker obeys in its next turn, in the order of the posts.
     pub fn post(&self, command: Command) {
         self.queue(command);
         self.wake();
@@ -158,26 +157,8 @@ impl Mailbox {
 mod tests {
     use std::net::TcpListener;
 
+    use super::super::fixtures::{policy, route};
     use super::*;
-    use crate::config::limits::Timeouts;
-    use crate::conn::carrier::Offer;
-    use crate::conn::policy::Security;
-
-    fn policy() -> Arc<Policy> {
-        Arc::new(Policy {
-            near: Security::Plain,
-            far: Security::Plain,
-            timeouts: Timeouts::default(),
-            offload: Offer::default(),
-            record_limit: 1024,
-            takes_fin_for_the_end: false,
-            expect_no_pad: false,
-        })
-    }
-
-    fn route() -> Arc<Route> {
-        Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
-    }
 
     fn add(id: u32) -> Command {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port").into();

@@ -9,9 +9,12 @@ mod apply;
 mod bulk;
 mod complete;
 mod faults;
+#[cfg(test)]
+mod fixtures;
 mod flush;
 mod listener;
 mod mailbox;
+mod sealing;
 mod served;
 mod slots;
 mod switch;
@@ -29,7 +32,7 @@ use crate::conn::policy::Turn;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
 use crate::sys::ring::{self, Completion, Ring};
-use apply::Executor;
+use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use mailbox::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
@@ -284,9 +287,9 @@ impl Worker {
                     self.faults.take(Kind::Fault(*fault), self.now, || executor.circumstances(id, &action));
                 }
                 match executor.apply(id, action) {
-                    apply::Result::Started => {}
-                    apply::Result::Event(event) => self.events.push_back(event),
-                    apply::Result::Closed(report) => {
+                    Applied::Started => {}
+                    Applied::Event(event) => self.events.push_back(event),
+                    Applied::Closed(report) => {
                         self.tidy_at.get_or_insert(self.now + TIDY_EVERY);
                         self.counters.add(Counter::Closed, 1);
                         if let Some(fault) = report.fault {
@@ -350,7 +353,7 @@ impl Worker {
             timers: &mut self.timers,
             now: self.now,
         };
-        if let apply::Result::Event(event) = executor.look_again(id, leg) {
+        if let Applied::Event(event) = executor.look_again(id, leg) {
             self.step(id, event);
         }
     }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::flush::{Look, Sealing};
 use super::mailbox::{Route, ServiceId};
+use super::sealing::{Look, Sealing};
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 use crate::sys::ring::{Ring, Started, Token};
@@ -288,28 +288,11 @@ pub(super) fn read_token(token: Token) -> Option<(Purpose, SlotId)> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::fixtures::{policy, route};
     use super::*;
-    use crate::config::limits::Timeouts;
-    use crate::conn::carrier::Offer;
-    use crate::conn::policy::{Policy, Security};
 
     fn conn() -> Conn {
-        Conn::new(
-            Arc::new(Policy {
-                near: Security::Plain,
-                far: Security::Plain,
-                timeouts: Timeouts::default(),
-                offload: Offer::default(),
-                record_limit: 1024,
-                takes_fin_for_the_end: false,
-                expect_no_pad: false,
-            }),
-            1,
-        )
-    }
-
-    fn route() -> Arc<Route> {
-        Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
+        Conn::new(policy(), 1)
     }
 
     #[test]

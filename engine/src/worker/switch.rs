@@ -11,12 +11,12 @@ use super::mailbox::{Command, Mailbox};
 pub struct OffloadSwitch {
     allowed: Arc<AtomicBool>,
     mailboxes: Arc<[Arc<Mailbox>]>,
-    /// Held while it is turned, so that every worker is told in the same order.
+    /// Held while it is turned, so that every worker gets the commands in the same order.
     turning: Arc<Mutex<()>>,
 }
 
 impl OffloadSwitch {
-    /// Allowed, as it is in a worker that was told nothing.
+    /// Allowed, as in a worker that has just started.
     #[must_use]
     pub fn new(mailboxes: Arc<[Arc<Mailbox>]>) -> Self {
         Self { allowed: Arc::new(AtomicBool::new(true)), mailboxes, turning: Arc::default() }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_worker_is_told_what_changes_and_nothing_else() {
+    fn every_worker_gets_a_change_and_nothing_else() {
         let mailboxes: Arc<[_]> =
             (0..2).map(|_| Arc::new(Mailbox::new().expect("an eventfd"))).collect::<Vec<_>>().into();
         let switch = OffloadSwitch::new(Arc::clone(&mailboxes));

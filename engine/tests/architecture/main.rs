@@ -5,6 +5,7 @@
 //! cannot fail is a defect. What is here applies them to the tree.
 #![expect(clippy::unwrap_used, reason = "clippy takes only the test functions themselves for tests")]
 
+mod cycles;
 mod rules;
 mod source;
 
@@ -22,6 +23,11 @@ fn the_top_level_is_what_the_architecture_says() {
 #[test]
 fn files_functions_and_lines_are_short() {
     assert_none(all_sources().iter().flat_map(rules::sizes).collect());
+}
+
+#[test]
+fn no_files_of_a_crate_import_each_other_in_a_circle() {
+    assert_none(cycles::cycles(&all_sources()));
 }
 
 #[test]

@@ -282,7 +282,8 @@ fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
         std::fs::write(&path, text).expect("the file can be written");
     };
     write(None);
-    let lab = Setup::new(backends[0].addr).flags(&format!("--config {}", path.display())).start();
+    let flags = format!("--workers 2 --config {}", path.display());
+    let lab = Setup::new(backends[0].addr).flags(&flags).start();
     let mut old = Peer::open(lab.addr, &plain(Version::Tls13));
     write(Some(&backends[0]));
     lab.reload("SIGHUP: listeners and timeouts in force");
@@ -305,6 +306,7 @@ fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
     assert_eq!(second.rest(), (Vec::new(), End::Clean));
     assert_eq!(backends[1].seen().bytes, "therestill".len() as u64, "the new backend");
     assert!(!lab.stderr().contains("restart"), "{}", lab.stderr());
+    drop((old, first));
     lab.stop();
 }
 

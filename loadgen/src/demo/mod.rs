@@ -58,7 +58,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
         date: machine::date(),
         machine,
         terminator: format!("offramp {}", env!("CARGO_PKG_VERSION")),
-        carriers: engine.carriers().to_string(),
+        carriers: engine.record_paths().to_string(),
         workers: WORKERS,
         threads,
         phases: Vec::new(),

@@ -10,6 +10,7 @@ mod connection;
 mod free;
 mod meter;
 mod pin;
+mod stock;
 mod timers;
 mod worker;
 

@@ -10,11 +10,11 @@ use offramp_proto::buf::{Buf, Bufs};
 use offramp_ring::ring::{Ring, Token, hint};
 use offramp_ring::socket::Address;
 
-use super::begin::{OPENING_MAX, stock};
 use super::connection::{Connection, Stage};
 use super::free::Free;
 use super::meter::{Meter, Shared};
 use super::now;
+use super::stock::{OPENING_MAX, stock};
 use super::timers::Timers;
 use crate::failure::Failure;
 use crate::plan::{Load, Plan, Target, Until};

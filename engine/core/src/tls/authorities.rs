@@ -25,8 +25,8 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::evidence;
-use super::findings::{Dates, Findings};
-use super::peer::{BAD_CERTIFICATE, PeerError, check_key};
+use super::findings::{Dates, Findings, Purpose};
+use super::peer_error::{BAD_CERTIFICATE, PeerError, check_key};
 use super::signatures::handshake_signatures;
 
 /// Most certificates that a peer may show where a path is sought, its own included: a path has at most six
@@ -40,13 +40,6 @@ const SAME_NAME_MAX: usize = 2;
 /// Of the variants that rustls sends as bad_certificate the one that nothing else here makes.
 pub(super) const CHAIN_TOO_LONG: Error =
     Error::InvalidCertificate(CertificateError::UnhandledCriticalExtension);
-
-/// Whom the authorities vouch for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Clients,
-    Servers,
-}
 
 /// The certificates of a file of authorities, checked.
 #[derive(Debug)]

@@ -14,9 +14,8 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use super::authorities::Purpose;
-use super::findings::Findings;
-use super::identity::IdentityError;
+use super::findings::{Findings, Purpose};
+use super::identity_error::IdentityError;
 use super::{key_kind, profile};
 
 /// Least bits of an RSA modulus (TS 33.310 clause 6.1.1).

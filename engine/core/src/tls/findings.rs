@@ -9,11 +9,20 @@ use rustls::pki_types::UnixTime;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
-use super::ocsp::Period;
 use super::ticket_keys::UnixSeconds;
 
 /// Most warnings of one listener; the rest is a number.
 const WARNINGS_MAX: usize = 20;
+
+/// How far the clock of a responder may be ahead of ours.
+const CLOCK_SKEW_SECONDS: i64 = 300;
+
+/// Whose certificates are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Clients,
+    Servers,
+}
 
 /// From when to when a certificate is valid (RFC 5280 §4.1.2.5), both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +79,21 @@ impl Dated {
             Err(_) => format!("has expired: it was valid until {not_after}"),
         };
         Some(format!("{}: certificate {} {what}", self.file.display(), self.nth))
+    }
+}
+
+/// When an OCSP response is current: from thisUpdate to nextUpdate (RFC 6960 §4.2.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period {
+    pub(super) from: ASN1Time,
+    pub(super) until: ASN1Time,
+}
+
+impl Period {
+    /// Whether the response is current at this time.
+    pub(super) fn has(&self, now: UnixTime) -> bool {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.from.timestamp().saturating_sub(CLOCK_SKEW_SECONDS) <= now && now < self.until.timestamp()
     }
 }
 

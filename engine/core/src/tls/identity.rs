@@ -12,11 +12,11 @@ use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{CipherSuite, NamedGroup, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::authorities::Purpose;
 use super::certificate::{self, Checked};
-use super::findings::Findings;
+use super::findings::{Findings, Period, Purpose};
+use super::identity_error::IdentityError;
 use super::key_kind;
-use super::ocsp::{self, Period};
+use super::ocsp;
 use super::sources::{LoadKey, Sources};
 use crate::config::{IdentityFiles, UnknownName};
 use crate::files::pem::{self, PemError, PrivateKey};
@@ -26,56 +26,6 @@ use crate::files::{self, Content};
 const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// Most bytes of an OCSP response: those with a chain of their own have a few thousand.
 const MAX_OCSP_BYTES: usize = 16 * 1024;
-
-/// Why an identity cannot be used. The text names the file, what is wrong and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// The file cannot be read.
-    #[error("{}: cannot be read: {reason}; check the path and who may read it", .file.display())]
-    Unreadable {
-        /// Which.
-        file: PathBuf,
-        /// What the system says.
-        reason: String,
-    },
-    /// The file has not what was looked for, or not in a form that is read.
-    #[error("{}: {problem}", .file.display())]
-    Unusable {
-        /// Which.
-        file: PathBuf,
-        /// What is the matter with it, and what to do.
-        problem: String,
-    },
-    /// The file is not what it claims to be.
-    #[error("{}: {reason}; export it again as PEM", .file.display())]
-    Malformed {
-        /// Which.
-        file: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The key belongs to another certificate.
-    #[error("{}: is not the key of the first certificate in {}; pair each certificate with its own key, and \
-             put the server's own certificate first", .key.display(), .certificate.display())]
-    NotAPair {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's file.
-        certificate: PathBuf,
-    },
-    /// The profile forbids it.
-    #[error("{}: {what}: the 3GPP profile allows {allowed} ({clause})", .file.display())]
-    Forbidden {
-        /// Which.
-        file: PathBuf,
-        /// What was found.
-        what: String,
-        /// What would do.
-        allowed: &'static str,
-        /// Where it says so.
-        clause: &'static str,
-    },
-}
 
 /// One certificate chain with its key and the names that it is for.
 struct Identity {

@@ -17,12 +17,14 @@ pub mod evidence;
 mod findings;
 mod hello;
 mod identity;
+mod identity_error;
 mod key_kind;
 mod ocsp;
 mod originate;
 #[cfg(test)]
 mod pair;
 mod peer;
+mod peer_error;
 mod profile;
 mod refusal;
 pub mod secrets;
@@ -35,14 +37,16 @@ pub mod ticket_keys;
 mod tickets;
 
 pub use findings::Dated;
-pub use identity::IdentityError;
+pub use identity_error::IdentityError;
 pub use offramp_proto::record;
-pub use peer::{PeerError, PeerRefusal};
+pub use peer::PeerRefusal;
+pub use peer_error::PeerError;
 pub use sources::{LoadKey, Sources};
+pub use ticket_file::KeyFileError;
 pub use tickets::Tickets;
 
-use authorities::Purpose;
 use findings::Findings;
+use findings::Purpose;
 use identity::Identities;
 use originate::Origination;
 use peer::Peers;

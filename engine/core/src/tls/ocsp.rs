@@ -7,16 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512, digest};
-use rustls::pki_types::UnixTime;
 use rustls::sign::CertifiedKey;
 use x509_parser::asn1_rs::{Any, Class, FromDer, Oid};
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
-use super::findings::Findings;
-
-/// How far the clock of a responder may be ahead of ours.
-const CLOCK_SKEW_SECONDS: i64 = 300;
+use super::findings::{Findings, Period};
 
 /// Why a response is not stapled, whatever the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,21 +33,6 @@ struct Statement {
     period: Period,
     /// Whether the certificate is good; otherwise it is revoked or unknown to the responder.
     is_good: bool,
-}
-
-/// From thisUpdate to nextUpdate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Period {
-    from: ASN1Time,
-    pub(super) until: ASN1Time,
-}
-
-impl Period {
-    /// Whether the response is current at this time.
-    pub(super) fn has(&self, now: UnixTime) -> bool {
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        self.from.timestamp().saturating_sub(CLOCK_SKEW_SECONDS) <= now && now < self.until.timestamp()
-    }
 }
 
 /// The certificate with this response of a file, and when that is current; nothing inside where it is for
@@ -190,6 +171,8 @@ mod tests {
     use std::time::Duration;
 
     use rcgen::{CertificateParams, KeyPair, SerialNumber};
+
+    use rustls::pki_types::UnixTime;
 
     use super::*;
 

@@ -10,10 +10,11 @@ use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-use super::authorities::{Authorities, Purpose};
-use super::findings::Findings;
+use super::authorities::Authorities;
+use super::findings::{Findings, Purpose};
 use super::identity::Identities;
-use super::peer::{AnyCertificate, PeerRefusal, authorities, check_key, is_told};
+use super::peer::{AnyCertificate, PeerRefusal, authorities, is_told};
+use super::peer_error::check_key;
 use super::sessions::ClientSessions;
 use super::signatures::handshake_signatures;
 use super::{Sources, Tickets, TlsPolicyError, profile};

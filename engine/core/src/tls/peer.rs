@@ -9,7 +9,7 @@
 //! every handshake, from the certificate that the session carries, whatever the handshake was.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -23,35 +23,14 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::authorities::{Authorities, Purpose};
-use super::certificate::has_key_of_the_profile;
-use super::evidence;
-use super::findings::Findings;
+use super::authorities::Authorities;
+use super::findings::{Findings, Purpose};
+use super::peer_error::{PeerError, check_key};
 use super::signatures::handshake_signatures;
 use super::tickets::TicketScope;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, TrustAnchor};
 use crate::files;
 use crate::files::pem::{self, PemError};
-
-/// Why the authorities of a listener cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// The file has no certificate that can be one.
-    #[error("{}: {problem}; expected PEM certificates of authorities",
-            .file.display())]
-    Authorities {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-impl PeerError {
-    pub(super) fn authorities(file: &Path, problem: impl fmt::Display) -> Self {
-        Self::Authorities { file: file.to_owned(), problem: problem.to_string() }
-    }
-}
 
 /// Why a peer does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,15 +158,6 @@ pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, P
         error => PeerError::authorities(file, format!("cannot be read as PEM ({error})")),
     })
 }
-
-/// The alert for a certificate whose key the profile forbids, before the key is tried (C4).
-pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
-    let why = "the certificate's key is not one that the profile allows";
-    if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
-}
-
-/// Of those that rustls tells as bad_certificate the one that says least.
-pub(super) const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);
 
 /// Takes any certificate whose key has signed the handshake: which one it is, is judged afterwards.
 #[derive(Debug)]

@@ -10,8 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
-pub use super::ticket_file::KeyFileError;
-
 /// Keys in a ring, those that wait to seal and those that only open included.
 pub const KEYS_MAX: usize = 32;
 /// Seconds for which a key seals, where nobody says otherwise (RFC 5077 §5.5 asks for regular changes).

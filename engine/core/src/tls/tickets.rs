@@ -34,7 +34,8 @@ use rustls::crypto::SecureRandom;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
-use super::ticket_keys::{KeyFileError, KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
+use super::ticket_file::KeyFileError;
+use super::ticket_keys::{KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
 
 /// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
 /// some KiB).

@@ -18,7 +18,7 @@ use super::{RECEIVE_BYTES, Rules};
 use crate::buf::Buf;
 use crate::tls::secrets::Direction;
 pub(super) use plain::PlainSide;
-pub(super) use side::{Ending, Side};
+pub(super) use side::Side;
 pub(super) use tls::TlsSide;
 
 /// The two sides joined.
@@ -32,6 +32,16 @@ pub(super) struct Relay {
     to_far: Option<Buf>,
     /// The time is over, once so many answers to `CountUnread` have come.
     expires_after: Option<u8>,
+}
+
+/// How a connection ends, as far as it concerns a side.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::conn) struct Ending {
+    pub(in crate::conn) fault: Fault,
+    /// The leg that the fault is of; none if it is of neither.
+    pub(in crate::conn) culprit: Option<Leg>,
+    /// Something was received and not passed on.
+    pub(in crate::conn) is_cut: bool,
 }
 
 /// Why it ended otherwise than by both sides.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::plain::PlainSide;
 use super::tls::TlsSide;
-use super::{Cut, RECEIVE_BYTES};
+use super::{Cut, Ending, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::conn::PLAINTEXT_BYTES;
 use crate::conn::action::Outbox;
@@ -18,16 +18,6 @@ use crate::conn::fault::Fault;
 pub(in crate::conn) enum Side {
     Plain(PlainSide),
     Tls(Box<TlsSide>),
-}
-
-/// How a connection ends, as far as it concerns a side.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::conn) struct Ending {
-    pub(in crate::conn) fault: Fault,
-    /// The leg that the fault is of; none if it is of neither.
-    pub(in crate::conn) culprit: Option<Leg>,
-    /// Something was received and not passed on.
-    pub(in crate::conn) is_cut: bool,
 }
 
 impl Side {

@@ -3,14 +3,14 @@
 //! Whatever the fault: what came whole and authentic from the other side before it is delivered, and only
 //! then does the alert say that the stream is cut.
 
-use super::sending::SendState;
+use super::send_state::SendState;
 use super::{TlsSide, control};
 use crate::buf::Buf;
 use crate::conn::action::{Action, Outbox};
 use crate::conn::carrier::{Flush, LastRecord, Receiver, TlsEnd, Transmitter};
 use crate::conn::event::Operation;
 use crate::conn::fault::{Fault, alert};
-use crate::conn::relay::side::Ending;
+use crate::conn::relay::Ending;
 use crate::conn::shutdown::MAX_LINGER_BYTES;
 use crate::tls::record::RecordType;
 

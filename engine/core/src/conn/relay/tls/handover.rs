@@ -4,7 +4,7 @@
 //! when nothing of ours is being sent, what comes from it when nothing of it lies in our memory. A kernel
 //! that refuses, now or later, leaves the direction where it is.
 
-use super::sending::SendState;
+use super::send_state::SendState;
 use super::{TlsSide, control, note};
 use crate::conn::action::{Action, Milestone, Outbox, RecordPath};
 use crate::conn::carrier::{Count, Receiver, Transmitter};

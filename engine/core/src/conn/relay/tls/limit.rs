@@ -8,7 +8,7 @@
 //! the bytes; only when that bound comes near the limit is the kernel asked.
 
 use super::TlsSide;
-use super::sending::SendState;
+use super::send_state::SendState;
 use crate::conn::RECEIVE_BYTES;
 use crate::conn::action::{Action, Outbox};
 use crate::conn::carrier::{Count, Receiver, Transmitter};

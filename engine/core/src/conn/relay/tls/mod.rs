@@ -11,6 +11,7 @@ mod handover;
 mod kernel;
 mod limit;
 mod messages;
+mod send_state;
 mod sending;
 mod userspace;
 

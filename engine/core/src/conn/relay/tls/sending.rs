@@ -1,6 +1,7 @@
 //! What goes to the peer, one thing at a time: records that are due, application data, the end.
 
 use super::limit::KeyBudget;
+use super::send_state::SendState;
 use super::{TlsSide, control, kernel};
 use crate::buf::Buf;
 use crate::conn::action::{Action, Outbox};
@@ -20,23 +21,6 @@ pub(super) struct Sender {
     pub(super) ended: bool,
     /// The kernel did not take our own next key: nothing can be sent any more.
     pub(super) is_lost: bool,
-}
-
-/// What occupies the sending side of the leg.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum SendState {
-    #[default]
-    Idle,
-    /// Application data is being sent, or a record after which nothing changes.
-    Data,
-    /// A KeyUpdate that the kernel seals is being sent: our next key follows it.
-    KeyUpdate,
-    /// Our close_notify is being sent.
-    CloseNotify,
-    /// The kernel was asked something of this direction.
-    Asking,
-    /// Our close_notify is sealed, and FIN waits until it is with TCP.
-    Flushing,
 }
 
 /// Records that we owe the peer.

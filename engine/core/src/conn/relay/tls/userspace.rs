@@ -1,7 +1,7 @@
 //! What is particular to a direction whose records userspace carries.
 
 use super::TlsSide;
-use super::sending::SendState;
+use super::send_state::SendState;
 use crate::buf::{BUF_BYTES, Buf};
 use crate::conn::action::{Action, ControlKind, Outbox};
 use crate::conn::carrier::{Receiver, Transmitter};

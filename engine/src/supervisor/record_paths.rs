@@ -62,7 +62,7 @@ impl RecordPaths {
         let rekeys = found.rekey == Rekey::Supported;
         let without_13 = rules.key_update == KeyUpdatePolicy::Userspace && !rekeys;
         let is_auto = rules.policy == OffloadPolicy::Auto;
-        let carriage = |set: CipherSet, reason: Option<&Refusal>, wanted: bool| match (wanted, without_13) {
+        let path = |set: CipherSet, reason: Option<&Refusal>, wanted: bool| match (wanted, without_13) {
             (false, _) => RecordPath::Userspace("offload_directions".to_owned()),
             (true, false) => RecordPath::found(set, reason),
             (true, true) => RecordPath::found(set, reason).without_13(),
@@ -72,11 +72,11 @@ impl RecordPaths {
             OffloadPolicy::Auto => AUTO_AFTER_BYTES,
             OffloadPolicy::Always | OffloadPolicy::Never => 0,
         };
-        let mut rx = carriage(found.rx, found.rx_reason.as_ref(), wants_rx);
+        let mut rx = path(found.rx, found.rx_reason.as_ref(), wants_rx);
         if is_auto && matches!(rx, RecordPath::Kernel(_)) {
             rx = RecordPath::Userspace("offload = auto: it costs less there".to_owned());
         }
-        let tx = carriage(found.tx, found.tx_reason.as_ref(), wants_tx);
+        let tx = path(found.tx, found.tx_reason.as_ref(), wants_tx);
         Ok(Self { tx, rx, after_bytes, rekeys, expect_no_pad: rules.expect_no_pad })
     }
 
@@ -134,8 +134,7 @@ impl RecordPath {
 impl fmt::Display for RecordPaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "records tx: {}, rx: {}", self.tx, self.rx)?;
-        let kernel =
-            [&self.tx, &self.rx].into_iter().any(|carriage| matches!(carriage, RecordPath::Kernel(_)));
+        let kernel = [&self.tx, &self.rx].into_iter().any(|path| matches!(path, RecordPath::Kernel(_)));
         if kernel && self.after_bytes > 0 {
             write!(f, "; the kernel after {} bytes", self.after_bytes)?;
         }
@@ -179,25 +178,25 @@ mod tests {
 
     #[test]
     fn never_asks_the_kernel_nothing() {
-        let carriers = RecordPaths::choose(&rules(OffloadPolicy::Never), &found(Rekey::Supported)).unwrap();
+        let paths = RecordPaths::choose(&rules(OffloadPolicy::Never), &found(Rekey::Supported)).unwrap();
         assert_eq!(
-            carriers.to_string(),
+            paths.to_string(),
             "records tx: userspace (offload = never), rx: userspace (offload = never)"
         );
-        assert_eq!(carriers.offer(), Offer::default());
+        assert_eq!(paths.offer(), Offer::default());
     }
 
     #[test]
     fn a_direction_may_be_left_out_and_bytes_put_before_it() {
         let rules =
             OffloadRules { directions: OffloadDirections::Tx, ..rules(OffloadPolicy::AfterBytes(9000)) };
-        let carriers = RecordPaths::choose(&rules, &found(Rekey::Supported)).unwrap();
+        let paths = RecordPaths::choose(&rules, &found(Rekey::Supported)).unwrap();
         assert_eq!(
-            carriers.to_string(),
+            paths.to_string(),
             "records tx: kernel (aes-128-gcm, aes-256-gcm, chacha20-poly1305), rx: userspace \
              (offload_directions); the kernel after 9000 bytes"
         );
-        let offer = carriers.offer();
+        let offer = paths.offer();
         assert!(offer.rx.is_empty() && !offer.tx.is_empty() && offer.rekeys && offer.after_bytes == 9000);
     }
 
@@ -222,10 +221,10 @@ mod tests {
 
     #[test]
     fn auto_gives_the_kernel_what_goes_to_the_peer_once_it_is_worth_it() {
-        let carriers = RecordPaths::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
-        assert!(carriers.offer().rx.is_empty() && carriers.offer().after_bytes == AUTO_AFTER_BYTES);
+        let paths = RecordPaths::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
+        assert!(paths.offer().rx.is_empty() && paths.offer().after_bytes == AUTO_AFTER_BYTES);
         assert_eq!(
-            carriers.to_string(),
+            paths.to_string(),
             "records tx: kernel (aes-128-gcm, aes-256-gcm, chacha20-poly1305), rx: userspace (offload = \
              auto: it costs less there); the kernel after 65536 bytes"
         );

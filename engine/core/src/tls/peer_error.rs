@@ -1,0 +1,39 @@
+//! What authorities and peers are refused for, whoever looks at them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, Error};
+
+use super::certificate::has_key_of_the_profile;
+use super::evidence;
+
+/// Why the authorities of a listener cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The file has no certificate that can be one.
+    #[error("{}: {problem}; expected PEM certificates of authorities",
+            .file.display())]
+    Authorities {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl PeerError {
+    pub(super) fn authorities(file: &Path, problem: impl fmt::Display) -> Self {
+        Self::Authorities { file: file.to_owned(), problem: problem.to_string() }
+    }
+}
+
+/// The alert for a certificate whose key the profile forbids, before the key is tried (C4).
+pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    let why = "the certificate's key is not one that the profile allows";
+    if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
+}
+
+/// Of those that rustls tells as bad_certificate the one that says least.
+pub(super) const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);

@@ -1,0 +1,26 @@
+//! What the tests of several files of the worker need.
+
+use std::sync::Arc;
+
+use super::mailbox::Route;
+use crate::config::limits::Timeouts;
+use crate::conn::carrier::Offer;
+use crate::conn::policy::{Policy, Security};
+
+/// No TLS on either leg.
+pub(super) fn policy() -> Arc<Policy> {
+    Arc::new(Policy {
+        near: Security::Plain,
+        far: Security::Plain,
+        timeouts: Timeouts::default(),
+        offload: Offer::default(),
+        record_limit: 1024,
+        takes_fin_for_the_end: false,
+        expect_no_pad: false,
+    })
+}
+
+/// To nowhere.
+pub(super) fn route() -> Arc<Route> {
+    Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
+}
