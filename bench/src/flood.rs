@@ -1,7 +1,7 @@
 //! What a handshake flood does to a connection that is established already.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use offramp_attack::flood::{Flood, Priority};
@@ -18,6 +18,9 @@ use crate::workload::Bench;
 
 /// The flood has begun to hurt, or never will.
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// How long a sample waits for the first answer to a hello of the flood.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// One line of the table; its figure is the victim's 99th percentile in µs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +62,12 @@ impl UnderFlood {
         format!("victim under a handshake flood, {key}, {} at once, p99", self.clients)
     }
 
-    /// Takes one sample of so long. The flood asks for TLS 1.2, or for 1.3; the victim has 1.3. Without
+    /// Takes one sample of at least this length, which goes on until a hello was answered: a slow terminator
+    /// may need longer than that for one. The flood asks for TLS 1.2, or for 1.3; the victim has 1.3. Without
     /// clients there is no flood.
     ///
     /// # Errors
-    /// The victim lost its connection, or the terminator answered no hello.
+    /// The victim lost its connection, or the terminator answered no hello in [`ANSWER_MAX`].
     pub fn sample(self, bench: &Bench<'_>, tls13: bool, length: Duration) -> Result<Outcome> {
         let suite = Suite::usual(Version::Tls13);
         let client = Client::new(bench.terminator.address, bench.trusted, suite, false)?;
@@ -72,7 +76,11 @@ impl UnderFlood {
         let flood = Flood::start(bench.terminator.address, self.clients, hello, Priority::Lower)?;
         thread::park_timeout(WARM_UP);
         let (answered, cpu) = (flood.answered(), CpuTime::read(bench.terminator.pid())?);
-        let noticed = Noticed::watch_for(&mut victim, length).context("the victim's message");
+        let began = Instant::now();
+        let awaits_answer =
+            || self.clients > 0 && flood.answered() == answered && began.elapsed() < ANSWER_MAX;
+        let noticed = Noticed::watch(&mut victim, || began.elapsed() < length || awaits_answer());
+        let noticed = noticed.context("the victim's message");
         let used = CpuTime::read(bench.terminator.pid())?.since(cpu);
         let (answered, refused) = (flood.answered() - answered, flood.refused());
         flood.stop()?;

@@ -1,6 +1,7 @@
 //! A victim: small messages on one established connection, and how long each answer takes.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,23 @@ impl Noticed {
     /// # Errors
     /// As for [`Noticed::watch`].
     pub fn watch_for(stream: &mut (impl Read + Write), length: Duration) -> io::Result<Self> {
-        let end = Instant::now() + length;
-        Self::watch(stream, || Instant::now() < end)
+        Self::watch_until(stream, length..length, || true)
+    }
+
+    /// The same for as long as `span` begins with, and then until `is_enough`, at most until its end.
+    ///
+    /// # Errors
+    /// As for [`Noticed::watch`].
+    pub fn watch_until(
+        stream: &mut (impl Read + Write),
+        span: Range<Duration>,
+        is_enough: impl Fn() -> bool,
+    ) -> io::Result<Self> {
+        let began = Instant::now();
+        Self::watch(stream, || {
+            let passed = began.elapsed();
+            passed < span.start || (passed < span.end && !is_enough())
+        })
     }
 
     /// How many messages there were.

@@ -1,4 +1,4 @@
-//! What authorities and peers are refused for, whoever looks at them.
+//! Why authorities cannot be used, and why a certificate is refused for its key.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::evidence;
 /// Why the authorities of a listener cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// The file has no certificate that can be one.
+    /// The file has no certificate that can be an authority.
     #[error("{}: {problem}; expected PEM certificates of authorities",
             .file.display())]
     Authorities {
@@ -35,5 +35,5 @@ pub(super) fn check_key(certificate: &CertificateDer<'_>) -> Result<(), Error> {
     if has_key_of_the_profile(certificate) { Ok(()) } else { Err(evidence::note(&why, BAD_CERTIFICATE)) }
 }
 
-/// Of those that rustls tells as bad_certificate the one that says least.
+/// Of the errors that rustls reports as bad_certificate, the least specific.
 pub(super) const BAD_CERTIFICATE: Error = Error::InvalidCertificate(CertificateError::BadEncoding);
