@@ -1,7 +1,7 @@
 //! What a handshake flood does to a connection that is established already.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use offramp_attack::flood::{Flood, Priority};
@@ -76,10 +76,8 @@ impl UnderFlood {
         let flood = Flood::start(bench.terminator.address, self.clients, hello, Priority::Lower)?;
         thread::park_timeout(WARM_UP);
         let (answered, cpu) = (flood.answered(), CpuTime::read(bench.terminator.pid())?);
-        let began = Instant::now();
-        let awaits_answer =
-            || self.clients > 0 && flood.answered() == answered && began.elapsed() < ANSWER_MAX;
-        let noticed = Noticed::watch(&mut victim, || began.elapsed() < length || awaits_answer());
+        let is_answered = || self.clients == 0 || flood.answered() > answered;
+        let noticed = Noticed::watch_until(&mut victim, length..ANSWER_MAX, is_answered);
         let noticed = noticed.context("the victim's message");
         let used = CpuTime::read(bench.terminator.pid())?.since(cpu);
         let (answered, refused) = (flood.answered() - answered, flood.refused());
