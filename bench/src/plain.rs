@@ -10,18 +10,21 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use offramp_proto::buf::{BUF_BYTES, Bufs};
-use offramp_ring::ring::{Completion, Outcome, Ring, Token};
+use offramp_ring::ring::{Completion, Outcome, Ring};
 use offramp_ring::socket::{self, Address, SockAddr};
 use slab::Slab;
 
-const ACCEPT: Token = 0;
-const CONNECT: u64 = 1;
-/// Receive and send, each on the leg that was accepted (+0) and on the other (+1).
-const RECEIVE: u64 = 2;
-const SEND: u64 = 4;
-const KINDS: u64 = 8;
 const BACKLOG: i32 = 4096;
 const FREE_BUFFERS: usize = 64;
+
+/// What an operation was, of which pair, and on which of its legs: the accepted one is 0, the other 1.
+#[derive(Clone, Copy)]
+enum Owner {
+    Accept,
+    Connect(usize),
+    Receive(usize, usize),
+    Send(usize, usize),
+}
 
 /// The two legs of a connection; which is which is the index.
 struct Pair {
@@ -47,19 +50,19 @@ pub fn relay(backend: SocketAddr) -> io::Result<()> {
         backend: address,
         again: VecDeque::new(),
     };
-    relay.ring.accept(listener.as_fd(), ACCEPT);
+    relay.ring.accept(listener.as_fd(), Owner::Accept);
     loop {
         relay.ring.wait(&mut relay.bufs, None)?;
-        while let Some(Completion { token, outcome }) = relay.ring.next_completion() {
-            if token == ACCEPT {
+        while let Some(Completion { user_data, outcome }) = relay.ring.next_completion() {
+            if matches!(user_data, Owner::Accept) {
                 if let Outcome::Accepted { socket, more } = outcome {
                     if !more {
-                        relay.ring.accept(listener.as_fd(), ACCEPT);
+                        relay.ring.accept(listener.as_fd(), Owner::Accept);
                     }
                     relay.begin(socket)?;
                 }
             } else {
-                relay.on(token, outcome);
+                relay.on(user_data, outcome);
             }
         }
         while let Some((index, leg)) = relay.again.pop_front() {
@@ -70,7 +73,7 @@ pub fn relay(backend: SocketAddr) -> io::Result<()> {
 }
 
 struct Relay {
-    ring: Ring,
+    ring: Ring<Owner>,
     bufs: Bufs,
     pairs: Slab<Pair>,
     backend: Address,
@@ -84,7 +87,7 @@ impl Relay {
         let pair = Pair { sockets: [Some(accepted), Some(other)], in_flight: 1, drained: [false; 2] };
         let index = self.pairs.insert(pair);
         let Some(socket) = self.pairs[index].sockets[1].as_ref() else { return Ok(()) };
-        self.ring.connect(socket.as_fd(), self.sockaddr.clone(), token(index, CONNECT));
+        self.ring.connect(socket.as_fd(), self.sockaddr.clone(), Owner::Connect(index));
         Ok(())
     }
 
@@ -92,16 +95,18 @@ impl Relay {
         let pair = &mut self.pairs[index];
         if let Some(socket) = &pair.sockets[leg] {
             pair.in_flight += 1;
-            let what = token(index, RECEIVE + leg as u64);
-            self.ring.receive(socket.as_fd(), BUF_BYTES, pair.drained[leg], what);
+            self.ring.receive(socket.as_fd(), BUF_BYTES, pair.drained[leg], Owner::Receive(index, leg));
         }
     }
 
-    fn on(&mut self, token: Token, outcome: Outcome) {
-        let (index, kind) = ((token / KINDS) as usize, token % KINDS);
+    fn on(&mut self, owner: Owner, outcome: Outcome) {
+        let (index, leg) = match owner {
+            Owner::Accept => return,
+            Owner::Connect(index) => (index, 1),
+            Owner::Receive(index, leg) | Owner::Send(index, leg) => (index, leg),
+        };
         let Some(pair) = self.pairs.get_mut(index) else { return };
         pair.in_flight -= 1;
-        let leg = (kind % 2) as usize;
         match outcome {
             Outcome::Connected => {
                 self.receive(index, 0);
@@ -113,7 +118,7 @@ impl Relay {
                 match &pair.sockets[to] {
                     Some(socket) => {
                         pair.in_flight += 1;
-                        self.ring.send(socket.as_fd(), buf, self::token(index, SEND + to as u64));
+                        self.ring.send(socket.as_fd(), buf, Owner::Send(index, to));
                     }
                     None => self.bufs.give(buf),
                 }
@@ -125,7 +130,7 @@ impl Relay {
             Outcome::Sent { buf, .. } => {
                 if let Some(socket) = &pair.sockets[leg] {
                     pair.in_flight += 1;
-                    self.ring.send(socket.as_fd(), buf, token);
+                    self.ring.send(socket.as_fd(), buf, owner);
                 }
             }
             Outcome::Failed { errno: libc::ENOBUFS, buf: None } => {
@@ -158,8 +163,4 @@ impl Relay {
             self.ring.close(socket);
         }
     }
-}
-
-fn token(index: usize, kind: u64) -> Token {
-    index as u64 * KINDS + kind
 }

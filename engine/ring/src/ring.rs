@@ -28,9 +28,6 @@ mod unread;
 
 pub use completion::{Completion, Outcome};
 
-/// What the owner of a ring hangs on an operation and gets back with its completion.
-pub type Token = u64;
-
 /// Names an operation that was started, for as long as it is under way: no later one has the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started(u64);
@@ -45,18 +42,20 @@ const HARVESTS: usize = 256;
 const DROP_WAITS: usize = 100;
 
 /// An io_uring and the memory that the kernel may touch through it. Stays on the thread that made it.
-pub struct Ring {
+///
+/// Each operation carries a value of the caller's type `T`, which its completions return.
+pub struct Ring<T: Copy> {
     uring: IoUring,
     /// By [`Size`]; taken away when they must outlive the ring.
     pools: Option<[Pool; 2]>,
-    operations: Slab<Operation>,
+    operations: Slab<Operation<T>>,
     /// The number of the next operation.
     next_number: u64,
     unread: Unread,
 }
 
-struct Operation {
-    token: Token,
+struct Operation<T> {
+    user_data: T,
     held: Held,
 }
 
@@ -73,7 +72,7 @@ enum Held {
     Event(#[expect(dead_code, reason = "the kernel writes the count")] Box<u64>),
 }
 
-impl Ring {
+impl<T: Copy> Ring<T> {
     /// Sets the ring up on the calling thread, which must be the one that uses it.
     ///
     /// # Errors
@@ -97,17 +96,17 @@ impl Ring {
     }
 
     /// Accepts connections, one completion each, until one comes without `more` or a failure.
-    pub fn accept(&mut self, listener: BorrowedFd<'_>, token: Token) {
+    pub fn accept(&mut self, listener: BorrowedFd<'_>, user_data: T) {
         let entry = opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build();
-        self.start(token, Held::Accept, entry);
+        self.start(user_data, Held::Accept, entry);
     }
 
     /// Accepts one connection: for kernels whose multishot accept cannot be trusted.
-    pub fn accept_one(&mut self, listener: BorrowedFd<'_>, token: Token) {
+    pub fn accept_one(&mut self, listener: BorrowedFd<'_>, user_data: T) {
         let entry = opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build();
-        self.start(token, Held::Accept, entry);
+        self.start(user_data, Held::Accept, entry);
     }
 
     /// Receives at most `max` bytes into a provided buffer, taken when they arrive. ENOBUFS means that none
@@ -118,16 +117,16 @@ impl Ring {
         socket: BorrowedFd<'_>,
         max: usize,
         expect_empty: bool,
-        token: Token,
+        user_data: T,
     ) -> Started {
-        self.start(token, Held::Receive(Size::Large), select(socket, max, expect_empty, Size::Large))
+        self.start(user_data, Held::Receive(Size::Large), select(socket, max, expect_empty, Size::Large))
     }
 
     /// The same for a handshake, at most [`SMALL_BYTES`] into a small buffer. Its completion waits apart from
     /// those of transfers ([`Ring::next_handshake`]), and keeps the buffer from being replaced as long.
-    pub fn receive_small(&mut self, socket: BorrowedFd<'_>, expect_empty: bool, token: Token) -> Started {
+    pub fn receive_small(&mut self, socket: BorrowedFd<'_>, expect_empty: bool, user_data: T) -> Started {
         let entry = select(socket, SMALL_BYTES, expect_empty, Size::Small);
-        self.start(token, Held::Receive(Size::Small), entry)
+        self.start(user_data, Held::Receive(Size::Small), entry)
     }
 
     /// Receives at most `max` bytes behind the window of `buf`.
@@ -136,28 +135,28 @@ impl Ring {
         socket: BorrowedFd<'_>,
         mut buf: Buf,
         max: usize,
-        token: Token,
+        user_data: T,
     ) -> Started {
         let room = buf.spare_mut();
         let (address, room) = (room.as_mut_ptr(), room.len().min(max));
         let entry = opcode::Recv::new(fd(socket), address, length(room)).build();
-        self.start(token, Held::ReceiveInto(buf), entry)
+        self.start(user_data, Held::ReceiveInto(buf), entry)
     }
 
     /// Receives one record of any type from a socket whose receive direction the kernel carries.
-    pub fn receive_record(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) -> Started {
+    pub fn receive_record(&mut self, socket: BorrowedFd<'_>, buf: Buf, user_data: T) -> Started {
         let mut message = Message::to_receive(buf);
         let entry = opcode::RecvMsg::new(fd(socket), message.header()).build();
-        self.start(token, Held::Record(message), entry)
+        self.start(user_data, Held::Record(message), entry)
     }
 
     /// Sends the window of `buf`; may send only its front.
-    pub fn send(&mut self, socket: BorrowedFd<'_>, buf: Buf, token: Token) -> Started {
+    pub fn send(&mut self, socket: BorrowedFd<'_>, buf: Buf, user_data: T) -> Started {
         let window = buf.filled();
         let entry = opcode::Send::new(fd(socket), window.as_ptr(), length(window.len()))
             .flags(libc::MSG_NOSIGNAL)
             .build();
-        self.start(token, Held::Send(buf), entry)
+        self.start(user_data, Held::Send(buf), entry)
     }
 
     /// Sends the window of `buf` as one record of `record_type` on a socket whose transmit direction the
@@ -167,26 +166,26 @@ impl Ring {
         socket: BorrowedFd<'_>,
         record_type: u8,
         buf: Buf,
-        token: Token,
+        user_data: T,
     ) -> Started {
         let mut message = Message::to_send(buf, record_type);
         let entry =
             opcode::SendMsg::new(fd(socket), message.header()).flags(libc::MSG_NOSIGNAL as u32).build();
-        self.start(token, Held::SendRecord(message), entry)
+        self.start(user_data, Held::SendRecord(message), entry)
     }
 
     /// Connects the socket.
-    pub fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr, token: Token) -> Started {
+    pub fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr, user_data: T) -> Started {
         let address = Box::new(address);
         let entry = opcode::Connect::new(fd(socket), address.as_ptr().cast(), address.len()).build();
-        self.start(token, Held::Connect(address), entry)
+        self.start(user_data, Held::Connect(address), entry)
     }
 
     /// Waits for the eventfd to be signalled and resets it.
-    pub fn await_event(&mut self, event: BorrowedFd<'_>, token: Token) {
+    pub fn await_event(&mut self, event: BorrowedFd<'_>, user_data: T) {
         let mut count = Box::new(0_u64);
         let entry = opcode::Read::new(fd(event), (&raw mut *count).cast(), size_of::<u64>() as u32).build();
-        self.start(token, Held::Event(count), entry);
+        self.start(user_data, Held::Event(count), entry);
     }
 
     /// Cancels an operation, which still gets its completion: ECANCELED, or its own if it was faster.
@@ -276,12 +275,12 @@ impl Ring {
 
     /// The next completion that [`Ring::wait`] brought; those of handshakes come behind transfers, those of
     /// accepts last.
-    pub fn next_completion(&mut self) -> Option<Completion> {
+    pub fn next_completion(&mut self) -> Option<Completion<T>> {
         self.next_transfer().or_else(|| self.next_handshake()).or_else(|| self.next_accept())
     }
 
     /// The next completion of anything but a receive of a handshake and an accept.
-    pub fn next_transfer(&mut self) -> Option<Completion> {
+    pub fn next_transfer(&mut self) -> Option<Completion<T>> {
         loop {
             let entry = self.unread.transfers.pop_front()?;
             if let Some(completion) = self.complete(&entry) {
@@ -291,13 +290,13 @@ impl Ring {
     }
 
     /// The next completion of a receive of a handshake.
-    pub fn next_handshake(&mut self) -> Option<Completion> {
+    pub fn next_handshake(&mut self) -> Option<Completion<T>> {
         let entry = self.unread.handshakes.pop_front()?;
         self.complete(&entry)
     }
 
     /// The next completion of an accept.
-    pub fn next_accept(&mut self) -> Option<Completion> {
+    pub fn next_accept(&mut self) -> Option<Completion<T>> {
         let entry = self.unread.accepts.pop_front()?;
         self.complete(&entry)
     }
@@ -320,21 +319,21 @@ impl Ring {
         }
     }
 
-    fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+    fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion<T>> {
         let key = unread::place(entry.user_data());
         let result = entry.result();
         let more = cqueue::more(entry.flags());
-        let token = self.operations.get(key)?.token;
+        let user_data = self.operations.get(key)?.user_data;
         if more && matches!(self.operations[key].held, Held::Accept) {
             let outcome = accepted(result, true);
-            return Some(Completion { token, outcome });
+            return Some(Completion { user_data, outcome });
         }
         let held = self.operations.remove(key).held;
         let outcome = match usize::try_from(result) {
             Ok(count) => self.succeeded(held, count, entry),
             Err(_) => self.failed(held, -result, entry),
         };
-        Some(Completion { token, outcome })
+        Some(Completion { user_data, outcome })
     }
 
     fn succeeded(&mut self, held: Held, count: usize, entry: &cqueue::Entry) -> Outcome {
@@ -398,13 +397,13 @@ impl Ring {
         self.pools.as_mut().map(|pools| &mut pools[size as usize])
     }
 
-    fn start(&mut self, token: Token, held: Held, entry: squeue::Entry) -> Started {
+    fn start(&mut self, user_data: T, held: Held, entry: squeue::Entry) -> Started {
         let class = match held {
             Held::Accept => Class::Accept,
             Held::Receive(Size::Small) => Class::Handshake,
             _ => Class::Transfer,
         };
-        let place = self.operations.insert(Operation { token, held });
+        let place = self.operations.insert(Operation { user_data, held });
         let name = unread::name(place, self.next_number, class);
         self.next_number = self.next_number.wrapping_add(1);
         self.push(&entry.user_data(name));
@@ -428,7 +427,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl<T: Copy> Drop for Ring<T> {
     /// The kernel may write into held memory until each operation is complete: cancel, wait, and leak if that
     /// fails.
     fn drop(&mut self) {

@@ -8,7 +8,7 @@ use super::Worker;
 use super::faults::{Circumstances, Kind};
 use super::listener::SINGLES;
 use super::mailbox::ServiceId;
-use super::slots::{Purpose, read_token};
+use super::owner::Owner;
 use crate::conn::Conn;
 use crate::conn::event::Event;
 use crate::metrics::Counter;
@@ -32,8 +32,8 @@ impl Worker {
                 break;
             }
             let Some(completion) = self.ring.next_accept() else { break };
-            if let Some((Purpose::Accept, id)) = read_token(completion.token) {
-                self.accepted(id.service(), completion.outcome);
+            if let Owner::Accept(service) = completion.user_data {
+                self.accepted(service, completion.outcome);
             }
         }
         if !self.draining {

@@ -1,17 +1,17 @@
 //! An action of a connection, as the operation that carries it out.
 
+use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::faults::Circumstances;
-use super::slots::{Purpose, SlotId, Slots, token};
+use super::owner::{Ring, SlotId};
+use super::slots::Slots;
 use super::timers::Timers;
 use crate::conn::action::{Action, ControlKind, Milestone, RecordPath, Report};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Material};
-use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::sys::tcp;
 use crate::tls::secrets::{Direction, TrafficKeys, Version};
@@ -44,7 +44,7 @@ impl Executor<'_> {
             Action::Flush { leg } => return self.flush(id, leg),
             Action::Settle { leg } => return self.settle(id, leg),
             Action::CountUnread { leg } => {
-                let socket = self.slots.get(id).and_then(|slot| slot.line(leg).socket());
+                let socket = self.slots.get(id).and_then(|slot| slot.leg(leg).socket());
                 let bytes = socket.map_or(0, |socket| tcp::unread_bytes(socket).unwrap_or(0));
                 return Applied::Event(Event::Unread { leg, bytes });
             }
@@ -60,100 +60,38 @@ impl Executor<'_> {
                 return Applied::Closed(report);
             }
             Action::ShutdownWrite { leg } => {
-                if let Some(socket) = self.slots.get(id).and_then(|slot| slot.line(leg).socket()) {
+                if let Some(socket) = self.slots.get(id).and_then(|slot| slot.leg(leg).socket()) {
                     // ENOTCONN: the peer has reset the connection, which the next operation on it will tell.
                     let _ = socket::shutdown_write(socket);
                 }
             }
-            other => self.start(id, other),
+            Action::Receive { leg, .. }
+            | Action::ReceiveHandshake { leg }
+            | Action::ReceiveInto { leg, .. }
+            | Action::ReceiveRecord { leg, .. }
+            | Action::Send { leg, .. }
+            | Action::SendRecord { leg, .. } => {
+                if let Some(slot) = self.slots.get(id) {
+                    slot.leg(leg).start(action, id, self.ring);
+                }
+            }
         }
         Applied::Started
     }
 
-    /// Starts an operation on a leg.
-    fn start(&mut self, id: SlotId, action: Action) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let (Action::Receive { leg, .. }
-        | Action::ReceiveHandshake { leg }
-        | Action::ReceiveInto { leg, .. }
-        | Action::ReceiveRecord { leg, .. }
-        | Action::Send { leg, .. }
-        | Action::SendRecord { leg, .. }) = &action
-        else {
-            return;
-        };
-        let leg = *leg;
-        let line = slot.line(leg);
-        if let Action::SendRecord { record_type, .. } = &action {
-            line.record_type = Some(*record_type);
-        }
-        if line.socket().is_none() {
-            return;
-        }
-        match &action {
-            Action::Receive { max, .. } => line.max = Some(*max),
-            Action::ReceiveHandshake { .. } => line.max = None,
-            _ => {}
-        }
-        let drained = line.drained;
-        let purpose = match &action {
-            Action::Receive { .. } | Action::ReceiveHandshake { .. } | Action::ReceiveInto { .. } => {
-                Purpose::Receive(leg)
-            }
-            Action::ReceiveRecord { .. } => Purpose::ReceiveRecord(leg),
-            _ => Purpose::Send(leg),
-        };
-        let (token, ring) = (token(purpose, id), &mut *self.ring);
-        let Some(socket) = line.socket() else { return };
-        let started = match action {
-            Action::Receive { max, .. } => ring.receive(socket, max, drained, token),
-            Action::ReceiveHandshake { .. } => ring.receive_small(socket, drained, token),
-            Action::ReceiveInto { buf, max, .. } => ring.receive_into(socket, buf, max, token),
-            Action::ReceiveRecord { buf, .. } => ring.receive_record(socket, buf, token),
-            Action::Send { buf, .. } => ring.send(socket, buf, token),
-            Action::SendRecord { record_type, buf, .. } => ring.send_record(socket, record_type, buf, token),
-            _ => return,
-        };
-        line.started(purpose, started);
-    }
-
-    /// Starts a receive again that found no buffer.
-    pub(super) fn receive_again(&mut self, id: SlotId, leg: Leg) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let action = match slot.line(leg).max {
-            Some(max) => Action::Receive { leg, max },
-            None => Action::ReceiveHandshake { leg },
-        };
-        self.start(id, action);
-    }
-
-    /// Opens the far leg; the socket of an attempt before is closed with it.
+    /// Opens the far leg.
     fn connect(&mut self, id: SlotId, to: usize) -> Applied {
         let leg = Leg::Far;
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
-        let route = Arc::clone(&slot.route);
-        let Some(endpoint) = route.endpoints.get(to) else {
-            let (operation, errno) = (Operation::Connect, libc::EDESTADDRREQ);
-            return Applied::Event(Event::Failed { leg, operation, errno });
+        let connected = match slot.route.endpoints.get(to) {
+            Some(endpoint) => slot.far.connect(endpoint, id, leg, self.ring),
+            None => Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ)),
         };
-        match socket::outgoing(&endpoint.address) {
+        match connected {
+            Ok(()) => Applied::Started,
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
                 Applied::Event(Event::Failed { leg, operation: Operation::Connect, errno })
-            }
-            Ok(socket) => {
-                if endpoint.keepalive {
-                    // It is a TCP socket, which is all that could fail here.
-                    let _ = socket::keep_alive(socket.as_fd());
-                }
-                let line = slot.line(leg);
-                line.dial(socket, &endpoint.address);
-                if let Some(socket) = line.socket() {
-                    let (address, purpose) = (endpoint.sockaddr.clone(), Purpose::Connect(leg));
-                    let started = self.ring.connect(socket, address, token(purpose, id));
-                    line.started(purpose, started);
-                }
-                Applied::Started
             }
         }
     }
@@ -162,9 +100,9 @@ impl Executor<'_> {
     fn install(&mut self, id: SlotId, leg: Leg, direction: Direction, keys: &TrafficKeys) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
         let expect_no_pad = slot.conn.policy().expect_no_pad;
-        let line = slot.line(leg);
-        let sealing = std::mem::take(&mut line.sealing);
-        let Some(socket) = line.socket() else { return Applied::Started };
+        let leg_socket = slot.leg(leg);
+        let sealing = std::mem::take(&mut leg_socket.sealing);
+        let Some(socket) = leg_socket.socket() else { return Applied::Started };
         let added = sealing.added_under_key(socket);
         let iv = zeroize::Zeroizing::new(keys.kernel_iv(direction));
         let material =
@@ -175,34 +113,34 @@ impl Executor<'_> {
         };
         let event = match attached.and_then(|()| ktls::install(socket, direction, &material)) {
             Ok(()) => {
-                line.hintless |= direction == Direction::Rx;
-                line.drained &= !line.hintless;
+                leg_socket.hintless |= direction == Direction::Rx;
+                leg_socket.drained &= !leg_socket.hintless;
                 if expect_no_pad && direction == Direction::Rx && keys.version() == Version::Tls13 {
                     // A kernel that does not know it opens records as ever.
-                    let _ = line.socket().map(ktls::expect_no_pad);
+                    let _ = leg_socket.socket().map(ktls::expect_no_pad);
                 }
                 Event::Keyed { leg, direction }
             }
             Err(e) => Event::Refused { leg, direction, errno: e.raw_os_error().unwrap_or(libc::EIO) },
         };
-        line.sealing = sealing;
+        leg_socket.sealing = sealing;
         if matches!(event, Event::Keyed { direction: Direction::Tx, .. }) {
-            line.sealing.begin(&material, added);
+            leg_socket.sealing.begin(&material, added);
         }
         Applied::Event(event)
     }
 
     fn read_sequence(&mut self, id: SlotId, leg: Leg, direction: Direction) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
-        let Some(socket) = slot.line(leg).socket() else { return Applied::Started };
+        let Some(socket) = slot.leg(leg).socket() else { return Applied::Started };
         let sequence = ktls::sequence(socket, direction).ok();
         Applied::Event(Event::Sequence { leg, direction, sequence })
     }
 
     fn release(&mut self, id: SlotId, leg: Leg, reset: bool) {
         let Some(slot) = self.slots.get(id) else { return };
-        let line = slot.line(leg);
-        let Some(descriptor) = line.close(self.ring) else { return };
+        let leg_socket = slot.leg(leg);
+        let Some(descriptor) = leg_socket.close(self.ring) else { return };
         if reset {
             // A Unix socket has no reset; its peer reads end of file.
             let _ = socket::abort_on_close(descriptor.as_fd());
@@ -216,7 +154,7 @@ impl Executor<'_> {
         let Some(slot) = self.slots.get(id) else { return };
         if leg == Leg::Near {
             slot.client =
-                slot.line(leg).socket().and_then(|socket| socket::peer_addr(socket).ok()).map(Box::new);
+                slot.leg(leg).socket().and_then(|socket| socket::peer_addr(socket).ok()).map(Box::new);
         }
     }
 
@@ -225,7 +163,7 @@ impl Executor<'_> {
         let Action::Close(report) = action else { return Circumstances::default() };
         let Some(slot) = self.slots.get(id) else { return Circumstances::of(report) };
         let remembered = slot.client.as_deref().copied();
-        let accepted = slot.line(Leg::Near).socket();
+        let accepted = slot.leg(Leg::Near).socket();
         let client = remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()));
         let backend = slot.route.endpoints.first().map(|endpoint| endpoint.address.clone());
         Circumstances { client, listener: Some(slot.route.listen), backend, ..Circumstances::of(report) }

@@ -4,9 +4,9 @@
 //! here. Nothing is turned round within a direction of a connection: no more than one receive and one send of
 //! it are under way.
 
-use super::slots::{SlotId, read_token};
+use super::owner::{Completion, Owner, SlotId};
 use super::{TURN_COMPLETIONS, Worker};
-use crate::sys::ring::{Completion, Outcome};
+use crate::sys::ring::Outcome;
 
 /// A completion of more bytes than that is bulk: to seal or open it and to hand it to TCP would keep a small
 /// message waiting for longer than that takes itself.
@@ -72,7 +72,10 @@ impl Worker {
 
 /// The connection that a completion is of.
 fn tenant(completion: &Completion) -> Option<SlotId> {
-    read_token(completion.token).map(|(_, id)| id)
+    match completion.user_data {
+        Owner::Leg(id, ..) => Some(id),
+        Owner::Mailbox | Owner::Accept(_) => None,
+    }
 }
 
 /// How many bytes were received or sent.
@@ -85,18 +88,11 @@ fn moved_bytes(completion: &Completion) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mailbox::ServiceId;
-    use super::super::slots::{Purpose, accept_token};
     use super::*;
 
     #[test]
     fn whose_little_bytes_there_were_is_told() {
-        let of = |service| {
-            read_token(accept_token(ServiceId(service))).map(|(purpose, id)| {
-                assert_eq!(purpose, Purpose::Accept);
-                id
-            })
-        };
+        let of = |index| Some(SlotId { index, serial: 0 });
         let one = Little::None.and(of(1));
         assert_eq!(Some(one), of(1).map(Little::Of));
         assert_eq!(one.and(of(1)), one);

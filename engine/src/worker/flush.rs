@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::apply::{Applied, Executor};
+use super::owner::SlotId;
 use super::sealing::{Awaits, Look};
-use super::slots::SlotId;
 use crate::conn::event::{Event, Leg};
 use crate::sys::tcp;
 
@@ -21,9 +21,10 @@ impl Executor<'_> {
     /// `Flushed` at once, or a look later.
     pub(super) fn flush(&mut self, id: SlotId, leg: Leg) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
-        let line = slot.line(leg);
-        let last = line.look.take();
-        let waiting = line.socket().and_then(|socket| line.sealing.waiting(socket, last.as_ref()));
+        let leg_socket = slot.leg(leg);
+        let last = leg_socket.look.take();
+        let waiting =
+            leg_socket.socket().and_then(|socket| leg_socket.sealing.waiting(socket, last.as_ref()));
         let Some(given) = waiting else { return Applied::Event(Event::Flushed { leg }) };
         self.look_later(id, leg, last, given, Awaits::Flushed)
     }
@@ -33,11 +34,11 @@ impl Executor<'_> {
     /// TCP's has settled: what it has taken lies with the other end, and no close takes it back (unix(7)).
     pub(super) fn settle(&mut self, id: SlotId, leg: Leg) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
-        let line = slot.line(leg);
-        let last = line.look.take();
+        let leg_socket = slot.leg(leg);
+        let last = leg_socket.look.take();
         let has_unread = |socket| tcp::unread_bytes(socket).map_or(true, |bytes| bytes > 0);
-        let sending = match line.socket() {
-            Some(socket) if line.is_plain || has_unread(socket) => tcp::sending(socket).ok(),
+        let sending = match leg_socket.socket() {
+            Some(socket) if leg_socket.is_plain || has_unread(socket) => tcp::sending(socket).ok(),
             _ => None,
         };
         match sending {
@@ -59,14 +60,14 @@ impl Executor<'_> {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
         let pause = last.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
         let at = self.now + pause;
-        slot.line(leg).look = Some(Look { at, pause, given, awaits });
+        slot.leg(leg).look = Some(Look { at, pause, given, awaits });
         self.timers.set(at, id);
         Applied::Started
     }
 
     /// The look that is due.
     pub(super) fn look_again(&mut self, id: SlotId, leg: Leg) -> Applied {
-        let look = self.slots.get(id).and_then(|slot| slot.line(leg).look.as_ref().map(|look| look.awaits));
+        let look = self.slots.get(id).and_then(|slot| slot.leg(leg).look.as_ref().map(|look| look.awaits));
         match look {
             Some(Awaits::Flushed) => self.flush(id, leg),
             Some(Awaits::Settled) => self.settle(id, leg),

@@ -6,9 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::mailbox::ServiceId;
-use super::slots::accept_token;
+use super::owner::{Owner, Ring};
 use crate::config::limits::LISTEN_BACKLOG;
-use crate::sys::ring::Ring;
 
 /// How long accepting rests after the system refused a descriptor or memory: what is open must end first.
 const REST: Duration = Duration::from_millis(100);
@@ -59,17 +58,17 @@ impl Listener {
             _ => {}
         }
         let Some(socket) = &self.socket else { return };
-        let token = accept_token(self.id);
+        let owner = Owner::Accept(self.id);
         if self.multishot && self.started == 0 && room >= BURST {
             self.state = State::Multishot;
             self.started = 1;
-            ring.accept(socket.as_fd(), token);
+            ring.accept(socket.as_fd(), owner);
             return;
         }
         self.state = State::Single;
         while self.started < room.min(SINGLES) {
             self.started += 1;
-            ring.accept_one(socket.as_fd(), token);
+            ring.accept_one(socket.as_fd(), owner);
         }
     }
 

@@ -12,8 +12,10 @@ mod faults;
 #[cfg(test)]
 mod fixtures;
 mod flush;
+mod leg_socket;
 mod listener;
 mod mailbox;
+mod owner;
 mod sealing;
 mod served;
 mod slots;
@@ -31,13 +33,14 @@ use crate::conn::fault::Fault;
 use crate::conn::policy::Turn;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
-use crate::sys::ring::{self, Completion, Ring};
+use crate::sys::ring;
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use mailbox::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
+use owner::{Completion, Owner, Ring, SlotId};
 use served::Served;
-use slots::{Purpose, SlotId, Slots, own_token, read_token};
+use slots::Slots;
 pub use switch::OffloadSwitch;
 use timers::Timers;
 
@@ -129,7 +132,7 @@ impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
         let mut ring =
             Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
-        ring.await_event(setup.mailbox.event(), own_token(Purpose::Mailbox));
+        ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
             ring,
             outbox: Outbox::new(FREE_BUFFERS),
@@ -241,27 +244,26 @@ impl Worker {
     }
 
     fn complete(&mut self, completion: Completion) {
-        let Some((purpose, id)) = read_token(completion.token) else { return };
-        match purpose {
-            Purpose::Mailbox => {
+        match completion.user_data {
+            Owner::Accept(_) => {}
+            Owner::Mailbox => {
                 // Before the look into it: what is posted after that wakes the next turn.
-                self.ring.await_event(self.mailbox.event(), own_token(Purpose::Mailbox));
+                self.ring.await_event(self.mailbox.event(), Owner::Mailbox);
                 self.obey();
             }
-            _ => {
-                let meaning = complete::read(
-                    purpose,
-                    id,
+            Owner::Leg(id, leg, operation) => {
+                let decoded = complete::read(
+                    (id, leg, operation),
                     completion.outcome,
                     &mut self.slots,
                     &mut self.ring,
                     &mut self.outbox.bufs,
                     &self.counters,
                 );
-                match meaning {
+                match decoded {
                     Decoded::Event(event) => self.step(id, event),
-                    Decoded::Again { leg, is_handshake: false } => self.parked.push_back((id, leg)),
-                    Decoded::Again { leg, is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
+                    Decoded::Again { is_handshake: false } => self.parked.push_back((id, leg)),
+                    Decoded::Again { is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
                     Decoded::Nothing => {}
                 }
             }
@@ -319,7 +321,7 @@ impl Worker {
     fn timer_fired(&mut self, id: SlotId) {
         let now = self.now;
         let Some(slot) = self.slots.get(id) else { return };
-        let is_due = |leg: &Leg| slot.line(*leg).look.as_ref().is_some_and(|look| look.at <= now);
+        let is_due = |leg: &Leg| slot.leg(*leg).look.as_ref().is_some_and(|look| look.at <= now);
         if let Some(leg) = Leg::BOTH.into_iter().find(is_due) {
             return self.look_again(id, leg);
         }
@@ -359,14 +361,9 @@ impl Worker {
     }
 
     fn receive_again(&mut self, id: SlotId, leg: Leg) {
-        let mut executor = Executor {
-            slots: &mut self.slots,
-            ring: &mut self.ring,
-            counters: &self.counters,
-            timers: &mut self.timers,
-            now: self.now,
-        };
-        executor.receive_again(id, leg);
+        if let Some(slot) = self.slots.get(id) {
+            slot.leg(leg).receive_again(id, leg, &mut self.ring);
+        }
     }
 }
 

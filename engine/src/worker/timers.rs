@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use super::slots::SlotId;
+use super::owner::SlotId;
 
 /// All timers of a worker.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use offramp_proto::buf::{BUF_BYTES, Buf, Bufs};
-use offramp_ring::ring::{Completion, Outcome, Ring, Token, hint};
+use offramp_ring::ring::{Completion, Outcome, Ring, hint};
 use offramp_ring::socket;
 use slab::Slab;
 
@@ -159,15 +159,18 @@ impl Drop for Backend {
     }
 }
 
-/// What an operation was, in the lowest two bits of its token; the connection is in the others.
-const RECEIVE: Token = 0;
-const SEND: Token = 1;
-const ACCEPT: Token = 2;
-const WAKE: Token = 3;
+/// What an operation was, and on which connection.
+#[derive(Clone, Copy)]
+enum Owner {
+    Wake,
+    Accept,
+    Receive(usize),
+    Send(usize),
+}
 
 /// One thread's part.
 struct Server {
-    ring: Ring,
+    ring: Ring<Owner>,
     bufs: Bufs,
     listener: OwnedFd,
     waker: Arc<OwnedFd>,
@@ -189,14 +192,14 @@ struct Connection {
 }
 
 impl Server {
-    fn new(ring: Ring, listener: OwnedFd, waker: Arc<OwnedFd>, shared: Arc<Shared>) -> Self {
+    fn new(ring: Ring<Owner>, listener: OwnedFd, waker: Arc<OwnedFd>, shared: Arc<Shared>) -> Self {
         let (bufs, connections) = (Bufs::new(BUFFERS_KEPT), Slab::new());
         Self { ring, bufs, listener, waker, shared, connections, releases: 0 }
     }
 
     fn run(mut self) -> io::Result<()> {
-        self.ring.accept(self.listener.as_fd(), ACCEPT);
-        self.ring.await_event(self.waker.as_fd(), WAKE);
+        self.ring.accept(self.listener.as_fd(), Owner::Accept);
+        self.ring.await_event(self.waker.as_fd(), Owner::Wake);
         while !self.shared.stop.load(Ordering::Acquire) {
             self.ring.wait(&mut self.bufs, None)?;
             while let Some(completion) = self.ring.next_completion() {
@@ -209,31 +212,18 @@ impl Server {
         Ok(())
     }
 
-    fn complete(&mut self, completion: Completion) {
-        let operation = completion.token & 3;
-        let key = usize::try_from(completion.token >> 2).unwrap_or(usize::MAX);
-        match completion.outcome {
-            Outcome::Accepted { socket, more } => {
-                self.open(socket);
-                if !more {
-                    self.ring.accept(self.listener.as_fd(), ACCEPT);
-                }
-                return;
+    fn complete(&mut self, completion: Completion<Owner>) {
+        let key = match completion.user_data {
+            Owner::Accept => return self.accepted(completion.outcome),
+            Owner::Wake => {
+                self.ring.await_event(self.waker.as_fd(), Owner::Wake);
+                return self.release();
             }
-            Outcome::Failed { .. } if operation == ACCEPT => {
-                // Out of descriptors, or a connection that is gone already: the next one may be better.
-                self.ring.accept(self.listener.as_fd(), ACCEPT);
-                return;
-            }
-            _ if operation == WAKE => {
-                self.ring.await_event(self.waker.as_fd(), WAKE);
-                self.release();
-                return;
-            }
-            _ => {}
-        }
+            Owner::Receive(key) | Owner::Send(key) => key,
+        };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if operation == RECEIVE {
+        let is_receive = matches!(completion.user_data, Owner::Receive(_));
+        if is_receive {
             connection.receiving = false;
         } else {
             connection.sending = false;
@@ -246,12 +236,12 @@ impl Server {
             }
             Outcome::Sent { buf, .. } if !buf.is_empty() => {
                 connection.sending = true;
-                self.ring.send(connection.socket.as_fd(), buf, completion.token);
+                self.ring.send(connection.socket.as_fd(), buf, completion.user_data);
             }
             Outcome::Sent { buf, .. } => self.bufs.give(buf),
             Outcome::Failed { errno, buf } => {
                 // A receive that found no buffer is started again.
-                connection.broken |= errno != NO_BUFFER || operation != RECEIVE;
+                connection.broken |= errno != NO_BUFFER || !is_receive;
                 if let Some(buf) = buf {
                     self.bufs.give(buf);
                 }
@@ -259,6 +249,17 @@ impl Server {
             _ => connection.broken = true,
         }
         self.advance(key);
+    }
+
+    fn accepted(&mut self, outcome: Outcome) {
+        // A failure is lack of descriptors, or a connection that is gone already: the next may be better.
+        let is_over = !matches!(outcome, Outcome::Accepted { more: true, .. });
+        if let Outcome::Accepted { socket, .. } = outcome {
+            self.open(socket);
+        }
+        if is_over {
+            self.ring.accept(self.listener.as_fd(), Owner::Accept);
+        }
     }
 
     fn open(&mut self, socket: OwnedFd) {
@@ -297,17 +298,16 @@ impl Server {
             self.ring.cancel_all(connection.socket.as_fd());
             return;
         }
-        let token = (key as Token) << 2;
         if connection.service.owes() && !connection.sending {
             let mut buf: Buf = self.bufs.take();
             connection.service.fill(&mut buf);
             connection.sending = true;
-            self.ring.send(connection.socket.as_fd(), buf, token | SEND);
+            self.ring.send(connection.socket.as_fd(), buf, Owner::Send(key));
         }
         // What is owed bounds what is taken.
         if !connection.receiving && !connection.ended && !connection.service.owes() {
             connection.receiving = true;
-            self.ring.receive(connection.socket.as_fd(), BUF_BYTES, true, token | RECEIVE);
+            self.ring.receive(connection.socket.as_fd(), BUF_BYTES, true, Owner::Receive(key));
         }
     }
 

@@ -10,7 +10,7 @@ use offramp_ring::socket;
 
 use super::connection::{Connection, Stage, Times, Wish};
 use super::now;
-use super::worker::{SEND, Worker, token};
+use super::worker::{Operation, Worker};
 use crate::failure::{Failure, Moment};
 use crate::plan::{Ending, Version};
 use crate::session::Session;
@@ -72,7 +72,7 @@ impl Worker<'_> {
                 return Ok(());
             }
         };
-        self.ring.connect(socket.as_fd(), self.address.to_sockaddr()?, token(index, SEND));
+        self.ring.connect(socket.as_fd(), self.address.to_sockaddr()?, (index, Operation::Connect));
         let connection = Connection {
             socket,
             session,

@@ -11,7 +11,7 @@ use offramp_ring::socket;
 
 use super::connection::{Connection, Stage};
 use super::now;
-use super::worker::{NO_BUFFER, RECEIVE, SEND, Worker, token};
+use super::worker::{NO_BUFFER, Operation, Owner, Worker};
 use crate::failure::{Failure, Moment};
 use crate::plan::Ending;
 use crate::task::{Next, Progress};
@@ -22,15 +22,13 @@ const SMALL_BYTES: usize = 4 * 1024;
 const SMALL_KEPT: usize = 1024;
 
 impl Worker<'_> {
-    pub(super) fn complete(&mut self, completion: Completion) -> Result<()> {
-        let index = usize::try_from(completion.token >> 1)?;
-        let operation = completion.token & 1;
+    pub(super) fn complete(&mut self, completion: Completion<Owner>) -> Result<()> {
+        let (index, operation) = completion.user_data;
         let moment = now();
         let Some(connection) = &mut self.places[index].connection else { return Ok(()) };
-        if operation == RECEIVE {
-            connection.receiving = false;
-        } else {
-            connection.sending = false;
+        match operation {
+            Operation::Receive => connection.receiving = false,
+            Operation::Connect | Operation::Send => connection.sending = false,
         }
         let result = match completion.outcome {
             Outcome::Connected if connection.reached_itself(self.address.port()) => Err(Failure::ToItself),
@@ -54,12 +52,13 @@ impl Worker<'_> {
                 self.send(index, buf);
                 Ok(())
             }
-            Outcome::Failed { errno: NO_BUFFER, buf: None } if operation == RECEIVE => Ok(()),
+            Outcome::Failed { errno: NO_BUFFER, buf: None } if operation == Operation::Receive => Ok(()),
             Outcome::Failed { errno, buf } => {
                 let failure = Failure::system(connection.moment(), errno);
                 // What the peer said before it broke the connection, its reason, is still to be received.
-                let listens =
-                    operation == SEND && connection.receiving && matches!(failure, Failure::Reset(_));
+                let listens = operation == Operation::Send
+                    && connection.receiving
+                    && matches!(failure, Failure::Reset(_));
                 if let Some(buf) = buf {
                     self.give(buf);
                 }
@@ -199,7 +198,7 @@ impl Worker<'_> {
         let resets = self.plan.ending == Ending::Reset && matches!(connection.stage, Stage::Closing { .. });
         if !connection.receiving && !resets {
             connection.receiving = true;
-            self.ring.receive(connection.socket.as_fd(), BUF_BYTES, true, token(index, RECEIVE));
+            self.ring.receive(connection.socket.as_fd(), BUF_BYTES, true, (index, Operation::Receive));
         }
         if connection.sending {
             return Ok(());
@@ -258,7 +257,7 @@ impl Worker<'_> {
         match &mut self.places[index].connection {
             Some(connection) if !buf.is_empty() && connection.stage != Stage::Ended => {
                 connection.sending = true;
-                self.ring.send(connection.socket.as_fd(), buf, token(index, SEND));
+                self.ring.send(connection.socket.as_fd(), buf, (index, Operation::Send));
             }
             _ => self.give(buf),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use offramp_proto::buf::{Buf, Bufs};
-use offramp_ring::ring::{Ring, Token, hint};
+use offramp_ring::ring::{Ring, hint};
 use offramp_ring::socket::Address;
 
 use super::connection::{Connection, Stage};
@@ -38,10 +38,16 @@ const ENDED_AT_ONCE: usize = 256;
 /// moment.
 pub(super) const NO_BUFFER: i32 = 105;
 
-/// What an operation was, in the lowest bit of its token; the place is in the others. The connect counts as
-/// a send.
-pub(super) const RECEIVE: Token = 0;
-pub(super) const SEND: Token = 1;
+/// What an operation was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Connect,
+    Receive,
+    Send,
+}
+
+/// An operation, and the place whose connection it is of.
+pub(super) type Owner = (usize, Operation);
 
 pub(super) struct Worker<'a> {
     pub(super) plan: &'a Plan,
@@ -52,7 +58,7 @@ pub(super) struct Worker<'a> {
     /// TLS 1.3 tickets that the warm-up of an open loop collects, of each kind.
     pub(super) stock: usize,
     pub(super) shared: Arc<Shared>,
-    pub(super) ring: Ring,
+    pub(super) ring: Ring<Owner>,
     /// For what is received and for bulk data.
     pub(super) bufs: Bufs,
     /// Free ones for everything else that is sent.
@@ -300,8 +306,4 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
-}
-
-pub(super) fn token(place: usize, operation: Token) -> Token {
-    (place as Token) << 1 | operation
 }

@@ -2,14 +2,13 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::Token;
 use offramp_proto::buf::Buf;
 
 /// An operation is complete, or, for an accept with `more`, has one more result.
 #[derive(Debug)]
-pub struct Completion {
+pub struct Completion<T> {
     /// As given with the operation.
-    pub token: Token,
+    pub user_data: T,
     /// What came of it.
     pub outcome: Outcome,
 }

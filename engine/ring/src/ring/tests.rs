@@ -8,11 +8,11 @@ use super::*;
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
-fn ring() -> (Ring, Bufs) {
+fn ring() -> (Ring<u8>, Bufs) {
     (Ring::new().expect("io_uring, without which there is no engine"), Bufs::new(8))
 }
 
-fn wait(ring: &mut Ring, bufs: &mut Bufs) -> Completion {
+fn wait(ring: &mut Ring<u8>, bufs: &mut Bufs) -> Completion<u8> {
     ring.wait(bufs, PATIENCE).unwrap();
     ring.next_completion().expect("an operation is complete")
 }
@@ -34,7 +34,7 @@ fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
 
     ring.cancel(late);
     let second = wait(&mut ring, &mut bufs);
-    assert_eq!(second.token, 2);
+    assert_eq!(second.user_data, 2);
     assert!(matches!(second.outcome, Outcome::Failed { errno: libc::ECANCELED, .. }), "{second:?}");
 }
 
@@ -47,7 +47,7 @@ fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
     ring.receive(other.as_fd(), 16, false, 2);
     ring.cancel_all(near.as_fd());
     let first = wait(&mut ring, &mut bufs);
-    assert_eq!(first.token, 1);
+    assert_eq!(first.user_data, 1);
     assert!(matches!(first.outcome, Outcome::Failed { errno: libc::ECANCELED, .. }), "{first:?}");
     other_far.write_all(b"x").unwrap();
     let second = wait(&mut ring, &mut bufs);

@@ -1,0 +1,156 @@
+//! The socket of a leg, and what is under way on it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::mailbox::Endpoint;
+use super::owner::{Owner, Ring, SlotId};
+use super::sealing::{Look, Sealing};
+use crate::buf::Buf;
+use crate::conn::action::Action;
+use crate::conn::event::{Leg, Operation};
+use crate::sys::ring::Started;
+use crate::sys::socket;
+
+/// The socket of a leg.
+#[derive(Default)]
+pub(super) struct LegSocket {
+    socket: Option<OwnedFd>,
+    /// The receive that is under way.
+    receiving: Option<Started>,
+    /// The send, or the connect.
+    sending: Option<Started>,
+    /// The last receive left nothing to read.
+    pub(super) drained: bool,
+    /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
+    pub(super) hintless: bool,
+    /// It was found that no record comes next, and told.
+    pub(super) unreadable: bool,
+    /// Most bytes of the receive that is under way, or was last; none if it is of a handshake.
+    pub(super) max: Option<usize>,
+    /// When to look again whether what was sent is with TCP, or acknowledged.
+    pub(super) look: Option<Look>,
+    /// It has no TLS.
+    pub(super) is_plain: bool,
+    /// What was given to the socket.
+    pub(super) sealing: Sealing,
+    /// The record type of the record that is being sent, if one is.
+    pub(super) record_type: Option<u8>,
+    /// The port that it is being connected to; 0 for none.
+    port: u16,
+}
+
+impl LegSocket {
+    pub(super) fn new(is_plain: bool) -> Self {
+        Self { is_plain, ..Self::default() }
+    }
+
+    /// The socket, unless the leg is closed.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the socket away, and cancels what is under way on it: the leg is closed.
+    pub(super) fn close(&mut self, ring: &mut Ring) -> Option<OwnedFd> {
+        for operation in [self.receiving.take(), self.sending.take()].into_iter().flatten() {
+            ring.cancel(operation);
+        }
+        self.socket.take()
+    }
+
+    /// Starts a receive or a send, unless the leg is closed.
+    pub(super) fn start(&mut self, action: Action, id: SlotId, ring: &mut Ring) {
+        let Some(socket) = self.socket.as_ref().map(AsFd::as_fd) else { return };
+        let receive = |leg| Owner::Leg(id, leg, Operation::Receive);
+        let send = |leg| Owner::Leg(id, leg, Operation::Send);
+        match action {
+            Action::Receive { leg, max } => {
+                self.max = Some(max);
+                self.receiving = Some(ring.receive(socket, max, self.drained, receive(leg)));
+            }
+            Action::ReceiveHandshake { leg } => {
+                self.max = None;
+                self.receiving = Some(ring.receive_small(socket, self.drained, receive(leg)));
+            }
+            Action::ReceiveInto { leg, buf, max } => {
+                self.receiving = Some(ring.receive_into(socket, buf, max, receive(leg)));
+            }
+            Action::ReceiveRecord { leg, buf } => {
+                self.receiving = Some(ring.receive_record(socket, buf, receive(leg)));
+            }
+            Action::Send { leg, buf } => {
+                self.record_type = None;
+                self.sending = Some(ring.send(socket, buf, send(leg)));
+            }
+            Action::SendRecord { leg, record_type, buf } => {
+                self.record_type = Some(record_type);
+                self.sending = Some(ring.send_record(socket, record_type, buf, send(leg)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts the receive again that found no buffer.
+    pub(super) fn receive_again(&mut self, id: SlotId, leg: Leg, ring: &mut Ring) {
+        let action = match self.max {
+            Some(max) => Action::Receive { leg, max },
+            None => Action::ReceiveHandshake { leg },
+        };
+        self.start(action, id, ring);
+    }
+
+    /// Sends what a send has left of its buffer. (No MSG_WAITALL: kernel TLS refuses it.)
+    pub(super) fn send_rest(&mut self, buf: Buf, id: SlotId, leg: Leg, ring: &mut Ring) {
+        let action = match self.record_type {
+            Some(record_type) => Action::SendRecord { leg, record_type, buf },
+            None => Action::Send { leg, buf },
+        };
+        self.start(action, id, ring);
+    }
+
+    /// Connects the leg to `endpoint`; the socket of an attempt before is closed.
+    ///
+    /// # Errors
+    /// No socket is to be had: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+    pub(super) fn connect(
+        &mut self,
+        endpoint: &Endpoint,
+        id: SlotId,
+        leg: Leg,
+        ring: &mut Ring,
+    ) -> io::Result<()> {
+        let socket: &OwnedFd = self.socket.insert(socket::outgoing(&endpoint.address)?);
+        let socket = socket.as_fd();
+        if endpoint.keepalive {
+            // It is a TCP socket, which is all that could fail here.
+            let _ = socket::keep_alive(socket);
+        }
+        self.port = endpoint.address.port().unwrap_or(0);
+        let owner = Owner::Leg(id, leg, Operation::Connect);
+        self.sending = Some(ring.connect(socket, endpoint.sockaddr.clone(), owner));
+        Ok(())
+    }
+
+    /// An operation is complete.
+    pub(super) fn finished(&mut self, operation: Operation) {
+        match operation {
+            Operation::Receive => self.receiving = None,
+            Operation::Connect | Operation::Send => self.sending = None,
+        }
+    }
+
+    /// Opens the leg.
+    pub(super) fn open(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
+    }
+
+    /// Whether the connect that has succeeded reached its own socket: nobody listens there. Then its close is
+    /// a reset, which leaves no TIME_WAIT on a port that the backend wants.
+    pub(super) fn reached_itself(&self) -> bool {
+        let itself = |socket: &BorrowedFd<'_>| socket::is_self_connected(*socket, self.port);
+        let Some(socket) = self.socket().filter(itself) else { return false };
+        // It is a socket, which is all that could fail here.
+        let _ = socket::abort_on_close(socket);
+        true
+    }
+}
