@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 mod command;
 
+use command::serve::Serve;
 use command::ticket_key::{self, TicketKeyTask};
-use offramp::config::{Config, ConfigError, Key, Raw, file};
+use offramp::config::{Raw, file};
 use offramp::conn::policy::Legs;
 use offramp::log::Log;
 use offramp::supervisor;
@@ -62,112 +63,6 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
-}
-
-/// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
-/// lists what is allowed for each.
-#[derive(Args)]
-struct Serve {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Address on which connections are accepted; with port 0 the kernel chooses the port
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<String>,
-    /// Address to which each accepted connection is passed on
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH|unix:@NAME")]
-    backend: Option<String>,
-    /// Which leg has TLS: the accepted one (terminate), the one to the backend (originate), both, or none
-    /// [default: terminate]
-    #[arg(long, value_name = "terminate|originate|reencrypt|plain")]
-    mode: Option<String>,
-    /// With originate and reencrypt: the name that the server's certificate must have
-    #[arg(long, value_name = "NAME")]
-    server_name: Option<String>,
-    /// With originate and reencrypt: the authorities that issue the server's certificate, unless
-    /// --fingerprints names it
-    #[arg(long, value_name = "PEM")]
-    server_ca: Option<String>,
-    /// A certificate chain; repeat with --key, paired in order
-    #[arg(long, value_name = "PEM")]
-    cert: Vec<PathBuf>,
-    /// The private key of the certificate in the same place
-    #[arg(long, value_name = "PEM")]
-    key: Vec<PathBuf>,
-    /// Worker threads [default: one per core]
-    #[arg(long, value_name = "N")]
-    workers: Option<String>,
-    /// Whether each stays on a CPU of its own, and takes the connections that arrive there [default: off]
-    #[arg(long, value_name = "off|on|incoming-cpu")]
-    pin_workers: Option<String>,
-    /// Whether the kernel carries the records [default: auto]
-    #[arg(long, value_name = "auto|always|never|after-bytes(N)")]
-    offload: Option<String>,
-    /// Which directions it may carry [default: both]
-    #[arg(long, value_name = "both|tx|rx")]
-    offload_directions: Option<String>,
-    /// Who carries TLS 1.3 where the kernel cannot replace keys [default: offload]
-    #[arg(long, value_name = "offload|userspace")]
-    keyupdate: Option<String>,
-    /// Whether the kernel decrypts TLS 1.3 records directly into the receive buffer; a padded record is
-    /// decrypted twice [default: off]
-    #[arg(long, value_name = "on|off")]
-    expect_no_pad: Option<String>,
-    /// Records that one key may protect [default: what the cipher allows]
-    #[arg(long, value_name = "N")]
-    record_limit: Option<String>,
-    /// Session tickets [default: on]
-    #[arg(long, value_name = "on|off")]
-    tickets: Option<String>,
-    /// Whether TCP keepalive probes silent peers of either leg [default: on]
-    #[arg(long, value_name = "on|off")]
-    keepalive: Option<String>,
-    /// The ticket keys that several hosts share [default: keys of this process alone]
-    #[arg(long, value_name = "FILE")]
-    ticket_keys: Option<String>,
-    /// From the first full handshake until the session can no longer be resumed [default: 24h]
-    #[arg(long, value_name = "TIME")]
-    session_lifetime: Option<String>,
-    /// Whether clients are asked for a certificate [default: none]
-    #[arg(long, value_name = "none|request|require")]
-    client_auth: Option<String>,
-    /// The authorities that issue clients' certificates
-    #[arg(long, value_name = "PEM")]
-    client_ca: Option<String>,
-    /// The certificates that the peer may have, by their fingerprints as in SDP, separated by commas:
-    /// servers' with originate and reencrypt, otherwise clients'
-    #[arg(long, value_name = "HASH AA:BB:…")]
-    fingerprints: Option<String>,
-    /// Application protocols, separated by commas [default: none is negotiated]
-    #[arg(long, value_name = "NAME,…")]
-    alpn: Option<String>,
-    /// What becomes of a client that asks for a name that no certificate has [default: first]
-    #[arg(long, value_name = "first|refuse")]
-    unknown_name: Option<String>,
-    /// How the backend's connection ends where a peer's FIN comes without close_notify [default: reset]
-    #[arg(long, value_name = "reset|fin")]
-    truncation: Option<String>,
-    /// Address on which /metrics, /healthz and /offload are served [default: nowhere]
-    #[arg(long, value_name = "ADDR:PORT")]
-    admin: Option<String>,
-    /// Connections open at once [default: 10000]
-    #[arg(long, value_name = "N")]
-    max_connections: Option<String>,
-    /// From accept until the handshake is complete [default: 10s]
-    #[arg(long, value_name = "TIME")]
-    handshake_timeout: Option<String>,
-    /// From the start of the connect until the leg to the backend is open [default: 5s]
-    #[arg(long, value_name = "TIME")]
-    connect_timeout: Option<String>,
-    /// From the last byte in either direction [default: 1h]
-    #[arg(long, value_name = "TIME")]
-    idle_timeout: Option<String>,
-    /// From our last byte until the peer has closed too [default: 2s]
-    #[arg(long, value_name = "TIME")]
-    linger_timeout: Option<String>,
-    /// From SIGTERM until what is still open is ended [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    drain_timeout: Option<String>,
 }
 
 /// How long the end waits for a log that is slow.
@@ -225,50 +120,6 @@ fn run(serve: Serve, log: &Log) -> ExitCode {
             log.say(&format!("offramp: {error}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-impl Serve {
-    /// As often as it is asked: the file may have changed.
-    fn checked(&self) -> Result<Config, ConfigError> {
-        let file = self.config.as_deref().map_or_else(|| Ok(Raw::default()), file::read)?;
-        let mut flags = Raw::default();
-        let values = [
-            (Key::Listen, &self.listen),
-            (Key::Backend, &self.backend),
-            (Key::Mode, &self.mode),
-            (Key::ServerName, &self.server_name),
-            (Key::ServerCa, &self.server_ca),
-            (Key::Workers, &self.workers),
-            (Key::PinWorkers, &self.pin_workers),
-            (Key::Offload, &self.offload),
-            (Key::OffloadDirections, &self.offload_directions),
-            (Key::KeyUpdate, &self.keyupdate),
-            (Key::ExpectNoPad, &self.expect_no_pad),
-            (Key::RecordLimit, &self.record_limit),
-            (Key::Tickets, &self.tickets),
-            (Key::Keepalive, &self.keepalive),
-            (Key::TicketKeys, &self.ticket_keys),
-            (Key::SessionLifetime, &self.session_lifetime),
-            (Key::ClientAuth, &self.client_auth),
-            (Key::ClientCa, &self.client_ca),
-            (Key::Fingerprints, &self.fingerprints),
-            (Key::Alpn, &self.alpn),
-            (Key::UnknownName, &self.unknown_name),
-            (Key::Truncation, &self.truncation),
-            (Key::Admin, &self.admin),
-            (Key::MaxConnections, &self.max_connections),
-            (Key::Handshake, &self.handshake_timeout),
-            (Key::Connect, &self.connect_timeout),
-            (Key::Idle, &self.idle_timeout),
-            (Key::Linger, &self.linger_timeout),
-            (Key::Drain, &self.drain_timeout),
-        ];
-        for (key, value) in values {
-            flags.give_flag(key, value.clone());
-        }
-        flags.give_identities(&self.cert, &self.key)?;
-        file.overridden_by(flags).check()
     }
 }
 

@@ -91,8 +91,8 @@ fn check_refuses_an_unknown_key_and_lists_those_there_are() {
     let (output, path) = place.check(&format!("worker = 2\n{GOOD}"));
     let (code, text) = refusal(&output);
     assert_eq!(code, 1);
-    let start = format!("offramp: {}:1: unknown field `worker`, expected one of `listen`", path.display());
-    assert!(text.starts_with(&start) && text.contains("`workers`"), "{text}");
+    let start = format!("offramp: {}:1: unknown key worker: allowed here are listen", path.display());
+    assert!(text.starts_with(&start) && text.contains(" workers,"), "{text}");
 }
 
 #[test]

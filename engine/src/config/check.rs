@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use offramp_ring::socket::Address;
 
+use super::key::Scope;
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
     SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
@@ -48,11 +49,9 @@ impl Raw {
         self.given.insert(key, given);
     }
 
-    /// Takes a value from the command line, if there is one.
-    pub fn give_flag(&mut self, key: Key, value: Option<String>) {
-        if let Some(value) = value {
-            self.give(key, Given { value, origin: Origin::Flag(key.flag()) });
-        }
+    /// Takes a value from the command line.
+    pub fn give_flag(&mut self, key: Key, value: String) {
+        self.give(key, Given { value, origin: Origin::Flag(key.flag()) });
     }
 
     /// Takes the certificates and keys of the command line, paired in the order given.
@@ -116,8 +115,7 @@ impl Raw {
         if others.len() < count {
             listeners.push(self.clone().listener()?);
         }
-        self.given.remove(&Key::Listen);
-        self.given.remove(&Key::Backend);
+        self.given.retain(|key, _| key.description().scope != Scope::Own);
         for other in others {
             let mut raw = self.clone();
             trust::override_with(&mut raw.given, other.given);
@@ -310,15 +308,15 @@ pub(super) mod tests {
 
     pub(in crate::config) fn minimal() -> Raw {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, Some("127.0.0.1:0".into()));
-        raw.give_flag(Key::Backend, Some("127.0.0.1:80".into()));
+        raw.give_flag(Key::Listen, "127.0.0.1:0".into());
+        raw.give_flag(Key::Backend, "127.0.0.1:80".into());
         raw.give_identities(&["c".into()], &["k".into()]).unwrap();
         raw
     }
 
     fn error_with(key: Key, value: &str) -> String {
         let mut raw = minimal();
-        raw.give_flag(key, Some(value.into()));
+        raw.give_flag(key, value.into());
         raw.check().unwrap_err().to_string()
     }
 
@@ -364,20 +362,20 @@ pub(super) mod tests {
     #[test]
     fn a_backend_may_be_a_unix_socket() {
         let mut raw = minimal();
-        raw.give_flag(Key::Backend, Some("unix:/run/b.sock".into()));
+        raw.give_flag(Key::Backend, "unix:/run/b.sock".into());
         let backend = raw.check().unwrap().listeners.remove(0).backend;
         assert_eq!(backend, Address::Unix("/run/b.sock".into()));
         assert_eq!(backend.to_string(), "unix:/run/b.sock");
         let mut raw = minimal();
-        raw.give_flag(Key::Backend, Some("unix:@msrp".into()));
+        raw.give_flag(Key::Backend, "unix:@msrp".into());
         assert_eq!(raw.check().unwrap().listeners[0].backend.to_string(), "unix:@msrp");
     }
 
     #[test]
     fn every_worker_has_room_for_a_connection() {
         let mut raw = minimal();
-        raw.give_flag(Key::Workers, Some("8".into()));
-        raw.give_flag(Key::MaxConnections, Some("7".into()));
+        raw.give_flag(Key::Workers, "8".into());
+        raw.give_flag(Key::MaxConnections, "7".into());
         let error = raw.check().unwrap_err().to_string();
         let start = "--max-connections: max_connections = \"7\" is refused: allowed is at least one a worker";
         assert!(error.starts_with(start), "{error}");
@@ -386,10 +384,10 @@ pub(super) mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let mut file = minimal();
-        file.give_flag(Key::Workers, Some("2".into()));
-        file.give_flag(Key::Tickets, Some("off".into()));
+        file.give_flag(Key::Workers, "2".into());
+        file.give_flag(Key::Tickets, "off".into());
         let mut flags = Raw::default();
-        flags.give_flag(Key::Workers, Some("3".into()));
+        flags.give_flag(Key::Workers, "3".into());
         let kept = file.clone().overridden_by(flags.clone()).check().unwrap();
         assert_eq!(
             (kept.workers, kept.listeners[0].tickets, kept.listeners[0].identities[0].certificate.to_str()),

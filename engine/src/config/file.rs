@@ -3,11 +3,15 @@
 //! It is only read here; what the values may be is for [`Raw::check`](super::Raw::check) to say. Paths of
 //! certificates and keys are relative to the directory of the file.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
 
-use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
+use super::key::{Kind, Scope};
 use super::{ConfigError, Given, IdentityFiles, Key, Origin, Raw, RawListener};
 use crate::files::{self, Problem};
 
@@ -26,142 +30,66 @@ pub fn read(path: &Path) -> Result<Raw, ConfigError> {
 /// # Errors
 /// [`ConfigError::Malformed`].
 pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
-    let written: Written = toml::from_str(text).map_err(|error| ConfigError::Malformed {
-        path: path.to_owned(),
-        line: line_at(text, error.span().map_or(0, |span| span.start)),
-        message: error.message().replace('\n', "; "),
-    })?;
-    Ok(raw(path, text, written))
-}
-
-/// The keys of the file. A value's type is checked here, its meaning is not.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    listen: Option<Spanned<String>>,
-    backend: Option<Spanned<String>>,
-    mode: Option<Spanned<String>>,
-    server_name: Option<Spanned<String>>,
-    server_ca: Option<Spanned<String>>,
-    workers: Option<Spanned<i64>>,
-    pin_workers: Option<Spanned<String>>,
-    offload: Option<Spanned<String>>,
-    offload_directions: Option<Spanned<String>>,
-    keyupdate: Option<Spanned<String>>,
-    expect_no_pad: Option<Spanned<String>>,
-    record_limit: Option<Spanned<i64>>,
-    tickets: Option<Spanned<String>>,
-    keepalive: Option<Spanned<String>>,
-    ticket_keys: Option<Spanned<String>>,
-    session_lifetime: Option<Spanned<String>>,
-    client_auth: Option<Spanned<String>>,
-    client_ca: Option<Spanned<String>>,
-    fingerprints: Option<Spanned<Vec<String>>>,
-    alpn: Option<Spanned<Vec<String>>>,
-    unknown_name: Option<Spanned<String>>,
-    truncation: Option<Spanned<String>>,
-    admin: Option<Spanned<String>>,
-    max_connections: Option<Spanned<i64>>,
-    #[serde(default)]
-    identity: Vec<Identity>,
-    #[serde(default)]
-    listener: Vec<Spanned<Listener>>,
-    #[serde(default)]
-    timeouts: Timeouts,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Listener {
-    listen: Option<Spanned<String>>,
-    backend: Option<Spanned<String>>,
-    mode: Option<Spanned<String>>,
-    server_name: Option<Spanned<String>>,
-    server_ca: Option<Spanned<String>>,
-    offload: Option<Spanned<String>>,
-    offload_directions: Option<Spanned<String>>,
-    keyupdate: Option<Spanned<String>>,
-    expect_no_pad: Option<Spanned<String>>,
-    record_limit: Option<Spanned<i64>>,
-    tickets: Option<Spanned<String>>,
-    keepalive: Option<Spanned<String>>,
-    client_auth: Option<Spanned<String>>,
-    client_ca: Option<Spanned<String>>,
-    fingerprints: Option<Spanned<Vec<String>>>,
-    alpn: Option<Spanned<Vec<String>>>,
-    unknown_name: Option<Spanned<String>>,
-    truncation: Option<Spanned<String>>,
-    #[serde(default)]
-    identity: Vec<Identity>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    certificate: PathBuf,
-    key: PathBuf,
-    ocsp: Option<PathBuf>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Timeouts {
-    handshake: Option<Spanned<String>>,
-    connect: Option<Spanned<String>>,
-    idle: Option<Spanned<String>>,
-    linger: Option<Spanned<String>>,
-    drain: Option<Spanned<String>>,
-}
-
-fn raw(path: &Path, text: &str, written: Written) -> Raw {
     let place = Place { path, text };
+    let table = DeTable::parse(text).map_err(|error| {
+        place.malformed(error.span().unwrap_or_default(), error.message().replace('\n', "; "))
+    })?;
     let mut raw = Raw::default();
-    let values = [
-        (Key::Listen, written.listen),
-        (Key::Backend, written.backend),
-        (Key::Mode, written.mode),
-        (Key::ServerName, written.server_name),
-        (Key::ServerCa, written.server_ca.map(|path| place.relative(path))),
-        (Key::Offload, written.offload),
-        (Key::OffloadDirections, written.offload_directions),
-        (Key::KeyUpdate, written.keyupdate),
-        (Key::ExpectNoPad, written.expect_no_pad),
-        (Key::RecordLimit, written.record_limit.map(digits)),
-        (Key::Tickets, written.tickets),
-        (Key::Keepalive, written.keepalive),
-        (Key::TicketKeys, written.ticket_keys.map(|path| place.relative(path))),
-        (Key::SessionLifetime, written.session_lifetime),
-        (Key::ClientAuth, written.client_auth),
-        (Key::ClientCa, written.client_ca.map(|path| place.relative(path))),
-        (Key::Fingerprints, written.fingerprints.map(joined)),
-        (Key::Alpn, written.alpn.map(joined)),
-        (Key::UnknownName, written.unknown_name),
-        (Key::Truncation, written.truncation),
-        (Key::Admin, written.admin),
-        (Key::Workers, written.workers.map(digits)),
-        (Key::PinWorkers, written.pin_workers),
-        (Key::MaxConnections, written.max_connections.map(digits)),
-        (Key::Handshake, written.timeouts.handshake),
-        (Key::Connect, written.timeouts.connect),
-        (Key::Idle, written.timeouts.idle),
-        (Key::Linger, written.timeouts.linger),
-        (Key::Drain, written.timeouts.drain),
-    ];
-    for (key, given) in values.into_iter().filter_map(|(key, value)| place.given(key, value)) {
-        raw.give(key, given);
+    for (name, value) in table.get_ref() {
+        match name.get_ref().as_ref() {
+            "identity" => raw.identities = place.identities(value)?,
+            "listener" => {
+                let listeners = place.tables("listener", value)?.into_iter();
+                raw.listeners =
+                    listeners.map(|(at, table)| place.listener(at, table)).collect::<Result<_, _>>()?;
+            }
+            "timeouts" => {
+                for (name, value) in place.table("[timeouts]", value)? {
+                    let (key, given) = place.value(Section::Timeouts, name, value)?;
+                    raw.give(key, given);
+                }
+            }
+            _ => {
+                let (key, given) = place.value(Section::Top, name, value)?;
+                raw.give(key, given);
+            }
+        }
     }
-    raw.identities = place.identities(written.identity);
-    raw.listeners = written.listener.into_iter().map(|listener| place.listener(listener)).collect();
-    raw
+    Ok(raw)
 }
 
-fn digits(value: Spanned<i64>) -> Spanned<String> {
-    Spanned::new(value.span(), value.get_ref().to_string())
+/// A part of the file, which has keys of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Top,
+    Listener,
+    Timeouts,
 }
 
-fn joined(values: Spanned<Vec<String>>) -> Spanned<String> {
-    Spanned::new(values.span(), values.get_ref().join(", "))
+impl Section {
+    /// The name of a key in this section, if it belongs there.
+    fn name_of(self, key: Key) -> Option<&'static str> {
+        let timeout = key.name().strip_prefix("timeouts.");
+        match self {
+            Self::Timeouts => timeout,
+            _ if timeout.is_some() => None,
+            Self::Listener if key.description().scope == Scope::Process => None,
+            Self::Top | Self::Listener => Some(key.name()),
+        }
+    }
+
+    /// Names that stand for tables.
+    fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Top => &["identity", "listener", "timeouts"],
+            Self::Listener => &["identity"],
+            Self::Timeouts => &[],
+        }
+    }
 }
+
+type Name<'a> = Spanned<Cow<'a, str>>;
+type Value<'a> = Spanned<DeValue<'a>>;
 
 /// The file, for the messages and for what is relative to it.
 struct Place<'a> {
@@ -170,59 +98,134 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn given(&self, key: Key, value: Option<Spanned<String>>) -> Option<(Key, Given)> {
-        let value = value?;
-        let origin =
-            Origin::File { path: self.path.to_owned(), line: line_at(self.text, value.span().start) };
-        Some((key, Given { value: value.into_inner(), origin }))
+    fn malformed(&self, at: Range<usize>, message: String) -> ConfigError {
+        ConfigError::Malformed { path: self.path.to_owned(), line: line_at(self.text, at.start), message }
     }
 
-    fn relative(&self, path: Spanned<String>) -> Spanned<String> {
-        let directory = self.path.parent().unwrap_or(Path::new(""));
-        let joined = directory.join(path.get_ref()).to_string_lossy().into_owned();
-        let is_empty = path.get_ref().is_empty();
-        Spanned::new(path.span(), if is_empty { String::new() } else { joined })
-    }
-
-    fn identities(&self, written: Vec<Identity>) -> Vec<IdentityFiles> {
-        let directory = self.path.parent().unwrap_or(Path::new(""));
-        let files = |identity: Identity| IdentityFiles {
-            certificate: directory.join(identity.certificate),
-            key: directory.join(identity.key),
-            ocsp: identity.ocsp.map(|ocsp| directory.join(ocsp)),
+    fn value(
+        &self,
+        section: Section,
+        name: &Name<'_>,
+        value: &Value<'_>,
+    ) -> Result<(Key, Given), ConfigError> {
+        let is_meant = |key: &Key| section.name_of(*key) == Some(name.get_ref());
+        let Some(key) = Key::ALL.iter().copied().find(is_meant) else {
+            let known = Key::ALL.iter().filter_map(|key| section.name_of(*key));
+            let known: Vec<_> = known.chain(section.tables().iter().copied()).collect();
+            let message = format!("unknown key {}: allowed here are {}", name.get_ref(), known.join(", "));
+            return Err(self.malformed(name.span(), message));
         };
-        written.into_iter().map(files).collect()
+        let (kind, found) = (key.description().kind, value.get_ref());
+        let text = match (kind, found) {
+            (Kind::Text, DeValue::String(text)) => Some(text.to_string()),
+            (Kind::Path, DeValue::String(path)) => Some(self.relative(path)),
+            (Kind::Number, DeValue::Integer(number)) => {
+                i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+            }
+            (Kind::List, DeValue::Array(items)) => {
+                let items: Option<Vec<_>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+                items.map(|items| items.join(", "))
+            }
+            _ => None,
+        };
+        let Some(text) = text else {
+            let message = format!("{key} must be {}, not {}", kind.written(), type_of(found));
+            return Err(self.malformed(value.span(), message));
+        };
+        let line = line_at(self.text, name.span().start);
+        Ok((key, Given { value: text, origin: Origin::File { path: self.path.to_owned(), line } }))
     }
 
-    fn listener(&self, written: Spanned<Listener>) -> RawListener {
-        let line = line_at(self.text, written.span().start);
-        let written = written.into_inner();
-        let values = [
-            (Key::Listen, written.listen),
-            (Key::Backend, written.backend),
-            (Key::Mode, written.mode),
-            (Key::ServerName, written.server_name),
-            (Key::ServerCa, written.server_ca.map(|path| self.relative(path))),
-            (Key::Offload, written.offload),
-            (Key::OffloadDirections, written.offload_directions),
-            (Key::KeyUpdate, written.keyupdate),
-            (Key::ExpectNoPad, written.expect_no_pad),
-            (Key::RecordLimit, written.record_limit.map(digits)),
-            (Key::Tickets, written.tickets),
-            (Key::Keepalive, written.keepalive),
-            (Key::ClientAuth, written.client_auth),
-            (Key::ClientCa, written.client_ca.map(|path| self.relative(path))),
-            (Key::Fingerprints, written.fingerprints.map(joined)),
-            (Key::Alpn, written.alpn.map(joined)),
-            (Key::UnknownName, written.unknown_name),
-            (Key::Truncation, written.truncation),
-        ];
-        RawListener {
-            path: self.path.to_owned(),
-            line,
-            given: values.into_iter().filter_map(|(key, value)| self.given(key, value)).collect(),
-            identities: self.identities(written.identity),
+    fn table<'t>(&self, what: &str, value: &'t Value<'t>) -> Result<&'t DeTable<'t>, ConfigError> {
+        let found = value.get_ref();
+        found.as_table().ok_or_else(|| {
+            self.malformed(value.span(), format!("{what} must be a table, not {}", type_of(found)))
+        })
+    }
+
+    /// The tables of an array of tables, and where each begins.
+    fn tables<'t>(
+        &self,
+        name: &str,
+        value: &'t Value<'t>,
+    ) -> Result<Vec<(Range<usize>, &'t DeTable<'t>)>, ConfigError> {
+        let what = format!("[[{name}]]");
+        let DeValue::Array(tables) = value.get_ref() else {
+            let message = format!("{name} must be written {what}, not as {}", type_of(value.get_ref()));
+            return Err(self.malformed(value.span(), message));
+        };
+        tables.iter().map(|table| Ok((table.span(), self.table(&what, table)?))).collect()
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// A path of the file, as one of this process; an empty one stays empty, to be refused.
+    fn relative(&self, path: &str) -> String {
+        let joined = || self.directory().join(path).to_string_lossy().into_owned();
+        if path.is_empty() { String::new() } else { joined() }
+    }
+
+    fn identities(&self, value: &Value<'_>) -> Result<Vec<IdentityFiles>, ConfigError> {
+        let tables = self.tables("identity", value)?.into_iter();
+        tables.map(|(at, table)| self.identity(at, table)).collect()
+    }
+
+    fn identity(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<IdentityFiles, ConfigError> {
+        let [mut certificate, mut key, mut ocsp] = [None, None, None];
+        for (name, value) in table {
+            let slot = match name.get_ref().as_ref() {
+                "certificate" => &mut certificate,
+                "key" => &mut key,
+                "ocsp" => &mut ocsp,
+                other => {
+                    let message =
+                        format!("unknown key {other}: allowed in [[identity]] are certificate, key, ocsp");
+                    return Err(self.malformed(name.span(), message));
+                }
+            };
+            let DeValue::String(path) = value.get_ref() else {
+                let (wanted, found) = (Kind::Path.written(), type_of(value.get_ref()));
+                let message = format!("{} must be {wanted}, not {found}", name.get_ref());
+                return Err(self.malformed(value.span(), message));
+            };
+            *slot = Some(self.directory().join(path.as_ref()));
         }
+        let missing = |name| self.malformed(at.clone(), format!("this [[identity]] has no {name}"));
+        let certificate = certificate.ok_or_else(|| missing("certificate"))?;
+        Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
+    }
+
+    fn listener(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawListener, ConfigError> {
+        let mut listener = RawListener {
+            path: self.path.to_owned(),
+            line: line_at(self.text, at.start),
+            given: BTreeMap::new(),
+            identities: Vec::new(),
+        };
+        for (name, value) in table {
+            if name.get_ref() == "identity" {
+                listener.identities = self.identities(value)?;
+            } else {
+                let (key, given) = self.value(Section::Listener, name, value)?;
+                listener.given.insert(key, given);
+            }
+        }
+        Ok(listener)
+    }
+}
+
+/// With its article.
+fn type_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
     }
 }
 
@@ -261,9 +264,11 @@ mod tests {
             "the example shows the defaults"
         );
         for key in Key::ALL {
-            let name = key.to_string();
-            let (table, name) = name.split_once('.').unwrap_or(("", &name));
-            assert!(text.contains(&format!("{name} = ")), "{table} {name} is not in the example");
+            let name = key.name();
+            let (table, bare) = name.split_once('.').unwrap_or(("", name));
+            assert!(text.contains(&format!("{bare} = ")), "{table} {bare} is not in the example");
+            let flag = |end| text.contains(&format!("{}{end}", key.flag()));
+            assert!(flag(',') || flag(')'), "{} is not in the example", key.flag());
         }
     }
 
@@ -280,18 +285,24 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_keys_there_are() {
         let error = error_with("worker = 2");
-        assert!(error.starts_with("dir/o.toml:1: unknown field `worker`"), "{error}");
+        assert!(
+            error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, backend, "),
+            "{error}"
+        );
         for key in ["listen", "backend", "workers", "offload", "tickets", "admin", "max_connections"] {
-            assert!(error.contains(&format!("`{key}`")), "{key} in: {error}");
+            assert!(error.contains(&format!("{key}, ")), "{key} in: {error}");
         }
         let error = error_of_timeouts("handshakes = \"1s\"");
-        assert!(error.contains(":7: unknown field `handshakes`") && error.contains("`handshake`"), "{error}");
+        assert!(error.contains(":7: unknown key handshakes: allowed here are handshake, connect"), "{error}");
     }
 
     #[test]
     fn a_value_of_the_wrong_type_is_refused_with_its_line() {
         let error = error_with("workers = \"two\"");
-        assert!(error.starts_with("dir/o.toml:1: invalid type: string \"two\""), "{error}");
+        assert!(
+            error.starts_with("dir/o.toml:1: workers must be a whole number, without quotes, not a string"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -385,13 +396,13 @@ mod tests {
     #[test]
     fn a_listener_has_no_key_of_the_whole_process() {
         let error = error(&format!("{MINIMAL}[[listener]]\nworkers = 2\n"));
-        assert!(error.starts_with("dir/o.toml:7: unknown field `workers`"), "{error}");
+        assert!(error.starts_with("dir/o.toml:7: unknown key workers: allowed here are listen"), "{error}");
     }
 
     #[test]
     fn an_identity_needs_both_files() {
         let error = error("listen = \"127.0.0.1:0\"\n[[identity]]\ncertificate = \"c.pem\"\n");
-        assert!(error.contains("missing field `key`"), "{error}");
+        assert!(error.ends_with(":2: this [[identity]] has no key"), "{error}");
     }
 
     #[test]

@@ -5,149 +5,206 @@ use std::path::PathBuf;
 
 use super::ConfigError;
 
-/// Everything that has one value; identities, of which there are several, stand apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    /// Where connections are accepted.
-    Listen,
-    /// Where the plain leg goes.
-    Backend,
-    /// What the listener does: terminate or originate.
-    Mode,
-    /// The name of the server that TLS goes out to.
-    ServerName,
-    /// Who vouches for it.
-    ServerCa,
-    /// Worker threads.
-    Workers,
-    /// Whether each stays on a CPU of its own.
-    PinWorkers,
-    /// When the kernel shall carry the records.
-    Offload,
-    /// Which directions the kernel may carry.
-    OffloadDirections,
-    /// What of TLS 1.3 on a kernel that cannot replace keys.
-    KeyUpdate,
-    /// Whether peers are expected not to pad their records.
-    ExpectNoPad,
-    /// Most records under one key.
-    RecordLimit,
-    /// Session tickets.
-    Tickets,
-    /// Whether TCP asks silent peers.
-    Keepalive,
-    /// The file of ticket keys.
-    TicketKeys,
-    /// How long a session may live.
-    SessionLifetime,
-    /// Whether clients are asked for a certificate.
-    ClientAuth,
-    /// Who vouches for it: authorities.
-    ClientCa,
-    /// Who vouches for it: fingerprints.
-    Fingerprints,
-    /// Application protocols.
-    Alpn,
-    /// What becomes of a client that asks for a name that nobody has.
-    UnknownName,
-    /// How the plain leg ends where the peer's FIN comes without close_notify.
-    Truncation,
-    /// Where the control plane serves.
-    Admin,
-    /// Connections open at once.
-    MaxConnections,
-    /// Deadline of the handshake.
-    Handshake,
-    /// Deadline of the plain leg's connect.
-    Connect,
-    /// Longest silence.
-    Idle,
-    /// Longest wait for the peer's close.
-    Linger,
-    /// Longest drain.
-    Drain,
+/// What is known of a key: all of it is in the table below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// In the file; below `[timeouts]` with that in front, `timeouts.idle`.
+    pub name: &'static str,
+    /// On the command line, with its dashes.
+    pub flag: &'static str,
+    /// What a value looks like.
+    pub values: &'static str,
+    /// What holds where it is not given; empty if nothing does.
+    pub default: &'static str,
+    /// Where in the file it may be given.
+    pub scope: Scope,
+    /// How the file writes it.
+    pub kind: Kind,
+    /// For `--help`.
+    pub help: &'static str,
+}
+
+/// Where in the file a key may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// At the top and in each `[[listener]]`, which inherits it.
+    Listener,
+    /// The same, but no listener inherits it.
+    Own,
+    /// At the top alone.
+    Process,
+}
+
+/// How the file writes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A string: a path, relative to the directory of the file.
+    Path,
+    /// An integer.
+    Number,
+    /// An array of strings.
+    List,
+}
+
+impl Kind {
+    /// What is to be written, in words.
+    pub(super) fn written(self) -> &'static str {
+        match self {
+            Self::Text | Self::Path => "a string, in quotes",
+            Self::Number => "a whole number, without quotes",
+            Self::List => "an array of strings, such as [\"a\", \"b\"]",
+        }
+    }
+}
+
+/// The keys: the reader of the file, the flags with their help and the table of the documentation are made of
+/// this.
+macro_rules! keys {
+    ($($key:ident: $name:literal, $flag:literal, $values:literal, default $default:literal,
+       $scope:ident $kind:ident, $help:literal;)*) => {
+        /// Everything that has one value; identities, of which there are several, stand apart.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Key {
+            $(#[doc = $help] $key,)*
+        }
+
+        impl Key {
+            /// Every key.
+            pub const ALL: &[Self] = &[$(Self::$key,)*];
+
+            /// What is known of it.
+            #[must_use]
+            pub fn description(self) -> &'static Description {
+                match self {
+                    $(Self::$key => &Description {
+                        name: $name,
+                        flag: $flag,
+                        values: $values,
+                        default: $default,
+                        scope: Scope::$scope,
+                        kind: Kind::$kind,
+                        help: $help,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+keys! {
+    Listen: "listen", "--listen", "ADDR:PORT",
+        default "", Own Text,
+        "Address on which connections are accepted; with port 0 the kernel chooses the port";
+    Backend: "backend", "--backend", "ADDR:PORT|unix:PATH|unix:@NAME",
+        default "", Own Text,
+        "Address to which each accepted connection is passed on";
+    Mode: "mode", "--mode", "terminate|originate|reencrypt|plain",
+        default "terminate", Listener Text,
+        "Which legs have TLS: the accepted one (terminate), the one to the backend (originate), both \
+         (reencrypt) or none (plain)";
+    ServerName: "server_name", "--server-name", "NAME",
+        default "", Listener Text,
+        "With originate and reencrypt: the name that the server's certificate must have";
+    ServerCa: "server_ca", "--server-ca", "PEM",
+        default "", Listener Path,
+        "With originate and reencrypt: the authorities that issue the server's certificate, unless \
+         fingerprints name it";
+    Workers: "workers", "--workers", "N",
+        default "one per core", Process Number,
+        "Worker threads";
+    PinWorkers: "pin_workers", "--pin-workers", "off|on|incoming-cpu",
+        default "off", Process Text,
+        "Whether each stays on a CPU of its own, and takes the connections that arrive there";
+    Offload: "offload", "--offload", "auto|always|never|after-bytes(N)",
+        default "auto", Listener Text,
+        "Whether the kernel carries the records";
+    OffloadDirections: "offload_directions", "--offload-directions", "both|tx|rx",
+        default "both", Listener Text,
+        "Which directions it may carry";
+    KeyUpdate: "keyupdate", "--keyupdate", "offload|userspace",
+        default "offload", Listener Text,
+        "Who carries TLS 1.3 where the kernel cannot replace keys";
+    ExpectNoPad: "expect_no_pad", "--expect-no-pad", "on|off",
+        default "off", Listener Text,
+        "Whether the kernel decrypts TLS 1.3 records directly into the receive buffer; a padded record is \
+         decrypted twice";
+    RecordLimit: "record_limit", "--record-limit", "N",
+        default "what the cipher allows", Listener Number,
+        "Records that one key may protect";
+    Tickets: "tickets", "--tickets", "on|off",
+        default "on", Listener Text,
+        "Session tickets";
+    Keepalive: "keepalive", "--keepalive", "on|off",
+        default "on", Listener Text,
+        "Whether TCP keepalive probes silent peers of either leg";
+    TicketKeys: "ticket_keys", "--ticket-keys", "FILE",
+        default "keys of this process alone", Process Path,
+        "The ticket keys that several hosts share";
+    SessionLifetime: "session_lifetime", "--session-lifetime", "TIME",
+        default "24h", Process Text,
+        "From the first full handshake until the session can no longer be resumed";
+    ClientAuth: "client_auth", "--client-auth", "none|request|require",
+        default "none", Listener Text,
+        "Whether clients are asked for a certificate";
+    ClientCa: "client_ca", "--client-ca", "PEM",
+        default "", Listener Path,
+        "The authorities that issue clients' certificates";
+    Fingerprints: "fingerprints", "--fingerprints", "HASH AA:BB:…",
+        default "", Listener List,
+        "The certificates that the peer may have, by their fingerprints as in SDP, separated by commas: \
+         servers' with originate and reencrypt, otherwise clients'";
+    Alpn: "alpn", "--alpn", "NAME,…",
+        default "none is negotiated", Listener List,
+        "Application protocols, separated by commas";
+    UnknownName: "unknown_name", "--unknown-name", "first|refuse",
+        default "first", Listener Text,
+        "What becomes of a client that asks for a name that no certificate has";
+    Truncation: "truncation", "--truncation", "reset|fin",
+        default "reset", Listener Text,
+        "How the backend's connection ends where a peer's FIN comes without close_notify";
+    Admin: "admin", "--admin", "ADDR:PORT",
+        default "nowhere", Process Text,
+        "Address on which /metrics, /healthz and /offload are served";
+    MaxConnections: "max_connections", "--max-connections", "N",
+        default "10000", Process Number,
+        "Connections open at once";
+    Handshake: "timeouts.handshake", "--handshake-timeout", "TIME",
+        default "10s", Process Text,
+        "From accept until the handshake is complete";
+    Connect: "timeouts.connect", "--connect-timeout", "TIME",
+        default "5s", Process Text,
+        "From the start of the connect until the leg to the backend is open";
+    Idle: "timeouts.idle", "--idle-timeout", "TIME",
+        default "1h", Process Text,
+        "From the last byte in either direction";
+    Linger: "timeouts.linger", "--linger-timeout", "TIME",
+        default "2s", Process Text,
+        "From our last byte until the peer has closed too";
+    Drain: "timeouts.drain", "--drain-timeout", "TIME",
+        default "30s", Process Text,
+        "From SIGTERM until what is still open is ended";
 }
 
 impl Key {
-    /// Every key.
-    pub const ALL: [Self; 29] = [
-        Self::Listen,
-        Self::Backend,
-        Self::Mode,
-        Self::ServerName,
-        Self::ServerCa,
-        Self::Workers,
-        Self::PinWorkers,
-        Self::Offload,
-        Self::OffloadDirections,
-        Self::KeyUpdate,
-        Self::ExpectNoPad,
-        Self::RecordLimit,
-        Self::Tickets,
-        Self::Keepalive,
-        Self::TicketKeys,
-        Self::SessionLifetime,
-        Self::ClientAuth,
-        Self::ClientCa,
-        Self::Fingerprints,
-        Self::Alpn,
-        Self::UnknownName,
-        Self::Truncation,
-        Self::Admin,
-        Self::MaxConnections,
-        Self::Handshake,
-        Self::Connect,
-        Self::Idle,
-        Self::Linger,
-        Self::Drain,
-    ];
+    /// In the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.description().name
+    }
 
     /// The flag of the command line that gives it.
     #[must_use]
     pub fn flag(self) -> &'static str {
-        self.names().1
-    }
-
-    /// In the file, and on the command line.
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Listen => ("listen", "--listen"),
-            Self::Backend => ("backend", "--backend"),
-            Self::Mode => ("mode", "--mode"),
-            Self::ServerName => ("server_name", "--server-name"),
-            Self::ServerCa => ("server_ca", "--server-ca"),
-            Self::Workers => ("workers", "--workers"),
-            Self::PinWorkers => ("pin_workers", "--pin-workers"),
-            Self::Offload => ("offload", "--offload"),
-            Self::OffloadDirections => ("offload_directions", "--offload-directions"),
-            Self::KeyUpdate => ("keyupdate", "--keyupdate"),
-            Self::ExpectNoPad => ("expect_no_pad", "--expect-no-pad"),
-            Self::RecordLimit => ("record_limit", "--record-limit"),
-            Self::Tickets => ("tickets", "--tickets"),
-            Self::Keepalive => ("keepalive", "--keepalive"),
-            Self::TicketKeys => ("ticket_keys", "--ticket-keys"),
-            Self::SessionLifetime => ("session_lifetime", "--session-lifetime"),
-            Self::ClientAuth => ("client_auth", "--client-auth"),
-            Self::ClientCa => ("client_ca", "--client-ca"),
-            Self::UnknownName => ("unknown_name", "--unknown-name"),
-            Self::Truncation => ("truncation", "--truncation"),
-            Self::Alpn => ("alpn", "--alpn"),
-            Self::Fingerprints => ("fingerprints", "--fingerprints"),
-            Self::Admin => ("admin", "--admin"),
-            Self::MaxConnections => ("max_connections", "--max-connections"),
-            Self::Handshake => ("timeouts.handshake", "--handshake-timeout"),
-            Self::Connect => ("timeouts.connect", "--connect-timeout"),
-            Self::Idle => ("timeouts.idle", "--idle-timeout"),
-            Self::Linger => ("timeouts.linger", "--linger-timeout"),
-            Self::Drain => ("timeouts.drain", "--drain-timeout"),
-        }
+        self.description().flag
     }
 }
 
 impl fmt::Display for Key {
     /// As the file writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.names().0)
+        f.write_str(self.name())
     }
 }
 

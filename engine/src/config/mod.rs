@@ -19,7 +19,7 @@ mod truncation;
 mod trust;
 
 pub use check::{Raw, RawListener};
-pub use key::{Given, Key, Origin};
+pub use key::{Description, Given, Key, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
     ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor,

@@ -149,7 +149,7 @@ mod tests {
 
     fn with(keys: &[(Key, &str)]) -> Result<Config, String> {
         let mut raw = minimal();
-        keys.iter().for_each(|(key, value)| raw.give_flag(*key, Some((*value).into())));
+        keys.iter().for_each(|(key, value)| raw.give_flag(*key, (*value).into()));
         raw.check().map_err(|error| error.to_string())
     }
 

@@ -383,7 +383,7 @@ mod tests {
             (Key::Workers, &*workers),
             (Key::PinWorkers, pin),
         ] {
-            raw.give_flag(key, Some(value.to_owned()));
+            raw.give_flag(key, value.to_owned());
         }
         raw.give_identities(&["c".into()], &["k".into()]).unwrap();
         raw.check().unwrap()

@@ -73,7 +73,7 @@ mod tests {
             (Key::Offload, offload),
             (Key::Tickets, tickets),
         ] {
-            raw.give_flag(name, Some(value.to_owned()));
+            raw.give_flag(name, value.to_owned());
         }
         raw.give_identities(&[certificate], &[key]).unwrap();
         raw.check().unwrap()

@@ -53,8 +53,8 @@ mod tests {
     #[test]
     fn watch_knows_every_file_that_a_listener_names() {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, Some("127.0.0.1:0".to_owned()));
-        raw.give_flag(Key::Backend, Some("127.0.0.1:1".to_owned()));
+        raw.give_flag(Key::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(Key::Backend, "127.0.0.1:1".to_owned());
         raw.give_identities(&["/d/c.pem".into()], &["/d/k.pem".into()]).unwrap();
         let mut listener = raw.check().unwrap().listeners.remove(0);
         listener.identities[0].ocsp = Some("/d/ocsp".into());

@@ -93,8 +93,8 @@ mod tests {
 
     fn config(directory: &Path) -> Config {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, Some("127.0.0.1:0".to_owned()));
-        raw.give_flag(Key::Backend, Some("127.0.0.1:1".to_owned()));
+        raw.give_flag(Key::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(Key::Backend, "127.0.0.1:1".to_owned());
         raw.give_identities(&[directory.join("c.pem")], &[directory.join("k.pem")]).unwrap();
         raw.check().unwrap()
     }

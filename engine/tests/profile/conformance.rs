@@ -115,6 +115,6 @@ fn no_key_of_the_configuration_loosens_the_profile() {
         let output = command.args(["check", "--config"]).arg(&file).output().unwrap();
         let name = key.split(' ').next().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output).contains(&format!("unknown field `{name}`")), "{}", text(&output));
+        assert!(text(&output).contains(&format!("unknown key {name}:")), "{}", text(&output));
     }
 }

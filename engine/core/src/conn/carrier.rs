@@ -22,13 +22,6 @@ pub struct Offer {
     pub rekeys: bool,
 }
 
-impl Offer {
-    /// Nothing further; keys that the kernel has can still be replaced.
-    pub(super) fn without_new(self) -> Self {
-        Self { tx: CipherSet::NONE, rx: CipherSet::NONE, ..self }
-    }
-}
-
 /// The carrier of the records from us.
 #[derive(Debug)]
 pub(super) enum Transmitter {

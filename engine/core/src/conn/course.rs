@@ -268,7 +268,7 @@ impl Course {
         let (version, resumed) = (handshaken.established.cipher.version, handshaken.established.resumed);
         out.push(Action::Note(Milestone::Established { version, resumed }));
         self.is_established = true;
-        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer));
+        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer()));
         let next = stage.advance(out);
         self.after_offload(stage, next, now, rules, out)
     }
@@ -313,7 +313,7 @@ impl Course {
             event,
             Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
         );
-        let had_lost_a_peer = relay.has_lost_a_peer();
+        let had_lost_a_peer = !moved && relay.has_lost_a_peer();
         let is_drained = self.drain_until.is_some_and(|until| until <= now);
         let result = match event {
             Event::Expired if is_drained => Err(Cut { fault: Fault::DrainTimeout, culprit: None }),

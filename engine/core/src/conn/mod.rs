@@ -35,6 +35,8 @@ use event::Event;
 use fault::Fault;
 use policy::{Policy, Turn};
 
+use offramp_proto::CipherSet;
+
 use crate::buf::BUF_BYTES;
 use crate::tls::cipher::MAX_OVERHEAD_BYTES;
 use crate::tls::record::MAX_PLAINTEXT_BYTES;
@@ -101,16 +103,23 @@ impl Conn {
     /// Takes one event; all that follows from it is in `out` when this returns.
     pub fn step(&mut self, event: Event, turn: Turn, out: &mut Outbox) {
         let Turn { now, may_offload } = turn;
-        let offer = if may_offload { self.policy.offload } else { self.policy.offload.without_new() };
-        self.course.step(event, now, &Rules { policy: &self.policy, offer }, out);
+        self.course.step(event, now, &Rules { policy: &self.policy, may_offload }, out);
     }
 }
 
 /// The policy, and what of it holds in this turn.
 struct Rules<'a> {
     policy: &'a Policy,
-    /// What the kernel may be asked to carry.
-    offer: Offer,
+    /// Whether the kernel may be given further directions.
+    may_offload: bool,
+}
+
+impl Rules<'_> {
+    /// What the kernel may be asked to carry of what it does not carry yet.
+    fn offer(&self) -> Offer {
+        let offer = self.policy.offload;
+        if self.may_offload { offer } else { Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, ..offer } }
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod tls;
 use std::time::Instant;
 
 use super::action::{Action, Milestone, Outbox, RecordPath};
-use super::carrier::{Ended, Offer};
+use super::carrier::Ended;
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::{RECEIVE_BYTES, Rules};
@@ -59,7 +59,7 @@ impl Relay {
 
     /// Begins with what has come behind the handshakes. Returns whether both sides have ended.
     pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
-        self.look(now, rules.offer);
+        self.look(now, rules.may_offload);
         self.pump(Moved::Any, out)?;
         self.conclude()
     }
@@ -72,17 +72,17 @@ impl Relay {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Result<bool, Cut> {
-        self.look(now, rules.offer);
+        self.look(now, rules.may_offload);
         let moved = Moved::by(&event);
         self.take(event, now, out)?;
         self.pump(moved, out)?;
         self.conclude()
     }
 
-    fn look(&mut self, now: Instant, offer: Offer) {
+    fn look(&mut self, now: Instant, may_offload: bool) {
         for side in [&mut self.near, &mut self.far] {
             if let Side::Tls(side) = side {
-                side.look(now, offer);
+                side.look(now, may_offload);
             }
         }
     }

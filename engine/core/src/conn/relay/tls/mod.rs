@@ -44,8 +44,10 @@ pub(in crate::conn) struct TlsSide {
     receiver: Receiver,
     /// Makes the keys that follow a KeyUpdate; TLS 1.3 only.
     rekey: Option<Rekey>,
-    /// What the kernel may be asked to carry, as of this event.
+    /// What the kernel may be asked to carry.
     offer: Offer,
+    /// Whether it may be given further directions, as of this event.
+    may_offload: bool,
     now: Instant,
     /// Most records that a key may protect.
     record_limit: u64,
@@ -123,7 +125,8 @@ impl TlsSide {
                 update_asked: false,
             },
             rekey,
-            offer: rules.offer,
+            offer: rules.policy.offload,
+            may_offload: rules.may_offload,
             now,
             record_limit: rules.policy.record_limit.min(cipher.aead.record_limit()),
             winding_up: false,
@@ -134,8 +137,8 @@ impl TlsSide {
     }
 
     /// What holds from here on.
-    pub(super) fn look(&mut self, now: Instant, offer: Offer) {
-        (self.now, self.offer) = (now, offer);
+    pub(super) fn look(&mut self, now: Instant, may_offload: bool) {
+        (self.now, self.may_offload) = (now, may_offload);
     }
 
     /// What happened on this leg; application data that was received is `received` afterwards.

@@ -1,0 +1,69 @@
+//! The flags of `offramp serve`: those of the keys of the configuration, and those of identities.
+
+use std::path::PathBuf;
+
+use clap::error::Error;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use offramp::config::{Config, ConfigError, Key, Raw, file};
+
+/// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
+/// lists what is allowed for each.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A certificate chain; repeat with --key, paired in order
+    #[arg(long, value_name = "PEM")]
+    cert: Vec<PathBuf>,
+    /// The private key of the certificate in the same place
+    #[arg(long, value_name = "PEM")]
+    key: Vec<PathBuf>,
+    #[command(flatten)]
+    values: Values,
+}
+
+impl Serve {
+    /// The configuration in force, by file and flags; as often as it is asked: the file may have changed.
+    pub(crate) fn checked(&self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map_or_else(|| Ok(Raw::default()), file::read)?;
+        let mut flags = Raw::default();
+        for (key, value) in &self.values.0 {
+            flags.give_flag(*key, value.clone());
+        }
+        flags.give_identities(&self.cert, &self.key)?;
+        file.overridden_by(flags).check()
+    }
+}
+
+/// What was given for the keys that have one value.
+#[derive(Clone)]
+struct Values(Vec<(Key, String)>);
+
+impl Args for Values {
+    fn augment_args(command: Command) -> Command {
+        command.args(Key::ALL.iter().map(|key| {
+            let key = key.description();
+            let default =
+                if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+            let long = key.flag.trim_start_matches('-');
+            Arg::new(key.name).long(long).value_name(key.values).help(format!("{}{default}", key.help))
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Values {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let given = |key: &Key| matches.get_one::<String>(key.name()).map(|value| (*key, value.clone()));
+        Ok(Self(Key::ALL.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
