@@ -1,6 +1,6 @@
-//! From the client's last flight to both directions with their carriers, in memory: how long the core takes
-//! to bring a connection to a record boundary and to hand the keys over. The kernel's part, three system
-//! calls, is not in it.
+//! From the client's last flight until the record path of both directions is settled, in memory: how long
+//! the core takes to bring a connection to a record boundary and to hand the keys over. The kernel's part,
+//! three system calls, is not in it.
 
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Messages, Way};
 use crate::report::RowReport;
 use crate::suite::Suite;
-use crate::terminator::CARRIERS;
+use crate::terminator::RECORD_PATHS;
 use crate::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 
 /// Message sizes, and how many of each make a sample. What small ones cost is not the AEAD's doing: only the
@@ -45,7 +45,7 @@ pub enum Counted {
 pub struct Sample {
     /// Which line of [`Counted::all`].
     pub row: usize,
-    /// Which of [`CARRIERS`].
+    /// Which of [`RECORD_PATHS`].
     pub terminator: usize,
     /// Instructions for one unit.
     pub instructions: f64,
@@ -115,7 +115,7 @@ pub fn take(rounds: usize, show: impl Fn(&Sample) -> Result<()>) -> Result<()> {
     let identity = Identity::generate()?;
     for _ in 0..rounds {
         for (row, counted) in Counted::all().into_iter().enumerate() {
-            for (index, terminator) in CARRIERS.iter().enumerate() {
+            for (index, terminator) in RECORD_PATHS.iter().enumerate() {
                 let running = terminator.start(&terminator.program(), backend.address(), &identity)?;
                 let trusted = &identity.certificate;
                 let bench = Bench { terminator: &running, backend: &backend, trusted, clients: CLIENTS };
@@ -150,7 +150,7 @@ pub fn rows(samples: &[Sample], rounds: usize) -> Result<(Vec<RowReport>, String
     let mut carried = BTreeMap::new();
     for (index, counted) in Counted::all().into_iter().enumerate() {
         let mut columns = Vec::new();
-        for (terminator, entry) in CARRIERS.iter().enumerate() {
+        for (terminator, entry) in RECORD_PATHS.iter().enumerate() {
             let of_this: Vec<_> =
                 samples.iter().filter(|one| (one.row, one.terminator) == (index, terminator)).collect();
             let has = of_this.len();
@@ -189,7 +189,7 @@ mod tests {
             for row in 0..Counted::all().len() {
                 let sample =
                     |terminator| Sample { row, terminator, instructions: 2.5, kernel: [true, false] };
-                all.extend((0..CARRIERS.len()).map(sample));
+                all.extend((0..RECORD_PATHS.len()).map(sample));
             }
         }
         all
@@ -200,7 +200,7 @@ mod tests {
         let mut all = samples(2);
         let (table, carried) = rows(&all, 2).unwrap();
         assert_eq!(table.len(), 28);
-        assert!(table.iter().all(|row| row.figures.len() == CARRIERS.len()));
+        assert!(table.iter().all(|row| row.figures.len() == RECORD_PATHS.len()));
         let suites: std::collections::BTreeSet<_> =
             Counted::all().into_iter().map(|counted| counted.suite().label()).collect();
         let suites = suites.into_iter().collect::<Vec<_>>().join(", ");

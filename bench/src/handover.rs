@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use offramp_core::conn::action::Outbox;
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::event::{Event, Leg};
+use offramp_core::conn::record_path::Offer;
 use offramp_loadgen::plan::Version;
 use offramp_proto::CipherSet;
 use rustls::{ClientConfig, HandshakeKind};

@@ -52,7 +52,7 @@ pub struct Terminator {
     /// Its command line; `@NAMES@` as in the template.
     arguments: &'static [&'static str],
     /// More of its command line: who carries the records.
-    carrier: &'static [&'static str],
+    record_path: &'static [&'static str],
     /// Where it may run.
     cpus: &'static str,
     /// How many workers it is told to have.
@@ -69,7 +69,7 @@ enum Ready {
     Accepts,
 }
 
-const fn offramp(name: &'static str, carrier: &'static [&'static str]) -> Terminator {
+const fn offramp(name: &'static str, record_path: &'static [&'static str]) -> Terminator {
     Terminator {
         name,
         version_arguments: &["--version"],
@@ -80,7 +80,7 @@ const fn offramp(name: &'static str, carrier: &'static [&'static str]) -> Termin
             "serve", "--listen", "127.0.0.1:0", "--backend", "@BACKEND@", "--cert", "@CERTIFICATE@",
             "--key", "@KEY@", "--workers", "@WORKERS@",
         ],
-        carrier,
+        record_path,
         cpus: ONE_CPU,
         workers: 1,
         ready: Ready::Prints("offramp ready: listening on "),
@@ -94,7 +94,7 @@ const fn nginx(name: &'static str, more: &'static str) -> Terminator {
         template: include_str!("../peers/nginx.conf"),
         more,
         arguments: &["-p", "@DIRECTORY@", "-c", "@CONFIG@"],
-        carrier: &[],
+        record_path: &[],
         cpus: ONE_CPU,
         workers: 1,
         ready: Ready::Accepts,
@@ -107,8 +107,8 @@ const fn peer(
     template: &'static str,
     arguments: &'static [&'static str],
 ) -> Terminator {
-    let (more, carrier, cpus, ready): (_, &[_], _, _) = ("", &[], ONE_CPU, Ready::Accepts);
-    Terminator { name, version_arguments, template, more, arguments, carrier, cpus, workers: 1, ready }
+    let (more, record_path, cpus, ready): (_, &[_], _, _) = ("", &[], ONE_CPU, Ready::Accepts);
+    Terminator { name, version_arguments, template, more, arguments, record_path, cpus, workers: 1, ready }
 }
 
 /// Every terminator that can be compared; the first is the one that the others are compared with. One worker
@@ -123,7 +123,7 @@ pub static TERMINATORS: [Terminator; 5] = [
 
 /// The same two, beside what they are where the kernel has TLS. The first is the one that the others are
 /// compared with.
-pub static CARRIERS: [Terminator; 6] = [
+pub static RECORD_PATHS: [Terminator; 6] = [
     offramp("offramp kernel", &["--offload", "always"]),
     offramp("offramp kernel no pad", &["--offload", "always", "--expect-no-pad", "on"]),
     offramp("offramp kernel tx", &["--offload", "always", "--offload-directions", "tx"]),
@@ -192,7 +192,7 @@ pub static PLAIN: [Terminator; 3] = [
         template: "",
         more: "",
         arguments: &["@BACKEND@"],
-        carrier: &[],
+        record_path: &[],
         cpus: ONE_CPU,
         workers: 1,
         ready: Ready::Prints("plain relay ready: listening on "),
@@ -209,7 +209,7 @@ pub static PLAIN: [Terminator; 3] = [
 /// The terminator of this name, if there is one.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Terminator> {
-    let all = TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
+    let all = TERMINATORS.iter().chain(&RECORD_PATHS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
     all.into_iter().find(|terminator| terminator.name == name)
 }
 
@@ -284,7 +284,7 @@ impl Terminator {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "taskset", "-c", self.cpus])
             .arg(program)
-            .args(self.arguments.iter().chain(self.carrier).map(|argument| fill_in(argument, &names)))
+            .args(self.arguments.iter().chain(self.record_path).map(|argument| fill_in(argument, &names)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_names_of_terminators_are_distinct() {
-        let all = || TERMINATORS.iter().chain(&CARRIERS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
+        let all = || TERMINATORS.iter().chain(&RECORD_PATHS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
         for terminator in all() {
             assert!(std::ptr::eq(terminator, by_name(terminator.name).unwrap()));
         }

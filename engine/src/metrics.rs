@@ -278,12 +278,12 @@ const FAMILIES: [Family; 10] = [
         name: "offramp_offload",
         help: "Connections by who carries the records: fallback is userspace after the kernel refused",
         series: &[
-            (&[("direction", "tx"), ("carrier", "kernel")], Counter::OffloadedTx),
-            (&[("direction", "rx"), ("carrier", "kernel")], Counter::OffloadedRx),
-            (&[("direction", "tx"), ("carrier", "userspace")], Counter::UserspaceTx),
-            (&[("direction", "rx"), ("carrier", "userspace")], Counter::UserspaceRx),
-            (&[("direction", "tx"), ("carrier", "fallback")], Counter::FellBackTx),
-            (&[("direction", "rx"), ("carrier", "fallback")], Counter::FellBackRx),
+            (&[("direction", "tx"), ("path", "kernel")], Counter::OffloadedTx),
+            (&[("direction", "rx"), ("path", "kernel")], Counter::OffloadedRx),
+            (&[("direction", "tx"), ("path", "userspace")], Counter::UserspaceTx),
+            (&[("direction", "rx"), ("path", "userspace")], Counter::UserspaceRx),
+            (&[("direction", "tx"), ("path", "fallback")], Counter::FellBackTx),
+            (&[("direction", "rx"), ("path", "fallback")], Counter::FellBackRx),
         ],
     },
     Family {
@@ -426,7 +426,7 @@ mod tests {
             "# TYPE offramp_connections_accepted counter",
             "offramp_connections_accepted_total 0",
             "offramp_handshakes_total{version=\"1.3\",kind=\"resumed\"} 8",
-            "offramp_offload_total{direction=\"rx\",carrier=\"fallback\"} 9",
+            "offramp_offload_total{direction=\"rx\",path=\"fallback\"} 9",
             "# HELP offramp_bytes Plaintext bytes by the leg they are for: sent to plain legs; received from \
              them for TLS legs",
             "offramp_bytes_total{leg=\"plain\"} 0",

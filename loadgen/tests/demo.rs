@@ -34,9 +34,9 @@ fn the_demo_ends_well_says_everything_as_json_and_leaves_nothing_behind() {
             assert_eq!(handshakes["verified"], 1.0, "{phase}");
         }
         for direction in ["tx", "rx"] {
-            let carriers = &phase["carried"][direction];
+            let paths = &phase["by_path"][direction];
             assert!(
-                carriers["kernel"].as_u64().unwrap() + carriers["userspace"].as_u64().unwrap() > 0,
+                paths["kernel"].as_u64().unwrap() + paths["userspace"].as_u64().unwrap() > 0,
                 "somebody carried the records: {phase}"
             );
         }

@@ -16,8 +16,8 @@ use offramp_bench::flood::UnderFlood;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
-    CARRIERS, CLIENT_CPU, PLAIN, REENCRYPT, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator, WORKERS,
-    by_name, tls_server,
+    CLIENT_CPU, PLAIN, RECORD_PATHS, REENCRYPT, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator,
+    WORKERS, by_name, tls_server,
 };
 use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 use offramp_loadgen::backend::Backend;
@@ -312,7 +312,7 @@ impl Field<'_> {
 }
 
 fn entrants(arguments: &Arguments) -> Result<Vec<Entrant>> {
-    let kernel = CARRIERS.iter().filter(|it| ON_KERNEL_RECORDS.contains(&it.name));
+    let kernel = RECORD_PATHS.iter().filter(|it| ON_KERNEL_RECORDS.contains(&it.name));
     let kernel = kernel.filter(|_| arguments.set == Set::Peers && has_kernel_tls());
     let all = arguments.set.terminators().iter().chain(kernel);
     let all = all.filter(|terminator| is_there(terminator, arguments));

@@ -10,8 +10,8 @@ use super::peer::{Role, Script};
 use super::plan::{Backend, InjectedFault, Outcome, Plan};
 use super::world::World;
 use offramp_core::conn::action::Milestone;
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Blame, Fault};
+use offramp_core::conn::record_path::Offer;
 use offramp_proto::CipherSet;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];

@@ -1,8 +1,8 @@
 //! A model of kernel TLS: given exactly what `InstallKeys` gives the kernel, it opens and seals real records.
 //!
 //! Written from `Documentation/networking/tls.rst` and the behaviour of Linux 6.1 and 6.12, on the AEADs
-//! directly, so that it shares no code with the carriers that it is compared with: explicit nonces of TLS 1.2
-//! AES-GCM start at the iv that was given and count up; a receive that meets a record other than application
+//! directly, so that it shares no code with what it is compared with: explicit nonces of TLS 1.2 AES-GCM
+//! start at the iv that was given and count up; a receive that meets a record other than application
 //! data fails with EIO until a receive with room for the record type takes it; keys are taken once, unless
 //! the model is of a generation that can replace them, which then opens nothing behind a KeyUpdate until it
 //! has (EKEYEXPIRED).

@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Su
 
 use super::sources::{self, Key, Noon, private_key};
 use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, TrustAnchor, UnknownName};
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::policy::{Policy, Security};
+use offramp_core::conn::record_path::Offer;
 use offramp_core::tls::ticket_keys::KeyRing;
 use offramp_core::tls::{Settings, Tickets, TlsPolicy, TlsRole};
 use offramp_proto::CipherSet;

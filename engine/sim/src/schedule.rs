@@ -1,6 +1,6 @@
 //! The key schedules, made from secrets that a peer tells: HKDF of TLS 1.3 and the PRF of TLS 1.2.
 //!
-//! On the primitives directly: what the worlds hold against the carriers shares no code with them.
+//! On the primitives directly: what the worlds hold against the record paths shares no code with them.
 
 use std::sync::{Mutex, PoisonError};
 

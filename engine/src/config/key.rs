@@ -250,3 +250,36 @@ impl Given {
         ConfigError::Refused { origin: self.origin, key, value: self.value, allowed: allowed.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use offramp_testing::docs::assert_generated;
+
+    use super::*;
+
+    /// The table of the operator's documentation.
+    fn table() -> String {
+        let mut text = "| key | flag | values | default | where | meaning |\n".to_owned();
+        text.push_str("| --- | --- | --- | --- | --- | --- |\n");
+        for key in Key::ALL {
+            let Description { name, flag, values, default, scope, help, .. } = key.description();
+            let values = values.replace('|', " \\| ");
+            let place = match scope {
+                Scope::Own => "each listener, not inherited",
+                Scope::Listener => "listener",
+                Scope::Process => "process",
+            };
+            writeln!(text, "| `{name}` | `{flag}` | {values} | {default} | {place} | {help} |").unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn key_table_of_the_documentation_is_that_of_the_code() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/configure.md");
+        assert_generated(&page, "keys", &table());
+    }
+}

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::StartError;
 use crate::config::{KeyUpdatePolicy, OffloadPolicy, OffloadRules};
-use crate::conn::carrier::Offer;
+use crate::conn::record_path::Offer;
 use crate::sys::probe::{Ktls, Refusal, Rekey};
 use offramp_proto::{Aead, Cipher, CipherSet, Version};
 

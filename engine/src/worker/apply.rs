@@ -180,7 +180,7 @@ impl Executor<'_> {
                 self.counters.add(control_counter(kind), u64::from(count));
                 return;
             }
-            Milestone::Carried { direction, by } => match (direction, by) {
+            Milestone::RecordPath { direction, path: by } => match (direction, by) {
                 (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
                 (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
                 (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,

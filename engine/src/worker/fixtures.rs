@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::mailbox::Route;
 use crate::config::limits::Timeouts;
-use crate::conn::carrier::Offer;
 use crate::conn::policy::{Policy, Security};
+use crate::conn::record_path::Offer;
 
 /// No TLS on either leg.
 pub(super) fn policy() -> Arc<Policy> {

@@ -6,27 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::lab::TestServer;
-use crate::server::GUARD;
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::metrics::ask;
+use offramp_testing::server::TestServer;
 
 /// Far more than the admin address holds at once.
 const SLOW_CLIENTS: usize = 300;
 /// Each of so many health checks must be answered.
 const CHECKS: usize = 30;
 
-/// One request, and the whole answer up to the end of the connection.
-fn ask(admin: SocketAddr, request: &str) -> std::io::Result<String> {
-    let mut tcp = TcpStream::connect_timeout(&admin, GUARD)?;
-    tcp.set_read_timeout(Some(GUARD))?;
-    tcp.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
 fn request(method: &str, path: &str, host: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    format!("{method} {path} HTTP/1.1\r\nHost: {host}")
 }
 
 fn status(answer: &str) -> u16 {
@@ -56,8 +46,8 @@ pub(crate) fn slow_clients(admin: SocketAddr, count: usize, over: &AtomicBool) {
 #[test]
 fn admin_health_is_answered_among_slow_clients() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let (admin, over) = (lab.admin(), AtomicBool::new(false));
+    let server = TestServer::start(backend.addr);
+    let (admin, over) = (server.admin(), AtomicBool::new(false));
     let answers = thread::scope(|scope| {
         scope.spawn(|| slow_clients(admin, SLOW_CLIENTS, &over));
         thread::sleep(Duration::from_millis(500));
@@ -70,14 +60,14 @@ fn admin_health_is_answered_among_slow_clients() {
         answers
     });
     assert_eq!(answers, vec![Ok(200); CHECKS]);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn admin_foreign_host_is_refused() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let admin = lab.admin();
+    let server = TestServer::start(backend.addr);
+    let admin = server.admin();
     let get = |host: &str| status(&ask(admin, &request("GET", "/metrics", host)).expect("an answer"));
     let port = admin.port();
     for own in
@@ -91,18 +81,18 @@ fn admin_foreign_host_is_refused() {
     }
     let post = |host: &str| status(&ask(admin, &request("POST", "/offload/off", host)).expect("an answer"));
     assert!((400..500).contains(&post("attacker.example")));
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn admin_head_answers_as_get_without_a_body() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let host = lab.admin().to_string();
-    let ask = |method| ask(lab.admin(), &request(method, "/healthz", &host)).expect("an answer");
+    let server = TestServer::start(backend.addr);
+    let host = server.admin().to_string();
+    let ask = |method| ask(server.admin(), &request(method, "/healthz", &host)).expect("an answer");
     let (get, head) = (ask("GET"), ask("HEAD"));
     let (head_of_get, body) = get.split_once("\r\n\r\n").expect("a head");
     assert!(!body.is_empty() && status(&get) == 200, "{get}");
     assert_eq!(head, format!("{head_of_get}\r\n\r\n"));
-    lab.stop();
+    server.stop();
 }

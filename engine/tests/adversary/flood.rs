@@ -9,10 +9,10 @@ use offramp_attack::flood::{Flood, Priority};
 use offramp_attack::hello::{Hello, Key};
 
 use crate::alone;
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::Identity;
-use crate::lab::Setup;
 use crate::victim::{established, noticed};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::server::Setup;
 
 /// Clients at once.
 const CLIENTS: usize = 2000;
@@ -25,11 +25,11 @@ const WATCHED: Duration = Duration::from_secs(3);
 fn victim_is_not_starved(identity: &'static Identity, key: Key) {
     let _alone = alone();
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).identities(&[identity]).start();
-    let mut victim = established(lab.addr);
+    let server = Setup::new(backend.addr).identities(&[identity]).start();
+    let mut victim = established(server.addr);
     let quiet = noticed(&mut victim, WATCHED);
     let flood =
-        Flood::start(lab.addr, CLIENTS, Hello { tls13: false, key }, Priority::Usual).expect("a flood");
+        Flood::start(server.addr, CLIENTS, Hello { tls13: false, key }, Priority::Usual).expect("a flood");
     // All are on their way.
     noticed(&mut victim, WATCHED / 3);
     let before = flood.answered();
@@ -50,7 +50,7 @@ fn victim_is_not_starved(identity: &'static Identity, key: Key) {
     let limit = (handshake * HANDSHAKES_MAX).max(quiet.percentile(99) * QUIET_FACTOR);
     assert!(noticed.percentile(99) <= limit, "{said}: p99 is above {limit:?}");
     drop(victim);
-    lab.stop();
+    server.stop();
 }
 
 #[test]

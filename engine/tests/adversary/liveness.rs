@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::server::{GUARD, Server};
-use crate::tools::signal;
 use crate::victim::{established, noticed};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::signal;
 
 fn make_fifo(path: &Path) {
     std::fs::remove_file(path).expect("the file is ours");
@@ -17,12 +19,12 @@ fn make_fifo(path: &Path) {
 #[test]
 fn reload_of_a_fifo_leaves_signals_alive() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let server = Server::start(backend.addr, Stdio::null(), "").expect("it starts");
+    let server = Setup::new(backend.addr).stderr(Stdio::null()).start();
     let mut victim = established(server.addr);
-    make_fifo(&server.certificate);
+    make_fifo(&server.certificate(Identity::ecdsa()));
     signal(server.pid(), "HUP");
     // Long enough for the reload to have begun: the signals would be taken in the order of their numbers.
-    assert!(noticed(&mut victim, GUARD / 20).count() > 1);
+    assert!(noticed(&mut victim, Duration::from_secs(1)).count() > 1);
     drop(victim);
     server.stop();
 }
@@ -30,14 +32,11 @@ fn reload_of_a_fifo_leaves_signals_alive() {
 #[test]
 fn reload_of_a_fifo_names_the_file_and_keeps_serving() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    let server = Server::start(backend.addr, writer.into(), "").expect("it starts");
-    let lines = crate::server::follow(reader);
-    make_fifo(&server.certificate);
-    let name = server.certificate.file_name().expect("a file").to_string_lossy().into_owned();
-    signal(server.pid(), "HUP");
-    let named = std::iter::from_fn(|| lines.recv_timeout(GUARD).ok()).any(|line| line.contains(&name));
-    assert!(named, "no line of the log names {name}");
+    let server = TestServer::start(backend.addr);
+    make_fifo(&server.certificate(Identity::ecdsa()));
+    let name =
+        server.certificate(Identity::ecdsa()).file_name().expect("a file").to_string_lossy().into_owned();
+    server.reload(&name);
     // The certificate in force stays.
     drop(established(server.addr));
     server.stop();

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::peer::end_of_dial;
-use crate::server::Server;
-use crate::tools::{patiently, signal};
 use crate::victim::{established, noticed};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::end_of_dial;
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{patiently, signal};
 
 /// How long the victim is watched: a hundred messages.
 const WATCHED: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ impl Stalled {
 }
 
 /// What every log that fails must leave alone.
-fn goes_on_without_its_log(server: Server) {
+fn goes_on_without_its_log(server: TestServer) {
     let mut victim = established(server.addr);
     make_it_log(server.addr);
     signal(server.pid(), "HUP");
@@ -71,7 +71,7 @@ fn full_device() -> Stdio {
 #[test]
 fn log_on_a_full_device_harms_nobody() {
     let backend = Backend::start(BackendBehavior::Echo);
-    goes_on_without_its_log(Server::start(backend.addr, full_device(), "").expect("it starts"));
+    goes_on_without_its_log(Setup::new(backend.addr).stderr(full_device()).start());
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn log_on_a_full_device_does_not_prevent_the_start() {
     // More workers than CPUs: none is pinned, which is warned of.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let flags = format!("--workers {} --pin-workers on", cpus + 1);
-    Server::start(backend.addr, full_device(), &flags).expect("a warning that is lost is no error").stop();
+    Setup::new(backend.addr).stderr(full_device()).flags(&flags).start().stop();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn log_without_a_reader_harms_nobody() {
     let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    goes_on_without_its_log(Server::start(backend.addr, writer.into(), "").expect("it starts"));
+    goes_on_without_its_log(Setup::new(backend.addr).stderr(writer).start());
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn log_whose_reader_stalls_harms_nobody() {
     let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let ours = writer.try_clone().expect("a descriptor can be copied");
-    let server = Server::start(backend.addr, writer.into(), "").expect("it starts");
+    let server = Setup::new(backend.addr).stderr(writer).start();
     let _stalled = Stalled::fill(reader, ours);
     goes_on_without_its_log(server);
 }
@@ -106,5 +106,5 @@ fn log_that_stalls_from_the_start_harms_nobody() {
     let backend = Backend::start(BackendBehavior::Echo);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let _stalled = Stalled::fill(reader, writer.try_clone().expect("a descriptor can be copied"));
-    goes_on_without_its_log(Server::start(backend.addr, writer.into(), "").expect("it starts"));
+    goes_on_without_its_log(Setup::new(backend.addr).stderr(writer).start());
 }

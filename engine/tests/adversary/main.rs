@@ -3,8 +3,8 @@
 //!
 //! A victim is one established TLS connection that echoes 64 bytes every 20 ms. Bounds are ratios to what the
 //! same machine does without the attack, counts, or bytes: no test depends on how fast the machine is. The
-//! attackers are `bench/attack`, the server and the TLS client those of the wire tests, whose variables hold
-//! here too. `soak` makes all attacks at once; its long form runs by hand:
+//! attackers are `bench/attack`, the server and the TLS client those of `offramp-testing`, whose variables
+//! hold here too. `soak` makes all attacks at once; its long form runs by hand:
 //!
 //! ```text
 //! OFFRAMP_SOAK_SECONDS=600 cargo test -p offramp --test adversary -- --ignored soak
@@ -12,29 +12,6 @@
 #![expect(clippy::disallowed_methods, reason = "attackers and victims have clocks of their own")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/backend.rs"]
-mod backend;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/dice.rs"]
-mod dice;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/identity.rs"]
-mod identity;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/lab.rs"]
-mod lab;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/metrics.rs"]
-mod metrics;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/peer.rs"]
-mod peer;
-#[allow(dead_code, reason = "the wire tests use the rest")]
-#[path = "../wire/tools.rs"]
-mod tools;
-
-mod server;
 mod victim;
 
 mod admin;

@@ -12,10 +12,9 @@ use offramp_attack::{resident, stall};
 use socket2::{Domain, Socket, Type};
 
 use crate::alone;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{Peer, Version, dial, plain};
-use crate::server::GUARD;
-use crate::tools::eventually;
+use offramp_testing::peer::{Peer, Version, dial, plain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{PATIENCE, eventually};
 
 const HELLO: Hello = Hello { tls13: false, key: Key::Ecdsa };
 const KIB: u64 = 1 << 10;
@@ -46,17 +45,17 @@ fn patient_server(backend: SocketAddr) -> TestServer {
     Setup::new(backend).flags("--handshake-timeout 5m --max-connections 9500").start()
 }
 
-fn bytes(lab: &TestServer) -> u64 {
-    resident::bytes(lab.pid()).expect("the server runs")
+fn bytes(server: &TestServer) -> u64 {
+    resident::bytes(server.pid()).expect("the server runs")
 }
 
 /// Resident memory once it does not grow any more: the last bytes may still be on their way.
-fn settled_bytes(lab: &TestServer) -> u64 {
-    let mut most = bytes(lab);
+fn settled_bytes(server: &TestServer) -> u64 {
+    let mut most = bytes(server);
     let mut since = 0;
     while since < 20 {
         thread::sleep(Duration::from_millis(25));
-        let now = bytes(lab);
+        let now = bytes(server);
         since = if now > most { 0 } else { since + 1 };
         most = most.max(now);
     }
@@ -64,16 +63,16 @@ fn settled_bytes(lab: &TestServer) -> u64 {
 }
 
 /// After the wave, the memory is back.
-fn returns_to(lab: &TestServer, before: u64, wave: u64) {
+fn returns_to(server: &TestServer, before: u64, wave: u64) {
     let limit = before + (wave - before) / KEPT_SHARE + KEPT_BYTES;
-    let end = Instant::now() + GUARD;
-    while bytes(lab) > limit && Instant::now() < end {
+    let end = Instant::now() + PATIENCE;
+    while bytes(server) > limit && Instant::now() < end {
         thread::sleep(Duration::from_millis(100));
     }
     assert!(
-        bytes(lab) <= limit,
+        bytes(server) <= limit,
         "{before} bytes before, {wave} in the wave, {} after: above {limit}",
-        bytes(lab)
+        bytes(server)
     );
 }
 
@@ -87,24 +86,24 @@ fn memory_of_half_hellos_is_their_bytes() {
     const COUNT: usize = 5000;
     const TOTAL_MAX: u64 = 64 * MIB;
     let backend = silent_backend();
-    let lab = patient_server(backend.local_addr().expect("it is bound"));
-    let before = settled_bytes(&lab);
-    let mut silent: Vec<_> = (0..COUNT).map(|_| dial(lab.addr)).collect();
-    eventually("all are accepted", || lab.metrics().open() == COUNT as u64);
-    let open = settled_bytes(&lab);
+    let server = patient_server(backend.local_addr().expect("it is bound"));
+    let before = settled_bytes(&server);
+    let mut silent: Vec<_> = (0..COUNT).map(|_| dial(server.addr)).collect();
+    eventually("all are accepted", || server.metrics().open() == COUNT as u64);
+    let open = settled_bytes(&server);
     for tcp in &mut silent {
         stall::half_hello_on(tcp, HELLO).expect("the server takes nine bytes");
     }
-    let wave = settled_bytes(&lab);
-    let still = lab.metrics().open();
+    let wave = settled_bytes(&server);
+    let still = server.metrics().open();
     let half = each(open, wave, COUNT);
     println!("{} bytes of state, {half} more with half a hello; {wave} in all", each(before, open, COUNT));
     assert_eq!(still, COUNT as u64, "none was closed in between");
     assert!(half <= HALF_MAX + stall::HALF_HELLO_BYTES as u64, "half a hello costs {half} bytes");
     assert!(wave <= TOTAL_MAX, "{wave} bytes resident with {COUNT} half hellos");
     drop(silent);
-    returns_to(&lab, before, wave);
-    lab.stop();
+    returns_to(&server, before, wave);
+    server.stop();
 }
 
 #[test]
@@ -112,26 +111,26 @@ fn memory_of_half_records_is_their_bytes() {
     let _alone = alone();
     const COUNT: usize = 1000;
     let backend = silent_backend();
-    let lab = patient_server(backend.local_addr().expect("it is bound"));
+    let server = patient_server(backend.local_addr().expect("it is bound"));
     let config = plain(Version::Tls13);
-    let open = |count: usize| -> Vec<_> { (0..count).map(|_| Peer::open(lab.addr, &config)).collect() };
+    let open = |count: usize| -> Vec<_> { (0..count).map(|_| Peer::open(server.addr, &config)).collect() };
     // What handshakes leave behind: pools, and the allocator's pages.
     drop(open(COUNT));
-    lab.settled();
-    let before = settled_bytes(&lab);
+    server.settled();
+    let before = settled_bytes(&server);
     let mut peers = open(COUNT);
-    let idle = settled_bytes(&lab);
+    let idle = settled_bytes(&server);
     for peer in &mut peers {
         stall::half_record(&mut peer.tcp).expect("the server takes a byte");
     }
-    let wave = settled_bytes(&lab);
+    let wave = settled_bytes(&server);
     let half = each(idle, wave, COUNT);
     println!("{} bytes idle, {half} more with half a record", each(before, idle, COUNT));
-    assert_eq!(lab.metrics().open(), COUNT as u64, "none was closed in between");
+    assert_eq!(server.metrics().open(), COUNT as u64, "none was closed in between");
     assert!(half <= HALF_MAX + 1, "one byte of a record costs {half} bytes");
     drop(peers);
-    returns_to(&lab, before, wave);
-    lab.stop();
+    returns_to(&server, before, wave);
+    server.stop();
 }
 
 /// A backend that reads nothing and sends for as long as anybody takes it; what it has accepted is given
@@ -156,10 +155,10 @@ fn memory_of_stalled_readers_is_their_buffers() {
     let _alone = alone();
     const COUNT: usize = 300;
     let (addr, accepted) = talking_backend();
-    let lab = patient_server(addr);
-    let before = settled_bytes(&lab);
-    let mut clients: Vec<_> = (0..COUNT).map(|_| Peer::open(lab.addr, &plain(Version::Tls13))).collect();
-    let mut backends: Vec<_> = (0..COUNT).map(|_| accepted.recv_timeout(crate::tools::PATIENCE)).collect();
+    let server = patient_server(addr);
+    let before = settled_bytes(&server);
+    let mut clients: Vec<_> = (0..COUNT).map(|_| Peer::open(server.addr, &plain(Version::Tls13))).collect();
+    let mut backends: Vec<_> = (0..COUNT).map(|_| accepted.recv_timeout(PATIENCE)).collect();
     let block = vec![0x61; 64 << 10];
     let mut pending = vec![Vec::new(); COUNT];
     let mut quiet_rounds = 0;
@@ -180,14 +179,14 @@ fn memory_of_stalled_readers_is_their_buffers() {
         quiet_rounds = if moved == 0 { quiet_rounds + 1 } else { 0 };
         thread::sleep(Duration::from_millis(if moved == 0 { 100 } else { 0 }));
     }
-    let wave = settled_bytes(&lab);
+    let wave = settled_bytes(&server);
     let one = each(before, wave, COUNT);
     println!("{one} bytes for a connection that nobody reads on either side");
     let most = COUNT as u64 * (BUFFERS * BUFFER_MAX + STATE_MAX) + KEPT_BYTES;
     assert!(wave - before <= most, "{one} bytes a connection");
     drop((clients, backends));
-    returns_to(&lab, before, wave);
-    lab.stop();
+    returns_to(&server, before, wave);
+    server.stop();
 }
 
 /// As many of these bytes as the socket takes at once.
@@ -206,17 +205,17 @@ fn push(mut tcp: &TcpStream, bytes: &mut Vec<u8>) -> usize {
 fn memory_record_that_has_begun_has_a_deadline() {
     let backend = silent_backend();
     let addr = backend.local_addr().expect("it is bound");
-    let lab = Setup::new(addr).flags("--handshake-timeout 1s --idle-timeout 1h").start();
-    let before = lab.metrics();
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
-    let mut idle = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = Setup::new(addr).flags("--handshake-timeout 1s --idle-timeout 1h").start();
+    let before = server.metrics();
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
+    let mut idle = Peer::open(server.addr, &plain(Version::Tls13));
     stall::half_record(&mut peer.tcp).expect("the server takes a byte");
     // An alert, FIN or a reset, and not the hour of an idle connection.
     let mut rest = Vec::new();
     let end = peer.tcp.read_to_end(&mut rest);
     let ended = !matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock);
     assert!(ended, "a record that has begun is waited for: {end:?}");
-    assert_eq!(lab.faulted(&before, 1), ["record_timeout"]);
+    assert_eq!(server.faulted(&before, 1), ["record_timeout"]);
     // One that has begun none is left alone.
     idle.tcp.set_nonblocking(true).expect("a socket option");
     loop {
@@ -229,5 +228,5 @@ fn memory_record_that_has_begun_has_a_deadline() {
         }
     }
     drop(idle);
-    lab.stop();
+    server.stop();
 }

@@ -7,9 +7,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
 
-use crate::lab::Setup;
-use crate::peer::{Peer, Version, plain};
-use crate::tools::{skip, text};
+use offramp_testing::peer::{Peer, Version, plain};
+use offramp_testing::server::Setup;
+use offramp_testing::tools::{skip, text};
 
 /// The ephemeral ports of the namespace. The kernel takes those that are as even as the first for connect().
 const FIRST: u16 = 20_000;
@@ -56,22 +56,22 @@ fn within_the_namespace() {
     }
     let dead = SocketAddr::from(([127, 0, 0, 1], DEAD));
     // Outside of the range: a free port would come from within.
-    let lab = Setup::new(dead).flags("--listen 127.0.0.1:9443 --admin 127.0.0.1:9100").start();
-    let before = lab.metrics();
+    let server = Setup::new(dead).flags("--listen 127.0.0.1:9443 --admin 127.0.0.1:9100").start();
+    let before = server.metrics();
     let config = plain(Version::Tls13);
     let mut to_themselves = 0;
     for _ in 0..CONNECTIONS {
-        let mut peer = Peer::open(lab.addr, &config);
+        let mut peer = Peer::open(server.addr, &config);
         peer.seal(b"to the backend");
         // It may have been refused by now.
         let _ = peer.flush();
         to_themselves += usize::from(peer.tls_read_exact(&mut [0]));
         peer.reset();
     }
-    let labels = lab.faulted(&before, CONNECTIONS as u64);
+    let labels = server.faulted(&before, CONNECTIONS as u64);
     assert_eq!(to_themselves, 0, "of {CONNECTIONS} clients so many got their own bytes back");
     assert_eq!(labels, ["backend_refused"]);
-    lab.settled();
+    server.settled();
     TcpListener::bind(dead).expect("nothing keeps the backend from its port");
-    lab.stop();
+    server.stop();
 }

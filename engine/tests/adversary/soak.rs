@@ -14,13 +14,13 @@ use offramp_attack::{resident, stall, yield_to_others};
 
 use crate::admin::slow_clients;
 use crate::alone;
-use crate::backend::{Backend, BackendBehavior};
 use crate::log::{Stalled, make_it_log};
-use crate::metrics::Metrics;
-use crate::peer::{Peer, Version, plain};
-use crate::server::Server;
-use crate::tools::{patiently, signal};
 use crate::victim::{Watching, established};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::metrics::Metrics;
+use offramp_testing::peer::{Peer, Version, plain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{patiently, signal};
 
 /// In the gate.
 const SHORT: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ fn shaken(addr: SocketAddr, config: &std::sync::Arc<rustls::ClientConfig>) -> Op
     let tcp = TcpStream::connect_timeout(&addr, Duration::from_secs(5)).ok()?;
     tcp.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     tcp.set_write_timeout(Some(Duration::from_secs(5))).ok()?;
-    let name = crate::identity::NAME.try_into().expect("a name");
+    let name = offramp_testing::identity::NAME.try_into().expect("a name");
     let tls = rustls::ClientConnection::new(std::sync::Arc::clone(config), name).expect("a client");
     let mut peer = Peer { tls, tcp };
     peer.handshake().ok()?;
@@ -73,7 +73,7 @@ fn half_record(addr: SocketAddr, config: &std::sync::Arc<rustls::ClientConfig>) 
 }
 
 /// Reloads and faults for a log that takes nothing.
-fn reload_and_log(over: &AtomicBool, server: &Server) -> usize {
+fn reload_and_log(over: &AtomicBool, server: &TestServer) -> usize {
     let mut count = 0;
     while !over.load(Ordering::Relaxed) {
         signal(server.pid(), "HUP");
@@ -90,9 +90,9 @@ fn soak(length: Duration) {
     let source = Backend::start(BackendBehavior::Source { seed: 1, bytes: UNREAD_BYTES });
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let ours = writer.try_clone().expect("a descriptor can be copied");
-    let server = Server::start(echo.addr, writer.into(), "").expect("it starts");
+    let server = Setup::new(echo.addr).stderr(writer).start();
     // Its clients do not read, and its log is read by nobody either.
-    let unread = Server::start(source.addr, Stdio::null(), "").expect("it starts");
+    let unread = Setup::new(source.addr).stderr(Stdio::null()).start();
     let victim = Watching::start(established(server.addr));
     let _stalled = Stalled::fill(reader, ours);
     let (over, config) = (AtomicBool::new(false), plain(Version::Tls13));
@@ -101,7 +101,7 @@ fn soak(length: Duration) {
         scope.spawn(|| wave(&over, server.addr, |addr| stall::half_hello(addr, HELLO).ok()));
         scope.spawn(|| wave(&over, server.addr, |addr| half_record(addr, &config)));
         scope.spawn(|| wave(&over, unread.addr, |addr| shaken(addr, &config)));
-        scope.spawn(|| slow_clients(server.admin, HELD, &over));
+        scope.spawn(|| slow_clients(server.admin(), HELD, &over));
         scope.spawn(|| reload_and_log(&over, &server));
         let end = Instant::now() + length;
         let mut most = 0;
@@ -129,8 +129,9 @@ fn soak(length: Duration) {
     assert!(noticed.count() as u128 * 4 >= due, "{} messages where {due} were due", noticed.count());
     assert!(answered > 0, "the server makes handshakes");
     assert!(most <= RESIDENT_MAX, "{most} bytes resident");
-    let none_open = || Metrics::scrape(server.admin).ok().filter(|metrics| metrics.open() == 0);
-    let raw = || Metrics::scrape(server.admin).map_or_else(|error| error.to_string(), |metrics| metrics.raw);
+    let none_open = || Metrics::scrape(server.admin()).ok().filter(|metrics| metrics.open() == 0);
+    let raw =
+        || Metrics::scrape(server.admin()).map_or_else(|error| error.to_string(), |metrics| metrics.raw);
     assert!(patiently(none_open).is_some(), "connections stay open: {}", raw());
     drop(established(server.addr));
     server.stop();

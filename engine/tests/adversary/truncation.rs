@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::dice::Noise;
-use crate::lab::TestServer;
-use crate::peer::{BOTH, Peer, plain};
-use crate::tools::{PATIENCE, eventually};
+use offramp_testing::peer::{BOTH, Peer, plain};
+use offramp_testing::rng::Noise;
+use offramp_testing::server::TestServer;
+use offramp_testing::tools::{PATIENCE, eventually};
 
 /// For so long the backend reads nothing.
 const SLOW: Duration = Duration::from_secs(1);
@@ -65,16 +65,16 @@ fn truncation_delivers_all_that_came_before_it() {
     const BYTES: usize = 1_000_000;
     for version in BOTH {
         let (addr, got) = slow_backend();
-        let lab = TestServer::start(addr);
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let server = TestServer::start(addr);
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         let sent = Noise::bytes(1, BYTES);
         peer.send(&sent);
         peer.truncate();
         arrived(&got, &sent);
-        assert_eq!(lab.faulted(&before, 1).len(), 1, "{version:?}");
+        assert_eq!(server.faulted(&before, 1).len(), 1, "{version:?}");
         drop(peer);
-        lab.stop();
+        server.stop();
     }
 }
 
@@ -84,9 +84,9 @@ fn truncation_by_a_reset_delivers_all_that_came_before_it() {
     const BYTES: usize = 60_000;
     for version in BOTH {
         let (addr, got) = slow_backend();
-        let lab = TestServer::start(addr);
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let server = TestServer::start(addr);
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         let sent = Noise::bytes(2, BYTES);
         peer.send(&sent);
         eventually("the server's kernel has all", || is_acknowledged(&peer.tcp));
@@ -94,7 +94,7 @@ fn truncation_by_a_reset_delivers_all_that_came_before_it() {
         SockRef::from(&peer.tcp).set_linger(Some(Duration::ZERO)).expect("a socket option");
         drop(peer);
         arrived(&got, &sent);
-        assert_eq!(lab.faulted(&before, 1).len(), 1, "{version:?}");
-        lab.stop();
+        assert_eq!(server.faulted(&before, 1).len(), 1, "{version:?}");
+        server.stop();
     }
 }

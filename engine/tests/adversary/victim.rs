@@ -9,7 +9,7 @@ use std::time::Duration;
 use offramp_attack::victim::Noticed;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::peer::{Peer, Version, plain};
+use offramp_testing::peer::{Peer, Version, plain};
 
 pub(crate) type Stream = StreamOwned<ClientConnection, std::net::TcpStream>;
 

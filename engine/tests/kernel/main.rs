@@ -88,7 +88,7 @@ const RECORDS: [&str; 9] = [
     "control::",
     "key_update",
     "policy::",
-    "carriers::",
+    "record_paths::",
     "offload::",
     "midway::",
     "reencrypt::",
@@ -176,7 +176,7 @@ fn bulk_holds_in_short_on_an_emulated_machine() {
 #[test]
 #[ignore = "slow: an emulated machine"]
 fn peers_that_are_not_ours_hold_on_an_emulated_machine() {
-    let words = ["carriers::", "foreign_control::", "originate_control::"];
+    let words = ["record_paths::", "foreign_control::", "originate_control::"];
     holds_but_for(0..=BAD_RECORDS_MAX, CLOUD, &words, 16 * MIB, 20);
 }
 
@@ -185,7 +185,7 @@ fn peers_that_are_not_ours_hold_on_an_emulated_machine() {
 #[test]
 #[ignore = "slow: an emulated machine"]
 fn every_other_stage_holds_on_an_emulated_machine() {
-    let others = ["bulk::", "java", "control::", "key_update", "carriers::"];
+    let others = ["bulk::", "java", "control::", "key_update", "record_paths::"];
     holds(CLOUD, &others.map(|name| ["--skip", name]).concat(), 16 * MIB, 2000);
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn binary() -> PathBuf {
     let deps = std::env::current_exe().expect("this test is a file");
     let deps = deps.parent().expect("in a directory").to_owned();
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let made_of = ["src", "proto", "ring", "core", "sim", "tests/wire"]
+    let made_of = ["src", "proto", "ring", "core", "sim", "testing", "tests/wire"]
         .map(|part| newest(&package.join(part), &|_| true));
     let made_of = made_of.into_iter().flatten().max().map(|(time, _)| time).expect("there are sources");
     if let Some((built, binary)) = newest(&deps, &is_wire)

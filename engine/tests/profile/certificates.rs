@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::sha256_of;
-use crate::identity::NAME;
-use crate::lab::Setup;
-use crate::peer::{s_client, trust_file};
-use crate::tools::{have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{s_client, trust_file};
+use offramp_testing::rng::sha256_of;
+use offramp_testing::server::Setup;
+use offramp_testing::tools::{have, scratch, text};
 
 fn openssl(directory: &Path, words: &str) {
     let mut command = Command::new("openssl");
@@ -110,22 +110,22 @@ fn certificates_of_clients_outside_the_profile_are_told_bad_certificate() {
         for (trust_anchor, holds) in [("client_ca = \"ca.crt\"", by_authority), (&told, by_fingerprint)] {
             let file = files.join("offramp.toml");
             std::fs::write(&file, format!("client_auth = \"require\"\n{trust_anchor}\n")).unwrap();
-            let lab = Setup::new(backend.addr).flags(&format!("--config {}", file.display())).start();
+            let server = Setup::new(backend.addr).flags(&format!("--config {}", file.display())).start();
             for version in ["-tls1_2", "-tls1_3"] {
                 let (certificate, key) = (files.join("it.crt"), files.join("it.key"));
                 let shown = format!("-cert {} -key {}", certificate.display(), key.display());
                 let words = format!("{version} -cipher ALL:@SECLEVEL=0 -servername {NAME} {shown}");
-                let before = lab.settled();
-                let (output, echoed) = s_client(lab.addr, &trust, &words, Some("there and back"));
+                let before = server.settled();
+                let (output, echoed) = s_client(server.addr, &trust, &words, Some("there and back"));
                 let what = format!("{key:?} {hash} {version} {trust_anchor}: {}", text(&output));
                 assert_eq!(echoed, holds, "{what}");
                 if !holds {
                     assert!(text(&output).contains("alert bad certificate"), "{what}");
-                    assert_eq!(lab.faulted(&before, 1), ["peer_certificate_refused"], "{what}");
+                    assert_eq!(server.faulted(&before, 1), ["peer_certificate_refused"], "{what}");
                 }
             }
-            lab.settled();
-            lab.stop();
+            server.settled();
+            server.stop();
         }
     }
 }

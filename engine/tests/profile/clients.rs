@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::backend::{Backend, BackendBehavior, EARLY_ANSWER};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{s_client, trust_file};
 use crate::session::{Session, field};
-use crate::tools::{PATIENCE, have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior, EARLY_ANSWER};
+use offramp_testing::peer::{s_client, trust_file};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{PATIENCE, have, scratch, text};
 
 /// What a client is to say at the end.
 enum Expected {
@@ -21,36 +21,36 @@ enum Expected {
 
 use Expected::{Accepted, Refused};
 
-fn lab() -> (TestServer, Backend) {
+fn server() -> (TestServer, Backend) {
     let backend = Backend::start(BackendBehavior::Echo);
     (TestServer::start(backend.addr), backend)
 }
 
 /// Each attempt, one after another.
 fn attempt(run: impl Fn(&TestServer, &str) -> String, attempts: &[(&str, Expected)]) {
-    let (lab, _backend) = lab();
-    attempt_at(lab, run, attempts);
+    let (server, _backend) = server();
+    attempt_at(server, run, attempts);
 }
 
-fn attempt_at(lab: TestServer, run: impl Fn(&TestServer, &str) -> String, attempts: &[(&str, Expected)]) {
+fn attempt_at(server: TestServer, run: impl Fn(&TestServer, &str) -> String, attempts: &[(&str, Expected)]) {
     for (words, expected) in attempts {
-        let before = lab.settled();
-        let said = run(&lab, words);
+        let before = server.settled();
+        let said = run(&server, words);
         match expected {
             Accepted(mark) => {
                 assert!(said.contains(mark), "{words}: no {mark:?} in: {said}");
-                let now = lab.settled();
+                let now = server.settled();
                 let handshakes = now.handshakes("full") - before.handshakes("full");
                 assert_eq!(handshakes, 1, "{words}: {said}");
             }
             Refused(alert, fault) => {
                 assert!(said.contains(alert), "{words}: no {alert:?} in: {said}");
-                assert_eq!(lab.faulted(&before, 1), [*fault], "{words}: {said}");
+                assert_eq!(server.faulted(&before, 1), [*fault], "{words}: {said}");
             }
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 /// A program with these words, which is told one line. Both its streams.
@@ -66,8 +66,8 @@ fn run(program: &str, words: &[&str], line: &str) -> String {
 }
 
 /// In front of a space the priority behind "NORMAL", behind it more words.
-fn gnutls(lab: &TestServer, words: &str) -> String {
-    let port = lab.addr.port().to_string();
+fn gnutls(server: &TestServer, words: &str) -> String {
+    let port = server.addr.port().to_string();
     let (priority, more) = words.split_once(' ').unwrap_or((words, ""));
     let priority = format!("NORMAL:-VERS-ALL:{priority}");
     let words = ["--insecure", "--port", &port, "--priority", &priority];
@@ -75,16 +75,16 @@ fn gnutls(lab: &TestServer, words: &str) -> String {
     run("gnutls-cli", &[&words, &more[..], &["127.0.0.1"]].concat(), "there and back\n")
 }
 
-fn nss(lab: &TestServer, words: &str) -> String {
-    let port = lab.addr.port().to_string();
+fn nss(server: &TestServer, words: &str) -> String {
+    let port = server.addr.port().to_string();
     let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-Q"];
     let words: Vec<&str> = words.split_whitespace().collect();
     run("tstclnt", &[&fixed, &words[..]].concat(), "")
 }
 
-fn java(lab: &TestServer, words: &str) -> String {
+fn java(server: &TestServer, words: &str) -> String {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile/Client.java");
-    let port = lab.addr.port().to_string();
+    let port = server.addr.port().to_string();
     // In front of the program what is for the machine, behind it what is for the program.
     let (machine, program): (Vec<&str>, Vec<&str>) =
         words.split_whitespace().partition(|word| word.starts_with("-D"));
@@ -104,8 +104,9 @@ fn openssl_is_accepted_within_the_profile_and_refused_outside_it() {
     }
     let files = scratch();
     let trust = trust_file(files.path());
-    let run =
-        |lab: &TestServer, words: &str| text(&s_client(lab.addr, &trust, words, Some("there and back")).0);
+    let run = |server: &TestServer, words: &str| {
+        text(&s_client(server.addr, &trust, words, Some("there and back")).0)
+    };
     attempt(
         run,
         &[
@@ -145,16 +146,16 @@ fn openssl_renegotiates_in_vain() {
     if !have("openssl") {
         return;
     }
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let files = scratch();
     // "R" at the start of a line is its command to renegotiate. Nothing echoes it; base64 may end like it.
-    let (output, _) = s_client(lab.addr, &trust_file(files.path()), "-tls1_2", Some("R"));
+    let (output, _) = s_client(server.addr, &trust_file(files.path()), "-tls1_2", Some("R"));
     let said = text(&output);
     assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "renegotiation")]), 1, "{said}");
     assert_eq!(metrics.handshakes("full"), 1);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -162,16 +163,17 @@ fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
     if !have("openssl") {
         return;
     }
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let files = scratch();
     let trust = trust_file(files.path());
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
     let (session, early) = (path("session.pem"), path("early"));
-    let (_, echoed) = s_client(lab.addr, &trust, &format!("-tls1_3 -sess_out {session}"), Some("the first"));
+    let (_, echoed) =
+        s_client(server.addr, &trust, &format!("-tls1_3 -sess_out {session}"), Some("the first"));
     assert!(echoed);
     std::fs::write(&early, "to be ignored\n".repeat(40)).unwrap();
     let words = format!("-tls1_3 -sess_in {session} -early_data {early}");
-    let said = |line| text(&s_client(lab.addr, &trust, &words, Some(line)).0);
+    let said = |line| text(&s_client(server.addr, &trust, &words, Some(line)).0);
     // Our ticket allows none, so that OpenSSL sends none,
     let first = said("the second");
     assert!(first.contains("Early data was not sent") && first.contains("Reused, TLSv1.3"), "{first}");
@@ -180,9 +182,9 @@ fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
     let second = said("the third");
     assert!(second.contains("Early data was rejected") && second.contains("Reused, TLSv1.3"), "{second}");
     assert!(second.contains("the third\n") && !second.contains("to be ignored"), "{second}");
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!((metrics.handshakes("resumed"), metrics.faults().len()), (2, 0), "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -224,21 +226,21 @@ fn a_session_is_not_resumed_without_a_key_exchange() {
     if !have("gnutls-cli") {
         return;
     }
-    let (lab, _backend) = lab();
-    let port = lab.addr.port().to_string();
+    let (server, _backend) = server();
+    let port = server.addr.port().to_string();
     // GnuTLS with "PSK" enabled and a key for it offers psk_ke, and only that, for its tickets too.
     let psk = ["--pskusername", "nobody", "--pskkey", "00112233"];
     for (priority, more, expected) in [("", &psk[..0], (1, 1)), (":+PSK", &psk[..], (2, 0))] {
-        let before = lab.settled();
+        let before = server.settled();
         let priority = format!("NORMAL:-VERS-ALL:+VERS-TLS1.3{priority}");
         let words = ["--insecure", "--resume", "--port", &port, "--priority", &priority];
         let said = run("gnutls-cli", &[&words, more, &["127.0.0.1"]].concat(), "there and back\n");
         assert!(said.contains("trying to resume") && said.contains("there and back"), "{said}");
-        let now = lab.settled();
+        let now = server.settled();
         let more = |kind| now.handshakes(kind) - before.handshakes(kind);
         assert_eq!((more("full"), more("resumed")), expected, "{priority}: {said}");
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -304,31 +306,31 @@ fn what_openssl_does_not_know_of_rfc_6066_completes_and_is_not_echoed() {
     if !have("openssl") {
         return;
     }
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let files = scratch();
     let trust = trust_file(files.path());
     for version in ["-tls1_2", "-tls1_3"] {
         for (what, kind) in [("client_certificate_url", 2), ("trusted_ca_keys", 3), ("truncated_hmac", 4)] {
             let words = format!("{version} -serverinfo {kind} -tlsextdebug");
-            let (output, echoed) = s_client(lab.addr, &trust, &words, Some("there and back"));
+            let (output, echoed) = s_client(server.addr, &trust, &words, Some("there and back"));
             let said = text(&output);
             assert!(echoed, "{version} {what}: {said}");
             let in_answer = said.contains(&format!("(id={kind})")) || said.contains("SERVERINFO FOR");
             assert!(!in_answer, "{version}: {what} came back: {said}");
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!((metrics.handshakes("full"), metrics.faults().len()), (6, 0), "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn sessions_of_gnutls_nss_and_java_resume() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let resumes = |program: &str, run: fn(&TestServer, &str) -> String, words: &str| {
-        let before = lab.settled();
-        let said = run(&lab, words);
-        let now = lab.settled();
+        let before = server.settled();
+        let said = run(&server, words);
+        let now = server.settled();
         let more = |kind| now.handshakes(kind) - before.handshakes(kind);
         assert_eq!((more("full"), more("resumed")), (1, 1), "{program} {words}: {said}");
     };
@@ -346,7 +348,7 @@ fn sessions_of_gnutls_nss_and_java_resume() {
             resumes("java", java, words);
         }
     }
-    lab.stop();
+    server.stop();
 }
 
 /// In TLS 1.3 the ticket comes behind the handshake: NSS is to read on, until the backend has ended.
@@ -356,21 +358,21 @@ fn sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end() {
         return;
     }
     let (backend, files) = (Backend::start(BackendBehavior::EndFirst), scratch());
-    let lab = TestServer::start(backend.addr);
-    let (port, request) = (lab.addr.port().to_string(), files.path().join("request"));
+    let server = TestServer::start(backend.addr);
+    let (port, request) = (server.addr.port().to_string(), files.path().join("request"));
     std::fs::write(&request, "is anybody there?\n").unwrap();
     let fixed = ["-h", "127.0.0.1", "-p", &port, "-D", "-o", "-O", "-u", "-A", request.to_str().unwrap()];
     for version in ["tls1.2:tls1.2", "tls1.3:tls1.3"] {
-        let before = lab.settled();
+        let before = server.settled();
         let said = run("tstclnt", &[&fixed[..], &["-L", "3", "-V", version]].concat(), "");
         let answer = String::from_utf8_lossy(EARLY_ANSWER);
         assert_eq!(said.matches(&*answer).count(), 3, "{version}: {said}");
         assert!(said.contains("2 stateless resumes"), "{version}: {said}");
-        let now = lab.settled();
+        let now = server.settled();
         let more = |kind| now.handshakes(kind) - before.handshakes(kind);
         assert_eq!((more("full"), more("resumed")), (1, 2), "{version}: {said}");
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -381,17 +383,17 @@ fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
     let words = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384 -subj /CN=p384";
-    let name = format!("subjectAltName=DNS:{}", crate::identity::NAME);
+    let name = format!("subjectAltName=DNS:{}", offramp_testing::identity::NAME);
     let mut openssl = Command::new("openssl");
     openssl.args(words.split(' ')).args(["-addext", &name, "-keyout", &path("key"), "-out", &path("crt")]);
     let made = openssl.output().unwrap();
     assert!(made.status.success(), "{}", text(&made));
-    let lab = || {
+    let server = || {
         let flags = format!("--cert {} --key {}", path("crt"), path("key"));
         Setup::new(backend.addr).identities(&[]).flags(&flags).start()
     };
-    let run = |lab: &TestServer, words: &str| {
-        text(&s_client(lab.addr, &path("crt"), words, Some("there and back")).0)
+    let run = |server: &TestServer, words: &str| {
+        text(&s_client(server.addr, &path("crt"), words, Some("there and back")).0)
     };
     let attempts = [
         (
@@ -405,18 +407,18 @@ fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
         ("-tls1_3 -groups X25519", Accepted("Server Temp Key: X25519")),
         ("-tls1_3 -sigalgs ecdsa_secp256r1_sha256", Refused(FAILURE, NOTHING)),
     ];
-    attempt_at(lab(), run, &attempts);
+    attempt_at(server(), run, &attempts);
     let attempts = [
         ("+VERS-TLS1.2:-SIGN-ALL:+SIGN-ECDSA-SHA384", Accepted("(ECDSA-SHA384)")),
         ("+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP256R1", Refused("Received alert [40]", NOTHING)),
         ("+VERS-TLS1.3:-SIGN-ALL:+SIGN-ECDSA-SECP384R1-SHA384", Accepted("(ECDSA-SECP384R1-SHA384)")),
     ];
-    attempt_at(lab(), gnutls, &attempts);
+    attempt_at(server(), gnutls, &attempts);
     let attempts = [
         ("-V tls1.2:tls1.2 -J ecdsa_secp384r1_sha384", Accepted("CN=p384")),
         ("-V tls1.3:tls1.3 -J ecdsa_secp384r1_sha384", Accepted("CN=p384")),
     ];
-    attempt_at(lab(), nss, &attempts);
+    attempt_at(server(), nss, &attempts);
     let attempts = [("TLSv1.2", Accepted("echo true")), ("TLSv1.3", Accepted("echo true"))];
-    attempt_at(lab(), java, &attempts);
+    attempt_at(server(), java, &attempts);
 }

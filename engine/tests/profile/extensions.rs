@@ -4,13 +4,13 @@
 use std::io::Write;
 use std::net::Shutdown;
 
-use crate::backend::{Backend, BackendBehavior};
 use crate::hello::{
     Accepted, Answer, ECDSA_SECP256R1_SHA256, Hello, SECP256R1, TLS12, TLS13, X25519_GROUP, extension,
     listen, records, refusal, say, vector,
 };
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, Peer, dial, plain};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::{BOTH, Peer, dial, plain};
+use offramp_testing::server::{Setup, TestServer};
 
 const HANDSHAKE_FAILURE: u8 = 40;
 const DECODE_ERROR: u8 = 50;
@@ -19,13 +19,13 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 const RECORD: usize = 1 << 14;
 
-fn lab() -> (TestServer, Backend) {
+fn server() -> (TestServer, Backend) {
     let backend = Backend::start(BackendBehavior::Echo);
     (TestServer::start(backend.addr), backend)
 }
 
-fn accepted(lab: &TestServer, hello: &Hello) -> Accepted {
-    match say(lab.addr, &hello.records(RECORD)) {
+fn accepted(server: &TestServer, hello: &Hello) -> Accepted {
+    match say(server.addr, &hello.records(RECORD)) {
         Answer::Accepted(accepted) => accepted,
         other => panic!("{other:?} to {hello:x?}"),
     }
@@ -38,7 +38,7 @@ fn server_name(name: &[u8]) -> Vec<u8> {
 
 #[test]
 fn each_extension_of_rfc_6066_alone_is_no_obstacle() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let sha1_of_a_ca = [&[1][..], &[7; 20]].concat();
     let cases = [
         ("server_name", extension::SERVER_NAME, server_name(b"offramp.test"), true),
@@ -49,79 +49,79 @@ fn each_extension_of_rfc_6066_alone_is_no_obstacle() {
         ("status_request", extension::STATUS_REQUEST, vec![1, 0, 0, 0, 0], false),
     ];
     for (what, kind, body, echoed) in cases {
-        let answer = accepted(&lab, &Hello::tls12().with(kind, &body));
+        let answer = accepted(&server, &Hello::tls12().with(kind, &body));
         let expected = echoed.then(Vec::new);
         assert_eq!(answer.extensions.get(&kind), expected.as_ref(), "{what}");
         // In TLS 1.3 the answers are encrypted, and only what concerns the key exchange may stand here.
-        let answer = accepted(&lab, &Hello::tls13().with(kind, &body));
+        let answer = accepted(&server, &Hello::tls13().with(kind, &body));
         let kinds: Vec<u16> = answer.extensions.into_keys().collect();
         assert_eq!(kinds, [extension::SUPPORTED_VERSIONS, extension::KEY_SHARE], "{what}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn tls_1_2_without_extended_master_secret_is_refused_with_handshake_failure() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let hello = Hello::tls12().without(extension::EXTENDED_MASTER_SECRET);
-    let refusal = refusal(&lab, &hello.records(RECORD));
+    let refusal = refusal(&server, &hello.records(RECORD));
     assert_eq!(refusal, (Some(HANDSHAKE_FAILURE), "no_extended_master_secret".to_owned()));
-    let with = accepted(&lab, &Hello::tls12());
+    let with = accepted(&server, &Hello::tls12());
     assert!(with.extensions.contains_key(&extension::EXTENDED_MASTER_SECRET));
     // TLS 1.3 has it built in.
     let tls13 = Hello::tls13().without(extension::EXTENDED_MASTER_SECRET);
-    assert_eq!(accepted(&lab, &tls13).version, TLS13);
-    lab.settled();
-    lab.stop();
+    assert_eq!(accepted(&server, &tls13).version, TLS13);
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn secure_renegotiation_is_signalled_for_the_extension_and_for_the_signalling_suite() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let mut signal = Hello::tls12();
     signal.suites.push(0x00ff);
     let empty = Hello::tls12().with(extension::RENEGOTIATION_INFO, &[0]);
     let both = signal.clone().with(extension::RENEGOTIATION_INFO, &[0]);
     for hello in [signal, empty, both] {
-        let answer = accepted(&lab, &hello);
+        let answer = accepted(&server, &hello);
         assert_eq!(answer.extensions.get(&extension::RENEGOTIATION_INFO), Some(&vec![0]), "{hello:x?}");
     }
-    let neither = accepted(&lab, &Hello::tls12());
+    let neither = accepted(&server, &Hello::tls12());
     assert_eq!(neither.extensions.get(&extension::RENEGOTIATION_INFO), None, "unasked it must not be");
-    let tls13 = accepted(&lab, &Hello::tls13().with(extension::RENEGOTIATION_INFO, &[0]));
+    let tls13 = accepted(&server, &Hello::tls13().with(extension::RENEGOTIATION_INFO, &[0]));
     assert_eq!((tls13.version, tls13.extensions.get(&extension::RENEGOTIATION_INFO)), (TLS13, None));
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_first_hello_that_claims_to_renegotiate_is_aborted_with_handshake_failure() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let verify_data = vector::<1>(&[9; 12]);
     for hello in [Hello::tls12(), Hello::tls13()] {
         let hello = hello.with(extension::RENEGOTIATION_INFO, &verify_data);
         for hello in [hello.clone(), hello.with(extension::PADDING, &[0; 9])] {
             // Whole, and cut in records of every kind of size.
             for most in [RECORD, 100, 7, 1] {
-                let refusal = refusal(&lab, &hello.records(most));
+                let refusal = refusal(&server, &hello.records(most));
                 let expected = (Some(HANDSHAKE_FAILURE), "renegotiation_info".to_owned());
                 assert_eq!(refusal, expected, "records of {most}: {hello:x?}");
             }
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn the_hello_after_a_retry_may_not_claim_to_renegotiate_either() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let first = Hello::tls13().with(extension::KEY_SHARE, &[0, 0]);
     let second = Hello::tls13().share(SECP256R1);
     for (verify_data, refused) in [(vec![], false), (vec![9; 12], true)] {
-        let before = lab.settled();
-        let mut tcp = dial(lab.addr);
+        let before = server.settled();
+        let mut tcp = dial(server.addr);
         tcp.write_all(&first.clone().groups(&[SECP256R1]).records(RECORD)).unwrap();
         assert!(matches!(listen(&mut tcp), Answer::Retry));
         // As RFC 8446 §4.1.2 has it, but for the extension in question.
@@ -133,28 +133,28 @@ fn the_hello_after_a_retry_may_not_claim_to_renegotiate_either() {
         tcp.write_all(&[&change_cipher_spec[..], &second.records(RECORD)].concat()).unwrap();
         match listen(&mut tcp) {
             Answer::Alert(HANDSHAKE_FAILURE) if refused => {
-                assert_eq!(lab.faulted(&before, 1), ["renegotiation_info"]);
+                assert_eq!(server.faulted(&before, 1), ["renegotiation_info"]);
             }
             Answer::Accepted(accepted) if !refused => assert_eq!(accepted.group, SECP256R1),
             other => panic!("{other:?} to {second:x?}"),
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_foreign_ticket_means_a_full_handshake_and_a_fresh_one() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let ticket = extension::SESSION_TICKET;
-    assert_eq!(accepted(&lab, &Hello::tls12()).extensions.get(&ticket), None);
+    assert_eq!(accepted(&server, &Hello::tls12()).extensions.get(&ticket), None);
     for body in [&[][..], &[7; 200], &[0; 1]] {
-        let answer = accepted(&lab, &Hello::tls12().with(ticket, body));
+        let answer = accepted(&server, &Hello::tls12().with(ticket, body));
         // The answer is a whole flight with a key exchange, so the handshake is a full one.
         assert_eq!((answer.group, answer.extensions.get(&ticket)), (X25519_GROUP, Some(&vec![])), "{body:?}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 /// pre_shared_key (RFC 8446 §4.2.11) with a ticket that nobody has made.
@@ -165,7 +165,7 @@ fn foreign_psk() -> Vec<u8> {
 
 #[test]
 fn early_data_is_ignored_and_a_foreign_psk_means_a_full_handshake() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     for hello in [
         Hello::tls13().with(extension::PRE_SHARED_KEY, &foreign_psk()),
         // psk_ke, without a key exchange, alone.
@@ -174,31 +174,31 @@ fn early_data_is_ignored_and_a_foreign_psk_means_a_full_handshake() {
             .with(extension::PRE_SHARED_KEY, &foreign_psk()),
         Hello::tls13().with(extension::EARLY_DATA, &[]).with(extension::PRE_SHARED_KEY, &foreign_psk()),
     ] {
-        let answer = accepted(&lab, &hello);
+        let answer = accepted(&server, &hello);
         assert_eq!((answer.version, answer.extensions.get(&extension::PRE_SHARED_KEY)), (TLS13, None));
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn signature_algorithms_cert_is_no_obstacle() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     // RSA alone in certificates, ECDSA alone in the handshake: a server may send what it has (RFC 8446
     // §4.4.2.2).
     for hello in [Hello::tls12(), Hello::tls13()] {
         let hello = hello
             .schemes(&[ECDSA_SECP256R1_SHA256])
             .with(extension::SIGNATURE_ALGORITHMS_CERT, &[0, 2, 4, 1]);
-        assert!(accepted(&lab, &hello).suite != 0);
+        assert!(accepted(&server, &hello).suite != 0);
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let no_modes = Hello::tls13()
         .without(extension::PSK_KEY_EXCHANGE_MODES)
         .with(extension::PRE_SHARED_KEY, &foreign_psk());
@@ -213,11 +213,11 @@ fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
         ("psk_key_exchange_modes", no_modes, "handshake_unexpected"),
     ];
     for (what, hello, fault) in cases {
-        let refusal = refusal(&lab, &hello.records(RECORD));
+        let refusal = refusal(&server, &hello.records(RECORD));
         assert_eq!(refusal, (Some(MISSING_EXTENSION), fault.to_owned()), "without {what}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_name_that_is_no_host_name_falls_under_unknown_name() {
     let long = [b'a'; 254];
     for policy in ["first", "refuse"] {
         let backend = Backend::start(BackendBehavior::Echo);
-        let lab = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
+        let server = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
         let unknown = Some((UNRECOGNIZED_NAME, "unknown_name"));
         let by_policy = unknown.filter(|_| policy == "refuse");
         let cases = [
@@ -243,25 +243,25 @@ fn a_name_that_is_no_host_name_falls_under_unknown_name() {
             // It has at least one byte (RFC 6066 §3).
             (b"", Some((DECODE_ERROR, "handshake_malformed"))),
         ];
-        names_are_answered(&lab, &cases);
-        still_serves(&lab);
-        lab.settled();
-        lab.stop();
+        names_are_answered(&server, &cases);
+        still_serves(&server);
+        server.settled();
+        server.stop();
     }
 }
 
 /// A name, and the alert and the fault that it meets, if it is refused.
 type NameCase<'a> = (&'a [u8], Option<(u8, &'a str)>);
 
-fn names_are_answered(lab: &TestServer, cases: &[NameCase<'_>]) {
+fn names_are_answered(server: &TestServer, cases: &[NameCase<'_>]) {
     for &(name, refused) in cases {
         for hello in [Hello::tls12(), Hello::tls13()] {
             let hello = hello.with(extension::SERVER_NAME, &server_name(name));
             match refused {
-                None => assert!(accepted(lab, &hello).suite != 0, "{name:?}"),
+                None => assert!(accepted(server, &hello).suite != 0, "{name:?}"),
                 Some((alert, fault)) => {
                     let expected = (Some(alert), fault.to_owned());
-                    assert_eq!(refusal(lab, &hello.records(RECORD)), expected, "{name:?}");
+                    assert_eq!(refusal(server, &hello.records(RECORD)), expected, "{name:?}");
                 }
             }
         }
@@ -270,7 +270,7 @@ fn names_are_answered(lab: &TestServer, cases: &[NameCase<'_>]) {
 
 #[test]
 fn hellos_up_to_64_kib_are_read_and_longer_ones_refused_with_decode_error() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let padded = |bytes: usize| {
         let short = Hello::tls12().with(extension::PADDING, &[]);
         let padding = bytes - (short.message().len() - 4);
@@ -279,36 +279,36 @@ fn hellos_up_to_64_kib_are_read_and_longer_ones_refused_with_decode_error() {
     for bytes in [2_000, 20_000, 65_535] {
         let hello = padded(bytes);
         assert_eq!(hello.message().len() - 4, bytes);
-        assert_eq!(accepted(&lab, &hello).version, TLS12, "{bytes}");
+        assert_eq!(accepted(&server, &hello).version, TLS12, "{bytes}");
     }
     let many = (0..10_000).fold(Hello::tls12(), |mut hello, kind| {
         hello.extensions.push((0x4000 + kind, Vec::new()));
         hello
     });
-    assert_eq!(accepted(&lab, &many).version, TLS12, "ten thousand extensions that nobody knows");
-    lab.settled();
-    let too_long = refusal(&lab, &padded(65_535 + 4).records(RECORD));
+    assert_eq!(accepted(&server, &many).version, TLS12, "ten thousand extensions that nobody knows");
+    server.settled();
+    let too_long = refusal(&server, &padded(65_535 + 4).records(RECORD));
     assert_eq!(too_long, (Some(DECODE_ERROR), "handshake_malformed".to_owned()));
     // So many records that their headers alone fill the buffer.
-    let crumbs = refusal(&lab, &padded(60_000).records(1));
+    let crumbs = refusal(&server, &padded(60_000).records(1));
     assert_eq!(crumbs, (Some(DECODE_ERROR), "handshake_too_long".to_owned()));
-    let claims_16_mib = refusal(&lab, &records(&[1, 0xff, 0xff, 0xff, 3, 3], RECORD));
+    let claims_16_mib = refusal(&server, &records(&[1, 0xff, 0xff, 0xff, 3, 3], RECORD));
     assert_eq!(claims_16_mib, (Some(DECODE_ERROR), "handshake_malformed".to_owned()));
-    still_serves(&lab);
-    lab.settled();
-    lab.stop();
+    still_serves(&server);
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_hello_whose_lengths_do_not_add_up_is_refused_with_decode_error() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     for hello in [Hello::tls12(), Hello::tls13()] {
         let whole = hello.message();
         // Cut anywhere, and its header says so: every inner length is then wrong, or there is nothing at all.
         for cut in 0..whole.len() - 4 {
             let body = &whole[4..4 + cut];
             let message = [&[1][..], &vector::<3>(body)].concat();
-            let (alert, fault) = refusal(&lab, &records(&message, RECORD));
+            let (alert, fault) = refusal(&server, &records(&message, RECORD));
             // Right behind the compression methods, extensions may be missing altogether.
             let bare = fault == "nothing_in_common" && alert == Some(HANDSHAKE_FAILURE);
             let bare = bare && cut == 2 + 32 + 1 + 2 + 2 * hello.suites.len() + 2;
@@ -316,30 +316,30 @@ fn a_hello_whose_lengths_do_not_add_up_is_refused_with_decode_error() {
             assert!(bare || malformed, "cut at {cut}: {alert:?} {fault}");
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_hello_that_ends_in_the_middle_is_closed_and_named() {
-    let (lab, _backend) = lab();
+    let (server, _backend) = server();
     let whole = Hello::tls13().records(60);
     for cut in 1..whole.len() {
-        let before = lab.metrics();
-        let mut tcp = dial(lab.addr);
+        let before = server.metrics();
+        let mut tcp = dial(server.addr);
         tcp.write_all(&whole[..cut]).unwrap();
         tcp.shutdown(Shutdown::Write).unwrap();
         assert!(matches!(listen(&mut tcp), Answer::Closed), "cut at {cut}");
-        let fault = lab.faulted(&before, 1);
+        let fault = server.faulted(&before, 1);
         assert!(["closed_in_handshake", "closed_before_hello"].contains(&&*fault[0]), "{cut}: {fault:?}");
     }
-    still_serves(&lab);
-    lab.settled();
-    lab.stop();
+    still_serves(&server);
+    server.settled();
+    server.stop();
 }
 
-fn still_serves(lab: &TestServer) {
+fn still_serves(server: &TestServer) {
     for version in BOTH {
-        Peer::open(lab.addr, &plain(version)).ping(b"unmoved");
+        Peer::open(server.addr, &plain(version)).ping(b"unmoved");
     }
 }

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use aws_lc_rs::agreement::{Algorithm, ECDH_P256, ECDH_P384, EphemeralPrivateKey, X25519};
 use aws_lc_rs::rand::SystemRandom;
 
-use crate::lab::TestServer;
-use crate::peer::dial;
+use offramp_testing::peer::dial;
+use offramp_testing::server::TestServer;
 
 /// Extension types (RFC 8446 §4.2, RFC 6066, RFC 7627, RFC 5746).
 pub(crate) mod extension {
@@ -254,10 +254,10 @@ pub(crate) fn say(addr: SocketAddr, bytes: &[u8]) -> Answer {
 }
 
 /// Says a hello that is to be refused: the alert, and the fault that was counted.
-pub(crate) fn refusal(lab: &TestServer, bytes: &[u8]) -> (Option<u8>, String) {
-    let before = lab.settled();
-    let answer = say(lab.addr, bytes);
-    (answer.alert(), lab.faulted(&before, 1).join(" and "))
+pub(crate) fn refusal(server: &TestServer, bytes: &[u8]) -> (Option<u8>, String) {
+    let before = server.settled();
+    let answer = say(server.addr, bytes);
+    (answer.alert(), server.faulted(&before, 1).join(" and "))
 }
 
 /// Listens for one answer.

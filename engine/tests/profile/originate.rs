@@ -9,11 +9,11 @@ use crate::hello::{
     Answer, ECDHE_ECDSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256, RSA_PSS_RSAE_SHA256,
     SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, listen, records, vector,
 };
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, dial};
 use crate::server::{self, ALERT, DATA, HANDSHAKE, Keyed};
-use crate::tools::scratch;
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{BOTH, dial};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::scratch;
 
 const HANDSHAKE_FAILURE: u8 = 40;
 const ILLEGAL_PARAMETER: u8 = 47;
@@ -23,7 +23,7 @@ const EMPTY_RENEGOTIATION_INFO_SCSV: u16 = 0x00ff;
 /// The server's side, by hand; and a connection of ours for each that is asked for.
 struct Bench {
     server: TcpListener,
-    lab: TestServer,
+    offramp: TestServer,
     _files: tempfile::TempDir,
 }
 
@@ -35,13 +35,13 @@ impl Bench {
         let path = files.path().join("offramp.toml");
         std::fs::write(&path, format!("mode = \"originate\"\nserver_ca = \"ecdsa.crt\"\n{lines}\n")).unwrap();
         let flags = format!("--config {}", path.display());
-        let lab = Setup::new(server.local_addr().unwrap()).identities(&[]).flags(&flags).start();
-        Self { server, lab, _files: files }
+        let offramp = Setup::new(server.local_addr().unwrap()).identities(&[]).flags(&flags).start();
+        Self { server, offramp, _files: files }
     }
 
     /// A hello, as it came, and the server's end of its connection.
     fn hello(&self) -> (Hello, TcpStream, TcpStream) {
-        let plain = dial(self.lab.addr);
+        let plain = dial(self.offramp.addr);
         let (mut tls, _) = self.server.accept().unwrap();
         (Hello::parse(&record(&mut tls)), tls, plain)
     }
@@ -53,13 +53,13 @@ impl Bench {
 
     /// Answers with this flight, in records of at most so much: the alert, and the fault that is counted.
     fn answer(&self, flight: &[u8], most: usize) -> (Option<u8>, String) {
-        let before = self.lab.settled();
+        let before = self.offramp.settled();
         let (_, mut tls, plain) = self.hello();
         tls.write_all(&records(flight, most)).unwrap();
         let alert = listen(&mut tls).alert();
         // It waits until its last words are read.
         drop((tls, plain));
-        (alert, self.lab.faulted(&before, 1).join(" and "))
+        (alert, self.offramp.faulted(&before, 1).join(" and "))
     }
 }
 
@@ -163,8 +163,8 @@ fn the_hello_offers_the_profile_and_nothing_else() {
     assert_eq!(hello.extension(extension::SESSION_TICKET), Some(&[][..]), "RFC 5077 is offered");
     assert_eq!(hello.extension(extension::EARLY_DATA), None);
     assert_eq!(hello.extension(extension::ALPN), None);
-    bench.lab.settled();
-    bench.lab.stop();
+    bench.offramp.settled();
+    bench.offramp.stop();
 }
 
 #[test]
@@ -173,8 +173,8 @@ fn without_tickets_none_is_asked_for() {
     let hello = bench.only_hello();
     assert_eq!(hello.extension(extension::SESSION_TICKET), None, "{hello:x?}");
     assert_eq!(hello.extension(extension::PRE_SHARED_KEY), None, "{hello:x?}");
-    bench.lab.settled();
-    bench.lab.stop();
+    bench.offramp.settled();
+    bench.offramp.stop();
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn application_protocols_are_offered_as_configured() {
     let other = ServerHello::tls12().with(extension::ALPN, &vector::<2>(&vector::<1>(b"h2")));
     let refusal = bench.answer(&other.message(), 1 << 14);
     assert_eq!(refusal, (Some(ILLEGAL_PARAMETER), "handshake_unexpected".to_owned()));
-    bench.lab.settled();
-    bench.lab.stop();
+    bench.offramp.settled();
+    bench.offramp.stop();
 }
 
 /// "Literal IPv4 and IPv6 addresses are not permitted" in server_name (RFC 6066 §3).
@@ -197,8 +197,8 @@ fn an_address_is_not_asked_for_by_name() {
         let bench = Bench::start(&format!("server_name = \"{address}\""));
         let hello = bench.only_hello();
         assert_eq!(hello.extension(extension::SERVER_NAME), None, "{address}: {hello:x?}");
-        bench.lab.settled();
-        bench.lab.stop();
+        bench.offramp.settled();
+        bench.offramp.stop();
     }
 }
 
@@ -226,15 +226,15 @@ fn a_server_hello_outside_the_profile_is_refused() {
             assert_eq!(refusal, (Some(alert), fault.to_owned()), "{what}, records of {most}");
         }
     }
-    bench.lab.settled();
-    bench.lab.stop();
+    bench.offramp.settled();
+    bench.offramp.stop();
 }
 
 #[test]
 fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
     let bench = Bench::start(&by_name());
     for (renegotiated_connection, most) in [(&[][..], 1 << 14), (&[9; 24], 1 << 14), (&[9; 24], 1)] {
-        let before = bench.lab.settled();
+        let before = bench.offramp.settled();
         let (hello, mut tls, plain) = bench.hello();
         assert!(hello.suites.contains(&EMPTY_RENEGOTIATION_INFO_SCSV), "{hello:x?}");
         let answer = vector::<1>(renegotiated_connection);
@@ -243,15 +243,15 @@ fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
         if renegotiated_connection.is_empty() {
             // It is content, and waits for the rest of the flight, which does not come.
             drop(tls);
-            assert_eq!(bench.lab.faulted(&before, 1), ["closed_in_handshake"]);
+            assert_eq!(bench.offramp.faulted(&before, 1), ["closed_in_handshake"]);
         } else {
             assert!(matches!(listen(&mut tls), Answer::Alert(HANDSHAKE_FAILURE)));
-            assert_eq!(bench.lab.faulted(&before, 1), ["renegotiation_info"]);
+            assert_eq!(bench.offramp.faulted(&before, 1), ["renegotiation_info"]);
         }
         drop(plain);
     }
-    bench.lab.settled();
-    bench.lab.stop();
+    bench.offramp.settled();
+    bench.offramp.stop();
 }
 
 /// "This message MAY be ignored by the client if it does not wish to renegotiate a session, or the client
@@ -262,8 +262,8 @@ fn a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed(
     const NO_RENEGOTIATION: u8 = 100;
     const UNEXPECTED_MESSAGE: u8 = 10;
     let bench = Bench::start(&by_name());
-    let before = bench.lab.settled();
-    let mut plain = dial(bench.lab.addr);
+    let before = bench.offramp.settled();
+    let mut plain = dial(bench.offramp.addr);
     let mut server = Keyed::shake(bench.server.accept().unwrap().0);
     let mut there_and_back = |server: &mut Keyed, line: &[u8]| {
         plain.write_all(line).unwrap();
@@ -282,10 +282,10 @@ fn a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed(
     assert_eq!(server.hear(), Some((ALERT, vec![2, UNEXPECTED_MESSAGE])), "fatal");
     assert_eq!(server.hear(), None);
     drop((server, plain));
-    assert_eq!(bench.lab.faulted(&before, 1), ["renegotiation"]);
-    let metrics = bench.lab.settled();
+    assert_eq!(bench.offramp.faulted(&before, 1), ["renegotiation"]);
+    let metrics = bench.offramp.settled();
     assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "renegotiation")]), 2);
-    bench.lab.stop();
+    bench.offramp.stop();
 }
 
 /// However records and segments are cut; the ticket of the stock ticketer alone is longer than a piece.
@@ -298,7 +298,7 @@ fn a_ticket_in_pieces_is_kept_and_resumes() {
             let bench = Bench::start(&by_name());
             let config = server::config(version, record);
             for expected in [(1, 0), (1, 1)] {
-                let mut plain = dial(bench.lab.addr);
+                let mut plain = dial(bench.offramp.addr);
                 let tcp = bench.server.accept().unwrap().0;
                 let config = Arc::clone(&config);
                 let serving = std::thread::spawn(move || server::echo(&config, tcp, segment));
@@ -310,12 +310,12 @@ fn a_ticket_in_pieces_is_kept_and_resumes() {
                 // What the sealing adds comes on top.
                 let longest = server::lengths(&serving.join().unwrap()).into_iter().max().unwrap();
                 assert!(record == WHOLE || longest < 2 * PIECE, "{version:?}: {longest} bytes in a record");
-                let metrics = bench.lab.settled();
+                let metrics = bench.offramp.settled();
                 let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
                 assert_eq!(counts, expected, "{version:?}, {record}, {segment}: {}", metrics.raw);
                 assert_eq!(metrics.faults().len(), 0, "{version:?}, {record}, {segment}: {}", metrics.raw);
             }
-            bench.lab.stop();
+            bench.offramp.stop();
         }
     }
 }

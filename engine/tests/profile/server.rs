@@ -12,8 +12,8 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ConnectionTrafficSecrets, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::identity::Identity;
-use crate::peer::Version;
+use offramp_testing::identity::Identity;
+use offramp_testing::peer::Version;
 
 pub(crate) const ALERT: u8 = 21;
 pub(crate) const HANDSHAKE: u8 = 22;

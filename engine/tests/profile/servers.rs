@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::certificates::fingerprint;
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{dial, end_of_dial};
-use crate::tools::{eventually, have, scratch, text};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{dial, end_of_dial};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, have, scratch, text};
 
 /// A server of another library; killed when dropped.
 struct Foreign {
@@ -119,8 +119,8 @@ fn by_name() -> String {
 }
 
 /// Says a line, and until an answer with this in it has come.
-fn asks(lab: &TestServer, line: &str, answer: &str) {
-    let mut plain = dial(lab.addr);
+fn asks(offramp: &TestServer, line: &str, answer: &str) {
+    let mut plain = dial(offramp.addr);
     plain.write_all(line.as_bytes()).unwrap();
     let (mut heard, mut block) = (Vec::new(), [0; 1024]);
     while !String::from_utf8_lossy(&heard).contains(answer) {
@@ -131,10 +131,10 @@ fn asks(lab: &TestServer, line: &str, answer: &str) {
 }
 
 /// Twice: the second time with the session of the first.
-fn serves_and_resumes(lab: &TestServer, what: &str, line: &str, answer: &str) {
+fn serves_and_resumes(offramp: &TestServer, what: &str, line: &str, answer: &str) {
     for expected in [(1, 0), (1, 1)] {
-        asks(lab, line, answer);
-        let metrics = lab.settled();
+        asks(offramp, line, answer);
+        let metrics = offramp.settled();
         let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
         assert_eq!(counts, expected, "{what}: {}", metrics.raw);
     }
@@ -153,9 +153,9 @@ fn gnutls_serves_and_its_sessions_resume() {
         let words = ["--echo", "--port", &port, "--priority", &priority];
         let identity = ["--x509certfile", &path("it.crt"), "--x509keyfile", &path("it.key")];
         let server = Foreign::at(addr, "gnutls-serv", &[&words[..], &identity].concat());
-        let lab = originating(files.path(), server.addr, &by_name());
-        serves_and_resumes(&lab, version, "there and back\n", "there and back\n");
-        lab.stop();
+        let offramp = originating(files.path(), server.addr, &by_name());
+        serves_and_resumes(&offramp, version, "there and back\n", "there and back\n");
+        offramp.stop();
     }
 }
 
@@ -179,9 +179,9 @@ fn nss_serves_and_its_sessions_resume() {
         let port = addr.port().to_string();
         let words = ["-d", &database, "-n", "it", "-p", &port, "-V", version, "-u", "-v"];
         let server = Foreign::at(addr, "selfserv", &words);
-        let lab = originating(files.path(), server.addr, &by_name());
-        serves_and_resumes(&lab, version, "GET / HTTP/1.0\r\n\r\n", "200 OK");
-        lab.stop();
+        let offramp = originating(files.path(), server.addr, &by_name());
+        serves_and_resumes(&offramp, version, "GET / HTTP/1.0\r\n\r\n", "200 OK");
+        offramp.stop();
     }
 }
 
@@ -202,9 +202,9 @@ fn java_serves_and_its_sessions_resume() {
         let (source, store) = (source.to_str().unwrap(), store.to_str().unwrap());
         let words = ["-XX:TieredStopAtLevel=1", source, store, "secret", version];
         let server = Foreign::telling("port ", "java", &words);
-        let lab = originating(files.path(), server.addr, &by_name());
-        serves_and_resumes(&lab, version, "there and back\n", "there and back\n");
-        lab.stop();
+        let offramp = originating(files.path(), server.addr, &by_name());
+        serves_and_resumes(&offramp, version, "there and back\n", "there and back\n");
+        offramp.stop();
     }
 }
 
@@ -218,18 +218,18 @@ fn openssl_serves_an_address_a_protocol_and_without_tickets() {
         let server = Foreign::openssl(files.path(), &format!("-rev {version} -alpn msrp"));
         // The certificate is for this address too.
         let lines = "server_name = \"127.0.0.1\"\nserver_ca = \"it.crt\"\nalpn = [\"msrp\"]";
-        let lab = originating(files.path(), server.addr, lines);
-        serves_and_resumes(&lab, version, "there and back\n", "kcab dna ereht\n");
-        lab.stop();
-        let lab = originating(files.path(), server.addr, &format!("{}\nalpn = [\"cpim\"]", by_name()));
-        is_refused(&lab, &server, version, "no application protocol", "alert_in_handshake");
-        lab.stop();
-        let lab = originating(files.path(), server.addr, &format!("{}\ntickets = \"off\"", by_name()));
-        (0..2).for_each(|_| asks(&lab, "there and back\n", "kcab dna ereht\n"));
-        let metrics = lab.settled();
+        let offramp = originating(files.path(), server.addr, lines);
+        serves_and_resumes(&offramp, version, "there and back\n", "kcab dna ereht\n");
+        offramp.stop();
+        let offramp = originating(files.path(), server.addr, &format!("{}\nalpn = [\"cpim\"]", by_name()));
+        is_refused(&offramp, &server, version, "no application protocol", "alert_in_handshake");
+        offramp.stop();
+        let offramp = originating(files.path(), server.addr, &format!("{}\ntickets = \"off\"", by_name()));
+        (0..2).for_each(|_| asks(&offramp, "there and back\n", "kcab dna ereht\n"));
+        let metrics = offramp.settled();
         let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
         assert_eq!(counts, (2, 0), "{version}: {}", metrics.raw);
-        lab.stop();
+        offramp.stop();
     }
 }
 
@@ -240,15 +240,15 @@ fn a_server_that_asks_to_renegotiate_is_told_no() {
     }
     let files = directory();
     let mut server = Foreign::openssl(files.path(), "-tls1_2");
-    let lab = originating(files.path(), server.addr, &by_name());
-    let mut plain = dial(lab.addr);
+    let offramp = originating(files.path(), server.addr, &by_name());
+    let mut plain = dial(offramp.addr);
     plain.write_all(b"is anybody there?\n").unwrap();
     eventually("the line arrives", || server.said().contains("is anybody there?"));
     // "r" at the start of a line is its command to send a HelloRequest.
     server.stdin.write_all(b"r\n").unwrap();
     eventually("it is told no_renegotiation", || server.said().contains("no renegotiation"));
     drop(plain);
-    let metrics = lab.settled();
+    let metrics = offramp.settled();
     assert_eq!(
         metrics.sum("offramp_control_records_total", &[("type", "renegotiation")]),
         1,
@@ -256,15 +256,15 @@ fn a_server_that_asks_to_renegotiate_is_told_no() {
         metrics.raw
     );
     assert_eq!((metrics.handshakes("full"), metrics.handshakes("resumed")), (1, 0));
-    lab.stop();
+    offramp.stop();
 }
 
 /// What the server says when it is refused, or refuses, and the fault that we count.
-fn is_refused(lab: &TestServer, server: &Foreign, what: &str, says: &str, fault: &str) {
-    let before = lab.settled();
+fn is_refused(offramp: &TestServer, server: &Foreign, what: &str, says: &str, fault: &str) {
+    let before = offramp.settled();
     // How it ends is said by the fault: a reset may come before the connection has.
-    end_of_dial(lab.addr, b"to whom?\n");
-    assert_eq!(lab.faulted(&before, 1), [fault], "{what}: {}", server.said());
+    end_of_dial(offramp.addr, b"to whom?\n");
+    assert_eq!(offramp.faulted(&before, 1), [fault], "{what}: {}", server.said());
     eventually(&format!("{what}: the server says {says:?}"), || server.said().contains(says));
     assert!(!server.said().contains("to whom?"), "{what}: data reached it: {}", server.said());
 }
@@ -284,9 +284,9 @@ fn servers_outside_the_profile_are_refused() {
     ];
     for (words, says, fault) in cases {
         let server = Foreign::openssl(files.path(), words);
-        let lab = originating(files.path(), server.addr, &by_name());
-        is_refused(&lab, &server, words, says, fault);
-        lab.stop();
+        let offramp = originating(files.path(), server.addr, &by_name());
+        is_refused(&offramp, &server, words, says, fault);
+        offramp.stop();
     }
     let addr = free_port();
     let (port, path) = (addr.port().to_string(), |name: &str| files.path().join(name));
@@ -295,9 +295,15 @@ fn servers_outside_the_profile_are_refused() {
     let (certificate, key) = (path("it.crt"), path("it.key"));
     let identity = [certificate.to_str().unwrap(), "--x509keyfile", key.to_str().unwrap()];
     let server = Foreign::at(addr, "gnutls-serv", &[&words[..], &identity].concat());
-    let lab = originating(files.path(), server.addr, &by_name());
-    is_refused(&lab, &server, "no EMS", "A TLS fatal alert has been received", "no_extended_master_secret");
-    lab.stop();
+    let offramp = originating(files.path(), server.addr, &by_name());
+    is_refused(
+        &offramp,
+        &server,
+        "no EMS",
+        "A TLS fatal alert has been received",
+        "no_extended_master_secret",
+    );
+    offramp.stop();
 }
 
 #[test]
@@ -325,19 +331,19 @@ fn certificates_outside_the_profile_are_refused() {
         for version in ["-tls1_2", "-tls1_3"] {
             let words = format!("{version} -cipher ALL:@SECLEVEL=0 -rev");
             let server = Foreign::openssl(files.path(), &words);
-            let lab = originating(files.path(), server.addr, &trust);
+            let offramp = originating(files.path(), server.addr, &trust);
             let what = format!("{key} {hash} {version}");
             if is_good {
-                asks(&lab, "there and back\n", "kcab dna ereht\n");
+                asks(&offramp, "there and back\n", "kcab dna ereht\n");
             } else {
-                is_refused(&lab, &server, &what, "alert bad certificate", "peer_certificate_refused");
+                is_refused(&offramp, &server, &what, "alert bad certificate", "peer_certificate_refused");
             }
-            lab.stop();
+            offramp.stop();
         }
     }
 }
 
-/// Its certificate is a carrier of its key: signed by itself or by anybody, of version 1, over, for another
+/// Its certificate only holds its key: signed by itself or by anybody, of version 1, over, for another
 /// purpose, or by a hash that proves nothing (RFC 8122 §6.2).
 #[test]
 fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profile() {
@@ -366,17 +372,17 @@ fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profi
             let what = format!("{what} {version}");
             let words = format!("{version} -cipher ALL:@SECLEVEL=0 -rev -msg");
             let server = Foreign::openssl(files, &words);
-            let lab = originating(files, server.addr, &trust(&der));
+            let offramp = originating(files, server.addr, &trust(&der));
             if holds {
-                serves_and_resumes(&lab, &what, "there and back\n", "kcab dna ereht\n");
+                serves_and_resumes(&offramp, &what, "there and back\n", "kcab dna ereht\n");
             } else {
-                is_refused(&lab, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
+                is_refused(&offramp, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
             }
-            lab.stop();
+            offramp.stop();
             let server = Foreign::openssl(files, &words);
-            let lab = originating(files, server.addr, &trust(&Identity::rsa().der));
-            is_refused(&lab, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
-            lab.stop();
+            let offramp = originating(files, server.addr, &trust(&Identity::rsa().der));
+            is_refused(&offramp, &server, &what, "fatal bad_certificate", "peer_certificate_refused");
+            offramp.stop();
         }
     }
 }
@@ -397,15 +403,15 @@ fn a_servers_certificate_that_ends_takes_the_sessions_made_under_it_along() {
     std::fs::write(files.path().join("it.key"), key.serialize_pem()).unwrap();
     let pairs = ["-tls1_2", "-tls1_3"].map(|version| {
         let server = Foreign::openssl(files.path(), &format!("{version} -rev -msg"));
-        let lab = originating(files.path(), server.addr, &by_name());
-        serves_and_resumes(&lab, version, "there and back\n", "kcab dna ereht\n");
-        (version, server, lab)
+        let offramp = originating(files.path(), server.addr, &by_name());
+        serves_and_resumes(&offramp, version, "there and back\n", "kcab dna ereht\n");
+        (version, server, offramp)
     });
     eventually("the certificate ends", || unix_now() > last + Duration::from_secs(1));
-    for (version, server, lab) in pairs {
+    for (version, server, offramp) in pairs {
         // OpenSSL resumes, and rustls would look at nothing.
-        is_refused(&lab, &server, version, "fatal bad_certificate", "peer_certificate_refused");
-        is_refused(&lab, &server, version, "fatal certificate_expired", "peer_certificate_refused");
-        lab.stop();
+        is_refused(&offramp, &server, version, "fatal bad_certificate", "peer_certificate_refused");
+        is_refused(&offramp, &server, version, "fatal certificate_expired", "peer_certificate_refused");
+        offramp.stop();
     }
 }

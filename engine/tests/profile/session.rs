@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tools::text;
+use offramp_testing::tools::text;
 
 /// Of SSL_SESSION_ASN1, the context-specific fields that the tests replace.
 pub(crate) mod field {

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::HandshakeKind;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
 use crate::seal::{Content, Seal};
 use crate::session::{self, Session, field};
-use crate::tools::{PATIENCE, have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{PATIENCE, have, scratch, text};
 
 /// OpenSSL, a server, and where sessions go.
 struct Bench {
-    lab: TestServer,
+    server: TestServer,
     _backend: Backend,
     files: tempfile::TempDir,
     trust: String,
@@ -27,10 +27,10 @@ struct Bench {
 impl Bench {
     fn start(flags: &str) -> Self {
         let backend = Backend::start(BackendBehavior::Echo);
-        let lab = Setup::new(backend.addr).flags(flags).start();
+        let server = Setup::new(backend.addr).flags(flags).start();
         let files = scratch();
         let trust = trust_file(files.path());
-        Self { lab, _backend: backend, files, trust }
+        Self { server, _backend: backend, files, trust }
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -41,7 +41,7 @@ impl Bench {
     fn connect(&self, version: Version, more: &str, out: &Path) -> String {
         let flag = if version == Version::Tls12 { "-tls1_2" } else { "-tls1_3" };
         let words = format!("{flag} -servername {NAME} {more} -sess_out {}", out.display());
-        let (output, echoed) = s_client(self.lab.addr, &self.trust, &words, Some("there and back"));
+        let (output, echoed) = s_client(self.server.addr, &self.trust, &words, Some("there and back"));
         let said = text(&output);
         assert!(echoed && !said.contains("alert"), "{version:?} {more}: {said}");
         said
@@ -57,7 +57,7 @@ impl Bench {
 
     /// Presents the session: a full handshake, nobody told why, and a new ticket that resumes.
     fn starts_afresh(&self, version: Version, what: &str, session: &Session) {
-        let before = self.lab.settled();
+        let before = self.server.settled();
         let (bad, new) = (self.file("bad"), self.file("new"));
         session.write(&bad);
         let said = self.connect(version, &format!("-sess_in {}", bad.display()), &new);
@@ -66,7 +66,7 @@ impl Bench {
         assert!(fresh != session.ticket(), "{version:?}, {what}: no new ticket");
         let said = self.connect(version, &format!("-sess_in {}", new.display()), &self.file("newer"));
         assert!(said.contains("Reused, TLSv1"), "{version:?}, {what}: {said}");
-        let now = self.lab.settled();
+        let now = self.server.settled();
         let more = |kind| now.handshakes(kind) - before.handshakes(kind);
         assert_eq!((more("full"), more("resumed")), (1, 1), "{version:?}, {what}");
         assert_eq!(now.faults(), before.faults(), "{version:?}, {what}");
@@ -112,7 +112,7 @@ fn a_ticket_that_is_cut_or_damaged_is_not_taken() {
         bench.starts_afresh(version, "rubbish", &session.clone().with_ticket(&[7; 300]));
         bench.resumes(version, &session);
     }
-    bench.lab.stop();
+    bench.server.stop();
 }
 
 #[test]
@@ -128,8 +128,8 @@ fn a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken() {
         let crossed = ours.with_ticket(&bench.session(OTHER(version)).ticket());
         bench.starts_afresh(version, "of the other version", &crossed);
     }
-    bench.lab.stop();
-    elsewhere.lab.stop();
+    bench.server.stop();
+    elsewhere.server.stop();
 }
 
 type Change = fn(&mut Content);
@@ -174,7 +174,7 @@ fn a_ticket_whose_content_does_not_hold_is_not_taken() {
             bench.starts_afresh(version, what, &changed(change));
         }
     }
-    bench.lab.stop();
+    bench.server.stop();
 }
 
 /// All listeners share the keys. Where clients know the other one by other names, a session that crossed
@@ -199,20 +199,20 @@ fn a_ticket_does_not_cross_to_a_listener_with_other_names() {
     // The first has the names of the command line's listener, under another key.
     std::fs::write(&path, [listener(Identity::rsa()), listener(Identity::one())].concat()).unwrap();
     let mut bench = Bench::start(&format!("--config {}", path.display()));
-    let parts = bench.lab.ready.split("listening on ").skip(1);
+    let parts = bench.server.ready.split("listening on ").skip(1);
     let addr = |part: &str| part.split(',').next().and_then(|text| text.parse::<SocketAddr>().ok());
     let listeners: Vec<SocketAddr> = parts.filter_map(addr).collect();
-    let [here, namesake, other] = listeners[..] else { panic!("three in: {}", bench.lab.ready) };
+    let [here, namesake, other] = listeners[..] else { panic!("three in: {}", bench.server.ready) };
     for version in BOTH {
-        bench.lab.addr = here;
+        bench.server.addr = here;
         let session = bench.session(version);
-        bench.lab.addr = other;
+        bench.server.addr = other;
         bench.starts_afresh(version, "of a listener with other names", &session);
         // In TLS 1.2 the suite says what kind of key there is, and the namesake's is of another.
-        bench.lab.addr = if version == Version::Tls13 { namesake } else { here };
+        bench.server.addr = if version == Version::Tls13 { namesake } else { here };
         bench.resumes(version, &session);
     }
-    bench.lab.stop();
+    bench.server.stop();
 }
 
 #[test]
@@ -238,18 +238,19 @@ fn a_ticket_of_a_session_that_is_over_is_not_taken() {
         }
         bench.starts_afresh(version, "of a session that is over", session);
     }
-    bench.lab.stop();
+    bench.server.stop();
 }
 
 #[test]
 fn a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begins() {
     const LIFETIME: Duration = Duration::from_secs(6);
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags(&format!("--session-lifetime {}s", LIFETIME.as_secs())).start();
+    let server =
+        Setup::new(backend.addr).flags(&format!("--session-lifetime {}s", LIFETIME.as_secs())).start();
     for version in BOTH {
         let client = plain(version);
         let kind = || {
-            let mut peer = Peer::open(lab.addr, &client);
+            let mut peer = Peer::open(server.addr, &client);
             peer.ping(b"there and back");
             peer.kind()
         };
@@ -273,7 +274,7 @@ fn a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begin
             began = asked;
         }
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn a_session_resumes_across_a_hello_retry_request() {
         assert_eq!((hellos(", ClientHello"), hellos(", ServerHello")), (2, 2), "no retry: {said}");
         assert!(said.contains(kind), "not {kind}: {said}");
     }
-    let metrics = bench.lab.settled();
+    let metrics = bench.server.settled();
     assert_eq!((metrics.handshakes("full"), metrics.handshakes("resumed")), (1, 1), "{}", metrics.raw);
-    bench.lab.stop();
+    bench.server.stop();
 }

@@ -1,8 +1,8 @@
 //! Records that are not application data, whoever carries them.
 
 use offramp_core::conn::action::{ControlKind, Milestone, RecordPath};
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
+use offramp_core::conn::record_path::Offer;
 use offramp_core::tls::secrets::Direction;
 use offramp_proto::CipherSet;
 use offramp_sim::{Backend, Generation, KernelProfile, Outcome, PeerAction, Plan};
@@ -17,7 +17,7 @@ fn is_13(suite: SupportedCipherSuite) -> bool {
     matches!(suite, SupportedCipherSuite::Tls13(_))
 }
 
-/// Says these things in worlds of every suite, carrier and role, all at once and one by one.
+/// Says these things in worlds of every suite, record path and role, all at once and one by one.
 fn say(says: &[PeerAction], only_13: bool, check: impl Fn(&Outcome, &str)) {
     for suite in SUITES.into_iter().filter(|suite| !only_13 || is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
@@ -131,7 +131,7 @@ fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
 fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
     let stray = PeerAction::Raw(vec![20, 3, 3, 0, 1, 1]);
     say(&[PeerAction::data(b"x"), stray, PeerAction::data(b"y")], true, |outcome, world| {
-        let by_kernel = Milestone::Carried { direction: Direction::Rx, by: RecordPath::Kernel };
+        let by_kernel = Milestone::RecordPath { direction: Direction::Rx, path: RecordPath::Kernel };
         let (fault, description) = if outcome.notes.contains(&by_kernel) {
             (Fault::BadRecord, alert::BAD_RECORD_MAC)
         } else {

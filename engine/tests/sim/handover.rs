@@ -1,7 +1,7 @@
 //! Stage 4, in the middle: a direction goes to the kernel when it has carried enough.
 
 use offramp_core::conn::action::{Milestone, RecordPath};
-use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::record_path::Offer;
 use offramp_core::tls::secrets::Direction;
 use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Plan};
 
@@ -9,7 +9,7 @@ use crate::lab::{BOTH, SUITES, bytes, client, run};
 
 fn carried(notes: &[Milestone], direction: Direction) -> Vec<RecordPath> {
     let by = notes.iter().filter_map(|note| match note {
-        Milestone::Carried { direction: of, by } if *of == direction => Some(*by),
+        Milestone::RecordPath { direction: of, path: by } if *of == direction => Some(*by),
         _ => None,
     });
     by.collect()

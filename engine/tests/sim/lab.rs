@@ -6,8 +6,8 @@ pub(crate) use offramp_sim::lab::{
     BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
 };
 
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::policy::Policy;
+use offramp_core::conn::record_path::Offer;
 use offramp_sim::{Outcome, Plan, Role, World};
 use rustls::SupportedCipherSuite;
 

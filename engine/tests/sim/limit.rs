@@ -1,9 +1,9 @@
 //! Keys that may protect no more records.
 
 use offramp_core::conn::action::Milestone;
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
 use offramp_core::conn::policy::Policy;
+use offramp_core::conn::record_path::Offer;
 use offramp_sim::{Backend, Generation, KernelProfile, Outcome, Plan, Role};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, originating, peers, rules, run_under};

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use offramp_core::conn::carrier::Offer;
+use offramp_core::conn::record_path::Offer;
 use offramp_sim::{Generation, KernelBug, KernelProfile, Misuse, Outcome, Plan, Role, Wire};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};

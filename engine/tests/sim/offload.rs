@@ -47,7 +47,8 @@ fn a_direction_that_the_kernel_refuses_stays_in_userspace_and_nothing_is_lost() 
                     assert_eq!(outcome.peer.received, sends);
                     for (direction, refused) in [(Direction::Tx, refuse_tx), (Direction::Rx, refuse_rx)] {
                         let by = refused.map_or(RecordPath::Kernel, |errno| RecordPath::Fallback { errno });
-                        let note = |by| outcome.notes.contains(&Milestone::Carried { direction, by });
+                        let note =
+                            |by| outcome.notes.contains(&Milestone::RecordPath { direction, path: by });
                         // A peer that closed with its last flight leaves nothing to hand over.
                         assert!(note(by) || refused.is_none() && note(RecordPath::Userspace));
                     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use offramp_core::conn::action::{ControlKind, Milestone};
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::{Fault, alert};
+use offramp_core::conn::record_path::Offer;
 use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Outcome, PeerAction, Plan};
 use rustls::HandshakeKind;
 

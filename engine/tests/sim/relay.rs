@@ -1,7 +1,7 @@
 //! Stage 4: bytes both ways, whoever is first, whoever carries the records.
 
-use offramp_core::conn::carrier::Offer;
 use offramp_core::conn::fault::Fault;
+use offramp_core::conn::record_path::Offer;
 use offramp_sim::{Backend, Generation, InjectedFault, KernelProfile, Plan};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, run};

@@ -8,13 +8,13 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
 use crate::originate::originating_with;
-use crate::peer::{BOTH, dial, end_of_dial};
-use crate::peers::{Client, goes_on, lab, refused};
-use crate::tools::{eventually, have, scratch, text};
+use crate::peers::{Client, goes_on, refused, serve};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, dial, end_of_dial};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, have, scratch, text};
 
 const REFUSED: &str = "peer_certificate_refused";
 
@@ -50,7 +50,7 @@ fn below(authority: &Authority, name: &str) -> Authority {
 
 fn requiring(backend: &Backend, authority: &Authority) -> (TestServer, tempfile::TempDir) {
     let file = authority.file.display();
-    lab(backend, &format!("client_auth = \"require\"\nclient_ca = \"{file}\"\n"))
+    serve(backend, &format!("client_auth = \"require\"\nclient_ca = \"{file}\"\n"))
 }
 
 #[test]
@@ -74,22 +74,22 @@ fn authorities_out_of_their_bounds_vouch_for_nobody() {
             "",
         ),
     ] {
-        let (lab, _files) = requiring(&backend, authority);
+        let (offramp, _files) = requiring(&backend, authority);
         for version in BOTH {
-            refused(&lab, &client.config(version), alert, REFUSED);
+            refused(&offramp, &client.config(version), alert, REFUSED);
         }
-        let warned = lab.stderr();
+        let warned = offramp.stderr();
         assert!(warned.contains(warning) && warned.contains(".pem: ") != warning.is_empty(), "{warned}");
-        lab.reload("listeners and timeouts in force");
-        let again = lab.stderr().split_off(warned.len());
+        offramp.reload("listeners and timeouts in force");
+        let again = offramp.stderr().split_off(warned.len());
         assert!(again.contains(warning), "SIGHUP: {again}");
-        lab.stop();
+        offramp.stop();
     }
-    let (lab, _files) = requiring(&backend, &short);
+    let (offramp, _files) = requiring(&backend, &short);
     for version in BOTH {
-        goes_on(&lab, &Client::issued_by(&short.issuer, |_| {}).config(version), HandshakeKind::Full);
+        goes_on(&offramp, &Client::issued_by(&short.issuer, |_| {}).config(version), HandshakeKind::Full);
     }
-    lab.stop();
+    offramp.stop();
 }
 
 #[test]
@@ -100,21 +100,21 @@ fn an_authority_that_ends_takes_its_sessions_along() {
     let last = Duration::from_secs(unix_now().as_secs() + 10);
     let brief =
         root(files.path(), "brief", |params| params.not_after = rcgen::date_time_ymd(1970, 1, 1) + last);
-    let (lab, _files) = requiring(&backend, &brief);
+    let (offramp, _files) = requiring(&backend, &brief);
     let client = Client::issued_by(&brief.issuer, |_| {});
     let configs = BOTH.map(|version| client.config(version));
     for config in &configs {
-        goes_on(&lab, config, HandshakeKind::Full);
-        goes_on(&lab, config, HandshakeKind::Resumed);
+        goes_on(&offramp, config, HandshakeKind::Full);
+        goes_on(&offramp, config, HandshakeKind::Resumed);
     }
     eventually("the authority ends", || unix_now() > last + Duration::from_secs(1));
     for config in &configs {
-        refused(&lab, config, "BadCertificate", REFUSED);
+        refused(&offramp, config, "BadCertificate", REFUSED);
     }
     for version in BOTH {
-        refused(&lab, &client.config(version), "CertificateExpired", REFUSED);
+        refused(&offramp, &client.config(version), "CertificateExpired", REFUSED);
     }
-    lab.stop();
+    offramp.stop();
 }
 
 #[test]
@@ -122,19 +122,19 @@ fn a_long_chain_is_refused_by_name() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let authority = root(files.path(), "ca", |_| {});
-    let (lab, _files) = requiring(&backend, &authority);
+    let (offramp, _files) = requiring(&backend, &authority);
     let strangers: Vec<_> = (0..10).map(|nth| below(&authority, &format!("stranger {nth}")).der).collect();
     let namesakes: Vec<_> = (0..3).map(|_| below(&authority, "namesake").der).collect();
     let client = || Client::issued_by(&authority.issuer, |_| {});
     for version in BOTH {
         let nine = client().showing(strangers[..9].to_vec());
-        goes_on(&lab, &nine.config(version), HandshakeKind::Full);
+        goes_on(&offramp, &nine.config(version), HandshakeKind::Full);
         for chain in [strangers.clone(), namesakes.clone()] {
             let config = client().showing(chain).config(version);
-            refused(&lab, &config, "BadCertificate", "peer_chain_too_long");
+            refused(&offramp, &config, "BadCertificate", "peer_chain_too_long");
         }
     }
-    lab.stop();
+    offramp.stop();
 }
 
 /// What `openssl req -x509` makes, as it is and with a key usage for a server: an authority, and a peer's
@@ -186,8 +186,8 @@ fn the_end_of_each_certificate_is_a_gauge() {
         params.not_after = rcgen::date_time_ymd(2050, 1, 1);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     });
-    let (lab, _files) = requiring(&backend, &authority);
-    let raw = lab.metrics().raw;
+    let (offramp, _files) = requiring(&backend, &authority);
+    let raw = offramp.metrics().raw;
     let line = format!(
         "offramp_certificate_not_after_seconds{{certificate=\"{}\",nth=\"1\"}} 2524608000",
         authority.file.display()
@@ -195,5 +195,5 @@ fn the_end_of_each_certificate_is_a_gauge() {
     assert!(raw.lines().any(|found| found == line), "{line} is not in {raw}");
     let ends = raw.lines().filter(|line| line.starts_with("offramp_certificate_not_after_seconds{"));
     assert_eq!(ends.count(), 3, "two identities and an authority: {raw}");
-    lab.stop();
+    offramp.stop();
 }

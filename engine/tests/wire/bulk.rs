@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::dice::{Noise, sha256_of};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::nginx::Nginx;
-use crate::peer::{Version, trust_file};
-use crate::tools::{bulk_scratch, have, text};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::nginx::Nginx;
+use offramp_testing::peer::{Version, trust_file};
+use offramp_testing::rng::{Noise, sha256_of};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{bulk_scratch, have, text};
 
 #[test]
 fn a_gibibyte_each_way_tls12_ecdsa() {
@@ -53,31 +53,31 @@ fn both_ways(version: Version, identity: &'static Identity) {
     let size = bulk_bytes();
     let directory = bulk_scratch();
     let nginx = Nginx::start(directory.path());
-    let lab = Setup::new(nginx.addr).identities(&[identity]).start();
+    let server = Setup::new(nginx.addr).identities(&[identity]).start();
     let content = nginx.file("content");
     io::copy(&mut Noise::new(size, size), &mut File::create(&content).expect("a file"))
         .expect("the disk has room");
     let (sha256, _) = sha256_of(File::open(&content).expect("the file is there"));
 
-    let down = download(&lab, version, directory.path());
+    let down = download(&server, version, directory.path());
     assert_eq!(down, (sha256.clone(), size), "what curl received against what nginx has");
 
-    upload(&lab, version, directory.path(), &content);
+    upload(&server, version, directory.path(), &content);
     let up = sha256_of(File::open(nginx.file("stored")).expect("nginx stored the upload"));
     assert_eq!(up, (sha256, size), "what nginx stored against what curl sent");
 
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.faults().len(), 0, "faults: {:?}", metrics.faults());
-    let (plain, tls) = (bytes(&lab, "plain"), bytes(&lab, "tls"));
+    let (plain, tls) = (bytes(&server, "plain"), bytes(&server, "tls"));
     assert!(plain >= size && tls >= size, "bytes counted: plain {plain}, tls {tls}, sent {size} each way");
-    lab.stop();
+    server.stop();
 }
 
-fn bytes(lab: &TestServer, leg: &str) -> u64 {
-    lab.metrics().sum("offramp_bytes_total", &[("leg", leg)])
+fn bytes(server: &TestServer, leg: &str) -> u64 {
+    server.metrics().sum("offramp_bytes_total", &[("leg", leg)])
 }
 
-fn curl(lab: &TestServer, version: Version, directory: &Path) -> Command {
+fn curl(server: &TestServer, version: Version, directory: &Path) -> Command {
     let mut curl = Command::new("curl");
     curl.args([
         "--silent",
@@ -88,7 +88,7 @@ fn curl(lab: &TestServer, version: Version, directory: &Path) -> Command {
         "--cacert",
         &trust_file(directory),
     ]);
-    curl.args(["--resolve", &format!("{NAME}:{}:127.0.0.1", lab.addr.port())]);
+    curl.args(["--resolve", &format!("{NAME}:{}:127.0.0.1", server.addr.port())]);
     match version {
         Version::Tls12 => curl.args(["--tlsv1.2", "--tls-max", "1.2"]),
         Version::Tls13 => curl.args(["--tlsv1.3"]),
@@ -97,9 +97,9 @@ fn curl(lab: &TestServer, version: Version, directory: &Path) -> Command {
 }
 
 /// What curl writes is hashed as it comes.
-fn download(lab: &TestServer, version: Version, directory: &Path) -> (String, u64) {
-    let mut curl = curl(lab, version, directory);
-    curl.arg(format!("https://{NAME}:{}/content", lab.addr.port()));
+fn download(server: &TestServer, version: Version, directory: &Path) -> (String, u64) {
+    let mut curl = curl(server, version, directory);
+    curl.arg(format!("https://{NAME}:{}/content", server.addr.port()));
     let mut child = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl runs");
     let received = sha256_of(child.stdout.take().expect("piped"));
     let output = child.wait_with_output().expect("curl ends");
@@ -107,10 +107,11 @@ fn download(lab: &TestServer, version: Version, directory: &Path) -> (String, u6
     received
 }
 
-fn upload(lab: &TestServer, version: Version, directory: &Path, content: &Path) {
-    let mut curl = curl(lab, version, directory);
+fn upload(server: &TestServer, version: Version, directory: &Path, content: &Path) {
+    let mut curl = curl(server, version, directory);
     // Without `Expect:` curl sends the body at once, behind the header.
     curl.args(["--header", "Expect:", "--upload-file"]).arg(content);
-    let output = curl.arg(format!("https://{NAME}:{}/stored", lab.addr.port())).output().expect("curl runs");
+    let output =
+        curl.arg(format!("https://{NAME}:{}/stored", server.addr.port())).output().expect("curl runs");
     assert!(output.status.success(), "curl: {}", text(&output));
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use offramp_sim::{Hostile, PeerAction, talkative};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::Noise;
 use crate::ending::{self, is_whole, slow};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
 use crate::offload::tls_stat;
-use crate::peer::{BOTH, End, Peer, Version, plain};
-use crate::tools::in_guest;
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::rng::Noise;
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::in_guest;
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -31,9 +31,9 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn open(lab: &TestServer, version: Version) -> Self {
+    fn open(server: &TestServer, version: Version) -> Self {
         let (config, secrets) = talkative(&plain(version));
-        let mut peer = Peer::dial(lab.addr, &Arc::new(config), NAME);
+        let mut peer = Peer::dial(server.addr, &Arc::new(config), NAME);
         peer.handshake().expect("the handshake is complete");
         // In TLS 1.3 tickets come behind it: rustls has to have read them whole before it is left.
         peer.ping(b"healthy");
@@ -83,26 +83,26 @@ impl Speaker {
     }
 }
 
-/// A connection of each version, on whatever carrier there is; all must be the kernel's in the guest.
+/// A connection of each version, on whatever record path there is; all must be the kernel's in the guest.
 fn each_version(versions: &[Version], scenario: impl Fn(&TestServer, &mut Speaker, &str)) {
     each_version_with("", versions, scenario);
 }
 
 fn each_version_with(flags: &str, versions: &[Version], scenario: impl Fn(&TestServer, &mut Speaker, &str)) {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags(flags).start();
+    let server = Setup::new(backend.addr).flags(flags).start();
     for (nth, version) in (1..).zip(versions) {
-        let mut speaker = Speaker::open(&lab, *version);
-        scenario(&lab, &mut speaker, &format!("{version:?}"));
+        let mut speaker = Speaker::open(&server, *version);
+        scenario(&server, &mut speaker, &format!("{version:?}"));
         drop(speaker);
-        let metrics = lab.settled();
+        let metrics = server.settled();
         assert!(!in_guest() || metrics.offload("rx", "kernel") == nth, "{}", metrics.raw);
     }
-    lab.stop();
+    server.stop();
 }
 
-fn counted(lab: &TestServer, kind: &str) -> u64 {
-    lab.metrics().sum("offramp_control_records_total", &[("type", kind)])
+fn counted(server: &TestServer, kind: &str) -> u64 {
+    server.metrics().sum("offramp_control_records_total", &[("type", kind)])
 }
 
 #[test]
@@ -112,14 +112,14 @@ fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
         payload: payload.to_vec(),
         padding,
     };
-    each_version(&BOTH, |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&BOTH, |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[PeerAction::data(b"one "), record(b"", 0), record(b"", 500), record(b"padded", 9000)]);
         speaker.expect(b"one padded");
         speaker.say(&[PeerAction::close_notify()]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
-        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+        assert_eq!(server.settled().faults(), before.faults(), "{version}");
     });
 }
 
@@ -132,8 +132,8 @@ fn padded_records_are_met_where_none_are_expected() {
         let stat = tls_stat().unwrap_or_default();
         ["TlsRxNoPadViolation", "TlsDecryptRetry"].map(|name| stat.get(name).copied().unwrap_or(0))
     };
-    each_version_with("--expect-no-pad on", &BOTH, |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version_with("--expect-no-pad on", &BOTH, |server, speaker, version| {
+        let before = server.metrics();
         let mut echo = Vec::new();
         for padding in [0, 100] {
             let stat = counted();
@@ -157,15 +157,15 @@ fn padded_records_are_met_where_none_are_expected() {
         speaker.expect(&echo);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
-        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+        assert_eq!(server.settled().faults(), before.faults(), "{version}");
     });
 }
 
 /// In one read of the kernel's it looks like the end of the file.
 #[test]
 fn an_empty_record_in_front_of_another_type_is_no_end() {
-    each_version(&BOTH, |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&BOTH, |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[
             PeerAction::data(b"x"),
             PeerAction::data(b""),
@@ -176,15 +176,15 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
         speaker.say(&[PeerAction::data(b""), PeerAction::close_notify()]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(0), "{version}");
-        assert_eq!(lab.settled().faults(), before.faults(), "{version}");
+        assert_eq!(server.settled().faults(), before.faults(), "{version}");
     });
-    each_version(&[Version::Tls13], |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&[Version::Tls13], |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[PeerAction::data(b""), PeerAction::KeyUpdate { requested: true }]);
-        if lab.refuses_key_updates() {
+        if server.refuses_key_updates() {
             // Met, not taken for the end.
             speaker.read_to_the_end();
-            assert_eq!(lab.faulted(&before, 1), ["rekey_refused"], "{version}");
+            assert_eq!(server.faulted(&before, 1), ["rekey_refused"], "{version}");
             assert_eq!(speaker.alert(), Some(80), "{version}");
         } else {
             speaker.say(&[PeerAction::data(b"new")]);
@@ -195,15 +195,15 @@ fn an_empty_record_in_front_of_another_type_is_no_end() {
 
 #[test]
 fn a_fatal_alert_is_named() {
-    each_version(&BOTH, |lab, speaker, version| {
-        let (before, counted_before) = (lab.metrics(), counted(lab, "alert"));
+    each_version(&BOTH, |server, speaker, version| {
+        let (before, counted_before) = (server.metrics(), counted(server, "alert"));
         speaker.say(&[PeerAction::record(ALERT, &[2, 20])]);
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), None, "{version}: an alert is not answered");
-        assert_eq!(lab.faulted(&before, 1), ["alert_received"], "{version}");
+        assert_eq!(server.faulted(&before, 1), ["alert_received"], "{version}");
         let line = "fault alert_received: bad_record_mac (20)";
-        crate::tools::eventually(line, || lab.stderr().contains(line));
-        assert_eq!(counted(lab, "alert"), counted_before + 1, "{version}");
+        offramp_testing::tools::eventually(line, || server.stderr().contains(line));
+        assert_eq!(counted(server, "alert"), counted_before + 1, "{version}");
     });
 }
 
@@ -214,11 +214,11 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
         (PeerAction::record(HANDSHAKE, &[2, 0, 0, 0]), "unexpected_record", 10),
         (PeerAction::record(ALERT, &[1]), "malformed", 50),
     ] {
-        each_version(&BOTH, |lab, speaker, version| {
-            let before = lab.metrics();
+        each_version(&BOTH, |server, speaker, version| {
+            let before = server.metrics();
             speaker.say(&[PeerAction::data(b"x"), what.clone(), PeerAction::data(b"y")]);
             speaker.read_to_the_end();
-            assert_eq!(lab.faulted(&before, 1), [fault], "{version} {what:?}");
+            assert_eq!(server.faulted(&before, 1), [fault], "{version} {what:?}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {what:?}");
         });
     }
@@ -232,15 +232,15 @@ fn key_update_of_bad_value_or_length_has_its_own_alert() {
         (&[24, 0, 0, 0], "malformed", 50),
         (&[24, 0, 0, 2, 0, 0], "malformed", 50),
     ] {
-        each_version(&[Version::Tls13], |lab, speaker, version| {
-            let before = lab.metrics();
+        each_version(&[Version::Tls13], |server, speaker, version| {
+            let before = server.metrics();
             speaker.say(&[
                 PeerAction::data(b"x"),
                 PeerAction::record(HANDSHAKE, message),
                 PeerAction::data(b"y"),
             ]);
             speaker.read_to_the_end();
-            assert_eq!(lab.faulted(&before, 1), [fault], "{version} {message:?}");
+            assert_eq!(server.faulted(&before, 1), [fault], "{version} {message:?}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {message:?}");
         });
     }
@@ -248,11 +248,11 @@ fn key_update_of_bad_value_or_length_has_its_own_alert() {
 
 #[test]
 fn a_type_that_nobody_knows_is_refused() {
-    each_version(&BOTH, |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&BOTH, |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[PeerAction::record(24, b"heartbeat"), PeerAction::data(b"y")]);
         speaker.read_to_the_end();
-        let faults = lab.faulted(&before, 1);
+        let faults = server.faulted(&before, 1);
         assert!(faults == ["unexpected_record"] || faults == ["malformed"], "{version}: {faults:?}");
         assert!(matches!(speaker.alert(), Some(10 | 50)), "{version}: {:?}", speaker.heard);
         assert!(speaker.data.is_empty(), "{version}");
@@ -263,8 +263,8 @@ fn a_type_that_nobody_knows_is_refused() {
 /// record that cannot be opened.
 #[test]
 fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
-    each_version(&[Version::Tls13], |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&[Version::Tls13], |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[
             PeerAction::data(b"x"),
             PeerAction::Raw(vec![20, 3, 3, 0, 1, 1]),
@@ -272,8 +272,8 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
         ]);
         speaker.read_to_the_end();
         let (fault, alert) =
-            if lab.ready.contains("rx: kernel") { ("bad_record", 20) } else { ("unexpected_record", 10) };
-        assert_eq!(lab.faulted(&before, 1), [fault], "{version}");
+            if server.ready.contains("rx: kernel") { ("bad_record", 20) } else { ("unexpected_record", 10) };
+        assert_eq!(server.faulted(&before, 1), [fault], "{version}");
         assert_eq!(speaker.alert(), Some(alert), "{version}");
     });
 }
@@ -281,8 +281,8 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
 #[test]
 fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
     let hello = || PeerAction::record(HANDSHAKE, &[1, 0, 0, 0]);
-    each_version(&[Version::Tls12], |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&[Version::Tls12], |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&[PeerAction::data(b"a"), hello(), PeerAction::data(b"b")]);
         speaker.expect(b"ab");
         assert_eq!(speaker.alert(), Some(100), "{version}");
@@ -290,7 +290,7 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
         speaker.expect(b"abc");
         speaker.say(&[hello()]);
         speaker.read_to_the_end();
-        assert_eq!(lab.faulted(&before, 1), ["renegotiation"], "{version}");
+        assert_eq!(server.faulted(&before, 1), ["renegotiation"], "{version}");
     });
 }
 
@@ -299,44 +299,44 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
 #[test]
 fn a_key_update_is_answered_by_the_sealing_kernel_or_refused_by_alert() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload-directions tx").start();
-    let before = lab.metrics();
-    let mut speaker = Speaker::open(&lab, Version::Tls13);
+    let server = Setup::new(backend.addr).flags("--offload-directions tx").start();
+    let before = server.metrics();
+    let mut speaker = Speaker::open(&server, Version::Tls13);
     speaker.say(&[PeerAction::KeyUpdate { requested: false }, PeerAction::data(b"followed ")]);
     speaker.expect(b"followed ");
     speaker.say(&[PeerAction::KeyUpdate { requested: true }, PeerAction::data(b"and answered")]);
-    let answers = if lab.refuses_key_updates() {
+    let answers = if server.refuses_key_updates() {
         speaker.read_to_the_end();
         assert_eq!(speaker.alert(), Some(80), "{:?}", speaker.heard);
-        assert_eq!(lab.faulted(&before, 1), ["rekey_refused"]);
+        assert_eq!(server.faulted(&before, 1), ["rekey_refused"]);
         0
     } else {
         speaker.expect(b"followed and answered");
         1
     };
     drop(speaker);
-    let metrics = lab.settled();
+    let metrics = server.settled();
     let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
     assert_eq!(kernel, (u64::from(in_guest()), 0), "{}", metrics.raw);
     assert_eq!(metrics.sum("offramp_key_updates_sent_total", &[]), answers);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn floods_end_the_connection() {
-    each_version(&[Version::Tls13], |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&[Version::Tls13], |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&vec![PeerAction::KeyUpdate { requested: true }; 2000]);
         speaker.read_to_the_end();
         // A kernel that cannot follow the first has met no flood.
-        let fault = if lab.refuses_key_updates() { "rekey_refused" } else { "key_update_flood" };
-        assert_eq!(lab.faulted(&before, 1), [fault], "{version}");
+        let fault = if server.refuses_key_updates() { "rekey_refused" } else { "key_update_flood" };
+        assert_eq!(server.faulted(&before, 1), [fault], "{version}");
     });
-    each_version(&[Version::Tls13], |lab, speaker, version| {
-        let before = lab.metrics();
+    each_version(&[Version::Tls13], |server, speaker, version| {
+        let before = server.metrics();
         speaker.say(&vec![PeerAction::record(ALERT, &[1, 90]); 2000]);
         speaker.read_to_the_end();
-        assert_eq!(lab.faulted(&before, 1), ["unexpected_record"], "{version}");
+        assert_eq!(server.faulted(&before, 1), ["unexpected_record"], "{version}");
     });
 }
 
@@ -349,11 +349,11 @@ fn bytes_that_are_no_record_are_named() {
         (header([23, 2, 0, 0, 64]), ["malformed"], 50),
         (header([23, 3, 3, 0, 64]), ["bad_record"], 20),
     ] {
-        each_version(&BOTH, |lab, speaker, version| {
-            let before = lab.metrics();
+        each_version(&BOTH, |server, speaker, version| {
+            let before = server.metrics();
             speaker.say(&[PeerAction::Raw(bytes.clone())]);
             speaker.read_to_the_end();
-            assert_eq!(lab.faulted(&before, 1), fault, "{version}");
+            assert_eq!(server.faulted(&before, 1), fault, "{version}");
             assert_eq!(speaker.alert(), Some(alert), "{version} {fault:?}");
         });
     }
@@ -364,11 +364,11 @@ fn bytes_that_are_no_record_are_named() {
 fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
     const BYTES: usize = 2 << 20;
     let backend = Backend::start(BackendBehavior::EchoThenSource { seed: 9, bytes: BYTES });
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     let expected = [&b"ask"[..], &Noise::bytes(9, BYTES)].concat();
     for version in BOTH {
         for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[21, 3, 3, 0, 2, 2, 40], &[23, 3, 3, 0, 64, 9]] {
-            let mut speaker = Speaker::open(&lab, version);
+            let mut speaker = Speaker::open(&server, version);
             speaker.say(&[
                 PeerAction::data(b"ask"),
                 PeerAction::close_notify(),
@@ -381,17 +381,17 @@ fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
             assert!(speaker.data == expected && speaker.alert() == Some(0), "{version:?} {rubbish:?}");
         }
     }
-    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
-    lab.stop();
+    assert_eq!(server.settled().faults().len(), 0, "{:?}", server.metrics().faults());
+    server.stop();
 }
 
 #[test]
 fn a_bad_record_resets_a_slow_backend_behind_all_data() {
     let backend = slow();
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(&Noise::bytes(3, ending::BYTES));
         peer.tcp.write_all(&[&[23, 3, 3, 0, 64][..], &[9; 64]].concat()).expect("the server still reads");
         let (answer, end) = peer.rest();
@@ -400,8 +400,8 @@ fn a_bad_record_resets_a_slow_backend_behind_all_data() {
         let seen = backend.seen();
         is_whole(&seen, &format!("{version:?}"));
         assert_eq!(seen.end, Err(ErrorKind::ConnectionReset), "{version:?}");
-        assert_eq!(lab.faulted(&before, 1), ["bad_record"], "{version:?}");
+        assert_eq!(server.faulted(&before, 1), ["bad_record"], "{version:?}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }

@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 
-use crate::backend::{Backend, BackendBehavior, Seen};
-use crate::dice::Noise;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, plain};
+use offramp_testing::backend::{Backend, BackendBehavior, Seen};
+use offramp_testing::peer::{BOTH, End, Peer, plain};
+use offramp_testing::rng::Noise;
+use offramp_testing::server::{Setup, TestServer};
 
 pub(crate) const BYTES: usize = 1_000_000;
 
@@ -16,34 +16,34 @@ pub(crate) fn slow() -> Backend {
 
 pub(crate) fn is_whole(seen: &Seen, world: &str) {
     assert_eq!(seen.bytes, BYTES as u64, "{world}: {seen:?}");
-    assert_eq!(seen.sha256, crate::dice::sha256_of(&Noise::bytes(3, BYTES)[..]).0, "{world}");
+    assert_eq!(seen.sha256, offramp_testing::rng::sha256_of(&Noise::bytes(3, BYTES)[..]).0, "{world}");
 }
 
 #[test]
 fn fin_without_close_notify_resets_a_slow_backend_behind_all_data() {
     let backend = slow();
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(&Noise::bytes(3, BYTES));
         peer.truncate();
         let seen = backend.seen();
         is_whole(&seen, &format!("{version:?}"));
         assert_eq!(seen.end, Err(ErrorKind::ConnectionReset), "{version:?}");
-        assert_eq!(lab.faulted(&before, 1), ["truncated"], "{version:?}");
+        assert_eq!(server.faulted(&before, 1), ["truncated"], "{version:?}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
     let backend = slow();
-    let lab = Setup::new(backend.addr).flags("--truncation fin").start();
+    let server = Setup::new(backend.addr).flags("--truncation fin").start();
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(&Noise::bytes(3, BYTES));
         peer.truncate();
         let (answer, end) = peer.rest();
@@ -51,10 +51,10 @@ fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
         let seen = backend.seen();
         is_whole(&seen, &format!("{version:?}"));
         assert_eq!((answer, seen.end), (seen.sha256.into_bytes(), Ok(())), "{version:?}");
-        assert_eq!(lab.faulted(&before, 1), ["truncated"], "{version:?}: counted nevertheless");
+        assert_eq!(server.faulted(&before, 1), ["truncated"], "{version:?}: counted nevertheless");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 /// A socket that is closed over unread bytes, as over a ticket, resets the connection.
@@ -62,20 +62,20 @@ fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
 fn a_reset_of_the_client_leaves_what_came_before_it() {
     const LITTLE: usize = 30_000;
     let backend = slow();
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(&Noise::bytes(3, LITTLE));
-        crate::tools::eventually("all of it has come", || {
-            lab.metrics().sum("offramp_bytes_total", &[("leg", "plain")])
+        offramp_testing::tools::eventually("all of it has come", || {
+            server.metrics().sum("offramp_bytes_total", &[("leg", "plain")])
                 >= before.sum("offramp_bytes_total", &[("leg", "plain")]) + LITTLE as u64
         });
         peer.reset();
         let seen = backend.seen();
         assert_eq!((seen.bytes, seen.end), (LITTLE as u64, Err(ErrorKind::ConnectionReset)), "{version:?}");
-        assert_eq!(lab.faulted(&before, 1), ["tls_peer_reset"], "{version:?}");
+        assert_eq!(server.faulted(&before, 1), ["tls_peer_reset"], "{version:?}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }

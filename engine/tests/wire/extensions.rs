@@ -1,10 +1,10 @@
 //! Extensions that a listener is configured to negotiate: an application protocol, a name.
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::NAME;
-use crate::lab::Setup;
-use crate::peer::{s_client, trust_file};
-use crate::tools::{have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{s_client, trust_file};
+use offramp_testing::server::Setup;
+use offramp_testing::tools::{have, scratch, text};
 
 #[test]
 fn an_application_protocol_is_negotiated_or_the_client_refused() {
@@ -12,7 +12,7 @@ fn an_application_protocol_is_negotiated_or_the_client_refused() {
         return;
     }
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
-    let lab = Setup::new(backend.addr).flags("--alpn msrp,cpim").start();
+    let server = Setup::new(backend.addr).flags("--alpn msrp,cpim").start();
     let trust = trust_file(files.path());
     for version in ["-tls1_2", "-tls1_3"] {
         let words = |offers: &str| format!("{version} -servername {NAME} {offers}");
@@ -21,15 +21,15 @@ fn an_application_protocol_is_negotiated_or_the_client_refused() {
             ("-alpn cpim", "ALPN protocol: cpim"),
             ("", "No ALPN negotiated"),
         ] {
-            let (output, echoed) = s_client(lab.addr, &trust, &words(offers), Some("hello"));
+            let (output, echoed) = s_client(server.addr, &trust, &words(offers), Some("hello"));
             assert!(echoed && text(&output).contains(negotiated), "{offers}: {}", text(&output));
         }
-        let before = lab.metrics();
-        let (output, echoed) = s_client(lab.addr, &trust, &words("-alpn h2"), Some("hello"));
+        let before = server.metrics();
+        let (output, echoed) = s_client(server.addr, &trust, &words("-alpn h2"), Some("hello"));
         assert!(!echoed && text(&output).contains("no application protocol"), "{}", text(&output));
-        assert_eq!(lab.faulted(&before, 1), ["nothing_in_common"]);
+        assert_eq!(server.faulted(&before, 1), ["nothing_in_common"]);
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -40,18 +40,19 @@ fn a_name_that_nobody_has_is_refused_where_it_is_to_be() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let trust = trust_file(files.path());
     for (policy, is_refused) in [("first", false), ("refuse", true)] {
-        let lab = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
+        let server = Setup::new(backend.addr).flags(&format!("--unknown-name {policy}")).start();
         for version in ["-tls1_2", "-tls1_3"] {
-            let ask = |words: &str| s_client(lab.addr, &trust, &format!("{version} {words}"), Some("hello"));
+            let ask =
+                |words: &str| s_client(server.addr, &trust, &format!("{version} {words}"), Some("hello"));
             assert!(ask(&format!("-servername {NAME}")).1 && ask("-noservername").1, "{policy} {version}");
-            let before = lab.metrics();
+            let before = server.metrics();
             let (output, echoed) = ask("-servername nobody.test");
             assert_eq!(echoed, !is_refused, "{policy} {version}: {}", text(&output));
             if is_refused {
                 assert!(text(&output).contains("unrecognized name"), "{}", text(&output));
-                assert_eq!(lab.faulted(&before, 1), ["unknown_name"]);
+                assert_eq!(server.faulted(&before, 1), ["unknown_name"]);
             }
         }
-        lab.stop();
+        server.stop();
     }
 }

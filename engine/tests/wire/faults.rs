@@ -7,16 +7,16 @@ use std::process::Command;
 use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::Identity;
-use crate::lab::{Setup, TestServer, identity_flags};
-use crate::peer::{Peer, Version, dial, drain, plain};
-use crate::peers::{Client, authority, lab, refused};
-use crate::tools::{eventually, patiently, pause, scratch, skip};
+use crate::peers::{Client, authority, refused, serve};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::peer::{Peer, Version, dial, drain, plain};
+use offramp_testing::server::{Setup, TestServer, identity_flags};
+use offramp_testing::tools::{eventually, patiently, pause, scratch, skip};
 
 /// Sends this to the TLS port, waits for the end, and gives the address that it came from.
-fn send(lab: &TestServer, bytes: &[u8]) -> SocketAddr {
-    let mut tcp = dial(lab.addr);
+fn send(server: &TestServer, bytes: &[u8]) -> SocketAddr {
+    let mut tcp = dial(server.addr);
     let from = tcp.local_addr().expect("it is connected");
     let _ = tcp.write_all(bytes);
     drain(&tcp);
@@ -24,10 +24,10 @@ fn send(lab: &TestServer, bytes: &[u8]) -> SocketAddr {
 }
 
 /// The first line of the log about a fault, once it is there.
-fn line(lab: &TestServer, fault: &str) -> String {
+fn line(server: &TestServer, fault: &str) -> String {
     let start = format!("fault {fault} ").replace(": ", ":");
-    let find = || lab.stderr().lines().find(|line| line.contains(&start)).map(str::to_owned);
-    patiently(find).unwrap_or_else(|| panic!("no line about {fault}: {}", lab.stderr()))
+    let find = || server.stderr().lines().find(|line| line.contains(&start)).map(str::to_owned);
+    patiently(find).unwrap_or_else(|| panic!("no line about {fault}: {}", server.stderr()))
 }
 
 fn says(line: &str, parts: &[&str]) {
@@ -49,52 +49,52 @@ fn hello(version: Version, name: &str) -> Vec<u8> {
 #[test]
 fn faults_name_client_listener_and_first_bytes() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let from = send(&lab, b"GET /\r\n2026 ERROR \x1b[31m\"forged\" HTTP/1.0\r\n\r\n");
-    let line = line(&lab, "not_tls");
-    says(&line, &[&format!("client={from} "), &format!("listener={} ", lab.addr), "count=1 "]);
+    let server = TestServer::start(backend.addr);
+    let from = send(&server, b"GET /\r\n2026 ERROR \x1b[31m\"forged\" HTTP/1.0\r\n\r\n");
+    let line = line(&server, "not_tls");
+    says(&line, &[&format!("client={from} "), &format!("listener={} ", server.addr), "count=1 "]);
     says(&line, &[r#"reason="GET /\r\n2026 ERRO""#]);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn faults_name_the_client_that_has_reset() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = TestServer::start(backend.addr);
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     peer.ping(b"there");
     let from = peer.tcp.local_addr().expect("it is connected");
     peer.reset();
-    says(&line(&lab, "tls_peer_reset"), &[&format!("client={from} "), "error=ECONNRESET"]);
-    lab.stop();
+    says(&line(&server, "tls_peer_reset"), &[&format!("client={from} "), "error=ECONNRESET"]);
+    server.stop();
 }
 
 #[test]
 fn faults_name_the_server_name_and_the_versions() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--unknown-name refuse").start();
-    send(&lab, &hello(Version::Tls13, "stranger.example"));
-    says(&line(&lab, "unknown_name"), &[r#"sni="stranger.example""#, "offered=TLS1.3"]);
+    let server = Setup::new(backend.addr).flags("--unknown-name refuse").start();
+    send(&server, &hello(Version::Tls13, "stranger.example"));
+    says(&line(&server, "unknown_name"), &[r#"sni="stranger.example""#, "offered=TLS1.3"]);
     // The same hello, its version and its list of versions lowered to TLS 1.1.
     let mut old = hello(Version::Tls13, "offramp.test");
     old[10] = 2;
     let versions = old.windows(7).position(|bytes| bytes == [0, 43, 0, 3, 2, 3, 4]).expect("it lists one");
     old[versions + 6] = 2;
-    send(&lab, &old);
-    says(&line(&lab, "no_common_version"), &[r#"sni="offramp.test""#, "offered=TLS1.1"]);
-    lab.stop();
+    send(&server, &old);
+    says(&line(&server, "no_common_version"), &[r#"sni="offramp.test""#, "offered=TLS1.1"]);
+    server.stop();
 }
 
 #[test]
 fn faults_name_what_a_client_says_in_its_alert() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let mut misled = Peer::dial(lab.addr, &plain(Version::Tls13), "other.test");
+    let server = TestServer::start(backend.addr);
+    let mut misled = Peer::dial(server.addr, &plain(Version::Tls13), "other.test");
     assert!(misled.handshake().is_err());
     let _ = misled.flush();
     drop(misled);
-    says(&line(&lab, "alert_in_handshake:"), &["bad_certificate (42)", r#"sni="other.test""#]);
-    lab.stop();
+    says(&line(&server, "alert_in_handshake:"), &["bad_certificate (42)", r#"sni="other.test""#]);
+    server.stop();
 }
 
 #[test]
@@ -102,31 +102,38 @@ fn faults_name_why_a_certificate_is_refused() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let (_, authority) = authority(files.path(), "authority.pem");
     let flags = format!("--client-auth require --client-ca {}", authority.display());
-    let lab = Setup::new(backend.addr).flags(&flags).start();
+    let server = Setup::new(backend.addr).flags(&flags).start();
     let stranger = Client::self_signed();
-    refused(&lab, &stranger.config(Version::Tls13), "", "peer_certificate_refused");
-    says(&line(&lab, "peer_certificate_refused"), &[r#"sni="offramp.test""#, "reason=\"", "UnknownIssuer"]);
-    lab.stop();
+    refused(&server, &stranger.config(Version::Tls13), "", "peer_certificate_refused");
+    says(
+        &line(&server, "peer_certificate_refused"),
+        &[r#"sni="offramp.test""#, "reason=\"", "UnknownIssuer"],
+    );
+    server.stop();
 }
 
 #[test]
 fn faults_name_whose_fingerprint_is_not_known() {
     let backend = Backend::start(BackendBehavior::Echo);
     let known = Client::self_signed().fingerprint();
-    let (lab, _files) = lab(&backend, &format!("client_auth = \"require\"\nfingerprints = [\"{known}\"]\n"));
-    refused(&lab, &Client::self_signed().config(Version::Tls12), "", "peer_certificate_refused");
-    says(&line(&lab, "peer_certificate_refused"), &[r#"sni="offramp.test""#, "vouches for the certificate"]);
-    lab.stop();
+    let (server, _files) =
+        serve(&backend, &format!("client_auth = \"require\"\nfingerprints = [\"{known}\"]\n"));
+    refused(&server, &Client::self_signed().config(Version::Tls12), "", "peer_certificate_refused");
+    says(
+        &line(&server, "peer_certificate_refused"),
+        &[r#"sni="offramp.test""#, "vouches for the certificate"],
+    );
+    server.stop();
 }
 
 #[test]
 fn faults_name_the_backend_and_the_error() {
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let lab = TestServer::start(nobody);
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = TestServer::start(nobody);
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     let _ = peer.rest();
-    says(&line(&lab, "backend_refused"), &[&format!("backend={nobody} "), "error=ECONNREFUSED"]);
-    lab.stop();
+    says(&line(&server, "backend_refused"), &[&format!("backend={nobody} "), "error=ECONNREFUSED"]);
+    server.stop();
 }
 
 /// The accepted leg is closed before the connection is over.
@@ -136,15 +143,15 @@ fn faults_of_originate_name_the_client_and_the_server() {
     let files = scratch();
     let (_, authority) = authority(files.path(), "authority.pem");
     let flags = format!("--mode originate --server-name a.test --server-ca {}", authority.display());
-    let lab = Setup::new(nobody).identities(&[]).flags(&flags).start();
+    let server = Setup::new(nobody).identities(&[]).flags(&flags).start();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
     let from = socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("it is bound");
     // The reset may come before connect(2) has returned.
-    let _ = socket.connect(&lab.addr.into());
+    let _ = socket.connect(&server.addr.into());
     let parts = [&*format!("client={from} "), &format!("backend={nobody} "), "error=ECONNREFUSED"];
-    says(&line(&lab, "backend_refused"), &parts);
-    lab.stop();
+    says(&line(&server, "backend_refused"), &parts);
+    server.stop();
 }
 
 /// What the lines about a fault count in all.
@@ -158,25 +165,25 @@ fn counted(log: &str, what: &str) -> (usize, u64) {
 fn faults_are_all_counted_when_the_quiet_time_or_the_server_ends() {
     const FIRST: u64 = 40;
     let backend = Backend::start(BackendBehavior::Echo);
-    let mut lab = TestServer::start(backend.addr);
-    let before = lab.metrics();
+    let mut server = TestServer::start(backend.addr);
+    let before = server.metrics();
     for _ in 0..FIRST {
-        send(&lab, b"GET / HTTP/1.0\r\n\r\n");
+        send(&server, b"GET / HTTP/1.0\r\n\r\n");
     }
-    lab.faulted(&before, FIRST);
+    server.faulted(&before, FIRST);
     let what = "fault not_tls ";
-    assert!(counted(&lab.stderr(), what).0 <= 3, "{}", lab.stderr());
-    eventually("all are counted", || counted(&lab.stderr(), what).1 == FIRST);
-    send(&lab, b"GET / HTTP/1.0\r\n\r\n");
-    lab.faulted(&before, FIRST + 1);
-    lab.terminate();
-    assert!(lab.await_exit().success());
-    assert_eq!(counted(&lab.stderr(), what).1, FIRST + 1, "{}", lab.stderr());
+    assert!(counted(&server.stderr(), what).0 <= 3, "{}", server.stderr());
+    eventually("all are counted", || counted(&server.stderr(), what).1 == FIRST);
+    send(&server, b"GET / HTTP/1.0\r\n\r\n");
+    server.faulted(&before, FIRST + 1);
+    server.terminate();
+    assert!(server.await_exit().success());
+    assert_eq!(counted(&server.stderr(), what).1, FIRST + 1, "{}", server.stderr());
 }
 
 /// Sets the soft limit on open files; `None` if that is not to be had.
-fn limit_descriptors(lab: &TestServer, limit: usize) -> Option<()> {
-    let words = ["--pid".to_owned(), lab.pid().to_string(), format!("--nofile={limit}:")];
+fn limit_descriptors(server: &TestServer, limit: usize) -> Option<()> {
+    let words = ["--pid".to_owned(), server.pid().to_string(), format!("--nofile={limit}:")];
     let done = Command::new("prlimit").args(words).status().is_ok_and(|status| status.success());
     if !done {
         skip("the limit of another process cannot be set: apt-get install util-linux");
@@ -188,31 +195,34 @@ fn limit_descriptors(lab: &TestServer, limit: usize) -> Option<()> {
 fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
     let backend = Backend::start(BackendBehavior::Echo);
     // Accepts are started ahead under the limit that there was: with few slots no more than 16 of them.
-    let mut lab = Setup::new(backend.addr).flags("--max-connections 100").start();
-    let mut held = Peer::open(lab.addr, &plain(Version::Tls13));
+    let mut server = Setup::new(backend.addr).flags("--max-connections 100").start();
+    let mut held = Peer::open(server.addr, &plain(Version::Tls13));
     held.ping(b"before");
-    let unaccepted = |lab: &TestServer| counted(&lab.stderr(), "a connection could not be accepted");
-    let (open, before) = (lab.descriptors(), lab.metrics());
-    let Some(()) = limit_descriptors(&lab, open + 3) else { return lab.stop() };
+    let unaccepted = |server: &TestServer| counted(&server.stderr(), "a connection could not be accepted");
+    let (open, before) = (server.descriptors(), server.metrics());
+    let Some(()) = limit_descriptors(&server, open + 3) else { return server.stop() };
     let waiting: Vec<_> =
-        (0..40).map(|_| TcpStream::connect(lab.addr).expect("the backlog has room")).collect();
-    eventually("accepting is refused", || unaccepted(&lab).0 > 0);
+        (0..40).map(|_| TcpStream::connect(server.addr).expect("the backlog has room")).collect();
+    eventually("accepting is refused", || unaccepted(&server).0 > 0);
     for _ in 0..200 {
         held.ping(b"goes on");
         pause();
     }
-    assert_eq!(unaccepted(&lab).0, 1, "a line in ten seconds: {}", lab.stderr());
-    says(lab.stderr().trim_end(), &["error=EMFILE", &format!("listener={}", lab.addr), "raise LimitNOFILE"]);
-    limit_descriptors(&lab, open + 500).expect("it was possible before");
-    eventually("all are accepted", || lab.metrics().accepted() == before.accepted() + 40);
+    assert_eq!(unaccepted(&server).0, 1, "a line in ten seconds: {}", server.stderr());
+    says(
+        server.stderr().trim_end(),
+        &["error=EMFILE", &format!("listener={}", server.addr), "raise LimitNOFILE"],
+    );
+    limit_descriptors(&server, open + 500).expect("it was possible before");
+    eventually("all are accepted", || server.metrics().accepted() == before.accepted() + 40);
     drop(waiting);
-    Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"a new one");
+    Peer::open(server.addr, &plain(Version::Tls12)).ping(b"a new one");
     held.ping(b"after");
     drop(held);
-    lab.settled();
-    lab.terminate();
-    assert!(lab.await_exit().success());
-    assert!(unaccepted(&lab).1 > 1, "the rest is counted at the end: {}", lab.stderr());
+    server.settled();
+    server.terminate();
+    assert!(server.await_exit().success());
+    assert!(unaccepted(&server).1 > 1, "the rest is counted at the end: {}", server.stderr());
 }
 
 #[test]
@@ -237,7 +247,7 @@ fn faults_of_inherited_descriptors_are_avoided_by_fewer_slots() {
         line
     };
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
-    crate::tools::signal(pid, "TERM");
+    offramp_testing::tools::signal(pid, "TERM");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(ready.contains("offramp ready") && open > 200, "{ready} {open} {said}");

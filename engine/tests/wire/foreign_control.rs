@@ -1,22 +1,23 @@
 //! Records that are not application data, of clients that are not ours: attempts to renegotiate.
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::foreign::{AEADS, Typed, openssl_words};
-use crate::lab::{Setup, TestServer};
-use crate::peer::Version;
-use crate::tools::{eventually, have, in_guest, scratch};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::foreign::{AEADS, Typed, openssl_words};
+use offramp_testing::peer::Version;
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, have, in_guest, scratch};
 
 /// The records of which type, since the server was started.
-fn counted(lab: &TestServer, kind: &str) -> u64 {
-    lab.metrics().sum("offramp_control_records_total", &[("type", kind)])
+fn counted(server: &TestServer, kind: &str) -> u64 {
+    server.metrics().sum("offramp_control_records_total", &[("type", kind)])
 }
 
-/// The carriers on which an attempt is met: what goes to the client tells it no, what comes from it is it.
+/// The directions that the kernel may carry, and what it then counts (tx, rx). An attempt to renegotiate
+/// comes on the one, the refusal goes out on the other.
 const WAYS: [(&str, (u64, u64)); 3] = [("both", (1, 1)), ("tx", (1, 0)), ("rx", (0, 1))];
 
-fn carried(lab: &TestServer, kernel: (u64, u64), nth: u64) {
+fn carried(server: &TestServer, kernel: (u64, u64), nth: u64) {
     if in_guest() {
-        let metrics = lab.settled();
+        let metrics = server.settled();
         let by = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
         assert_eq!(by, (nth * kernel.0, nth * kernel.1), "{}", metrics.raw);
     }
@@ -30,27 +31,27 @@ fn openssl_is_told_no_renegotiation_and_gives_up() {
     }
     let backend = Backend::start(BackendBehavior::Echo);
     for (ways, kernel) in WAYS {
-        let lab = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
+        let server = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
         for (nth, aead) in (1..).zip(AEADS) {
-            let (before, files) = (lab.metrics(), scratch());
+            let (before, files) = (server.metrics(), scratch());
             let words = openssl_words(Version::Tls12, aead);
-            let mut client = Typed::openssl(lab.addr, files.path(), &words);
+            let mut client = Typed::openssl(server.addr, files.path(), &words);
             client.write(b"before\n");
             client.await_text("before\n");
             client.write(b"R\n");
             client.await_said("RENEGOTIATING");
             client.await_said(":no renegotiation:");
-            assert_eq!(lab.faulted(&before, 1), ["alert_received"], "{ways} {words}");
+            assert_eq!(server.faulted(&before, 1), ["alert_received"], "{ways} {words}");
             eventually("the alert is named", || {
-                lab.stderr().contains("fault alert_received: handshake_failure (40)")
+                server.stderr().contains("fault alert_received: handshake_failure (40)")
             });
-            assert_eq!((counted(&lab, "renegotiation"), counted(&lab, "alert")), (nth, nth), "{ways}");
+            assert_eq!((counted(&server, "renegotiation"), counted(&server, "alert")), (nth, nth), "{ways}");
             let seen = backend.seen();
             assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset), "{ways} {words}");
             assert_eq!(seen.bytes, 7, "{ways} {words}: nothing of the attempt is data");
-            carried(&lab, kernel, nth);
+            carried(&server, kernel, nth);
         }
-        lab.stop();
+        server.stop();
     }
 }
 
@@ -62,23 +63,23 @@ fn gnutls_is_told_no_renegotiation_and_its_insistence_ends_the_connection() {
     }
     let backend = Backend::start(BackendBehavior::Echo);
     for (ways, kernel) in WAYS {
-        let lab = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
+        let server = Setup::new(backend.addr).flags(&format!("--offload-directions {ways}")).start();
         for (nth, [cipher, ..]) in (1..).zip(AEADS) {
-            let (before, files) = (lab.metrics(), scratch());
-            let mut client = Typed::gnutls(lab.addr, files.path(), Version::Tls12, cipher);
+            let (before, files) = (server.metrics(), scratch());
+            let mut client = Typed::gnutls(server.addr, files.path(), Version::Tls12, cipher);
             client.write(b"before\n");
             client.await_bytes(7);
             client.write(b"^renegotiate^\n");
-            assert_eq!(lab.faulted(&before, 1), ["renegotiation"], "{ways} {cipher}");
+            assert_eq!(server.faulted(&before, 1), ["renegotiation"], "{ways} {cipher}");
             let log = || std::fs::read_to_string(files.path().join("log")).expect("it keeps a log");
             let told = "Received alert [100]: No renegotiation is allowed";
             eventually(told, || log().contains(told));
-            assert_eq!(counted(&lab, "renegotiation"), 2 * nth, "{ways} {cipher}: told once");
+            assert_eq!(counted(&server, "renegotiation"), 2 * nth, "{ways} {cipher}: told once");
             let seen = backend.seen();
             assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset), "{ways} {cipher}");
             assert_eq!(client.end(), b"before\n", "{ways} {cipher}");
-            carried(&lab, kernel, nth);
+            carried(&server, kernel, nth);
         }
-        lab.stop();
+        server.stop();
     }
 }

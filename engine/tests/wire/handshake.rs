@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::{CipherSuite, NamedGroup};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, Version, config, plain, s_client, trust_file};
-use crate::tools::{have, in_guest, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{BOTH, End, Peer, Version, config, plain, s_client, trust_file};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{have, in_guest, scratch, text};
 
 pub(crate) const SUITES: [(Version, CipherSuite); 9] = [
     (Version::Tls12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
@@ -27,10 +27,10 @@ const GROUPS: [NamedGroup; 3] = [NamedGroup::X25519, NamedGroup::secp256r1, Name
 #[test]
 fn every_suite_and_every_group_carries_data() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for (version, suite) in SUITES {
         for group in GROUPS {
-            let mut peer = Peer::open(lab.addr, &config(version, Some(suite), Some(group)));
+            let mut peer = Peer::open(server.addr, &config(version, Some(suite), Some(group)));
             assert_eq!(peer.tls.negotiated_cipher_suite().map(|suite| suite.suite()), Some(suite));
             assert_eq!(peer.tls.negotiated_key_exchange_group().map(|group| group.name()), Some(group));
             // Past the first record in both directions, so that a wrong sequence number shows.
@@ -41,11 +41,11 @@ fn every_suite_and_every_group_carries_data() {
             assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{suite:?} {group:?}");
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.handshakes("full"), 27, "{}", metrics.raw);
     assert_eq!(metrics.sum("offramp_handshakes_total", &[("version", "1.2"), ("kind", "full")]), 18);
     assert_eq!(metrics.faults().len(), 0, "faults: {:?}", metrics.faults());
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -54,8 +54,8 @@ fn tls_1_0_and_1_1_and_suites_without_aead_are_refused_by_alert() {
         return;
     }
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let (files, before) = (scratch(), lab.metrics());
+    let server = TestServer::start(backend.addr);
+    let (files, before) = (scratch(), server.metrics());
     let trust = trust_file(files.path());
     let attempts = [
         "-tls1 -cipher ALL:@SECLEVEL=0",
@@ -65,15 +65,15 @@ fn tls_1_0_and_1_1_and_suites_without_aead_are_refused_by_alert() {
         "-tls1_2 -cipher DHE-RSA-AES128-GCM-SHA256",
     ];
     for attempt in attempts {
-        let (output, echoed) = s_client(lab.addr, &trust, attempt, Some("not to be heard"));
+        let (output, echoed) = s_client(server.addr, &trust, attempt, Some("not to be heard"));
         assert!(!echoed && !output.status.success(), "{attempt} got through: {}", text(&output));
         // Said by the server: a client that refuses its own arguments would also fail.
         assert!(text(&output).contains("alert"), "{attempt}: no alert from the server: {}", text(&output));
     }
-    lab.faulted(&before, attempts.len() as u64);
-    Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"unmoved");
-    lab.settled();
-    lab.stop();
+    server.faulted(&before, attempts.len() as u64);
+    Peer::open(server.addr, &plain(Version::Tls12)).ping(b"unmoved");
+    server.settled();
+    server.stop();
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn the_certificate_fits_what_the_client_can_verify() {
         return;
     }
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).identities(&[Identity::ecdsa(), Identity::rsa()]).start();
+    let server = Setup::new(backend.addr).identities(&[Identity::ecdsa(), Identity::rsa()]).start();
     let files = scratch();
     let trust = trust_file(files.path());
     let cases = [
@@ -94,7 +94,7 @@ fn the_certificate_fits_what_the_client_can_verify() {
     ];
     for (words, common_name, signature) in cases {
         let (output, echoed) =
-            s_client(lab.addr, &trust, &format!("{words} -servername {NAME}"), Some("hello"));
+            s_client(server.addr, &trust, &format!("{words} -servername {NAME}"), Some("hello"));
         let said = text(&output);
         assert!(echoed, "{words}: {said}");
         assert!(
@@ -103,27 +103,27 @@ fn the_certificate_fits_what_the_client_can_verify() {
         );
         assert!(said.contains(&format!("Peer signature type: {signature}")), "{words}: {said}");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
     let backend = Backend::start(BackendBehavior::Echo);
     let identities = [Identity::ecdsa(), Identity::one(), Identity::two()];
-    let lab = Setup::new(backend.addr).identities(&identities).start();
+    let server = Setup::new(backend.addr).identities(&identities).start();
     for version in BOTH {
         let names = [("one.test", Identity::one()), ("two.test", Identity::two()), (NAME, Identity::ecdsa())];
         for (name, identity) in names {
-            let mut peer = Peer::dial(lab.addr, &plain(version), name);
+            let mut peer = Peer::dial(server.addr, &plain(version), name);
             peer.handshake().unwrap_or_else(|error| panic!("{version:?} {name}: {error}"));
             let shown = peer.tls.peer_certificates().and_then(|chain| chain.first());
             assert!(shown == Some(&identity.der), "{version:?}: not the certificate of {name}");
             peer.ping(name.as_bytes());
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
@@ -132,27 +132,27 @@ fn two_thousand_connections_at_once() {
     const EACH: u64 = 250;
     let count = THREADS as u64 * EACH;
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--handshake-timeout 60s").start();
-    let before = lab.metrics();
+    let server = Setup::new(backend.addr).flags("--handshake-timeout 60s").start();
+    let before = server.metrics();
     let open = in_parallel((0..THREADS).collect(), |thread| {
         let client = config(BOTH[thread % 2], None, Some(NamedGroup::X25519));
-        (0..EACH).map(|_| Peer::open(lab.addr, &client)).collect::<Vec<_>>()
+        (0..EACH).map(|_| Peer::open(server.addr, &client)).collect::<Vec<_>>()
     });
-    assert_eq!(lab.metrics().open(), count, "all are held at once");
+    assert_eq!(server.metrics().open(), count, "all are held at once");
     let echoed = in_parallel(open, |mut peers| {
         for (index, peer) in peers.iter_mut().enumerate() {
             peer.ping(&[u8::try_from(index % 251).expect("below 251")]);
         }
         peers
     });
-    assert_eq!(lab.metrics().open(), count, "all are still held");
+    assert_eq!(server.metrics().open(), count, "all are still held");
     in_parallel(echoed, |peers| {
         for mut peer in peers {
             peer.close_notify();
             assert_eq!(peer.rest(), (Vec::new(), End::Clean));
         }
     });
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.accepted() - before.accepted(), count);
     assert_eq!(metrics.handshakes("full") + metrics.handshakes("resumed"), count);
     assert_eq!(metrics.faults().len(), 0, "faults: {:?}", metrics.faults());
@@ -161,7 +161,7 @@ fn two_thousand_connections_at_once() {
         assert_eq!(metrics.offload("tx", "kernel"), count, "{}", metrics.raw);
         assert_eq!(metrics.offload("rx", "kernel"), count, "{}", metrics.raw);
     }
-    lab.stop();
+    server.stop();
 }
 
 /// A thread for each; a panic in one is this scenario's.
@@ -181,23 +181,24 @@ fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
     // for the server: any one try that goes well shows what the server does. Who is stopped never does well.
     const TRIES: usize = 20;
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
-    let mut talker = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = Setup::new(backend.addr).identities(&[Identity::rsa()]).start();
+    let mut talker = Peer::open(server.addr, &plain(Version::Tls13));
     talker.ping(b"before");
     // In a guest there is one CPU for all of them: there it is enough that everybody is served.
     let enough = if in_guest() { 0 } else { BURST / 10 };
     let mut seen = Vec::new();
     while seen.len() < TRIES && seen.last().is_none_or(|&round_trips| round_trips < enough) {
-        seen.push(round_trips_beside(BURST, &mut talker, &lab));
+        seen.push(round_trips_beside(BURST, &mut talker, &server));
     }
     assert!(seen.last() >= Some(&enough), "round trips beside {BURST} handshakes, in turn: {seen:?}");
     drop(talker);
-    lab.stop();
+    server.stop();
 }
 
 /// How often the talker is answered while so many clients at once are served.
-fn round_trips_beside(burst: usize, talker: &mut Peer, lab: &TestServer) -> usize {
-    let mut burst: Vec<_> = (0..burst).map(|_| Peer::dial(lab.addr, &plain(Version::Tls13), NAME)).collect();
+fn round_trips_beside(burst: usize, talker: &mut Peer, server: &TestServer) -> usize {
+    let mut burst: Vec<_> =
+        (0..burst).map(|_| Peer::dial(server.addr, &plain(Version::Tls13), NAME)).collect();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let talking = scope.spawn(|| {

@@ -12,10 +12,10 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::lab::{Setup, TestServer};
-use crate::peer::Peer;
-use crate::tools::{eventually, scratch, signal, skip};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::Peer;
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, scratch, signal, skip};
 
 const PAGE: usize = 4096;
 
@@ -118,11 +118,11 @@ fn serve(directory: &Path, backend: &Backend) -> TestServer {
 }
 
 /// The certificate that is shown to a client that trusts these.
-fn shown(lab: &TestServer, trusted: &[&Renewed]) -> Vec<u8> {
+fn shown(server: &TestServer, trusted: &[&Renewed]) -> Vec<u8> {
     let mut roots = RootCertStore::empty();
     trusted.iter().for_each(|one| roots.add(der(&one.certificate).into()).unwrap());
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let mut peer = Peer::dial(lab.addr, &Arc::new(config), "renewed.test");
+    let mut peer = Peer::dial(server.addr, &Arc::new(config), "renewed.test");
     peer.handshake().expect("the handshake is complete");
     peer.ping(b"!");
     peer.tls.peer_certificates().expect("a full handshake")[0].to_vec()
@@ -141,23 +141,23 @@ fn keys_are_in_memory_in_no_form_of_their_file() {
     let mut before: Option<Renewed> = None;
     let (first, rest) = (Renewed::ecdsa(), [Renewed::rsa(), Renewed::ecdsa()]);
     first.write(directory.path());
-    let lab = serve(directory.path(), &backend);
+    let server = serve(directory.path(), &backend);
     for renewed in std::iter::once(first).chain(rest) {
         renewed.write(directory.path());
         if before.is_some() {
-            lab.reload("listeners and timeouts in force");
+            server.reload("listeners and timeouts in force");
         }
-        assert_eq!(shown(&lab, &[&renewed]), der(&renewed.certificate));
-        assert_eq!(found(lab.pid(), &needles(&renewed.key)), 0, "as it is in the file");
+        assert_eq!(shown(&server, &[&renewed]), der(&renewed.certificate));
+        assert_eq!(found(server.pid(), &needles(&renewed.key)), 0, "as it is in the file");
         let live = reversed(&secrets(&renewed.key));
-        assert_eq!(found(lab.pid(), &live), live.len(), "the scan sees the key that signs");
+        assert_eq!(found(server.pid(), &live), live.len(), "the scan sees the key that signs");
         if let Some(old) = before.replace(renewed) {
-            assert_eq!(found(lab.pid(), &needles(&old.key)), 0, "the old one as it was in the file");
+            assert_eq!(found(server.pid(), &needles(&old.key)), 0, "the old one as it was in the file");
             let old = reversed(&secrets(&old.key));
-            eventually("the old key is wiped", || found(lab.pid(), &old) == 0);
+            eventually("the old key is wiped", || found(server.pid(), &old) == 0);
         }
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -165,16 +165,16 @@ fn keys_and_certificates_are_renewed_without_a_signal() {
     let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     let at = |name: &str| directory.path().join(name);
     let pairs = [Renewed::ecdsa(), Renewed::ecdsa(), Renewed::rsa()];
-    let shown = |lab: &TestServer| shown(lab, &[&pairs[0], &pairs[1], &pairs[2]]);
+    let shown = |server: &TestServer| shown(server, &[&pairs[0], &pairs[1], &pairs[2]]);
     pairs[0].write(directory.path());
-    let lab = serve(directory.path(), &backend);
-    assert_eq!(shown(&lab), der(&pairs[0].certificate));
+    let server = serve(directory.path(), &backend);
+    assert_eq!(shown(&server), der(&pairs[0].certificate));
     // Half of a renewal changes nothing, and is named.
     put(&at("c.pem"), &pairs[1].certificate);
-    eventually("a line that names the file", || lab.stderr().contains("k.pem: is not the key of"));
-    assert_eq!(shown(&lab), der(&pairs[0].certificate), "{}", lab.stderr());
+    eventually("a line that names the file", || server.stderr().contains("k.pem: is not the key of"));
+    assert_eq!(shown(&server), der(&pairs[0].certificate), "{}", server.stderr());
     put(&at("k.pem"), &pairs[1].key);
-    eventually("the pair is whole", || shown(&lab) == der(&pairs[1].certificate));
+    eventually("the pair is whole", || shown(&server) == der(&pairs[1].certificate));
     // As Kubernetes renews a secret.
     fs::create_dir(at("next")).unwrap();
     pairs[2].write(&at("next"));
@@ -182,8 +182,8 @@ fn keys_and_certificates_are_renewed_without_a_signal() {
         symlink(format!("next/{name}"), at("link")).unwrap();
         fs::rename(at("link"), at(name)).unwrap();
     }
-    eventually("the links are followed", || shown(&lab) == der(&pairs[2].certificate));
-    lab.stop();
+    eventually("the links are followed", || shown(&server) == der(&pairs[2].certificate));
+    server.stop();
 }
 
 /// Whoever cuts a key's file off or puts a device in its place, for instance.
@@ -199,17 +199,17 @@ fn keys_that_are_no_file_hold_up_neither_start_nor_signals() {
         let flags = ["--backend", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--key", key.to_str().unwrap()];
         let mut arguments: Vec<String> = flags.map(str::to_owned).to_vec();
         arguments.extend(["--cert".to_owned(), file.to_owned()]);
-        let refusal = crate::lab::refused(&arguments);
+        let refusal = offramp_testing::server::refused(&arguments);
         assert_eq!(refusal.status.code(), Some(1));
         assert!(refusal.stderr.contains(problem), "{}", refusal.stderr);
     }
-    let lab = serve(directory.path(), &backend);
+    let server = serve(directory.path(), &backend);
     fs::remove_file(&key).unwrap();
     assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
-    signal(lab.pid(), "HUP");
-    eventually("a line", || lab.stderr().contains("k.pem: cannot be read: it is a pipe"));
-    assert_eq!(shown(&lab, &[&pair]), der(&pair.certificate));
-    lab.stop();
+    signal(server.pid(), "HUP");
+    eventually("a line", || server.stderr().contains("k.pem: cannot be read: it is a pipe"));
+    assert_eq!(shown(&server, &[&pair]), der(&pair.certificate));
+    server.stop();
 }
 
 /// A process whose /proc belongs to root is not dumpable (proc(5)).
@@ -217,17 +217,17 @@ fn keys_that_are_no_file_hold_up_neither_start_nor_signals() {
 fn keys_are_kept_out_of_core_dumps() {
     let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     Renewed::ecdsa().write(directory.path());
-    let mut lab = serve(directory.path(), &backend);
-    let limits = fs::read_to_string(format!("/proc/{}/limits", lab.pid())).unwrap();
+    let mut server = serve(directory.path(), &backend);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     let (user, owner) = (
         fs::metadata("/proc/self").unwrap().uid(),
-        fs::metadata(format!("/proc/{}", lab.pid())).unwrap().uid(),
+        fs::metadata(format!("/proc/{}", server.pid())).unwrap().uid(),
     );
     assert!(owner == 0, "the owner of /proc/PID is {owner}, that of the process {user}");
-    signal(lab.pid(), "ABRT");
-    let status = lab.await_exit();
+    signal(server.pid(), "ABRT");
+    let status = server.await_exit();
     assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&status), "{status}");
 }
 
@@ -235,13 +235,13 @@ fn keys_are_kept_out_of_core_dumps() {
 fn keys_that_everybody_may_read_are_warned_of() {
     let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     Renewed::ecdsa().write(directory.path());
-    let lab = serve(directory.path(), &backend);
-    assert!(!lab.stderr().contains("every user of this host"), "{}", lab.stderr());
-    lab.stop();
+    let server = serve(directory.path(), &backend);
+    assert!(!server.stderr().contains("every user of this host"), "{}", server.stderr());
+    server.stop();
     let key = directory.path().join("k.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    let lab = serve(directory.path(), &backend);
+    let server = serve(directory.path(), &backend);
     let line = "k.pem: its mode is 0644, and every user of this host has access to the private key";
-    assert!(lab.stderr().contains(line), "{}", lab.stderr());
-    lab.stop();
+    assert!(server.stderr().contains(line), "{}", server.stderr());
+    server.stop();
 }

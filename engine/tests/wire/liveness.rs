@@ -7,20 +7,19 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::admin::ask;
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::Identity;
-use crate::lab::{Setup, TestServer, identity_flags};
-use crate::peer::{Peer, Version, plain};
-use crate::tools::{eventually, pause, scratch, signal, skip};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::peer::{Peer, Version, plain};
+use offramp_testing::server::{Setup, TestServer, identity_flags};
+use offramp_testing::tools::{eventually, pause, scratch, signal, skip};
 
 /// A worker's thread that is held by the debugger's means until it is thawed.
 struct Frozen(Pid);
 
 impl Frozen {
     /// `None` where the system does not allow it.
-    fn worker(lab: &TestServer, index: usize) -> Option<Self> {
-        let thread = Pid::from_raw(worker_thread(lab, index));
+    fn worker(server: &TestServer, index: usize) -> Option<Self> {
+        let thread = Pid::from_raw(worker_thread(server, index));
         if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
             skip(&format!("a thread cannot be held by ptrace: {error}"));
             return None;
@@ -43,8 +42,8 @@ impl Frozen {
     }
 }
 
-fn worker_thread(lab: &TestServer, index: usize) -> i32 {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("it runs");
+fn worker_thread(server: &TestServer, index: usize) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
     let named = |task: &std::fs::DirEntry| {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         name.trim() == format!("offramp-{index}")
@@ -53,53 +52,54 @@ fn worker_thread(lab: &TestServer, index: usize) -> i32 {
     task.file_name().to_str().expect("a number").parse().expect("a number")
 }
 
-fn health(lab: &TestServer) -> String {
-    ask(lab, "GET /healthz HTTP/1.1")
+fn health(server: &TestServer) -> String {
+    server.ask("GET /healthz")
 }
 
 #[test]
 fn liveness_stuck_worker_is_reported_until_it_turns() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--workers 2").start();
-    assert!(health(&lab).starts_with("HTTP/1.1 200 "));
-    let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
-    eventually("/healthz says 503", || health(&lab).starts_with("HTTP/1.1 503 "));
-    let answer = health(&lab);
+    let server = Setup::new(backend.addr).flags("--workers 2").start();
+    assert!(health(&server).starts_with("HTTP/1.1 200 "));
+    let Some(frozen) = Frozen::worker(&server, 1) else { return server.stop() };
+    eventually("/healthz says 503", || health(&server).starts_with("HTTP/1.1 503 "));
+    let answer = health(&server);
     assert!(answer.contains("worker 1 has not turned for "), "{answer}");
-    let stalled = |worker: &str| lab.metrics().sum("offramp_worker_stalled_seconds", &[("worker", worker)]);
-    assert!(stalled("1") >= 5 && stalled("0") <= 2, "{}", lab.metrics().raw);
+    let stalled =
+        |worker: &str| server.metrics().sum("offramp_worker_stalled_seconds", &[("worker", worker)]);
+    assert!(stalled("1") >= 5 && stalled("0") <= 2, "{}", server.metrics().raw);
     eventually("an error in the log", || {
-        lab.stderr().lines().any(|line| line.contains("ERROR") && line.contains("worker=1"))
+        server.stderr().lines().any(|line| line.contains("ERROR") && line.contains("worker=1"))
     });
     frozen.thaw();
-    eventually("/healthz says 200", || health(&lab).starts_with("HTTP/1.1 200 "));
-    eventually("the end of it in the log", || lab.stderr().contains("turns again after "));
-    lab.stop();
+    eventually("/healthz says 200", || health(&server).starts_with("HTTP/1.1 200 "));
+    eventually("the end of it in the log", || server.stderr().contains("turns again after "));
+    server.stop();
 }
 
 #[test]
 fn liveness_idle_worker_is_not_stuck() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--workers 2").start();
+    let server = Setup::new(backend.addr).flags("--workers 2").start();
     // Longer than what makes a worker stuck.
     for _ in 0..700 {
-        assert!(health(&lab).starts_with("HTTP/1.1 200 "), "{}", lab.metrics().raw);
+        assert!(health(&server).starts_with("HTTP/1.1 200 "), "{}", server.metrics().raw);
         pause();
     }
-    assert!(!lab.stderr().contains("has not turned"), "{}", lab.stderr());
-    lab.stop();
+    assert!(!server.stderr().contains("has not turned"), "{}", server.stderr());
+    server.stop();
 }
 
 #[test]
 fn liveness_stuck_worker_does_not_hold_up_the_end() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let mut lab = Setup::new(backend.addr).flags("--workers 2").start();
-    let Some(frozen) = Frozen::worker(&lab, 1) else { return lab.stop() };
-    lab.terminate();
+    let mut server = Setup::new(backend.addr).flags("--workers 2").start();
+    let Some(frozen) = Frozen::worker(&server, 1) else { return server.stop() };
+    server.terminate();
     frozen.let_end();
-    let status = lab.await_exit();
-    assert_eq!(status.code(), Some(1), "{}", lab.stderr());
-    let said = lab.stderr();
+    let status = server.await_exit();
+    assert_eq!(status.code(), Some(1), "{}", server.stderr());
+    let said = server.stderr();
     assert!(said.contains("offramp: worker 1 does not turn and was given up"), "{said}");
 }
 
@@ -113,15 +113,15 @@ fn fifo_in_place_of(file: &Path) {
 fn liveness_fifo_for_a_certificate_leaves_sigterm_effective() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let flags = identity_flags(Identity::ecdsa(), files.path());
-    let lab = Setup::new(backend.addr).identities(&[]).flags(&flags.join(" ")).start();
-    let mut victim = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = Setup::new(backend.addr).identities(&[]).flags(&flags.join(" ")).start();
+    let mut victim = Peer::open(server.addr, &plain(Version::Tls13));
     fifo_in_place_of(Path::new(&flags[1]));
     for _ in 0..3 {
-        signal(lab.pid(), "HUP");
+        signal(server.pid(), "HUP");
         victim.ping(b"goes on");
     }
     victim.close_notify();
     drop(victim);
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, plain};
-use crate::tools::in_guest;
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::{BOTH, End, Peer, plain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::in_guest;
 
 /// By then the server has what it needs: buffers, pools, the allocator's pages.
 const WARM: u64 = 2_000;
@@ -30,22 +30,22 @@ fn memory_is_flat_however_many_sessions_there_were() {
     let count = sessions();
     let warm = WARM.min(count / 2);
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).start();
-    come_and_go(&lab, warm);
-    let before = resident_bytes(&lab);
-    come_and_go(&lab, count - warm);
-    let after = resident_bytes(&lab);
-    let metrics = lab.settled();
+    let server = Setup::new(backend.addr).start();
+    come_and_go(&server, warm);
+    let before = resident_bytes(&server);
+    come_and_go(&server, count - warm);
+    let after = resident_bytes(&server);
+    let metrics = server.settled();
     let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"), metrics.faults().len());
     assert_eq!(counts, (count / 2, count / 2, 0), "{}", metrics.raw);
     let said = format!("{before} bytes resident after {warm} sessions, {after} after {count}");
     println!("{said}");
     assert!(after <= before + GROWTH_BYTES_MAX, "{said}: more than {GROWTH_BYTES_MAX} more");
-    lab.stop();
+    server.stop();
 }
 
 /// A client for each version, so many sessions between them; all have ended.
-fn come_and_go(lab: &TestServer, sessions: u64) {
+fn come_and_go(server: &TestServer, sessions: u64) {
     assert!(sessions.is_multiple_of(4), "both versions, full and resumed: {sessions} is not four times any");
     std::thread::scope(|scope| {
         for version in BOTH {
@@ -55,17 +55,17 @@ fn come_and_go(lab: &TestServer, sessions: u64) {
                     let mut config = ClientConfig::clone(&shared);
                     config.resumption = Resumption::in_memory_sessions(4);
                     let config = Arc::new(config);
-                    comes(lab, &config, HandshakeKind::Full);
-                    comes(lab, &config, HandshakeKind::Resumed);
+                    comes(server, &config, HandshakeKind::Full);
+                    comes(server, &config, HandshakeKind::Resumed);
                 }
             });
         }
     });
-    lab.settled();
+    server.settled();
 }
 
-fn comes(lab: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
-    let mut peer = Peer::open(lab.addr, config);
+fn comes(server: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+    let mut peer = Peer::open(server.addr, config);
     assert_eq!(peer.kind(), kind);
     peer.ping(b"!");
     peer.close_notify();
@@ -73,8 +73,8 @@ fn comes(lab: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
 }
 
 /// Rss of the server, all its mappings together; from its status where the kernel sums no mappings up.
-fn resident_bytes(lab: &TestServer) -> u64 {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", lab.pid()));
+fn resident_bytes(server: &TestServer) -> u64 {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", server.pid()));
     let text = read("smaps_rollup").or_else(|_| read("status")).expect("the server runs");
     let of = |mark| text.lines().find_map(|line| line.strip_prefix(mark));
     let line = of("Rss:").or_else(|| of("VmRSS:")).expect("it has a line for it");

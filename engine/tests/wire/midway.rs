@@ -6,13 +6,13 @@ use std::net::Shutdown;
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::capture::{Capture, distinct_nonces, records};
-use crate::foreign::Typed;
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{End, Peer, Version, config, dial, drain};
-use crate::tools::{have, in_guest, scratch, skip};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::capture::{Capture, distinct_nonces, records};
+use offramp_testing::foreign::Typed;
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{End, Peer, Version, config, dial, drain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{have, in_guest, scratch, skip};
 
 const AFTER: &str = "--offload after-bytes(1000)";
 const PINGS: usize = 60;
@@ -28,8 +28,8 @@ fn all_distinct(capture: Capture, port: u16) {
     }
 }
 
-fn handed_over(lab: &TestServer) {
-    let metrics = lab.settled();
+fn handed_over(offramp: &TestServer) {
+    let metrics = offramp.settled();
     assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
     if in_guest() {
         let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
@@ -44,19 +44,19 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
     ] {
         let backend = Backend::start(BackendBehavior::Echo);
-        let lab = Setup::new(backend.addr).flags(AFTER).start();
-        let capture = match Capture::start(lab.addr.port()) {
+        let offramp = Setup::new(backend.addr).flags(AFTER).start();
+        let capture = match Capture::start(offramp.addr.port()) {
             Ok(capture) => capture,
             Err(why) => return skip(&why),
         };
-        let mut peer = Peer::open(lab.addr, &config(Version::Tls12, Some(suite), None));
+        let mut peer = Peer::open(offramp.addr, &config(Version::Tls12, Some(suite), None));
         (0..PINGS).for_each(|nth| peer.ping(format!("record {nth:0100}").as_bytes()));
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
-        all_distinct(capture, lab.addr.port());
+        all_distinct(capture, offramp.addr.port());
         drop(peer);
-        handed_over(&lab);
-        lab.stop();
+        handed_over(&offramp);
+        offramp.stop();
     }
 }
 
@@ -72,12 +72,12 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
     let text = format!("mode = \"originate\"\nserver_name = \"{NAME}\"\nserver_ca = \"ecdsa.crt\"\n");
     std::fs::write(&path, text).expect("the file can be written");
     let words = format!("{AFTER} --config {}", path.display());
-    let lab = Setup::new(server).identities(&[]).flags(&words).start();
+    let offramp = Setup::new(server).identities(&[]).flags(&words).start();
     let capture = match Capture::start(server.port()) {
         Ok(capture) => capture,
         Err(why) => return skip(&why),
     };
-    let mut tcp = dial(lab.addr);
+    let mut tcp = dial(offramp.addr);
     for nth in 0..PINGS {
         let line = format!("line {nth:0100}");
         writeln!(tcp, "{line}").expect("it can be sent");
@@ -87,6 +87,6 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
     tcp.shutdown(Shutdown::Write).expect("connected");
     assert_eq!(drain(&tcp).0, b"");
     all_distinct(capture, server.port());
-    handed_over(&lab);
-    lab.stop();
+    handed_over(&offramp);
+    offramp.stop();
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rustls::{CipherSuite, ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::capture::{Capture, distinct_nonces, records};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, Version, config, plain};
-use crate::tools::{eventually, in_guest, skip};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::capture::{Capture, distinct_nonces, records};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, config, plain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, in_guest, skip};
 
 const PINGS: usize = 50;
 
@@ -24,8 +24,8 @@ fn nonces_are_distinct_across_the_hand_over() {
         CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
     ] {
         let backend = Backend::start(BackendBehavior::Echo);
-        let lab = TestServer::start(backend.addr);
-        let capture = match Capture::start(lab.addr.port()) {
+        let server = TestServer::start(backend.addr);
+        let capture = match Capture::start(server.addr.port()) {
             Ok(capture) => capture,
             Err(why) => return skip(&why),
         };
@@ -33,7 +33,7 @@ fn nonces_are_distinct_across_the_hand_over() {
         // The second connection is abbreviated: there our Finished comes first.
         let mut ports = Vec::new();
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            let mut peer = Peer::open(lab.addr, &client);
+            let mut peer = Peer::open(server.addr, &client);
             assert_eq!(peer.kind(), kind);
             (0..PINGS).for_each(|ping| peer.ping(format!("record number {ping}").as_bytes()));
             peer.close_notify();
@@ -42,27 +42,28 @@ fn nonces_are_distinct_across_the_hand_over() {
         }
         let streams = capture.finish();
         for client_port in ports {
-            for direction in [(lab.addr.port(), client_port), (client_port, lab.addr.port())] {
+            for direction in [(server.addr.port(), client_port), (client_port, server.addr.port())] {
                 let stream =
                     streams.get(&direction).unwrap_or_else(|| panic!("nothing captured of {direction:?}"));
                 let stream = stream.as_ref().unwrap_or_else(|why| panic!("{direction:?}: {why}"));
                 // Finished, each ping at least one record, close_notify.
                 let checked = distinct_nonces(&records(stream), PINGS + 2);
-                checked
-                    .unwrap_or_else(|why| panic!("{suite:?}, {direction:?} of server {}: {why}", lab.addr));
+                checked.unwrap_or_else(|why| {
+                    panic!("{suite:?}, {direction:?} of server {}: {why}", server.addr)
+                });
             }
         }
-        lab.settled();
-        lab.stop();
+        server.settled();
+        server.stop();
     }
 }
 
 /// The ways in which a client may send data in the same segment as its Finished: TLS 1.3, and TLS 1.2 if
 /// resumed.
-fn eager_clients(lab: &TestServer) -> Vec<(&'static str, Arc<ClientConfig>, HandshakeKind)> {
+fn eager_clients(server: &TestServer) -> Vec<(&'static str, Arc<ClientConfig>, HandshakeKind)> {
     let resuming = |version| {
         let client = plain(version);
-        let mut first = Peer::open(lab.addr, &client);
+        let mut first = Peer::open(server.addr, &client);
         first.ping(b"for the ticket");
         first.close_notify();
         assert_eq!(first.rest().1, End::Clean);
@@ -78,13 +79,13 @@ fn eager_clients(lab: &TestServer) -> Vec<(&'static str, Arc<ClientConfig>, Hand
 #[test]
 fn the_first_data_may_come_in_the_same_segment_as_finished() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for length in [1, 5, 1_000, 16_384, 40_000] {
-        for (way, client, kind) in eager_clients(&lab) {
-            let mut peer = Peer::dial(lab.addr, &client, NAME);
+        for (way, client, kind) in eager_clients(&server) {
+            let mut peer = Peer::dial(server.addr, &client, NAME);
             peer.handshake_but_for_the_last_flight().unwrap_or_else(|error| panic!("{way}: {error}"));
             assert_eq!(peer.kind(), kind, "{way}");
-            let data = crate::dice::Noise::bytes(length as u64, length);
+            let data = offramp_testing::rng::Noise::bytes(length as u64, length);
             peer.seal(&data);
             let together = peer.outgoing();
             assert!(together.len() > length, "{way}: Finished and data go together");
@@ -95,23 +96,24 @@ fn the_first_data_may_come_in_the_same_segment_as_finished() {
             assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{way}: nothing comes twice");
         }
     }
-    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
-    lab.stop();
+    assert_eq!(server.settled().faults().len(), 0, "{:?}", server.metrics().faults());
+    server.stop();
 }
 
 #[test]
 fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let (first, second) = (crate::dice::Noise::bytes(1, 3_000), crate::dice::Noise::bytes(2, 2_000));
+    let server = TestServer::start(backend.addr);
+    let (first, second) =
+        (offramp_testing::rng::Noise::bytes(1, 3_000), offramp_testing::rng::Noise::bytes(2, 2_000));
     // How many bytes of the last record are late: its tag's last, its tag, its body, parts of its header, all
     // of it.
     let record = second.len() + 22;
     for late in [1, 16, 1_000, record - 6, record - 5, record - 4, record - 1, record] {
-        for (way, client, kind) in eager_clients(&lab) {
-            let handshakes = || lab.metrics().handshakes("full") + lab.metrics().handshakes("resumed");
+        for (way, client, kind) in eager_clients(&server) {
+            let handshakes = || server.metrics().handshakes("full") + server.metrics().handshakes("resumed");
             let before = handshakes();
-            let mut peer = Peer::dial(lab.addr, &client, NAME);
+            let mut peer = Peer::dial(server.addr, &client, NAME);
             peer.handshake_but_for_the_last_flight().unwrap_or_else(|error| panic!("{way}: {error}"));
             assert_eq!(peer.kind(), kind, "{way}");
             peer.seal(&first);
@@ -132,19 +134,19 @@ fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
             assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{way}: nothing comes twice");
         }
     }
-    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
-    lab.stop();
+    assert_eq!(server.settled().faults().len(), 0, "{:?}", server.metrics().faults());
+    server.stop();
 }
 
 /// Finished, data, close_notify and FIN in one segment: the protocol cannot be attached any more.
 #[test]
 fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let data = crate::dice::Noise::bytes(4, 2_000);
-    for (way, client, kind) in eager_clients(&lab) {
-        let before = lab.settled();
-        let mut peer = Peer::dial(lab.addr, &client, NAME);
+    let server = TestServer::start(backend.addr);
+    let data = offramp_testing::rng::Noise::bytes(4, 2_000);
+    for (way, client, kind) in eager_clients(&server) {
+        let before = server.settled();
+        let mut peer = Peer::dial(server.addr, &client, NAME);
         peer.handshake_but_for_the_last_flight().unwrap_or_else(|error| panic!("{way}: {error}"));
         assert_eq!(peer.kind(), kind, "{way}");
         peer.seal(&data);
@@ -157,7 +159,7 @@ fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
         peer.truncate();
         assert_eq!(peer.rest(), (data.clone(), End::Clean), "{way}");
         drop(peer);
-        let after = lab.settled();
+        let after = server.settled();
         assert_eq!(after.faults().len(), 0, "{way}: {:?}", after.faults());
         if in_guest() {
             let refused = after.sum("offramp_offload_refusals_total", &[("error", "enotconn")])
@@ -165,7 +167,7 @@ fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
             assert!(refused >= 1, "{way}: {}", after.raw);
         }
     }
-    lab.stop();
+    server.stop();
 }
 
 /// The kernel's own count of TLS sockets; `None` where it knows no TLS.
@@ -182,21 +184,21 @@ pub(crate) fn tls_stat() -> Option<BTreeMap<String, u64>> {
 fn each_connection_is_carried_as_the_metrics_say() {
     const EACH: u64 = 5;
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     // What the engine tried at its start is behind us.
     let before = tls_stat();
     for version in BOTH {
         for _ in 0..EACH {
-            let mut peer = Peer::open(lab.addr, &plain(version));
+            let mut peer = Peer::open(server.addr, &plain(version));
             peer.ping(b"carried");
             peer.close_notify();
             assert_eq!(peer.rest(), (Vec::new(), End::Clean));
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     for direction in ["tx", "rx"] {
         let carried = metrics.sum("offramp_offload_total", &[("direction", direction)]);
-        assert_eq!(carried, 2 * EACH, "{direction}: each connection has one carrier: {}", metrics.raw);
+        assert_eq!(carried, 2 * EACH, "{direction}: each connection has one path: {}", metrics.raw);
     }
     if let (Some(before), Some(after)) = (&before, tls_stat()) {
         compare(before, &after, "TlsTxSw", metrics.offload("tx", "kernel"));
@@ -214,7 +216,7 @@ fn each_connection_is_carried_as_the_metrics_say() {
             |stat: Option<BTreeMap<_, _>>| stat.and_then(|stat| stat.get("TlsDecryptError").copied());
         assert_eq!(errors(tls_stat()), errors(before), "each record was opened");
     }
-    lab.stop();
+    server.stop();
 }
 
 /// In the guest the kernel's count is ours alone; elsewhere other scenarios add to it.
@@ -227,36 +229,39 @@ fn compare(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, name: 
 #[test]
 fn never_means_userspace() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload never").start();
+    let server = Setup::new(backend.addr).flags("--offload never").start();
     for version in BOTH {
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.ping(b"in userspace");
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     for direction in ["tx", "rx"] {
         assert_eq!(metrics.offload(direction, "userspace"), 2, "{}", metrics.raw);
         assert_eq!(metrics.offload(direction, "kernel"), 0, "{}", metrics.raw);
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn always_does_not_start_where_the_kernel_cannot() {
     let backend = Backend::start(BackendBehavior::Echo);
     if tls_stat().is_some() {
-        let lab = Setup::new(backend.addr).flags("--offload always").start();
-        assert!(lab.ready.contains("tx: kernel"), "{}", lab.ready);
-        return lab.stop();
+        let server = Setup::new(backend.addr).flags("--offload always").start();
+        assert!(server.ready.contains("tx: kernel"), "{}", server.ready);
+        return server.stop();
     }
-    let files = crate::tools::scratch();
+    let files = offramp_testing::tools::scratch();
     let mut arguments: Vec<String> =
         ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9", "--offload", "always"]
             .map(str::to_owned)
             .to_vec();
-    arguments.extend(crate::lab::identity_flags(crate::identity::Identity::ecdsa(), files.path()));
-    let refusal = crate::lab::refused(&arguments);
+    arguments.extend(offramp_testing::server::identity_flags(
+        offramp_testing::identity::Identity::ecdsa(),
+        files.path(),
+    ));
+    let refusal = offramp_testing::server::refused(&arguments);
     assert!(!refusal.status.success(), "{refusal:?}");
     assert!(refusal.stderr.contains("tls") || refusal.stderr.contains("TLS"), "it says why: {refusal:?}");
 }

@@ -5,14 +5,14 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::capture::{Capture, distinct_nonces, records};
-use crate::dice::{Noise, sha256_of};
-use crate::foreign::Typed;
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{End, Version, dial, drain, end_of_dial, trust_file};
-use crate::tools::{have, in_guest, scratch, skip};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::capture::{Capture, distinct_nonces, records};
+use offramp_testing::foreign::Typed;
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{End, Version, dial, drain, end_of_dial, trust_file};
+use offramp_testing::rng::{Noise, sha256_of};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{have, in_guest, scratch, skip};
 
 fn bulk_bytes() -> u64 {
     std::env::var("OFFRAMP_BULK_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(1 << 30)
@@ -56,8 +56,8 @@ fn fingerprint(identity: &Identity) -> String {
 }
 
 /// A plain connection through, so many bytes there and back, and an orderly end of both directions.
-fn exchange(lab: &TestServer, bytes: u64) {
-    let mut tcp = dial(lab.addr);
+fn exchange(offramp: &TestServer, bytes: u64) {
+    let mut tcp = dial(offramp.addr);
     let (sent, _) = sha256_of(Noise::new(11, bytes));
     let mut writing = tcp.try_clone().expect("a second handle");
     let writer = std::thread::spawn(move || {
@@ -86,7 +86,7 @@ fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
         if in_guest() {
             // A short connection's FIN may come before its keys: then the kernel refuses them (ENOTCONN).
             for direction in ["tx", "rx"] {
-                let by = |carrier| metrics.offload(direction, carrier);
+                let by = |path| metrics.offload(direction, path);
                 assert!(by("kernel") >= 1, "the bulk is the kernel's: {}", metrics.raw);
                 assert_eq!(by("kernel") + by("fallback"), 4, "{}", metrics.raw);
             }
@@ -106,18 +106,18 @@ fn bulk_goes_both_ways_in_the_client_role_on_tls12() {
         (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, bulk_bytes()),
         (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, bulk_bytes() / 16),
     ] {
-        let server = crate::server::echo(Version::Tls12, suite, 2);
-        let (lab, _files) = originating(server, &by_name());
-        exchange(&lab, bytes);
-        exchange(&lab, 100_000);
-        let metrics = lab.settled();
+        let server = offramp_testing::tls_server::echo(Version::Tls12, suite, 2);
+        let (offramp, _files) = originating(server, &by_name());
+        exchange(&offramp, bytes);
+        exchange(&offramp, 100_000);
+        let metrics = offramp.settled();
         let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"), metrics.faults().len());
         assert_eq!(counts, (1, 1, 0), "{suite:?}: {}", metrics.raw);
         if in_guest() {
             let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
             assert_eq!(kernel, (2, 2), "{suite:?}: {}", metrics.raw);
         }
-        lab.stop();
+        offramp.stop();
     }
 }
 
@@ -169,16 +169,16 @@ fn a_fingerprint_is_enough_and_a_certificate_of_ours_is_shown() {
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let (lab, _files) = originating(nobody.expect("a port"), &by_name());
-    let before = lab.metrics();
-    assert_eq!(end_of_dial(lab.addr, b""), (Vec::new(), End::Reset));
-    assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
-    lab.stop();
+    let (offramp, _files) = originating(nobody.expect("a port"), &by_name());
+    let before = offramp.metrics();
+    assert_eq!(end_of_dial(offramp.addr, b""), (Vec::new(), End::Reset));
+    assert_eq!(offramp.faulted(&before, 1), ["backend_refused"]);
+    offramp.stop();
 }
 
 /// A connection through to `openssl s_server -rev`, which sends each line back reversed, and one line.
-pub(crate) fn reversed(lab: &TestServer, line: &str) -> TcpStream {
-    let tcp = dial(lab.addr);
+pub(crate) fn reversed(offramp: &TestServer, line: &str) -> TcpStream {
+    let tcp = dial(offramp.addr);
     writeln!(&tcp, "{line}").expect("it can be sent");
     let mut back = vec![0; line.len() + 1];
     (&tcp).read_exact(&mut back).expect("it comes back");
@@ -200,7 +200,7 @@ fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
     ] {
         let files = scratch();
         let (_server, server) = Typed::openssl_server(files.path(), &format!("-rev {words}"));
-        let (lab, _files) = originating(server, &by_name());
+        let (offramp, _files) = originating(server, &by_name());
         let capture = if is_gcm_12 { Some(Capture::start(server.port())) } else { None };
         let capture = match capture.transpose() {
             Ok(capture) => capture,
@@ -208,7 +208,7 @@ fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
         };
         let mut kinds = Vec::new();
         for _ in 0..2 {
-            let tcp = reversed(&lab, "there and back again");
+            let tcp = reversed(&offramp, "there and back again");
             (0..20).for_each(|nth| {
                 writeln!(&tcp, "line {nth}").expect("it can be sent");
                 let mut back = vec![0; format!("line {nth}\n").len()];
@@ -216,7 +216,7 @@ fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
             });
             tcp.shutdown(Shutdown::Write).expect("connected");
             assert_eq!(drain(&tcp).0, b"");
-            let metrics = lab.settled();
+            let metrics = offramp.settled();
             kinds.push((metrics.handshakes("full"), metrics.handshakes("resumed")));
         }
         assert_eq!(kinds, [(1, 0), (1, 1)], "{words}");
@@ -229,6 +229,6 @@ fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
                 checked.unwrap_or_else(|why| panic!("{words}, {from} to {to}: {why}"));
             }
         }
-        lab.stop();
+        offramp.stop();
     }
 }

@@ -5,20 +5,20 @@ use std::net::{Shutdown, TcpStream};
 
 use rustls::CipherSuite;
 
-use crate::backend::{EARLY_ANSWER, LATE_ANSWER};
-use crate::dice::{Noise, sha256_of};
-use crate::foreign::{AEADS, Typed, openssl_words};
 use crate::key_update::{received, sent};
-use crate::lab::TestServer;
 use crate::originate::{by_name_and_any_key, originating_with};
-use crate::peer::{BOTH, End, Version, dial, drain};
-use crate::server::{Talk, start};
-use crate::tools::{eventually, have, in_guest, scratch};
+use offramp_testing::backend::{EARLY_ANSWER, LATE_ANSWER};
+use offramp_testing::foreign::{AEADS, Typed, openssl_words};
+use offramp_testing::peer::{BOTH, End, Version, dial, drain};
+use offramp_testing::rng::{Noise, sha256_of};
+use offramp_testing::server::TestServer;
+use offramp_testing::tls_server::{Talk, start};
+use offramp_testing::tools::{eventually, have, in_guest, scratch};
 
 /// A plain connection through to `openssl s_server`, with which a line has gone each way.
 struct Through {
     server: Typed,
-    lab: TestServer,
+    offramp: TestServer,
     tcp: TcpStream,
     _files: [tempfile::TempDir; 2],
 }
@@ -27,9 +27,9 @@ impl Through {
     fn open(words: &str, flags: &str) -> Self {
         let files = scratch();
         let (server, addr) = Typed::openssl_server(files.path(), words);
-        let (lab, more_files) = originating_with(addr, &by_name_and_any_key(), flags);
-        let tcp = dial(lab.addr);
-        let mut through = Self { server, lab, tcp, _files: [files, more_files] };
+        let (offramp, more_files) = originating_with(addr, &by_name_and_any_key(), flags);
+        let tcp = dial(offramp.addr);
+        let mut through = Self { server, offramp, tcp, _files: [files, more_files] };
         through.exchange("the first lines");
         through
     }
@@ -47,7 +47,7 @@ impl Through {
     /// The guest's kernel has both directions.
     fn is_carried(&self) {
         if in_guest() {
-            let metrics = self.lab.metrics();
+            let metrics = self.offramp.metrics();
             let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
             assert_eq!(kernel, (1, 1), "{}", metrics.raw);
         }
@@ -63,14 +63,14 @@ fn a_servers_key_updates_are_followed_in_userspace() {
         let mut through = Through::open(&openssl_words(Version::Tls13, aead), "--offload never");
         for (nth, (order, answers)) in (1..).zip([("k\n", 0), ("K\n", 1), ("k\n", 1), ("K\n", 2)]) {
             through.server.write(order.as_bytes());
-            eventually("the KeyUpdate is counted", || received(&through.lab.metrics()) == nth);
+            eventually("the KeyUpdate is counted", || received(&through.offramp.metrics()) == nth);
             through.exchange(&format!("after {nth} KeyUpdates"));
-            assert_eq!(sent(&through.lab.metrics()), answers, "K asks for an answer, k does not");
+            assert_eq!(sent(&through.offramp.metrics()), answers, "K asks for an answer, k does not");
         }
         through.tcp.shutdown(Shutdown::Write).expect("connected");
         assert_eq!(drain(&through.tcp).0, b"");
-        assert_eq!(through.lab.settled().faults().len(), 0);
-        through.lab.stop();
+        assert_eq!(through.offramp.settled().faults().len(), 0);
+        through.offramp.stop();
     }
 }
 
@@ -84,20 +84,20 @@ fn a_servers_key_update_is_followed_or_refused_by_alert() {
     for order in ["k\n", "K\n"] {
         let mut through = Through::open("-tls1_3", "");
         through.is_carried();
-        let before = through.lab.metrics();
+        let before = through.offramp.metrics();
         through.server.write(order.as_bytes());
-        if through.lab.refuses_key_updates() {
-            assert_eq!(through.lab.faulted(&before, 1), ["rekey_refused"], "{order:?}");
+        if through.offramp.refuses_key_updates() {
+            assert_eq!(through.offramp.faulted(&before, 1), ["rekey_refused"], "{order:?}");
             assert_eq!(drain(&through.tcp), (Vec::new(), End::Reset), "{order:?}");
             through.server.await_said("alert internal error");
         } else {
-            eventually("the KeyUpdate is counted", || received(&through.lab.metrics()) == 1);
+            eventually("the KeyUpdate is counted", || received(&through.offramp.metrics()) == 1);
             through.exchange("under the next keys");
-            assert_eq!(through.lab.metrics().faults().len(), 0, "{order:?}");
+            assert_eq!(through.offramp.metrics().faults().len(), 0, "{order:?}");
         }
         drop(through.tcp);
-        through.lab.settled();
-        through.lab.stop();
+        through.offramp.settled();
+        through.offramp.stop();
     }
 }
 
@@ -111,17 +111,17 @@ fn a_server_that_asks_to_renegotiate_is_told_no() {
         for order in ["r\n", "R\n"] {
             let mut through = Through::open(&openssl_words(Version::Tls12, aead), "");
             through.is_carried();
-            let before = through.lab.metrics();
+            let before = through.offramp.metrics();
             through.server.write(order.as_bytes());
             through.server.await_said(":no renegotiation:");
-            assert_eq!(through.lab.faulted(&before, 1), ["alert_received"], "{order:?}");
+            assert_eq!(through.offramp.faulted(&before, 1), ["alert_received"], "{order:?}");
             let line = "fault alert_received: handshake_failure (40)";
-            eventually(line, || through.lab.stderr().contains(line));
+            eventually(line, || through.offramp.stderr().contains(line));
             let asked = &[("type", "renegotiation")];
-            assert_eq!(through.lab.metrics().sum("offramp_control_records_total", asked), 1, "{order:?}");
+            assert_eq!(through.offramp.metrics().sum("offramp_control_records_total", asked), 1, "{order:?}");
             assert_eq!(drain(&through.tcp), (Vec::new(), End::Reset), "not told a clean end");
-            through.lab.settled();
-            through.lab.stop();
+            through.offramp.settled();
+            through.offramp.stop();
         }
     }
 }
@@ -136,17 +136,17 @@ fn a_server_that_is_gone_is_truncation_and_the_plain_leg_is_reset() {
         for is_killed in [true, false] {
             let through = Through::open(version, "");
             through.is_carried();
-            let before = through.lab.metrics();
+            let before = through.offramp.metrics();
             let mut server = Some(through.server);
             if is_killed {
                 server.take().expect("it was there").kill();
             } else {
                 server.as_mut().expect("it was there").write(b"q\n");
             }
-            assert_eq!(through.lab.faulted(&before, 1), ["truncated"], "{version}, killed: {is_killed}");
+            assert_eq!(through.offramp.faulted(&before, 1), ["truncated"], "{version}, killed: {is_killed}");
             assert_eq!(drain(&through.tcp), (Vec::new(), End::Reset), "{version}, killed: {is_killed}");
-            through.lab.settled();
-            through.lab.stop();
+            through.offramp.settled();
+            through.offramp.stop();
         }
     }
 }
@@ -161,18 +161,18 @@ fn close_notify_of_a_server_is_an_orderly_end() {
         for aead in AEADS {
             let (files, words) = (scratch(), openssl_words(version, aead));
             let (_server, addr) = Typed::openssl_server(files.path(), &format!("-www {words}"));
-            let (lab, _files) = originating_with(addr, &by_name_and_any_key(), "");
-            let mut tcp = dial(lab.addr);
+            let (offramp, _files) = originating_with(addr, &by_name_and_any_key(), "");
+            let mut tcp = dial(offramp.addr);
             tcp.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("it can be sent");
             let (page, end) = drain(&tcp);
             let page = String::from_utf8_lossy(&page);
             assert_eq!(end, End::Truncated, "a FIN to the plain leg: {words}");
             assert!(page.starts_with("HTTP/1.0 200 ok") && page.ends_with("</HTML>\r\n\r\n"), "{page}");
             drop(tcp);
-            let metrics = lab.settled();
+            let metrics = offramp.settled();
             let closed = metrics.sum("offramp_control_records_total", &[("type", "close_notify")]);
             assert_eq!((closed, metrics.faults().len()), (1, 0), "{words}: {}", metrics.raw);
-            lab.stop();
+            offramp.stop();
         }
     }
 }
@@ -187,25 +187,25 @@ fn half_a_connection_goes_on_when_the_other_half_has_ended() {
     ] {
         // We end first, and the server answers afterwards.
         let (server, _) = start(version, suite, 1, Talk::AnswerAfterEnd);
-        let (lab, _files) = originating_with(server, &by_name_and_any_key(), "");
-        let mut tcp = dial(lab.addr);
+        let (offramp, _files) = originating_with(server, &by_name_and_any_key(), "");
+        let mut tcp = dial(offramp.addr);
         tcp.write_all(b"a question").expect("it can be sent");
         tcp.shutdown(Shutdown::Write).expect("connected");
         assert_eq!(drain(&tcp), (LATE_ANSWER.to_vec(), End::Truncated), "{version:?}");
-        assert_eq!(lab.settled().faults().len(), 0, "{version:?}: {:?}", lab.metrics().faults());
-        lab.stop();
+        assert_eq!(offramp.settled().faults().len(), 0, "{version:?}: {:?}", offramp.metrics().faults());
+        offramp.stop();
 
         // The server ends first, and is sent to afterwards.
         let (server, heard) = start(version, suite, 1, Talk::EndFirst);
-        let (lab, _files) = originating_with(server, &by_name_and_any_key(), "");
-        let mut tcp = dial(lab.addr);
+        let (offramp, _files) = originating_with(server, &by_name_and_any_key(), "");
+        let mut tcp = dial(offramp.addr);
         assert_eq!(drain(&tcp), (EARLY_ANSWER.to_vec(), End::Truncated), "{version:?}");
         tcp.write_all(&late).expect("the other half is open");
         tcp.shutdown(Shutdown::Write).expect("connected");
-        let heard = heard.recv_timeout(crate::tools::PATIENCE).expect("the server is told the end");
+        let heard = heard.recv_timeout(offramp_testing::tools::PATIENCE).expect("the server is told the end");
         assert_eq!(heard, Ok(sha256_of(&late[..])), "{version:?}");
         drop(tcp);
-        assert_eq!(lab.settled().faults().len(), 0, "{version:?}: {:?}", lab.metrics().faults());
-        lab.stop();
+        assert_eq!(offramp.settled().faults().len(), 0, "{version:?}: {:?}", offramp.metrics().faults());
+        offramp.stop();
     }
 }

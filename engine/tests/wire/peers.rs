@@ -9,11 +9,11 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, Version, plain, s_client, trust_file};
-use crate::tools::{have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain, s_client, trust_file};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{have, scratch, text};
 
 /// A client's certificate and key.
 pub(crate) struct Client {
@@ -87,15 +87,15 @@ pub(crate) fn authority(directory: &Path, name: &str) -> (Issuer<'static, KeyPai
 }
 
 /// A server with these lines in its configuration file.
-pub(crate) fn lab(backend: &Backend, lines: &str) -> (TestServer, tempfile::TempDir) {
+pub(crate) fn serve(backend: &Backend, lines: &str) -> (TestServer, tempfile::TempDir) {
     let files = scratch();
     let path = files.path().join("offramp.toml");
     std::fs::write(&path, lines).expect("the file can be written");
     (Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start(), files)
 }
 
-pub(crate) fn goes_on(lab: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
-    let mut peer = Peer::open(lab.addr, config);
+pub(crate) fn goes_on(offramp: &TestServer, config: &Arc<ClientConfig>, kind: HandshakeKind) {
+    let mut peer = Peer::open(offramp.addr, config);
     assert_eq!(peer.kind(), kind);
     peer.ping(b"may connect");
     peer.close_notify();
@@ -103,9 +103,9 @@ pub(crate) fn goes_on(lab: &TestServer, config: &Arc<ClientConfig>, kind: Handsh
 }
 
 /// The client is told so, whenever it notices; nothing of it reaches the backend.
-pub(crate) fn refused(lab: &TestServer, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
-    let before = lab.metrics();
-    let mut peer = Peer::dial(lab.addr, config, NAME);
+pub(crate) fn refused(offramp: &TestServer, config: &Arc<ClientConfig>, alert: &str, fault: &str) {
+    let before = offramp.metrics();
+    let mut peer = Peer::dial(offramp.addr, config, NAME);
     let told = match peer.handshake() {
         Err(error) => error.to_string(),
         Ok(()) => match peer.rest().1 {
@@ -116,8 +116,8 @@ pub(crate) fn refused(lab: &TestServer, config: &Arc<ClientConfig>, alert: &str,
     assert!(told.contains(alert), "{told}");
     // The server waits until its last words are read.
     drop(peer);
-    assert_eq!(lab.faulted(&before, 1), [fault]);
-    assert_eq!(lab.metrics().sum("offramp_bytes_total", &[]), before.sum("offramp_bytes_total", &[]));
+    assert_eq!(offramp.faulted(&before, 1), [fault]);
+    assert_eq!(offramp.metrics().sum("offramp_bytes_total", &[]), before.sum("offramp_bytes_total", &[]));
 }
 
 #[test]
@@ -129,18 +129,18 @@ fn a_fingerprint_that_was_told_is_let_in_and_no_other() {
         first.fingerprint(),
         second.fingerprint()
     );
-    let (lab, _files) = lab(&backend, &lines);
+    let (offramp, _files) = serve(&backend, &lines);
     for version in BOTH {
         for client in [&first, &second] {
             let config = client.config(version);
-            goes_on(&lab, &config, HandshakeKind::Full);
-            goes_on(&lab, &config, HandshakeKind::Resumed);
+            goes_on(&offramp, &config, HandshakeKind::Full);
+            goes_on(&offramp, &config, HandshakeKind::Resumed);
         }
-        refused(&lab, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
-        refused(&lab, &plain(version), "BadCertificate", "peer_certificate_missing");
+        refused(&offramp, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
+        refused(&offramp, &plain(version), "BadCertificate", "peer_certificate_missing");
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 /// A certificate as `openssl x509 -req` makes it: version 1, without extensions.
@@ -164,16 +164,16 @@ fn a_certificate_of_version_1_is_let_in_by_its_fingerprint() {
     let bytes = printed.lines().find_map(|line| line.split_once("ingerprint=")).expect("a fingerprint").1;
     let backend = Backend::start(BackendBehavior::Echo);
     let lines = format!("client_auth = \"require\"\nfingerprints = [\"sha-512 {bytes}\"]\n");
-    let (lab, _files) = lab(&backend, &lines);
+    let (offramp, _files) = serve(&backend, &lines);
     let trust = trust_file(files.path());
     let path = |name: &str| files.path().join(name).display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
         let words = format!("{version} -servername {NAME} -cert {} -key {}", path("c.pem"), path("k.pem"));
-        let (output, echoed) = s_client(lab.addr, &trust, &words, Some("an old certificate"));
+        let (output, echoed) = s_client(offramp.addr, &trust, &words, Some("an old certificate"));
         assert!(echoed, "{version}: {}", text(&output));
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 #[test]
@@ -181,14 +181,14 @@ fn a_request_lets_those_without_a_certificate_in() {
     let backend = Backend::start(BackendBehavior::Echo);
     let (known, stranger) = (Client::self_signed(), Client::self_signed());
     let lines = format!("client_auth = \"request\"\nfingerprints = [\"{}\"]\n", known.fingerprint());
-    let (lab, _files) = lab(&backend, &lines);
+    let (offramp, _files) = serve(&backend, &lines);
     for version in BOTH {
-        goes_on(&lab, &plain(version), HandshakeKind::Full);
-        goes_on(&lab, &known.config(version), HandshakeKind::Full);
-        refused(&lab, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
+        goes_on(&offramp, &plain(version), HandshakeKind::Full);
+        goes_on(&offramp, &known.config(version), HandshakeKind::Full);
+        refused(&offramp, &stranger.config(version), "BadCertificate", "peer_certificate_refused");
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 #[test]
@@ -197,22 +197,22 @@ fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
     let lines = format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display());
-    let (lab, _files) = lab(&backend, &lines);
+    let (offramp, _files) = serve(&backend, &lines);
     let good = Client::issued_by(&issuer, |_| {});
     let expired = Client::issued_by(&issuer, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let server = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let for_servers = Client::issued_by(&issuer, |params| params.extended_key_usages = server);
     for version in BOTH {
         let config = good.config(version);
-        goes_on(&lab, &config, HandshakeKind::Full);
-        goes_on(&lab, &config, HandshakeKind::Resumed);
-        refused(&lab, &expired.config(version), "CertificateExpired", "peer_certificate_refused");
-        refused(&lab, &for_servers.config(version), "UnsupportedCertificate", "peer_certificate_refused");
-        refused(&lab, &Client::self_signed().config(version), "UnknownCA", "peer_certificate_refused");
-        refused(&lab, &plain(version), "BadCertificate", "peer_certificate_missing");
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        goes_on(&offramp, &config, HandshakeKind::Resumed);
+        refused(&offramp, &expired.config(version), "CertificateExpired", "peer_certificate_refused");
+        refused(&offramp, &for_servers.config(version), "UnsupportedCertificate", "peer_certificate_refused");
+        refused(&offramp, &Client::self_signed().config(version), "UnknownCA", "peer_certificate_refused");
+        refused(&offramp, &plain(version), "BadCertificate", "peer_certificate_missing");
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 /// Two listeners with one key ring: a ticket of the one that asks nobody opens nothing at the one that does,
@@ -229,26 +229,26 @@ fn a_session_does_not_outlive_what_let_it_in() {
             backend.addr
         )
     };
-    let (mut lab, files) = lab(&backend, &listener(&told(&known)));
-    let (_, media) = lab.ready.rsplit_once("listening on ").expect("the ready line names both");
+    let (mut offramp, files) = serve(&backend, &listener(&told(&known)));
+    let (_, media) = offramp.ready.rsplit_once("listening on ").expect("the ready line names both");
     let media = media.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
-    let access = lab.addr;
+    let access = offramp.addr;
     for version in BOTH {
         // The one configuration would present the ticket of the access listener at the media listener.
         let config = plain(version);
-        goes_on(&lab, &config, HandshakeKind::Full);
-        lab.addr = media;
-        refused(&lab, &config, "BadCertificate", "peer_certificate_missing");
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        offramp.addr = media;
+        refused(&offramp, &config, "BadCertificate", "peer_certificate_missing");
         let config = known.config(version);
-        goes_on(&lab, &config, HandshakeKind::Full);
-        goes_on(&lab, &config, HandshakeKind::Resumed);
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        goes_on(&offramp, &config, HandshakeKind::Resumed);
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&other))).expect("written");
-        lab.reload("listeners and timeouts in force");
-        refused(&lab, &config, "BadCertificate", "peer_certificate_refused");
+        offramp.reload("listeners and timeouts in force");
+        refused(&offramp, &config, "BadCertificate", "peer_certificate_refused");
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&known))).expect("written");
-        lab.reload("listeners and timeouts in force");
-        lab.addr = access;
+        offramp.reload("listeners and timeouts in force");
+        offramp.addr = access;
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }

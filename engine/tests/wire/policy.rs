@@ -1,16 +1,14 @@
 //! When the kernel carries the records, and what becomes of keys: each policy, on whatever kernel there is.
 
-use std::io::{Read, Write};
-
 use rustls::{CipherSuite, NamedGroup};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::{Noise, Rng};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer, identity_flags};
-use crate::metrics::Metrics;
-use crate::peer::{BOTH, End, Peer, Version, config, plain};
-use crate::tools::{eventually, in_guest, scratch};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::metrics::Metrics;
+use offramp_testing::peer::{BOTH, End, Peer, Version, config, plain};
+use offramp_testing::rng::{Noise, Rng};
+use offramp_testing::server::{Setup, TestServer, identity_flags};
+use offramp_testing::tools::{eventually, in_guest, scratch};
 
 const DIRECTIONS: [&str; 2] = ["tx", "rx"];
 
@@ -19,10 +17,10 @@ fn kernels() -> &'static str {
     if in_guest() { "kernel" } else { "userspace" }
 }
 
-fn exchange(lab: &TestServer, version: Version, bytes: usize) {
-    let mut peer = Peer::open(lab.addr, &plain(version));
+fn exchange(server: &TestServer, version: Version, bytes: usize) {
+    let mut peer = Peer::open(server.addr, &plain(version));
     let data = Noise::bytes(7, bytes);
-    assert!(peer.exchange(&data, &mut Rng::new(7)) == data, "{version:?}: the echo differs");
+    assert!(peer.exchange(&data, &mut Rng::with_seed(7)) == data, "{version:?}: the echo differs");
     peer.close_notify();
     assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{version:?}");
 }
@@ -30,24 +28,24 @@ fn exchange(lab: &TestServer, version: Version, bytes: usize) {
 #[test]
 fn after_bytes_hands_over_in_the_middle_and_spares_the_short_ones() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload after-bytes(20000)").start();
+    let server = Setup::new(backend.addr).flags("--offload after-bytes(20000)").start();
     for version in BOTH {
-        exchange(&lab, version, 5_000);
+        exchange(&server, version, 5_000);
     }
-    let short = lab.settled();
+    let short = server.settled();
     for direction in DIRECTIONS {
         assert_eq!(short.offload(direction, "userspace"), 2, "{}", short.raw);
     }
     for version in BOTH {
-        exchange(&lab, version, 400_000);
+        exchange(&server, version, 400_000);
     }
-    let long = lab.settled();
+    let long = server.settled();
     for direction in DIRECTIONS {
         let grown = long.offload(direction, kernels()) - short.offload(direction, kernels());
         assert_eq!(grown, 2, "{}", long.raw);
     }
     assert_eq!(long.faults().len(), 0, "{}", long.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -55,14 +53,14 @@ fn directions_can_be_kept_from_the_kernel_one_by_one() {
     let backend = Backend::start(BackendBehavior::Echo);
     for (only, other) in [("tx", "rx"), ("rx", "tx")] {
         let flags = format!("--offload-directions {only}");
-        let lab = Setup::new(backend.addr).flags(&flags).start();
+        let server = Setup::new(backend.addr).flags(&flags).start();
         for version in BOTH {
-            exchange(&lab, version, 100_000);
+            exchange(&server, version, 100_000);
         }
-        let metrics = lab.settled();
+        let metrics = server.settled();
         assert_eq!(metrics.offload(only, kernels()), 2, "{}", metrics.raw);
         assert_eq!(metrics.offload(other, "userspace"), 2, "{}", metrics.raw);
-        lab.stop();
+        server.stop();
     }
 }
 
@@ -78,24 +76,24 @@ fn update_keys(peer: &mut Peer) {
 fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expects_them() {
     let backend = Backend::start(BackendBehavior::Echo);
     for flags in ["--offload never", "--keyupdate userspace"] {
-        let lab = Setup::new(backend.addr).flags(flags).start();
+        let server = Setup::new(backend.addr).flags(flags).start();
         for suite in [
             CipherSuite::TLS13_AES_128_GCM_SHA256,
             CipherSuite::TLS13_AES_256_GCM_SHA384,
             CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
         ] {
-            let mut peer = Peer::open(lab.addr, &config(Version::Tls13, Some(suite), None));
+            let mut peer = Peer::open(server.addr, &config(Version::Tls13, Some(suite), None));
             update_keys(&mut peer);
             peer.close_notify();
             assert_eq!(peer.rest(), (Vec::new(), End::Clean));
         }
-        exchange(&lab, Version::Tls12, 1000);
-        let metrics = lab.settled();
+        exchange(&server, Version::Tls12, 1000);
+        let metrics = server.settled();
         assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
         assert_eq!(metrics.sum("offramp_control_records_total", &[("type", "key_update")]), 6);
         for direction in DIRECTIONS {
             // Three connections of TLS 1.3, which the kernel has if it can follow, and one of TLS 1.2.
-            let kernel = match (in_guest() && flags.contains("keyupdate"), lab.refuses_key_updates()) {
+            let kernel = match (in_guest() && flags.contains("keyupdate"), server.refuses_key_updates()) {
                 (true, true) => 1,
                 (true, false) => 4,
                 (false, _) => 0,
@@ -103,7 +101,7 @@ fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expe
             assert_eq!(metrics.offload(direction, "kernel"), kernel, "{}", metrics.raw);
             assert_eq!(metrics.offload(direction, "userspace"), 4 - kernel, "{}", metrics.raw);
         }
-        lab.stop();
+        server.stop();
     }
 }
 
@@ -111,24 +109,24 @@ fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expe
 #[test]
 fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = TestServer::start(backend.addr);
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     peer.ping(b"under the first key");
-    let before = lab.metrics();
+    let before = server.metrics();
     peer.tls.refresh_traffic_keys().expect("a TLS 1.3 connection");
     peer.send(b"under the next key");
-    if lab.refuses_key_updates() {
+    if server.refuses_key_updates() {
         assert_eq!(before.offload("rx", "kernel"), 1, "{}", before.raw);
         let (_, end) = peer.rest();
         assert!(matches!(&end, End::Alert(alert) if alert.contains("InternalError")), "{end:?}");
-        assert_eq!(lab.faulted(&before, 1), ["rekey_refused"]);
+        assert_eq!(server.faulted(&before, 1), ["rekey_refused"]);
     } else {
         assert!(peer.receive(18) == b"under the next key");
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
@@ -136,20 +134,20 @@ fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
     const LIMIT: u32 = 1024;
     let backend = Backend::start(BackendBehavior::Echo);
     for offload in ["--offload never", ""] {
-        let lab = Setup::new(backend.addr).flags(&format!("{offload} --record-limit 1024")).start();
+        let server = Setup::new(backend.addr).flags(&format!("{offload} --record-limit 1024")).start();
         for version in BOTH {
-            let before = lab.metrics();
-            let mut peer = Peer::open(lab.addr, &config(version, None, Some(NamedGroup::X25519)));
+            let before = server.metrics();
+            let mut peer = Peer::open(server.addr, &config(version, None, Some(NamedGroup::X25519)));
             let mut pings = 0;
             while pings < 3 * LIMIT && peer.try_ping(&pings.to_be_bytes()) {
                 pings += 1;
             }
-            let has_next_key = version == Version::Tls13 && !lab.refuses_key_updates();
+            let has_next_key = version == Version::Tls13 && !server.refuses_key_updates();
             if has_next_key {
                 assert_eq!(pings, 3 * LIMIT, "{offload} {version:?}");
                 peer.close_notify();
                 assert_eq!(peer.rest(), (Vec::new(), End::Clean));
-                let sent = lab.settled().sum("offramp_key_updates_sent_total", &[]);
+                let sent = server.settled().sum("offramp_key_updates_sent_total", &[]);
                 assert!(sent >= 3, "{offload} {version:?}: {sent} KeyUpdates");
             } else {
                 assert!((LIMIT / 2..LIMIT).contains(&pings), "{offload} {version:?}: {pings} pings");
@@ -158,36 +156,36 @@ fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
                     matches!(&end, End::Alert(alert) if alert.contains("InternalError")),
                     "{offload} {version:?}: {end:?}"
                 );
-                assert_eq!(lab.faulted(&before, 1), ["record_limit"], "{offload} {version:?}");
+                assert_eq!(server.faulted(&before, 1), ["record_limit"], "{offload} {version:?}");
             }
         }
-        lab.stop();
+        server.stop();
     }
 }
 
 #[test]
 fn the_kill_switch_holds_from_the_next_connection_on() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
-    let carried_by = |lab: &TestServer, carrier: &str| {
-        let before = lab.settled();
-        exchange(lab, Version::Tls13, 1000);
-        let after = lab.settled();
-        let grown = DIRECTIONS.map(|one| after.offload(one, carrier) - before.offload(one, carrier));
-        assert_eq!(grown, [1, 1], "{carrier}: {}", after.raw);
+    let server = TestServer::start(backend.addr);
+    let carried_by = |server: &TestServer, path: &str| {
+        let before = server.settled();
+        exchange(server, Version::Tls13, 1000);
+        let after = server.settled();
+        let grown = DIRECTIONS.map(|one| after.offload(one, path) - before.offload(one, path));
+        assert_eq!(grown, [1, 1], "{path}: {}", after.raw);
         after.required("offramp_offload_allowed")
     };
-    assert_eq!(carried_by(&lab, kernels()), 1);
-    let mut held = Peer::open(lab.addr, &plain(Version::Tls12));
+    assert_eq!(carried_by(&server, kernels()), 1);
+    let mut held = Peer::open(server.addr, &plain(Version::Tls12));
     held.ping(b"before");
-    assert!(lab.ask_admin("POST /offload/off").ends_with("off\n"));
+    assert!(server.ask("POST /offload/off").ends_with("off\n"));
     held.ping(b"what is carried stays carried");
     held.close_notify();
     assert_eq!(held.rest(), (Vec::new(), End::Clean));
-    assert_eq!(carried_by(&lab, "userspace"), 0);
-    assert!(lab.ask_admin("POST /offload/on").ends_with("on\n"));
-    assert_eq!(carried_by(&lab, kernels()), 1);
-    lab.stop();
+    assert_eq!(carried_by(&server, "userspace"), 0);
+    assert!(server.ask("POST /offload/on").ends_with("on\n"));
+    assert_eq!(carried_by(&server, kernels()), 1);
+    server.stop();
 }
 
 #[test]
@@ -197,38 +195,38 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
     let path = files.path().join("offramp.toml");
     let write = |text: &str| std::fs::write(&path, text).expect("the file can be written");
     write("offload = \"never\"\n");
-    let lab =
+    let server =
         Setup::new(backend.addr).flags(&format!("--config {}", path.display())).without_offload().start();
-    assert!(lab.ready.contains("tx: userspace (offload = never)"), "{}", lab.ready);
+    assert!(server.ready.contains("tx: userspace (offload = never)"), "{}", server.ready);
     write("offload = \"sometimes\"\n");
-    lab.reload("offramp.toml:1: offload = \"sometimes\" is refused");
-    assert!(lab.stderr().contains("the configuration in force stays"));
-    exchange(&lab, Version::Tls13, 1000);
-    assert_eq!(lab.settled().offload("tx", "userspace"), 1);
+    server.reload("offramp.toml:1: offload = \"sometimes\" is refused");
+    assert!(server.stderr().contains("the configuration in force stays"));
+    exchange(&server, Version::Tls13, 1000);
+    assert_eq!(server.settled().offload("tx", "userspace"), 1);
     write("offload = \"after-bytes(1)\"\nmax_connections = 77\n");
-    lab.reload("needs a restart");
-    let before = lab.settled();
-    exchange(&lab, Version::Tls12, 100_000);
-    let after = lab.settled();
+    server.reload("needs a restart");
+    let before = server.settled();
+    exchange(&server, Version::Tls12, 100_000);
+    let after = server.settled();
     assert_eq!(after.offload("tx", kernels()) - before.offload("tx", kernels()), 1, "{}", after.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--offload auto").start();
+    let server = Setup::new(backend.addr).flags("--offload auto").start();
     for (bytes, tx) in [(5_000, "userspace"), (400_000, kernels())] {
         for version in BOTH {
-            let before = lab.settled();
-            exchange(&lab, version, bytes);
-            let after = lab.settled();
+            let before = server.settled();
+            exchange(&server, version, bytes);
+            let after = server.settled();
             assert_eq!(after.offload("tx", tx) - before.offload("tx", tx), 1, "{}", after.raw);
             let grown = after.offload("rx", "userspace") - before.offload("rx", "userspace");
             assert_eq!(grown, 1, "{}", after.raw);
         }
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -243,26 +241,26 @@ fn listeners_have_backends_and_certificates_of_their_own() {
         second.addr, flags[1], flags[3]
     );
     std::fs::write(&path, text).expect("the file can be written");
-    let lab = Setup::new(first.addr)
+    let server = Setup::new(first.addr)
         .identities(&[Identity::ecdsa()])
         .flags(&format!("--config {} --workers 2", path.display()))
         .start();
-    let (_, other) = lab.ready.rsplit_once("listening on ").expect("the ready line names both");
+    let (_, other) = server.ready.rsplit_once("listening on ").expect("the ready line names both");
     let other = other.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
     let ecdsa = config(Version::Tls12, Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), None);
     let rsa = config(Version::Tls12, Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256), None);
-    for (at, good, bad, backend) in [(lab.addr, &ecdsa, &rsa, &first), (other, &rsa, &ecdsa, &second)] {
+    for (at, good, bad, backend) in [(server.addr, &ecdsa, &rsa, &first), (other, &rsa, &ecdsa, &second)] {
         let mut peer = Peer::open(at, good);
         peer.ping(b"here");
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
         assert_eq!(backend.seen().bytes, 4, "its own backend got it");
-        let refused = Peer::dial(at, bad, NAME).handshake_outcome();
+        let refused = Peer::dial(at, bad, NAME).handshake();
         assert!(refused.is_err(), "{at} has no such certificate");
     }
-    let metrics: Metrics = lab.settled();
+    let metrics: Metrics = server.settled();
     assert_eq!(metrics.handshakes("full"), 2, "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -283,21 +281,21 @@ fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
     };
     write(None);
     let flags = format!("--workers 2 --config {}", path.display());
-    let lab = Setup::new(backends[0].addr).flags(&flags).start();
-    let mut old = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = Setup::new(backends[0].addr).flags(&flags).start();
+    let mut old = Peer::open(server.addr, &plain(Version::Tls13));
     write(Some(&backends[0]));
-    lab.reload("SIGHUP: listeners and timeouts in force");
-    let log = lab.stderr();
+    server.reload("SIGHUP: listeners and timeouts in force");
+    let log = server.stderr();
     let (_, added) = log.rsplit_once("listening on ").expect("the log says where");
     let added = added.split(',').next().and_then(|text| text.parse().ok()).expect("an address");
     let mut first = Peer::open(added, &plain(Version::Tls13));
     first.ping(b"here");
     write(Some(&backends[1]));
-    lab.reload("SIGHUP: listeners and timeouts in force");
+    server.reload("SIGHUP: listeners and timeouts in force");
     let mut second = Peer::open(added, &plain(Version::Tls12));
     second.ping(b"there");
     write(None);
-    lab.reload("no longer listening on");
+    server.reload("no longer listening on");
     eventually("nobody listens there", || std::net::TcpStream::connect(added).is_err());
     for peer in [&mut old, &mut first, &mut second] {
         peer.ping(b"still");
@@ -305,33 +303,7 @@ fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
     second.close_notify();
     assert_eq!(second.rest(), (Vec::new(), End::Clean));
     assert_eq!(backends[1].seen().bytes, "therestill".len() as u64, "the new backend");
-    assert!(!lab.stderr().contains("restart"), "{}", lab.stderr());
+    assert!(!server.stderr().contains("restart"), "{}", server.stderr());
     drop((old, first));
-    lab.stop();
-}
-
-impl Peer {
-    /// Whether the echo came; the server may have ended the connection in between.
-    fn try_ping(&mut self, data: &[u8]) -> bool {
-        self.seal(data);
-        if self.flush().is_err() {
-            return false;
-        }
-        let mut back = vec![0; data.len()];
-        self.tls_read_exact(&mut back) && back == data
-    }
-
-    fn handshake_outcome(mut self) -> std::io::Result<()> {
-        self.handshake()
-    }
-}
-
-impl TestServer {
-    fn ask_admin(&self, request: &str) -> String {
-        let mut socket = std::net::TcpStream::connect(self.admin()).expect("the admin address accepts");
-        write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("it answers");
-        answer
-    }
+    server.stop();
 }

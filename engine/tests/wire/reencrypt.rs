@@ -5,13 +5,13 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use rustls::CipherSuite;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::{Noise, Rng, sha256_of};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer, refused};
-use crate::peer::{End, Peer, Version, dial, drain, plain};
-use crate::server::{self, Talk};
-use crate::tools::{in_guest, scratch};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::{End, Peer, Version, dial, drain, plain};
+use offramp_testing::rng::{Noise, Rng, sha256_of};
+use offramp_testing::server::{Setup, TestServer, refused};
+use offramp_testing::tls_server::{self, Talk};
+use offramp_testing::tools::{in_guest, scratch};
 
 const SUITES: [(Version, CipherSuite); 3] = [
     (Version::Tls12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
@@ -38,16 +38,16 @@ fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
     const BYTES: u64 = 3 << 20;
     for near in [Version::Tls12, Version::Tls13] {
         for (far, suite) in SUITES {
-            let (lab, _files) = reencrypting(server::echo(far, suite, 2), NAME);
+            let (offramp, _files) = reencrypting(tls_server::echo(far, suite, 2), NAME);
             for nth in 0..2 {
                 let (mut peer, data) =
-                    (Peer::open(lab.addr, &plain(near)), Noise::bytes(nth, BYTES as usize));
-                let back = peer.exchange(&data, &mut Rng::new(nth));
+                    (Peer::open(offramp.addr, &plain(near)), Noise::bytes(nth, BYTES as usize));
+                let back = peer.exchange(&data, &mut Rng::with_seed(nth));
                 assert!(back == data, "{near:?} {suite:?}: other bytes came back");
                 peer.close_notify();
                 assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{near:?} {suite:?}");
             }
-            let metrics = lab.settled();
+            let metrics = offramp.settled();
             assert_eq!(metrics.faults().len(), 0, "{}", metrics.raw);
             // Two with clients, and two with the server, of which the second is resumed.
             let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
@@ -56,7 +56,7 @@ fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
                 let kernel = (metrics.offload("tx", "kernel"), metrics.offload("rx", "kernel"));
                 assert_eq!(kernel, (4, 4), "both legs are the kernel's: {}", metrics.raw);
             }
-            lab.stop();
+            offramp.stop();
         }
     }
 }
@@ -64,17 +64,17 @@ fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
 #[test]
 fn reencrypt_passes_the_end_of_each_direction_on() {
     let (version, suite) = SUITES[1];
-    let (server, heard) = server::start(version, suite, 1, Talk::AnswerAfterEnd);
-    let (lab, _files) = reencrypting(server, NAME);
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls12));
+    let (server, heard) = tls_server::start(version, suite, 1, Talk::AnswerAfterEnd);
+    let (offramp, _files) = reencrypting(server, NAME);
+    let mut peer = Peer::open(offramp.addr, &plain(Version::Tls12));
     peer.send(b"a question");
     peer.close_notify();
     let (answer, end) = peer.rest();
-    assert_eq!((&*answer, end), (crate::backend::LATE_ANSWER, End::Clean));
+    assert_eq!((&*answer, end), (offramp_testing::backend::LATE_ANSWER, End::Clean));
     let (digest, count) = heard.recv().expect("the server tells").expect("close_notify came");
     assert_eq!((digest, count), sha256_of(&b"a question"[..]));
-    assert_eq!(lab.settled().faults().len(), 0);
-    lab.stop();
+    assert_eq!(offramp.settled().faults().len(), 0);
+    offramp.stop();
 }
 
 #[test]
@@ -85,16 +85,16 @@ fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
             "backend_refused" => {
                 TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
             }
-            _ => server::echo(version, suite, 1),
+            _ => tls_server::echo(version, suite, 1),
         };
-        let (lab, _files) = reencrypting(server, name);
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+        let (offramp, _files) = reencrypting(server, name);
+        let before = offramp.metrics();
+        let mut peer = Peer::open(offramp.addr, &plain(Version::Tls13));
         let (bytes, end) = peer.rest();
         let is_told = matches!(&end, End::Alert(alert) if alert.contains("InternalError"));
         assert!(bytes.is_empty() && is_told, "{fault}: {end:?}");
-        assert_eq!(lab.faulted(&before, 1), [fault]);
-        lab.stop();
+        assert_eq!(offramp.faulted(&before, 1), [fault]);
+        offramp.stop();
     }
 }
 
@@ -103,18 +103,18 @@ fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
 fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
     let backend = Backend::start(BackendBehavior::Sink);
     let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
-    let (lab, _files) = reencrypting(terminating.addr, NAME);
-    let (before, theirs) = (lab.metrics(), terminating.metrics());
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let (offramp, _files) = reencrypting(terminating.addr, NAME);
+    let (before, theirs) = (offramp.metrics(), terminating.metrics());
+    let mut peer = Peer::open(offramp.addr, &plain(Version::Tls13));
     let data = Noise::bytes(5, 200_000);
     peer.send(&data);
     peer.truncate();
     let seen = backend.seen();
     assert_eq!((seen.sha256, seen.bytes), sha256_of(&data[..]));
     assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset));
-    assert_eq!(lab.faulted(&before, 1), ["truncated"]);
+    assert_eq!(offramp.faulted(&before, 1), ["truncated"]);
     assert_eq!(terminating.faulted(&theirs, 1), ["alert_received"], "and not close_notify");
-    lab.stop();
+    offramp.stop();
     terminating.stop();
 }
 
@@ -122,14 +122,14 @@ fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
 #[test]
 fn reencrypt_says_close_to_nobody_when_a_drain_is_cut_short() {
     let (version, suite) = SUITES[1];
-    let (server, heard) = server::start(version, suite, 1, Talk::AnswerAfterEnd);
-    let (mut lab, _files) = reencrypting_with(server, NAME, "--drain-timeout 1s");
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls12));
+    let (server, heard) = tls_server::start(version, suite, 1, Talk::AnswerAfterEnd);
+    let (mut offramp, _files) = reencrypting_with(server, NAME, "--drain-timeout 1s");
+    let mut peer = Peer::open(offramp.addr, &plain(Version::Tls12));
     peer.send(b"half of a question");
-    let metrics = || lab.metrics().handshakes("full");
-    crate::tools::eventually("both legs are secured", || metrics() == 2);
-    lab.terminate();
-    lab.await_exit();
+    let metrics = || offramp.metrics().handshakes("full");
+    offramp_testing::tools::eventually("both legs are secured", || metrics() == 2);
+    offramp.terminate();
+    offramp.await_exit();
     let (answer, end) = peer.rest();
     let is_cut = matches!(&end, End::Alert(alert) if alert.contains("InternalError"));
     assert!(answer.is_empty() && is_cut, "{end:?} after {answer:?}");
@@ -139,9 +139,9 @@ fn reencrypt_says_close_to_nobody_when_a_drain_is_cut_short() {
 #[test]
 fn plain_passes_bytes_and_ends_on_without_tls() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).identities(&[]).flags("--mode plain").start();
+    let offramp = Setup::new(backend.addr).identities(&[]).flags("--mode plain").start();
     let data = Noise::bytes(7, 3 << 20);
-    let mut tcp = dial(lab.addr);
+    let mut tcp = dial(offramp.addr);
     let mut writing = tcp.try_clone().expect("a second handle");
     let sent = data.clone();
     let writer = std::thread::spawn(move || {
@@ -152,9 +152,9 @@ fn plain_passes_bytes_and_ends_on_without_tls() {
     writer.join().expect("the writer ends");
     assert!(back == data && end == End::Truncated, "{} bytes, {end:?}", back.len());
     tcp.flush().expect("nothing is left");
-    let metrics = lab.settled();
+    let metrics = offramp.settled();
     assert_eq!((metrics.faults().len(), metrics.handshakes("full")), (0, 0), "{}", metrics.raw);
-    lab.stop();
+    offramp.stop();
 }
 
 #[test]

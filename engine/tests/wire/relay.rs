@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, BackendBehavior, EARLY_ANSWER, LATE_ANSWER};
-use crate::dice::{Noise, Rng, sha256_of};
-use crate::lab::{Setup, TestServer};
-use crate::metrics::Metrics;
-use crate::peer::{BOTH, End, Peer, Version, plain};
-use crate::tools::{PATIENCE, eventually, pause};
+use offramp_testing::backend::{Backend, BackendBehavior, EARLY_ANSWER, LATE_ANSWER};
+use offramp_testing::metrics::Metrics;
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::rng::{Noise, Rng, cut, sha256_of};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{PATIENCE, eventually, pause};
 
 const MILLION_AND_ONE: usize = 1_000_001;
 
 #[test]
 fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
     let backend = Backend::start(BackendBehavior::EchoCut(1));
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for (version, seed) in BOTH.into_iter().zip(1..) {
         for bytes in [1, MILLION_AND_ONE] {
             let data = Noise::bytes(seed, bytes);
-            let mut peer = Peer::open(lab.addr, &plain(version));
-            let back = peer.exchange(&data, &mut Rng::new(seed));
+            let mut peer = Peer::open(server.addr, &plain(version));
+            let back = peer.exchange(&data, &mut Rng::with_seed(seed));
             assert!(back == data, "{version:?}, seed {seed}, {bytes} bytes: not what was sent");
             peer.close_notify();
             assert_eq!(peer.rest(), (Vec::new(), End::Clean), "nothing comes twice");
@@ -32,23 +32,23 @@ fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
             assert_eq!((seen.bytes, seen.end), (bytes as u64, Ok(())));
         }
     }
-    assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
-    lab.stop();
+    assert_eq!(server.settled().faults().len(), 0, "{:?}", server.metrics().faults());
+    server.stop();
 }
 
 #[test]
 fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
     let backend = Backend::start(BackendBehavior::Sink);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for (version, seed) in BOTH.into_iter().zip(10..) {
         for bytes in [1, MILLION_AND_ONE] {
             let data = Noise::bytes(seed, bytes);
-            let mut peer = Peer::open(lab.addr, &plain(version));
+            let mut peer = Peer::open(server.addr, &plain(version));
             peer.seal(&data);
-            let (sealed, mut dice) = (peer.outgoing(), Rng::new(seed));
+            let (sealed, mut rng) = (peer.outgoing(), Rng::with_seed(seed));
             let mut rest = sealed.as_slice();
             while !rest.is_empty() {
-                let (now, later) = rest.split_at(dice.cut().min(rest.len()));
+                let (now, later) = rest.split_at(cut(&mut rng).min(rest.len()));
                 peer.tcp.write_all(now).expect("the server reads");
                 rest = later;
             }
@@ -60,8 +60,8 @@ fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
             assert_eq!((seen.sha256, seen.bytes, seen.end), (expected.0, expected.1, Ok(())), "seed {seed}");
         }
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
     for (version, seed) in BOTH.into_iter().zip(20..) {
         for bytes in [1, MILLION_AND_ONE] {
             let backend = Backend::start(BackendBehavior::Source { seed, bytes });
-            let lab = TestServer::start(backend.addr);
-            let mut peer = Peer::open(lab.addr, &plain(version));
+            let server = TestServer::start(backend.addr);
+            let mut peer = Peer::open(server.addr, &plain(version));
             let (data, end) = peer.rest();
             assert_eq!(end, End::Clean, "{version:?}, seed {seed}");
             assert!(
@@ -80,8 +80,8 @@ fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
             );
             peer.close_notify();
             assert_eq!(backend.seen().end, Ok(()));
-            lab.settled();
-            lab.stop();
+            server.settled();
+            server.stop();
         }
     }
 }
@@ -89,10 +89,10 @@ fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
 #[test]
 fn a_client_that_ends_first_still_gets_its_answer() {
     let backend = Backend::start(BackendBehavior::AnswerAfterEnd);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
         for fin_too in [false, true] {
-            let mut peer = Peer::open(lab.addr, &plain(version));
+            let mut peer = Peer::open(server.addr, &plain(version));
             peer.send(b"a question");
             peer.close_notify();
             if fin_too {
@@ -104,17 +104,17 @@ fn a_client_that_ends_first_still_gets_its_answer() {
             assert_eq!((seen.bytes, seen.end), (10, Ok(())), "{version:?}, FIN: {fin_too}");
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.faults().len(), 0, "a proper end is no fault: {:?}", metrics.faults());
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn a_backend_that_ends_first_can_still_be_sent_to() {
     let backend = Backend::start(BackendBehavior::EndFirst);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let mut peer = Peer::open(server.addr, &plain(version));
         assert_eq!(peer.rest(), (EARLY_ANSWER.to_vec(), End::Clean), "{version:?}");
         let late = Noise::bytes(3, 100_000);
         peer.send(&late);
@@ -122,30 +122,30 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
         let seen = backend.seen();
         assert_eq!((seen.sha256, seen.end), (sha256_of(late.as_slice()).0, Ok(())), "{version:?}");
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.faults().len(), 0, "a proper end is no fault: {:?}", metrics.faults());
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn truncation_resets_the_backend_and_is_a_counted_fault() {
     let backend = Backend::start(BackendBehavior::Sink);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(b"half a messa");
         let to_plain = |metrics: &Metrics| metrics.sum("offramp_bytes_total", &[("leg", "plain")]);
-        eventually("the data is on its way", || to_plain(&lab.metrics()) > to_plain(&before));
+        eventually("the data is on its way", || to_plain(&server.metrics()) > to_plain(&before));
         peer.truncate();
         let (answer, end) = peer.rest();
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
         let seen = backend.seen();
         assert_eq!(seen.end, Err(std::io::ErrorKind::ConnectionReset), "{version:?}: {} bytes", seen.bytes);
-        assert_eq!(lab.faulted(&before, 1), ["truncated"]);
+        assert_eq!(server.faulted(&before, 1), ["truncated"]);
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 /// Both are counted at the plain leg, where there is no record around them: what it took, and what came from
@@ -155,101 +155,101 @@ fn bytes_are_counted_where_they_pass_the_plain_leg() {
     const ANSWER: usize = 10_000;
     for version in BOTH {
         let backend = Backend::start(BackendBehavior::Source { seed: 31, bytes: ANSWER });
-        let lab = TestServer::start(backend.addr);
-        let counted = |leg| lab.metrics().sum("offramp_bytes_total", &[("leg", leg)]);
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let server = TestServer::start(backend.addr);
+        let counted = |leg| server.metrics().sum("offramp_bytes_total", &[("leg", leg)]);
+        let mut peer = Peer::open(server.addr, &plain(version));
         eventually("what came is counted though nobody reads it", || counted("tls") == ANSWER as u64);
         assert_eq!(counted("plain"), 0, "{version:?}");
         peer.send(b"one record");
         eventually("what the plain leg took is counted", || counted("plain") == 10);
         peer.reset();
-        lab.settled();
+        server.settled();
         assert_eq!((counted("plain"), counted("tls")), (10, ANSWER as u64), "{version:?}");
-        lab.stop();
+        server.stop();
     }
 }
 
 #[test]
 fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
     let mut backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     let client = plain(Version::Tls13);
-    let mut healthy = Peer::open(lab.addr, &client);
+    let mut healthy = Peer::open(server.addr, &client);
     healthy.ping(b"before");
-    let before = lab.metrics();
+    let before = server.metrics();
     backend.refuse();
-    let mut peer = Peer::open(lab.addr, &client);
+    let mut peer = Peer::open(server.addr, &client);
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
+    assert_eq!(server.faulted(&before, 1), ["backend_refused"]);
     healthy.ping(b"during");
     backend.resume();
-    Peer::open(lab.addr, &client).ping(b"after");
+    Peer::open(server.addr, &client).ping(b"after");
     drop((peer, healthy));
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
     let backend = Backend::start(BackendBehavior::Obedient);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let mut healthy = Peer::open(lab.addr, &plain(version));
+        let mut healthy = Peer::open(server.addr, &plain(version));
         healthy.ping(b"echo");
-        let before = lab.metrics();
-        let mut peer = Peer::open(lab.addr, &plain(version));
+        let before = server.metrics();
+        let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(b"r");
         let (answer, end) = peer.rest();
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
-        assert_eq!(lab.faulted(&before, 1), ["plain_peer_reset"]);
+        assert_eq!(server.faulted(&before, 1), ["plain_peer_reset"]);
         healthy.ping(b"during");
-        Peer::open(lab.addr, &plain(version)).ping(b"echo after");
+        Peer::open(server.addr, &plain(version)).ping(b"echo after");
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_slow_backend_holds_up_nobody_else() {
     let backend = Backend::start(BackendBehavior::Obedient);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     let client = plain(Version::Tls12);
-    let mut silent: Vec<Peer> = (0..20).map(|_| Peer::open(lab.addr, &client)).collect();
+    let mut silent: Vec<Peer> = (0..20).map(|_| Peer::open(server.addr, &client)).collect();
     silent.iter_mut().for_each(|peer| peer.send(b"silence, please"));
-    Peer::open(lab.addr, &client).ping(b"echo while others wait");
+    Peer::open(server.addr, &client).ping(b"echo while others wait");
     for mut peer in silent {
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
     }
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }
 
 #[test]
 fn a_backend_that_does_not_answer_the_connect_is_a_counted_fault() {
     let (listener, addr) = listener_with_no_backlog();
-    let lab = Setup::new(addr).flags("--connect-timeout 2s").start();
+    let server = Setup::new(addr).flags("--connect-timeout 2s").start();
     let client = plain(Version::Tls13);
-    let mut healthy = Peer::open(lab.addr, &client);
+    let mut healthy = Peer::open(server.addr, &client);
     let (mut behind, _) = listener.accept().expect("the healthy connection");
     converse(&mut healthy, &mut behind);
     let queue = fill(addr);
 
-    let before = lab.metrics();
-    let mut peer = Peer::open(lab.addr, &client);
+    let before = server.metrics();
+    let mut peer = Peer::open(server.addr, &client);
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    assert_eq!(lab.faulted(&before, 1), ["connect_timeout"]);
+    assert_eq!(server.faulted(&before, 1), ["connect_timeout"]);
     converse(&mut healthy, &mut behind);
 
     // Emptying the queue heals it.
     queue.iter().for_each(|_| drop(listener.accept().expect("what filled the queue")));
-    let mut later = Peer::open(lab.addr, &client);
+    let mut later = Peer::open(server.addr, &client);
     let (mut behind, _) = listener.accept().expect("the connection after");
     converse(&mut later, &mut behind);
     drop((later, healthy, behind, queue));
-    lab.stop();
+    server.stop();
 }
 
 fn listener_with_no_backlog() -> (TcpListener, SocketAddr) {
@@ -283,24 +283,24 @@ fn converse(peer: &mut Peer, behind: &mut TcpStream) {
 #[test]
 fn a_connection_that_is_idle_too_long_is_ended_and_a_busy_one_is_not() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--idle-timeout 3s").start();
+    let server = Setup::new(backend.addr).flags("--idle-timeout 3s").start();
     let client = plain(Version::Tls13);
-    let mut busy = Peer::open(lab.addr, &client);
+    let mut busy = Peer::open(server.addr, &client);
     busy.ping(b"before");
-    let before = lab.metrics();
-    let mut idle = Peer::open(lab.addr, &client);
+    let before = server.metrics();
+    let mut idle = Peer::open(server.addr, &client);
     idle.ping(b"the last for a long time");
     eventually("the idle connection was ended", || {
         busy.ping(b"busy");
         pause();
-        lab.metrics().open() <= 1
+        server.metrics().open() <= 1
     });
     let (answer, end) = idle.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
-    assert_eq!(lab.faulted(&before, 1), ["idle_timeout"]);
+    assert_eq!(server.faulted(&before, 1), ["idle_timeout"]);
     busy.ping(b"during");
-    Peer::open(lab.addr, &client).ping(b"after");
+    Peer::open(server.addr, &client).ping(b"after");
     drop(busy);
-    lab.settled();
-    lab.stop();
+    server.settled();
+    server.stop();
 }

@@ -2,11 +2,11 @@
 
 use rustls::HandshakeKind;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
-use crate::tools::{eventually, have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, Peer, Version, plain, s_client, trust_file};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{eventually, have, scratch, text};
 
 fn openssl_flag(version: Version) -> &'static str {
     match version {
@@ -16,18 +16,18 @@ fn openssl_flag(version: Version) -> &'static str {
 }
 
 /// Two openssl connections, the second with the first one's session: what each printed.
-fn twice(lab: &TestServer, version: Version) -> (String, Option<String>) {
+fn twice(server: &TestServer, version: Version) -> (String, Option<String>) {
     let files = scratch();
     let (trust, session) = (trust_file(files.path()), files.path().join("session.pem"));
     let words = format!("{} -servername {NAME}", openssl_flag(version));
     let session_words = |way: &str| format!("{words} -sess_{way} {}", session.display());
-    let (first, echoed) = s_client(lab.addr, &trust, &session_words("out"), Some("the first line"));
+    let (first, echoed) = s_client(server.addr, &trust, &session_words("out"), Some("the first line"));
     assert!(echoed, "{version:?}: {}", text(&first));
     // Without a ticket there may be nothing that openssl could keep.
     if !session.exists() {
         return (text(&first), None);
     }
-    let (second, echoed) = s_client(lab.addr, &trust, &session_words("in"), Some("the second line"));
+    let (second, echoed) = s_client(server.addr, &trust, &session_words("in"), Some("the second line"));
     assert!(echoed, "{version:?}: {}", text(&second));
     (text(&first), Some(text(&second)))
 }
@@ -42,17 +42,17 @@ fn openssl_echoes_lines_and_resumes_by_ticket() {
         return;
     }
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
-        let (first, second) = twice(&lab, version);
+        let (first, second) = twice(&server, version);
         assert!(printed(&first, "New", version), "{version:?}: {first}");
         assert!(first.to_lowercase().contains("session ticket"), "{version:?}: no ticket: {first}");
         let second = second.unwrap_or_else(|| panic!("{version:?}: no session was kept: {first}"));
         assert!(printed(&second, "Reused", version), "{version:?}: {second}");
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!((metrics.handshakes("full"), metrics.handshakes("resumed")), (2, 2), "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -61,36 +61,36 @@ fn without_tickets_every_handshake_is_full() {
         return;
     }
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = Setup::new(backend.addr).flags("--tickets off").start();
+    let server = Setup::new(backend.addr).flags("--tickets off").start();
     for version in BOTH {
-        let (first, second) = twice(&lab, version);
+        let (first, second) = twice(&server, version);
         for output in [Some(first), second].into_iter().flatten() {
             assert!(printed(&output, "New", version), "{version:?}: {output}");
             assert!(!output.to_lowercase().contains("session ticket"), "{version:?}: a ticket: {output}");
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!(metrics.handshakes("resumed"), 0, "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
 fn rustls_resumes_and_the_data_arrives() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for version in BOTH {
         let client = plain(version);
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
-            let mut peer = Peer::open(lab.addr, &client);
+            let mut peer = Peer::open(server.addr, &client);
             // The ticket of TLS 1.3 comes behind the handshake: the ping takes it in.
             peer.ping(b"there and back");
             let kind = peer.kind();
             assert_eq!(kind, expected, "{version:?}");
         }
     }
-    let metrics = lab.settled();
+    let metrics = server.settled();
     assert_eq!((metrics.handshakes("full"), metrics.handshakes("resumed")), (2, 4), "{}", metrics.raw);
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -100,25 +100,25 @@ fn tickets_are_switched_off_and_on_while_it_runs() {
     let path = files.path().join("offramp.toml");
     let switch = |to: &str| std::fs::write(&path, format!("tickets = \"{to}\"\n")).expect("written");
     switch("on");
-    let lab = Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start();
+    let server = Setup::new(backend.addr).flags(&format!("--config {}", path.display())).start();
     for version in BOTH {
         let client = plain(version);
         let kind = || {
-            let mut peer = Peer::open(lab.addr, &client);
+            let mut peer = Peer::open(server.addr, &client);
             peer.ping(b"there and back");
             peer.kind()
         };
         assert_eq!([kind(), kind()], [HandshakeKind::Full, HandshakeKind::Resumed], "{version:?}");
         switch("off");
-        lab.reload("listeners and timeouts in force");
+        server.reload("listeners and timeouts in force");
         assert_eq!([kind(), kind()], [HandshakeKind::Full; 2], "{version:?}");
         switch("on");
-        lab.reload("listeners and timeouts in force");
+        server.reload("listeners and timeouts in force");
         // A ticket from before is as good as a new one.
         kind();
         assert_eq!(kind(), HandshakeKind::Resumed, "{version:?}");
     }
-    lab.stop();
+    server.stop();
 }
 
 /// The keys are those of the file and nobody makes up others: it is served without tickets, and said.
@@ -132,18 +132,18 @@ fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
             .expect("the file can be written");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, mode).expect("the mode can be set");
-        let lab = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
-        eventually(&format!("the log warns of {times}"), || lab.stderr().contains("no ticket key seals"));
+        let server = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
+        eventually(&format!("the log warns of {times}"), || server.stderr().contains("no ticket key seals"));
         for version in BOTH {
             let client = plain(version);
             for _ in 0..2 {
-                let mut peer = Peer::open(lab.addr, &client);
+                let mut peer = Peer::open(server.addr, &client);
                 peer.ping(b"there and back");
                 assert_eq!(peer.kind(), HandshakeKind::Full, "{version:?}, {times}");
             }
         }
-        lab.settled();
-        lab.stop();
+        server.settled();
+        server.stop();
     }
 }
 
@@ -166,10 +166,10 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     };
     let good = key("a", "1b2c");
     write(good.as_bytes(), 0o600);
-    let lab = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
+    let server = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
     let clients = BOTH.map(|version| (version, plain(version)));
     let kind = |client| {
-        let mut peer = Peer::open(lab.addr, client);
+        let mut peer = Peer::open(server.addr, client);
         peer.ping(b"there and back");
         peer.kind()
     };
@@ -183,7 +183,7 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
         (vec![b'#'; 70_000], 0o600, "it is longer than 65536 bytes"),
     ];
     let in_force = |problem: &str| {
-        lab.reload(problem);
+        server.reload(problem);
         for (version, client) in &clients {
             assert_eq!(kind(client), HandshakeKind::Resumed, "{version:?} after {problem}");
         }
@@ -199,9 +199,9 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     in_force("is no regular file");
     // And a good one is taken again.
     write(key("c", "3d4e").as_bytes(), 0o600);
-    lab.reload("ticket keys read from");
+    server.reload("ticket keys read from");
     clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full, "its key is gone"));
-    let said = lab.stderr();
+    let said = server.stderr();
     assert!(said.contains("the keys in force stay") && !said.contains(&"1b2c".repeat(4)), "{said}");
-    lab.stop();
+    server.stop();
 }

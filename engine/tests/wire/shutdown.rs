@@ -2,45 +2,48 @@
 
 use std::net::TcpStream;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::{Noise, Rng};
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, Version, plain};
-use crate::tools::eventually;
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::rng::{Noise, Rng};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::eventually;
 
 /// The drain has begun when nobody is listening any more.
-fn draining(lab: &TestServer) {
-    eventually("new connections are refused", || TcpStream::connect(lab.addr).is_err());
+fn draining(server: &TestServer) {
+    eventually("new connections are refused", || TcpStream::connect(server.addr).is_err());
 }
 
 #[test]
 fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
     let backend = Backend::start(BackendBehavior::EchoCut(5));
-    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
-    let mut peers: Vec<Peer> = BOTH.iter().map(|&version| Peer::open(lab.addr, &plain(version))).collect();
+    let mut server = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
+    let mut peers: Vec<Peer> = BOTH.iter().map(|&version| Peer::open(server.addr, &plain(version))).collect();
     peers.iter_mut().for_each(|peer| peer.ping(b"the first part"));
-    lab.terminate();
-    draining(&lab);
+    server.terminate();
+    draining(&server);
     for (peer, seed) in peers.iter_mut().zip(50..) {
         let data = Noise::bytes(seed, 500_000);
-        assert!(peer.exchange(&data, &mut Rng::new(seed)) == data, "seed {seed}: the transfer was disturbed");
+        assert!(
+            peer.exchange(&data, &mut Rng::with_seed(seed)) == data,
+            "seed {seed}: the transfer was disturbed"
+        );
     }
     for mut peer in peers {
         peer.close_notify();
         assert_eq!(peer.rest(), (Vec::new(), End::Clean));
     }
-    let status = lab.await_exit();
+    let status = server.await_exit();
     assert_eq!(status.code(), Some(0), "after the drain: {status}");
 }
 
 #[test]
 fn sigint_drains_as_well() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let mut lab = TestServer::start(backend.addr);
-    Peer::open(lab.addr, &plain(Version::Tls12)).ping(b"served");
-    lab.settled();
-    crate::tools::signal(lab.pid(), "INT");
-    let status = lab.await_exit();
+    let mut server = TestServer::start(backend.addr);
+    Peer::open(server.addr, &plain(Version::Tls12)).ping(b"served");
+    server.settled();
+    offramp_testing::tools::signal(server.pid(), "INT");
+    let status = server.await_exit();
     assert_eq!(status.code(), Some(0), "after the drain: {status}");
 }
 
@@ -48,14 +51,14 @@ fn sigint_drains_as_well() {
 fn a_second_sigterm_ends_at_once() {
     let backend = Backend::start(BackendBehavior::Echo);
     // Longer than this test's patience: only the second signal can end it in time.
-    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let mut server = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     peer.ping(b"held");
-    lab.terminate();
-    draining(&lab);
+    server.terminate();
+    draining(&server);
     peer.ping(b"held through the drain");
-    lab.terminate();
-    lab.await_exit();
+    server.terminate();
+    server.await_exit();
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
 }
@@ -63,11 +66,11 @@ fn a_second_sigterm_ends_at_once() {
 #[test]
 fn a_drain_that_takes_too_long_is_cut_short() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let mut lab = Setup::new(backend.addr).flags("--drain-timeout 1s").start();
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let mut server = Setup::new(backend.addr).flags("--drain-timeout 1s").start();
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     peer.ping(b"held");
-    lab.terminate();
-    lab.await_exit();
+    server.terminate();
+    server.await_exit();
     let (answer, end) = peer.rest();
     assert!(answer.is_empty(), "{end:?} after {answer:?}");
 }

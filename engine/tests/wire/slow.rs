@@ -6,21 +6,21 @@ use std::time::Duration;
 use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::dice::Noise;
-use crate::identity::NAME;
-use crate::lab::TestServer;
-use crate::peer::{BOTH, End, Peer, Version, plain};
-use crate::tools::{PATIENCE, in_guest};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::rng::Noise;
+use offramp_testing::server::TestServer;
+use offramp_testing::tools::{PATIENCE, in_guest};
 
 /// Of the smallest that a socket can have.
 const RECEIVE_BUFFER: usize = 4096;
 
 /// A handshaken client whose socket takes little at a time.
-fn narrow(lab: &TestServer, version: Version) -> Peer {
+fn narrow(server: &TestServer, version: Version) -> Peer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(RECEIVE_BUFFER).expect("a socket option");
-    socket.connect(&lab.addr.into()).expect("the server accepts");
+    socket.connect(&server.addr.into()).expect("the server accepts");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket option");
     let tls = ClientConnection::new(plain(version), NAME.try_into().expect("a name")).expect("a client");
     let mut peer = Peer { tls, tcp: socket.into() };
@@ -68,8 +68,8 @@ fn a_slow_reader_gets_the_whole_stream_and_its_end() {
     for version in BOTH {
         for seed in 0..rounds {
             let backend = Backend::start(BackendBehavior::Source { seed, bytes: BYTES });
-            let lab = TestServer::start(backend.addr);
-            let mut peer = narrow(&lab, version);
+            let server = TestServer::start(backend.addr);
+            let mut peer = narrow(&server, version);
             let (data, end) = trickle(&mut peer);
             let count = data.len();
             assert!(data == Noise::bytes(seed, BYTES), "{version:?} seed {seed}: {count} bytes");
@@ -78,8 +78,8 @@ fn a_slow_reader_gets_the_whole_stream_and_its_end() {
             assert_eq!(peer.tcp.read(&mut [0; 16]).expect("FIN, not a reset"), 0, "{version:?} seed {seed}");
             peer.close_notify();
             drop(peer);
-            assert_eq!(lab.settled().faults().len(), 0, "{:?}", lab.metrics().faults());
-            lab.stop();
+            assert_eq!(server.settled().faults().len(), 0, "{:?}", server.metrics().faults());
+            server.stop();
         }
     }
 }

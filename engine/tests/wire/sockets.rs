@@ -11,11 +11,11 @@ use std::process::Command;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::NAME;
-use crate::lab::{Setup, TestServer};
-use crate::peer::{BOTH, End, Peer, Version, plain};
-use crate::tools::{in_guest, scratch, skip, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::server::{Setup, TestServer};
+use offramp_testing::tools::{in_guest, scratch, skip, text};
 
 const ALONE: &str = "OFFRAMP_TEST_ALONE";
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -59,11 +59,11 @@ fn self_connect_is_backend_refused() {
         return;
     }
     const DEAD: u16 = 40_032;
-    let lab = TestServer::start(format!("127.0.0.1:{DEAD}"));
+    let server = TestServer::start(format!("127.0.0.1:{DEAD}"));
     let range = fs::read_to_string(PORT_RANGE).expect("/proc is mounted");
     for version in BOTH {
-        let before = lab.metrics();
-        let mut peer = Peer::dial(lab.addr, &plain(version), NAME);
+        let before = server.metrics();
+        let mut peer = Peer::dial(server.addr, &plain(version), NAME);
         fs::write(PORT_RANGE, format!("{DEAD} {DEAD}")).expect("the namespace is ours");
         // The plain leg fails when the handshake is complete, and the alert may come before all this is sent.
         let _ = peer.handshake().and_then(|()| {
@@ -74,14 +74,14 @@ fn self_connect_is_backend_refused() {
         fs::write(PORT_RANGE, &range).expect("the namespace is ours");
         assert_eq!(said, [0; 0], "its own bytes are no answer");
         assert!(matches!(end, End::Alert(_) | End::Reset), "{end:?}");
-        assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
-        lab.settled();
+        assert_eq!(server.faulted(&before, 1), ["backend_refused"]);
+        server.settled();
         // Without SO_REUSEADDR: nothing is left of the connection, TIME_WAIT included.
         let backend = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let port = SocketAddr::from(([127, 0, 0, 1], DEAD));
         backend.bind(&port.into()).expect("the backend can start");
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -97,18 +97,18 @@ fn both_wildcards_serve_on_one_port() {
         Setup::new(backend.addr).flags(&format!("--workers 2 --config {}", path.display())).start()
     };
     for (first, second) in [("0.0.0.0", "[::]"), ("[::]", "0.0.0.0")] {
-        let lab = start(listener(first) + &listener(second));
+        let server = start(listener(first) + &listener(second));
         for address in ["127.0.0.1:8443", "[::1]:8443"] {
             let address = address.parse().expect("an address");
             Peer::open(address, &plain(Version::Tls13)).ping(b"by either family");
         }
-        assert!(!lab.stderr().contains("takes IPv6 alone"), "{}", lab.stderr());
-        lab.stop();
+        assert!(!server.stderr().contains("takes IPv6 alone"), "{}", server.stderr());
+        server.stop();
     }
-    let lab = start(listener("[::]"));
+    let server = start(listener("[::]"));
     assert!(TcpStream::connect("127.0.0.1:8443").is_err(), "[::] takes IPv6 alone");
-    assert!(lab.stderr().contains("takes IPv6 alone"), "{}", lab.stderr());
-    lab.stop();
+    assert!(server.stderr().contains("takes IPv6 alone"), "{}", server.stderr());
+    server.stop();
 }
 
 #[test]
@@ -126,20 +126,20 @@ fn backend_at_an_abstract_name_is_reached() {
             }
         }
     });
-    let lab = TestServer::start(format!("unix:@{name}"));
-    assert!(lab.ready.contains(&format!("backend unix:@{name}")), "{}", lab.ready);
-    let mut peer = Peer::open(lab.addr, &plain(Version::Tls13));
+    let server = TestServer::start(format!("unix:@{name}"));
+    assert!(server.ready.contains(&format!("backend unix:@{name}")), "{}", server.ready);
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
     peer.ping(b"through a name");
     peer.close_notify();
     assert_eq!(peer.rest(), (Vec::new(), End::Clean));
-    assert_eq!(lab.settled().faults().len(), 0);
-    lab.stop();
+    assert_eq!(server.settled().faults().len(), 0);
+    server.stop();
     // Nobody has that name: the same fault as for a path.
-    let lab = TestServer::start(format!("unix:@{name}-nobody"));
-    let before = lab.metrics();
-    let _ = Peer::open(lab.addr, &plain(Version::Tls13)).rest();
-    assert_eq!(lab.faulted(&before, 1), ["backend_refused"]);
-    lab.stop();
+    let server = TestServer::start(format!("unix:@{name}-nobody"));
+    let before = server.metrics();
+    let _ = Peer::open(server.addr, &plain(Version::Tls13)).rest();
+    assert_eq!(server.faulted(&before, 1), ["backend_refused"]);
+    server.stop();
 }
 
 /// Sockets of this namespace on which a keepalive timer runs: column `tr` is 2 (Linux, `proc_net_tcp`).
@@ -163,13 +163,15 @@ fn keepalive_runs_on_both_legs_unless_off() {
     for (backend, flags, expected) in
         [(&elsewhere, "", 2), (&elsewhere, "--keepalive off", 0), (&at_home, "--keepalive on", 1)]
     {
-        let lab = Setup::new(backend).flags(flags).start();
-        let peer = Peer::open(lab.addr, &plain(Version::Tls13));
+        let server = Setup::new(backend).flags(flags).start();
+        let peer = Peer::open(server.addr, &plain(Version::Tls13));
         let listener = if backend == &at_home { &local } else { &listener };
         let accepted = listener.accept().expect("the plain leg comes").0;
-        crate::tools::eventually(&format!("{expected} timers with {flags:?}"), || kept_alive() == expected);
+        offramp_testing::tools::eventually(&format!("{expected} timers with {flags:?}"), || {
+            kept_alive() == expected
+        });
         drop((accepted, peer));
-        lab.settled();
-        lab.stop();
+        server.settled();
+        server.stop();
     }
 }

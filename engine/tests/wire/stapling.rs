@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::{Identity, NAME};
-use crate::lab::{Setup, TestServer, refused};
-use crate::peer::s_client;
-use crate::tools::{eventually, have, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::peer::s_client;
+use offramp_testing::server::{Setup, TestServer, refused};
+use offramp_testing::tools::{eventually, have, scratch, text};
 
 /// An OCSPResponse whose status is unauthorized and which has nothing else (RFC 6960 §4.2.1).
 const UNAUTHORIZED: [u8; 5] = [0x30, 3, 0x0a, 1, 6];
@@ -58,11 +58,11 @@ fn start(backend: &Backend, directory: &Path) -> TestServer {
 }
 
 /// Whether a client that asks gets a response, in both versions alike.
-fn is_stapled(lab: &TestServer, directory: &Path) -> bool {
+fn is_stapled(server: &TestServer, directory: &Path) -> bool {
     let trust = directory.join("ca.crt").display().to_string();
     let [one, other] = ["-tls1_2", "-tls1_3"].map(|version| {
         let words = format!("{version} -servername {NAME} -status");
-        let (output, echoed) = s_client(lab.addr, &trust, &words, Some("hello"));
+        let (output, echoed) = s_client(server.addr, &trust, &words, Some("hello"));
         let said = text(&output);
         assert!(echoed, "{said}");
         let is_stapled = said.contains("Cert Status: good");
@@ -80,16 +80,16 @@ fn an_ocsp_response_is_stapled_for_clients_that_ask() {
     }
     let (backend, files) = (Backend::start(BackendBehavior::Echo), directory());
     answer(files.path(), "it", "-ndays 7");
-    let lab = start(&backend, files.path());
-    assert!(is_stapled(&lab, files.path()));
-    assert!(!lab.stderr().contains("response.der"), "{}", lab.stderr());
+    let server = start(&backend, files.path());
+    assert!(is_stapled(&server, files.path()));
+    assert!(!server.stderr().contains("response.der"), "{}", server.stderr());
     let trust = files.path().join("ca.crt").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
         let (unasked, echoed) =
-            s_client(lab.addr, &trust, &format!("{version} -servername {NAME}"), Some("hello"));
+            s_client(server.addr, &trust, &format!("{version} -servername {NAME}"), Some("hello"));
         assert!(echoed && !text(&unasked).contains("Cert Status"), "{}", text(&unasked));
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -101,25 +101,29 @@ fn an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), directory());
     let response = files.path().join("response.der");
     std::fs::write(&response, UNAUTHORIZED).expect("the file can be written");
-    let lab = start(&backend, files.path());
-    assert!(lab.stderr().contains("response.der: is not stapled: the responder refused"), "{}", lab.stderr());
-    assert!(!is_stapled(&lab, files.path()));
+    let server = start(&backend, files.path());
+    assert!(
+        server.stderr().contains("response.der: is not stapled: the responder refused"),
+        "{}",
+        server.stderr()
+    );
+    assert!(!is_stapled(&server, files.path()));
     answer(files.path(), "it", "-ndays 7");
-    lab.reload(IN_FORCE);
-    assert!(is_stapled(&lab, files.path()));
+    server.reload(IN_FORCE);
+    assert!(is_stapled(&server, files.path()));
     std::fs::write(&response, b"no response").expect("the file can be written");
-    lab.reload("response.der: not an OCSP response in DER");
-    assert!(is_stapled(&lab, files.path()), "the one in force stays");
+    server.reload("response.der: not an OCSP response in DER");
+    assert!(is_stapled(&server, files.path()), "the one in force stays");
     for (certificate, validity, why) in [
         ("other", "-ndays 7", "is not stapled: it is for another certificate"),
         ("it", "", "is not stapled: it does not say until when"),
     ] {
         answer(files.path(), certificate, validity);
-        lab.reload(why);
-        lab.reload(IN_FORCE);
-        assert!(!is_stapled(&lab, files.path()), "{why}");
+        server.reload(why);
+        server.reload(IN_FORCE);
+        assert!(!is_stapled(&server, files.path()), "{why}");
     }
-    lab.stop();
+    server.stop();
 }
 
 #[test]
@@ -141,15 +145,15 @@ fn an_ocsp_response_that_runs_out_is_stapled_no_more() {
     let at = times[2].0 + 2;
     der[at..at + 15].copy_from_slice(&next_update[..15]);
     std::fs::write(&response, der).expect("the file can be written");
-    let lab = start(&backend, files.path());
-    assert!(is_stapled(&lab, files.path()));
+    let server = start(&backend, files.path());
+    assert!(is_stapled(&server, files.path()));
     eventually("the response runs out", || unix_now() > end);
-    assert!(!is_stapled(&lab, files.path()));
+    assert!(!is_stapled(&server, files.path()));
     let warning = "response.der: is not stapled: it is not current";
-    eventually("it is said without a reload", || lab.stderr().contains(warning));
-    assert_eq!(lab.stderr().matches(warning).count(), 1, "and once");
-    lab.reload(warning);
-    lab.stop();
+    eventually("it is said without a reload", || server.stderr().contains(warning));
+    assert_eq!(server.stderr().matches(warning).count(), 1, "and once");
+    server.reload(warning);
+    server.stop();
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::thread;
 
 use offramp::sys::affinity;
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::identity::Identity;
-use crate::lab::{Refusal, Setup, TestServer, identity_flags, probed_rekey, refused};
-use crate::peer::{BOTH, Peer, plain};
-use crate::tools::{eventually, have, in_guest, scratch, text};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::peer::{BOTH, Peer, plain};
+use offramp_testing::server::{Refusal, Setup, TestServer, identity_flags, probed_rekey, refused};
+use offramp_testing::tools::{eventually, have, in_guest, scratch, text};
 
 const SOMEWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9"];
 
@@ -103,14 +103,14 @@ fn a_port_in_use_is_refused_and_its_owner_undisturbed() {
 #[test]
 fn the_ready_line_is_true() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = TestServer::start(backend.addr);
+    let server = TestServer::start(backend.addr);
     for part in [&format!("backend {}", backend.addr), "1 worker", "records tx:", "rx:"] {
-        assert!(lab.ready.contains(part), "no {part:?} in {:?}", lab.ready);
+        assert!(server.ready.contains(part), "no {part:?} in {:?}", server.ready);
     }
     for version in BOTH {
-        Peer::open(lab.addr, &plain(version)).ping(b"at once");
+        Peer::open(server.addr, &plain(version)).ping(b"at once");
     }
-    lab.stop();
+    server.stop();
 }
 
 /// In a guest, of which `tests/kernel` knows it.
@@ -145,8 +145,8 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 /// The CPUs that each worker may run on, as the kernel lists them.
-fn cpus_of_workers(lab: &TestServer) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", lab.pid())).expect("the server runs");
+fn cpus_of_workers(server: &TestServer) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server runs");
     let read = |task: &std::fs::DirEntry, name: &str| {
         std::fs::read_to_string(task.path().join(name)).expect("a worker lasts as long as the server")
     };
@@ -162,11 +162,11 @@ fn cpus_of_workers(lab: &TestServer) -> Vec<String> {
 #[test]
 fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let lab = |pin: &str| Setup::new(backend.addr).flags(&format!("--pin-workers {pin}")).start();
-    let (pinned, free) = ([lab("on"), lab("incoming-cpu")], lab("off"));
+    let server = |pin: &str| Setup::new(backend.addr).flags(&format!("--pin-workers {pin}")).start();
+    let (pinned, free) = ([server("on"), server("incoming-cpu")], server("off"));
     let allowed = affinity::allowed().expect("the kernel tells");
-    for lab in &pinned {
-        assert_eq!(cpus_of_workers(lab), [allowed[0].to_string()]);
+    for server in &pinned {
+        assert_eq!(cpus_of_workers(server), [allowed[0].to_string()]);
     }
     if allowed.len() > 1 {
         assert_ne!(cpus_of_workers(&free), [allowed[0].to_string()]);
@@ -179,8 +179,8 @@ fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_fo
     let allowed = affinity::allowed().expect("the kernel tells");
     let backend = Backend::start(BackendBehavior::Echo);
     for (worker, &cpu) in allowed.iter().take(2).enumerate() {
-        let lab = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
-        let (before, addr) = (lab.metrics(), lab.addr);
+        let server = Setup::new(backend.addr).flags("--workers 2 --pin-workers incoming-cpu").start();
+        let (before, addr) = (server.metrics(), server.addr);
         // On loopback the CPU that sends receives too.
         let arrive = move || {
             affinity::pin(cpu).expect("it is allowed");
@@ -190,16 +190,16 @@ fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_fo
             });
         };
         thread::spawn(arrive).join().expect("the client has done all");
-        assert_eq!(lab.faulted(&before, 16), ["not_tls"]);
+        assert_eq!(server.faulted(&before, 16), ["not_tls"]);
         let expected = if allowed.len() > 1 { "fault not_tls " } else { "fewer CPUs" };
-        eventually("the log has it", || lab.stderr().contains(expected));
-        let log = lab.stderr();
+        eventually("the log has it", || server.stderr().contains(expected));
+        let log = server.stderr();
         let by = |worker: usize| log.contains(&format!("fault not_tls worker={worker} "));
         if allowed.len() > 1 {
             assert!(by(worker) && !by(1 - worker), "from CPU {cpu}: {log}");
         } else {
             assert!(log.contains("pin_workers: fewer CPUs for this process than 2 workers"), "{log}");
         }
-        lab.stop();
+        server.stop();
     }
 }

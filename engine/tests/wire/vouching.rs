@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::backend::{Backend, BackendBehavior};
-use crate::peer::{BOTH, Version};
-use crate::peers::{Client, authority, goes_on, lab, refused};
-use crate::tools::{eventually, scratch};
+use crate::peers::{Client, authority, goes_on, refused, serve};
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::peer::{BOTH, Version};
+use offramp_testing::tools::{eventually, scratch};
 
 const REFUSED: &str = "peer_certificate_refused";
 
@@ -28,30 +28,30 @@ fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
-    let (lab, _files) =
-        lab(&backend, &format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display()));
+    let (offramp, _files) =
+        serve(&backend, &format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display()));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let last = Duration::from_secs(unix_now().as_secs() + 10);
     let brief = Client::issued_by(&issuer, |params| params.not_after = epoch + last);
     let configs = both(&brief);
     for (_, config) in &configs {
-        goes_on(&lab, config, HandshakeKind::Full);
-        goes_on(&lab, config, HandshakeKind::Resumed);
+        goes_on(&offramp, config, HandshakeKind::Full);
+        goes_on(&offramp, config, HandshakeKind::Resumed);
     }
     eventually("the certificate ends", || unix_now() > last + Duration::from_secs(1));
     for (version, config) in &configs {
         // The ticket is good, and nobody would look at the certificate but for our judgement behind it. In
         // a full handshake it is the verifier that says so, in words of its own.
-        refused(&lab, config, "BadCertificate", REFUSED);
-        refused(&lab, &brief.config(*version), "CertificateExpired", REFUSED);
+        refused(&offramp, config, "BadCertificate", REFUSED);
+        refused(&offramp, &brief.config(*version), "CertificateExpired", REFUSED);
     }
     // The keys and the age of the sessions have not ended them.
     for (_, config) in both(&Client::issued_by(&issuer, |_| {})) {
-        goes_on(&lab, &config, HandshakeKind::Full);
-        goes_on(&lab, &config, HandshakeKind::Resumed);
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        goes_on(&offramp, &config, HandshakeKind::Resumed);
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 #[test]
@@ -64,24 +64,24 @@ fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() 
     let read = |file| std::fs::read_to_string(file).expect("it was written");
     let (ours, others) = (read(&file), read(&other));
     let lines = format!("client_auth = \"require\"\nclient_ca = \"{}\"\n", file.display());
-    let (lab, _files) = lab(&backend, &lines);
+    let (offramp, _files) = serve(&backend, &lines);
     let client = Client::issued_by(&issuer, |_| {});
     for (_, config) in both(&client) {
-        goes_on(&lab, &config, HandshakeKind::Full);
-        goes_on(&lab, &config, HandshakeKind::Resumed);
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        goes_on(&offramp, &config, HandshakeKind::Resumed);
         std::fs::write(&file, &others).expect("the file can be written");
-        lab.reload(IN_FORCE);
-        refused(&lab, &config, "UnknownCA", REFUSED);
+        offramp.reload(IN_FORCE);
+        refused(&offramp, &config, "UnknownCA", REFUSED);
         std::fs::write(&file, format!("{others}{ours}")).expect("the file can be written");
-        lab.reload(IN_FORCE);
+        offramp.reload(IN_FORCE);
         // Under other authorities than before the session does not count, but the client does.
-        goes_on(&lab, &config, HandshakeKind::Full);
-        goes_on(&lab, &config, HandshakeKind::Resumed);
+        goes_on(&offramp, &config, HandshakeKind::Full);
+        goes_on(&offramp, &config, HandshakeKind::Resumed);
         std::fs::write(&file, &ours).expect("the file can be written");
-        lab.reload(IN_FORCE);
+        offramp.reload(IN_FORCE);
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 /// TS 33.310 clause 6.1.1 asks for neither where the fingerprint decides, and RFC 8122 §6.2 for nothing but
@@ -97,20 +97,20 @@ fn a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority()
     let for_servers = Client::issued_by(&issuer, |params| params.extended_key_usages = server);
     let clients = [&expired, &to_come, &for_servers];
     let told: Vec<String> = clients.map(Client::fingerprint).map(|told| format!("\"{told}\"")).into();
-    let (lab, _files) =
-        lab(&backend, &format!("client_auth = \"require\"\nfingerprints = [{}]\n", told.join(", ")));
+    let (offramp, _files) =
+        serve(&backend, &format!("client_auth = \"require\"\nfingerprints = [{}]\n", told.join(", ")));
     for client in clients {
         for (_, config) in both(client) {
-            goes_on(&lab, &config, HandshakeKind::Full);
-            goes_on(&lab, &config, HandshakeKind::Resumed);
+            goes_on(&offramp, &config, HandshakeKind::Full);
+            goes_on(&offramp, &config, HandshakeKind::Resumed);
         }
     }
     // Nor does a good one help where it was not told.
     for (_, config) in both(&Client::issued_by(&issuer, |_| {})) {
-        refused(&lab, &config, "BadCertificate", REFUSED);
+        refused(&offramp, &config, "BadCertificate", REFUSED);
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }
 
 #[test]
@@ -118,17 +118,17 @@ fn fingerprints_of_several_hashes_hold_side_by_side() {
     let backend = Backend::start(BackendBehavior::Echo);
     let clients = [256, 384, 512].map(|bits| (bits, Client::self_signed()));
     let told = clients.each_ref().map(|(bits, client)| format!("\"{}\"", client.fingerprint_of(*bits)));
-    let (lab, _files) =
-        lab(&backend, &format!("client_auth = \"require\"\nfingerprints = [{}]\n", told.join(", ")));
+    let (offramp, _files) =
+        serve(&backend, &format!("client_auth = \"require\"\nfingerprints = [{}]\n", told.join(", ")));
     for (_, client) in &clients {
         for (_, config) in both(client) {
-            goes_on(&lab, &config, HandshakeKind::Full);
-            goes_on(&lab, &config, HandshakeKind::Resumed);
+            goes_on(&offramp, &config, HandshakeKind::Full);
+            goes_on(&offramp, &config, HandshakeKind::Resumed);
         }
     }
     for (_, config) in both(&Client::self_signed()) {
-        refused(&lab, &config, "BadCertificate", REFUSED);
+        refused(&offramp, &config, "BadCertificate", REFUSED);
     }
-    lab.settled();
-    lab.stop();
+    offramp.settled();
+    offramp.stop();
 }

@@ -27,7 +27,7 @@ use crate::plan::Target;
 use crate::runner::Clients;
 use crate::terms::Terms;
 
-use report::{Carried, Carriers, PhaseReport, Report};
+use report::{ByPath, PhaseReport, RecordPaths, Report};
 
 /// Seconds of load that may be asked for: at most so many that all ends within a minute.
 pub const SECONDS: std::ops::RangeInclusive<u64> = 2..=50;
@@ -58,7 +58,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
         date: machine::date(),
         machine,
         terminator: format!("offramp {}", env!("CARGO_PKG_VERSION")),
-        carriers: engine.record_paths().to_string(),
+        record_paths: engine.record_paths().to_string(),
         workers: WORKERS,
         threads,
         phases: Vec::new(),
@@ -67,7 +67,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
     let metrics = engine.metrics();
     for phase in phases::all(total, threads) {
         progress(&phase.label());
-        let before = carried(&metrics);
+        let before = by_path(&metrics);
         let terms = Terms::equal(phase.version, SERVER_NAME, &terminator.identity.certificate)?;
         let plan = phase.plan();
         let outcome = Clients::new(&plan, &terms)?
@@ -80,7 +80,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
         if let Some(reason) = outcome.broken_off {
             bail!("{}: {reason}", phase.label());
         }
-        let phase = PhaseReport::new(&phase, &outcome.tally, carried(&metrics).since(before));
+        let phase = PhaseReport::new(&phase, &outcome.tally, by_path(&metrics).since(before));
         report.problems.extend(phase.problems());
         report.phases.push(phase);
     }
@@ -156,14 +156,14 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
     }
 }
 
-fn carried(metrics: &Metrics) -> Carried {
+fn by_path(metrics: &Metrics) -> RecordPaths {
     let sum = |counters: [Counter; 2]| counters.into_iter().map(|counter| metrics.total(counter)).sum();
-    Carried {
-        tx: Carriers {
+    RecordPaths {
+        tx: ByPath {
             kernel: metrics.total(Counter::OffloadedTx),
             userspace: sum([Counter::UserspaceTx, Counter::FellBackTx]),
         },
-        rx: Carriers {
+        rx: ByPath {
             kernel: metrics.total(Counter::OffloadedRx),
             userspace: sum([Counter::UserspaceRx, Counter::FellBackRx]),
         },

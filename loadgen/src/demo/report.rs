@@ -21,7 +21,7 @@ pub struct Report {
     /// The terminator and its version.
     pub terminator: String,
     /// Who carries the records, per direction, and why not the kernel.
-    pub carriers: String,
+    pub record_paths: String,
     /// The terminator's worker threads.
     pub workers: usize,
     /// Client threads.
@@ -48,7 +48,7 @@ pub struct PhaseReport {
     /// Where bytes are what is counted.
     pub bulk: Option<Bulk>,
     /// Who carried the records of this phase's connections.
-    pub carried: Carried,
+    pub by_path: RecordPaths,
     /// Reasons for which connections failed, and how many did.
     pub failures: BTreeMap<String, u64>,
 }
@@ -83,16 +83,16 @@ pub struct Bulk {
 
 /// How many connections had their records carried by whom, per direction as the terminator sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Carried {
+pub struct RecordPaths {
     /// To the TLS leg.
-    pub tx: Carriers,
+    pub tx: ByPath,
     /// From the TLS leg.
-    pub rx: Carriers,
+    pub rx: ByPath,
 }
 
 /// Connections by who carried the records of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Carriers {
+pub struct ByPath {
     /// By the kernel.
     pub kernel: u64,
     /// By userspace.
@@ -102,7 +102,7 @@ pub struct Carriers {
 impl PhaseReport {
     /// Makes the figures of a phase.
     #[must_use]
-    pub fn new(phase: &Phase, tally: &Tally, carried: Carried) -> Self {
+    pub fn new(phase: &Phase, tally: &Tally, by_path: RecordPaths) -> Self {
         let seconds = phase.measured.as_secs_f64();
         let handshakes = match phase.work {
             Work::Handshake(_) => Some(Handshakes {
@@ -127,7 +127,7 @@ impl PhaseReport {
             connections: phase.connections * phase.threads,
             handshakes,
             bulk,
-            carried,
+            by_path,
             failures: tally.failures().clone(),
         }
     }
@@ -162,8 +162,8 @@ impl PhaseReport {
             handshake(|h| h.p99_us.to_string()),
             handshake(|h| format!("{} {}", percent(h.verified), h.asked)),
             self.bulk.map_or_else(none, |bulk| format!("{:.0}", bulk.megabytes_per_second)),
-            self.carried.tx.to_string(),
-            self.carried.rx.to_string(),
+            self.by_path.tx.to_string(),
+            self.by_path.rx.to_string(),
         ]
     }
 }
@@ -191,11 +191,11 @@ impl Report {
             out.truncate(out.trim_end().len());
             out.push('\n');
         }
-        let Self { date, machine: Machine { cpu, cores, kernel, .. }, terminator, carriers, .. } = self;
+        let Self { date, machine: Machine { cpu, cores, kernel, .. }, terminator, record_paths, .. } = self;
         let _ = write!(
             out,
             "\nLatency: TCP connect to handshake done, at the client. Every handshake and byte was checked.\n\
-             {terminator}, {workers} worker(s); {carriers}.\n\
+             {terminator}, {workers} worker(s); {record_paths}.\n\
              Client ({threads} thread(s)), terminator and backend share this machine's {cores} core(s): \
              {cpu}, {kernel}, {date} UTC.\n",
             workers = self.workers,
@@ -213,11 +213,11 @@ impl Report {
     }
 }
 
-impl Carried {
+impl RecordPaths {
     /// What was added since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
-        let less = |now: Carriers, then: Carriers| Carriers {
+        let less = |now: ByPath, then: ByPath| ByPath {
             kernel: now.kernel.saturating_sub(then.kernel),
             userspace: now.userspace.saturating_sub(then.userspace),
         };
@@ -225,7 +225,7 @@ impl Carried {
     }
 }
 
-impl fmt::Display for Carriers {
+impl fmt::Display for ByPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.kernel, self.userspace) {
             (0, 0) => f.write_str("nobody"),
@@ -272,13 +272,13 @@ mod tests {
         }
         tally.completed = 800;
         tally.down = 8_000_000_000;
-        let carried = Carried { tx: Carriers { kernel: 3, userspace: 1 }, rx: Carriers::default() };
-        let phases: Vec<_> = phases.iter().map(|phase| PhaseReport::new(phase, &tally, carried)).collect();
+        let by_path = RecordPaths { tx: ByPath { kernel: 3, userspace: 1 }, rx: ByPath::default() };
+        let phases: Vec<_> = phases.iter().map(|phase| PhaseReport::new(phase, &tally, by_path)).collect();
         Report {
             date: "2026-11-23 22:49".to_owned(),
             machine: Machine { cpu: "EPYC".to_owned(), cores: 2, kernel: "Linux 6".to_owned(), load: 0.0 },
             terminator: "offramp 0.1.0".to_owned(),
-            carriers: "records tx: kernel".to_owned(),
+            record_paths: "records tx: kernel".to_owned(),
             workers: 1,
             threads: 1,
             phases,
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(first["handshakes"]["per_second"], 100.0);
         assert_eq!(first["handshakes"]["p99_us"], 200);
         assert_eq!(first["handshakes"]["verified"], 1.0);
-        assert_eq!(first["carried"]["tx"]["kernel"], 3);
+        assert_eq!(first["by_path"]["tx"]["kernel"], 3);
         assert_eq!(json["phases"][7]["bulk"]["megabytes_per_second"], 1000.0);
         assert_eq!(json["problems"], serde_json::json!([]));
     }
@@ -316,7 +316,7 @@ mod tests {
         let phases = phases::all(Duration::from_secs(80), 1);
         let mut tally = Tally::default();
         let problems = |index: usize, tally: &Tally| {
-            PhaseReport::new(&phases[index], tally, Carried::default()).problems().join("\n")
+            PhaseReport::new(&phases[index], tally, RecordPaths::default()).problems().join("\n")
         };
         assert!(problems(0, &tally).contains("none was done in time"));
         assert!(problems(7, &tally).contains("no byte arrived"));
@@ -330,9 +330,10 @@ mod tests {
 
     #[test]
     fn carried_is_counted_from_an_earlier_reading() {
-        let at = |kernel, userspace| Carriers { kernel, userspace };
-        let (then, now) = (Carried { tx: at(1, 2), rx: at(0, 0) }, Carried { tx: at(4, 2), rx: at(0, 5) });
-        assert_eq!(now.since(then), Carried { tx: at(3, 0), rx: at(0, 5) });
+        let at = |kernel, userspace| ByPath { kernel, userspace };
+        let (then, now) =
+            (RecordPaths { tx: at(1, 2), rx: at(0, 0) }, RecordPaths { tx: at(4, 2), rx: at(0, 5) });
+        assert_eq!(now.since(then), RecordPaths { tx: at(3, 0), rx: at(0, 5) });
         assert_eq!([at(1, 0), at(0, 1), at(0, 0)].map(|c| c.to_string()), ["kernel", "userspace", "nobody"]);
     }
 }

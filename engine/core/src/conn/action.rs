@@ -128,11 +128,11 @@ pub enum Milestone {
         resumed: bool,
     },
     /// It is settled who carries the records of a direction.
-    Carried {
+    RecordPath {
         /// Which.
         direction: Direction,
-        /// By whom.
-        by: RecordPath,
+        /// By whom they are sealed or opened.
+        path: RecordPath,
     },
     /// Records of the peer's that are not application data.
     Received {

@@ -248,6 +248,9 @@ impl From<Malformed> for Fault {
 mod tests {
     use std::collections::HashSet;
     use std::fmt::Write as _;
+    use std::path::Path;
+
+    use offramp_testing::docs::assert_generated;
 
     use super::*;
 
@@ -264,20 +267,10 @@ mod tests {
         text
     }
 
-    /// With `OFFRAMP_WRITE_DOCS=1` it writes the table.
     #[test]
     fn fault_table_of_the_documentation_is_that_of_the_code() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate/metrics-and-faults.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let (begin, end) = ("<!-- faults: begin -->\n", "<!-- faults: end -->");
-        let (head, rest) = page.split_once(begin).unwrap();
-        let (found, tail) = rest.split_once(end).unwrap();
-        let wanted = table();
-        if found != wanted && std::env::var("OFFRAMP_WRITE_DOCS").is_ok_and(|value| value == "1") {
-            std::fs::write(path, format!("{head}{begin}{wanted}{end}{tail}")).unwrap();
-            return;
-        }
-        assert_eq!(found, wanted, "try: OFFRAMP_WRITE_DOCS=1 cargo test -p offramp-core fault_table");
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operate/metrics-and-faults.md");
+        assert_generated(&page, "faults", &table());
     }
 
     #[test]

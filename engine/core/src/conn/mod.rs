@@ -15,7 +15,6 @@ use std::time::Instant;
 mod accept;
 pub mod action;
 mod busy;
-pub mod carrier;
 mod connect;
 mod course;
 pub mod event;
@@ -23,17 +22,18 @@ pub mod fault;
 mod handshake;
 mod offload;
 pub mod policy;
+pub mod record_path;
 mod relay;
 mod shutdown;
 
 use std::sync::Arc;
 
 use action::Outbox;
-use carrier::Offer;
 use course::{Course, Stage};
 use event::Event;
 use fault::Fault;
 use policy::{Policy, Turn};
+use record_path::Offer;
 
 use offramp_proto::CipherSet;
 

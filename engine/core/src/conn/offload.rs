@@ -9,10 +9,10 @@
 
 use super::Next;
 use super::action::{Action, Milestone, Outbox, RecordPath};
-use super::carrier::{Carried, Count, Offer, Receiver, Transmitter};
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::handshake::Handshaken;
+use super::record_path::{Count, Offer, Receiver, SecuredLeg, Transmitter};
 use crate::buf::Buf;
 use crate::tls::cipher::{Opener, Sealer};
 use crate::tls::secrets::{Cipher, Direction, TrafficKeys};
@@ -31,7 +31,7 @@ pub(super) struct Offload {
     partial: Option<Buf>,
 }
 
-/// One direction on its way to its carrier.
+/// One direction on its way to its record path.
 #[derive(Debug)]
 struct Side<C> {
     userspace: C,
@@ -99,7 +99,7 @@ impl Offload {
     }
 
     /// Once [`Next::Advance`] was said.
-    pub(super) fn finish(self, out: &mut Outbox) -> Carried {
+    pub(super) fn finish(self, out: &mut Outbox) -> SecuredLeg {
         for (direction, fate) in [(Direction::Tx, self.tx.fate), (Direction::Rx, self.rx.fate)] {
             let by = match fate {
                 HandoverState::Kernel => RecordPath::Kernel,
@@ -107,7 +107,7 @@ impl Offload {
                 // Not settled: the relay will say.
                 HandoverState::Later | HandoverState::Wanted | HandoverState::Offered => continue,
             };
-            out.push(Action::Note(Milestone::Carried { direction, by }));
+            out.push(Action::Note(Milestone::RecordPath { direction, path: by }));
         }
         let left = |fate| (fate == HandoverState::Later).then_some(self.after_bytes);
         let (tx_left, rx_left) = (left(self.tx.fate), left(self.rx.fate));
@@ -120,7 +120,7 @@ impl Offload {
             _ => Receiver::Userspace(self.rx.userspace),
         };
         let Self { cipher, rekey, partial, .. } = self;
-        Carried { cipher, tx, rx, tx_left, rx_left, rekey, partial }
+        SecuredLeg { cipher, tx, rx, tx_left, rx_left, rekey, partial }
     }
 
     /// Gives what it holds back to the free list.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::carrier::Offer;
 use super::event::Leg;
+use super::record_path::Offer;
 use crate::config::Timeouts;
 use crate::tls::{Settings, Tickets, TlsPolicy, TlsPolicyError};
 

@@ -1,7 +1,7 @@
-//! Records sealed and opened in userspace: the carrier that is equal to the kernel.
+//! Records sealed and opened in userspace: the record path that is equal to the kernel.
 //!
 //! rustls hands out keys and sequence numbers when the handshake is complete, to the kernel and to this
-//! module alike, so both carriers start from the same state and either can take over from the other at a
+//! module alike, so both record paths start from the same state and either can take over from the other at a
 //! record boundary. Records are sealed and opened from one buffer into another, several in a row, with no
 //! allocation and no copy beside the cipher's own pass over the bytes.
 

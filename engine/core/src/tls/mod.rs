@@ -173,7 +173,7 @@ impl TlsPolicy {
             Some(verifier) => versions.with_client_cert_verifier(verifier),
         }
         .with_cert_resolver(Arc::new(identities));
-        // The handshake ends with the keys handed to a carrier: kernel, or `cipher`.
+        // The handshake ends with the keys handed to a record path: kernel, or `cipher`.
         server.enable_secret_extraction = true;
         // Tickets alone (RFC 5077), no session on the server (TS 33.328 Annex M) (A3a).
         server.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,6 +1,6 @@
 //! Who may connect: a certificate that an authority vouches for, or one whose fingerprint was told.
 //!
-//! With fingerprints (RFC 8122, TS 23.334 clause 5.11) the certificate is a carrier of a key and nothing
+//! With fingerprints (RFC 8122, TS 23.334 clause 5.11) the certificate holds a key and nothing
 //! else: self-signed is normal, X.509 v1 occurs, and neither its dates nor its extended key usage are looked
 //! at (C5); that the peer has the key is proved by its signature in the handshake. With authorities a path
 //! to one of them is looked for, dates and extended key usage (clientAuth) included.

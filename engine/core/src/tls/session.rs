@@ -1,8 +1,8 @@
 //! The handshake of one connection: the only file that names rustls's connection interface.
 //!
 //! A `Session` is fed bytes and yields bytes until it is `Established`; then rustls is left behind for good:
-//! keys and sequence numbers of both directions come out, and the carriers, kernel or userspace, go on from
-//! there. What remains of rustls is, in TLS 1.3, the secret from which a KeyUpdate derives the next keys.
+//! keys and sequence numbers of both directions come out, and the kernel or userspace goes on from there.
+//! What remains of rustls is, in TLS 1.3, the secret from which a KeyUpdate derives the next keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// Takes what it can use from the front of `incoming` and appends what is to be sent to `outgoing`. Stops
-    /// behind the record that completes the handshake: what follows is for the carriers.
+    /// behind the record that completes the handshake: what follows is for the record paths.
     ///
     /// # Errors
     /// A [`Refusal`], after which the session must not be fed again; `outgoing` then ends with the alert.

@@ -11,9 +11,9 @@ mod tls;
 use std::time::Instant;
 
 use super::action::{Action, Milestone, Outbox, RecordPath};
-use super::carrier::Ended;
 use super::event::{Event, Leg};
 use super::fault::Fault;
+use super::record_path::Ended;
 use super::{RECEIVE_BYTES, Rules};
 use crate::buf::Buf;
 use crate::tls::secrets::Direction;
@@ -263,5 +263,5 @@ fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Out
 
 /// It is settled who carries the records of a direction.
 fn note(direction: Direction, by: RecordPath, out: &mut Outbox) {
-    out.push(Action::Note(Milestone::Carried { direction, by }));
+    out.push(Action::Note(Milestone::RecordPath { direction, path: by }));
 }

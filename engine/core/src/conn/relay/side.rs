@@ -9,9 +9,9 @@ use super::{Cut, Ending, RECEIVE_BYTES};
 use crate::buf::Buf;
 use crate::conn::PLAINTEXT_BYTES;
 use crate::conn::action::Outbox;
-use crate::conn::carrier::{Delivery, LegEnd, PlainEnd};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
+use crate::conn::record_path::{Delivery, LegEnd, PlainEnd};
 
 /// A side, open and, with TLS, established.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A direction changes its carrier, or a carrier its key.
+//! A direction changes its record path, or a record path its key.
 //!
 //! Each direction goes to the kernel separately, at one of its own record boundaries: what goes to the peer
 //! when nothing of ours is being sent, what comes from it when nothing of it lies in our memory. A kernel
@@ -7,8 +7,8 @@
 use super::send_state::SendState;
 use super::{TlsSide, control, note};
 use crate::conn::action::{Action, Milestone, Outbox, RecordPath};
-use crate::conn::carrier::{Count, Receiver, Transmitter};
 use crate::conn::fault::Fault;
+use crate::conn::record_path::{Count, Receiver, Transmitter};
 use crate::tls::cipher::{Opener, Sealer};
 use crate::tls::record::RecordType;
 use crate::tls::secrets::Direction;

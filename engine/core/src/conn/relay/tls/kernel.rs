@@ -7,8 +7,8 @@
 use super::TlsSide;
 use crate::buf::Buf;
 use crate::conn::action::{Action, ControlKind, Outbox};
-use crate::conn::carrier::Receiver;
 use crate::conn::fault::Fault;
+use crate::conn::record_path::Receiver;
 use crate::conn::shutdown::MIN_RECORD_BYTES;
 use crate::tls::record::{MAX_PLAINTEXT_BYTES, RecordType};
 

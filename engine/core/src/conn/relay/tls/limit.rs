@@ -1,6 +1,6 @@
 //! How many records a key may protect (RFC 8446 §5.5), and what becomes of a connection whose key is spent.
 //!
-//! Where the next key can be had (TLS 1.3, and a carrier that takes it) it is: our own with a KeyUpdate, the
+//! In TLS 1.3, on a record path that can replace keys, the next key follows: our own with a KeyUpdate, the
 //! peer's by asking for one. Otherwise the connection is wound up: nothing more is received, what was is
 //! passed on, and it ends with `record_limit` and an alert, before the limit.
 //!
@@ -11,7 +11,7 @@ use super::TlsSide;
 use super::send_state::SendState;
 use crate::conn::RECEIVE_BYTES;
 use crate::conn::action::{Action, Outbox};
-use crate::conn::carrier::{Count, Receiver, Transmitter};
+use crate::conn::record_path::{Count, Receiver, Transmitter};
 use crate::tls::secrets::Direction;
 
 /// Records kept back for what was received when the limit came near, and for the last ones. The least

@@ -1,8 +1,8 @@
 //! A side with TLS: records in and out of a leg, whoever carries them, plaintext on the other side.
 //!
-//! What either carrier finds beside application data goes through `control`, and in TLS 1.3 through
-//! `messages`; what differs between the carriers is in `kernel` and `userspace`. A direction changes its
-//! carrier in `handover`; how many records its key may protect is in `limit`; what is sent next is in
+//! What either record path finds beside application data goes through `control`, and in TLS 1.3 through
+//! `messages`; what differs between the record paths is in `kernel` and `userspace`. A direction changes its
+//! record path in `handover`; how many records its key may protect is in `limit`; what is sent next is in
 //! `sending`; what a fault leaves to be said is in `ending`.
 
 mod control;
@@ -21,9 +21,9 @@ use super::note;
 use crate::buf::Buf;
 use crate::conn::Rules;
 use crate::conn::action::{Action, Outbox, RecordPath};
-use crate::conn::carrier::{self, Carried, Offer, Transmitter};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
+use crate::conn::record_path::{self, Offer, SecuredLeg, Transmitter};
 use crate::tls::record::RecordType;
 use crate::tls::secrets::{Cipher, Direction, Version};
 use crate::tls::session::Rekey;
@@ -64,7 +64,7 @@ pub(in crate::conn) struct TlsSide {
 /// What comes from the peer.
 #[derive(Debug)]
 struct Receiver {
-    path: carrier::Receiver,
+    path: record_path::Receiver,
     /// Bytes until the kernel is offered the direction; `None` if that is settled. With 0 it is offered at
     /// the next record boundary: until then nothing is received beyond the record that it is in.
     left: Option<u64>,
@@ -99,8 +99,8 @@ struct Receiver {
 
 impl TlsSide {
     /// With what the handshake and the hand-over have left.
-    pub(in crate::conn) fn new(carried: Carried, leg: Leg, now: Instant, rules: &Rules<'_>) -> Self {
-        let Carried { cipher, tx, rx, tx_left, rx_left, rekey, partial } = carried;
+    pub(in crate::conn) fn new(secured: SecuredLeg, leg: Leg, now: Instant, rules: &Rules<'_>) -> Self {
+        let SecuredLeg { cipher, tx, rx, tx_left, rx_left, rekey, partial } = secured;
         Self {
             leg,
             cipher,
@@ -191,7 +191,7 @@ impl TlsSide {
         out: &mut Outbox,
     ) -> Result<(), Fault> {
         self.receiver.receiving = false;
-        if count == 0 && matches!(self.receiver.path, carrier::Receiver::Kernel(_)) {
+        if count == 0 && matches!(self.receiver.path, record_path::Receiver::Kernel(_)) {
             out.bufs.give(buf);
             self.receive_record(out);
             return Ok(());
@@ -207,14 +207,14 @@ impl TlsSide {
         }
         self.receiver.is_mid_record = false;
         match &mut self.receiver.path {
-            carrier::Receiver::Kernel(records) => {
+            record_path::Receiver::Kernel(records) => {
                 // As many as there can be, but for empty ones, which nobody counts for us.
                 records.add(count as u64);
                 *received = Some(buf);
                 self.receiver.control_records_in_a_row = 0;
                 self.no_message_is_cut()
             }
-            carrier::Receiver::Userspace(_) => {
+            record_path::Receiver::Userspace(_) => {
                 let sealed = userspace::join(self.receiver.partial.take(), buf, out);
                 self.open(sealed, received, out)
             }
@@ -306,7 +306,7 @@ impl TlsSide {
     pub(super) fn may_have_unread(&self) -> bool {
         self.receiver.receiving
             && !self.receiver.eof
-            && matches!(self.receiver.path, carrier::Receiver::Kernel(_))
+            && matches!(self.receiver.path, record_path::Receiver::Kernel(_))
     }
 
     pub(super) fn heard(&self) -> Option<u8> {

@@ -5,8 +5,8 @@ use super::send_state::SendState;
 use super::{TlsSide, control, kernel};
 use crate::buf::Buf;
 use crate::conn::action::{Action, Outbox};
-use crate::conn::carrier::Transmitter;
 use crate::conn::fault::{Fault, alert};
+use crate::conn::record_path::Transmitter;
 use crate::tls::record::RecordType;
 
 /// What goes to the peer.

@@ -4,58 +4,33 @@ use std::io::Read;
 
 use aws_lc_rs::digest;
 
-/// A small deterministic generator (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub use fastrand::Rng;
 
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly enough for tests: a number in `low..=high`.
-    pub(crate) fn between(&mut self, low: usize, high: usize) -> usize {
-        low + usize::try_from(self.next() % (high - low + 1) as u64).expect("fits: it is below a usize")
-    }
-
-    pub(crate) fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
-    }
-
-    /// A segment size: single bytes, header-sized pieces, packets and whole records, all of them often.
-    pub(crate) fn cut(&mut self) -> usize {
-        match self.next() % 4 {
-            0 => 1,
-            1 => self.between(2, 32),
-            2 => self.between(33, 1_500),
-            _ => self.between(1_501, 40_000),
-        }
+/// A segment size: single bytes, header-sized pieces, packets and whole records, all of them often.
+pub fn cut(rng: &mut Rng) -> usize {
+    match rng.u8(..4) {
+        0 => 1,
+        1 => rng.usize(2..=32),
+        2 => rng.usize(33..=1_500),
+        _ => rng.usize(1_501..=40_000),
     }
 }
 
 /// `length` pseudorandom bytes, incompressible, as a stream; the same however it is read.
 #[derive(Debug)]
-pub(crate) struct Noise {
-    dice: Rng,
+pub struct Noise {
+    rng: Rng,
     left: u64,
     /// What a read that ended within a word left of it.
     rest: Vec<u8>,
 }
 
 impl Noise {
-    pub(crate) fn new(seed: u64, length: u64) -> Self {
-        Self { dice: Rng::new(seed), left: length, rest: Vec::new() }
+    pub fn new(seed: u64, length: u64) -> Self {
+        Self { rng: Rng::with_seed(seed), left: length, rest: Vec::new() }
     }
 
-    pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
         let mut all = Vec::with_capacity(length);
         Self::new(seed, length as u64).read_to_end(&mut all).expect("noise never fails");
         all
@@ -70,7 +45,7 @@ impl Read for Noise {
         head.copy_from_slice(&self.rest[..head.len()]);
         self.rest.drain(..head.len());
         for word in body.chunks_mut(8) {
-            let bytes = self.dice.next().to_le_bytes();
+            let bytes = self.rng.u64(..).to_le_bytes();
             word.copy_from_slice(&bytes[..word.len()]);
             self.rest.extend_from_slice(&bytes[word.len()..]);
         }
@@ -79,7 +54,7 @@ impl Read for Noise {
 }
 
 /// SHA-256 of a stream that is never held in memory; also its length.
-pub(crate) fn sha256_of(mut from: impl Read) -> (String, u64) {
+pub fn sha256_of(mut from: impl Read) -> (String, u64) {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut block = vec![0; 1 << 16];
     let mut length = 0;
@@ -93,7 +68,7 @@ pub(crate) fn sha256_of(mut from: impl Read) -> (String, u64) {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

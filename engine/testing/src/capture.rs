@@ -19,25 +19,25 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 const ETH_P_IP: u16 = 0x0800;
 
 /// A capture that runs until it is read.
-pub(crate) struct Capture {
+pub struct Capture {
     port: u16,
     stop: Arc<AtomicBool>,
     packets: JoinHandle<Vec<Vec<u8>>>,
 }
 
 /// One direction of one connection, by its ports.
-pub(crate) type Direction = (u16, u16);
+pub type Direction = (u16, u16);
 
 /// A TLS record as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) kind: u8,
-    pub(crate) body: Vec<u8>,
+pub struct Record {
+    pub kind: u8,
+    pub body: Vec<u8>,
 }
 
 impl Capture {
     /// Captures what goes from and to this TCP port; says why not where that is not allowed.
-    pub(crate) fn start(port: u16) -> Result<Self, String> {
+    pub fn start(port: u16) -> Result<Self, String> {
         let protocol = Protocol::from(i32::from(ETH_P_IP.to_be()));
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol));
         let socket = socket.map_err(|error| format!("no packet socket (CAP_NET_RAW): {error}"))?;
@@ -52,7 +52,7 @@ impl Capture {
 
     /// All streams so far; for one that is not whole, why. What an endpoint has received was captured before:
     /// nothing needs to be waited for. A stream that began before the capture is never whole.
-    pub(crate) fn finish(self) -> BTreeMap<Direction, Result<Vec<u8>, String>> {
+    pub fn finish(self) -> BTreeMap<Direction, Result<Vec<u8>, String>> {
         self.stop.store(true, Ordering::Release);
         let packets = self.packets.join().expect("capturing does not panic");
         let directions = by_direction(&packets, self.port).into_iter();
@@ -147,7 +147,7 @@ fn reassemble(segments: &[Segment]) -> Result<Vec<u8>, String> {
 }
 
 /// Whole records; what remains of a last one that was cut off is no record.
-pub(crate) fn records(stream: &[u8]) -> Vec<Record> {
+pub fn records(stream: &[u8]) -> Vec<Record> {
     let (mut records, mut rest) = (Vec::new(), stream);
     while let [kind, _, _, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
@@ -166,7 +166,7 @@ fn explicit_nonces(records: &[Record]) -> Vec<(u8, [u8; 8])> {
 }
 
 /// Every explicit nonce once, and at least this many of them: with fewer the answer would mean nothing.
-pub(crate) fn distinct_nonces(records: &[Record], at_least: usize) -> Result<(), String> {
+pub fn distinct_nonces(records: &[Record], at_least: usize) -> Result<(), String> {
     let nonces = explicit_nonces(records);
     if nonces.len() < at_least {
         return Err(format!("{} encrypted records, wanted {at_least}", nonces.len()));
@@ -177,7 +177,7 @@ pub(crate) fn distinct_nonces(records: &[Record], at_least: usize) -> Result<(),
     let mut seen = BTreeSet::new();
     for (index, (kind, nonce)) in nonces.iter().enumerate() {
         if !seen.insert(nonce) {
-            let nonce = crate::dice::hex(nonce);
+            let nonce = crate::rng::hex(nonce);
             return Err(format!("encrypted record {index}, type {kind}: nonce {nonce} was used before"));
         }
     }

@@ -7,51 +7,56 @@ use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use rustls::pki_types::CertificateDer;
 
 /// The name that every certificate except the `Named` ones is valid for.
-pub(crate) const NAME: &str = "offramp.test";
+pub const NAME: &str = "offramp.test";
 
 /// A self-signed certificate and its key, as PEM. The subject's common name tells which it is.
 #[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) common_name: &'static str,
-    pub(crate) certificate: String,
-    pub(crate) key: String,
-    pub(crate) der: CertificateDer<'static>,
+pub struct Identity {
+    pub common_name: &'static str,
+    pub certificate: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
 }
 
 impl Identity {
     /// ECDSA P-256, for `NAME` and 127.0.0.1.
-    pub(crate) fn ecdsa() -> &'static Self {
+    pub fn ecdsa() -> &'static Self {
         static MADE: OnceLock<Identity> = OnceLock::new();
         MADE.get_or_init(|| make("ecdsa", &[NAME, "127.0.0.1"], KeyPair::generate()))
     }
 
     /// RSA-2048, for `NAME` and 127.0.0.1.
-    pub(crate) fn rsa() -> &'static Self {
+    pub fn rsa() -> &'static Self {
         static MADE: OnceLock<Identity> = OnceLock::new();
         let key = || KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048);
         MADE.get_or_init(|| make("rsa", &[NAME, "127.0.0.1"], key()))
     }
 
     /// ECDSA for one.test alone.
-    pub(crate) fn one() -> &'static Self {
+    pub fn one() -> &'static Self {
         static MADE: OnceLock<Identity> = OnceLock::new();
         MADE.get_or_init(|| make("one", &["one.test"], KeyPair::generate()))
     }
 
     /// ECDSA for two.test alone.
-    pub(crate) fn two() -> &'static Self {
+    pub fn two() -> &'static Self {
         static MADE: OnceLock<Identity> = OnceLock::new();
         MADE.get_or_init(|| make("two", &["two.test"], KeyPair::generate()))
     }
 
-    pub(crate) fn all() -> [&'static Self; 4] {
+    pub fn all() -> [&'static Self; 4] {
         [Self::ecdsa(), Self::rsa(), Self::one(), Self::two()]
     }
 
+    /// What its files are called: certificate, key.
+    pub fn files(&self, directory: &Path) -> (PathBuf, PathBuf) {
+        let file = |kind| directory.join(format!("{}.{kind}", self.common_name));
+        (file("crt"), file("key"))
+    }
+
     /// Writes both files and gives their paths: certificate, key.
-    pub(crate) fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
-        let certificate = directory.join(format!("{}.crt", self.common_name));
-        let key = directory.join(format!("{}.key", self.common_name));
+    pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
+        let (certificate, key) = self.files(directory);
         std::fs::write(&certificate, &self.certificate).expect("the certificate can be written");
         std::fs::write(&key, &self.key).expect("the key can be written");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);

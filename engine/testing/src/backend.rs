@@ -10,15 +10,15 @@ use std::thread::JoinHandle;
 use aws_lc_rs::digest;
 use socket2::SockRef;
 
-use crate::dice::{Noise, Rng, hex};
+use crate::rng::{Noise, Rng, cut, hex};
 use crate::tools::PATIENCE;
 
 /// What a backend does with each connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum BackendBehavior {
+pub enum BackendBehavior {
     /// Sends everything back; after the end of input, ends its output.
     Echo,
-    /// The same, each answer cut into writes by dice.
+    /// The same, each answer cut into writes by rng.
     EchoCut(u64),
     /// Hashes to the end of input; then answers with the digest in hex and ends.
     Sink,
@@ -36,21 +36,21 @@ pub(crate) enum BackendBehavior {
     Obedient,
 }
 
-pub(crate) const LATE_ANSWER: &[u8] = b"the answer to a question that has ended";
-pub(crate) const EARLY_ANSWER: &[u8] = b"nothing more from this side";
+pub const LATE_ANSWER: &[u8] = b"the answer to a question that has ended";
+pub const EARLY_ANSWER: &[u8] = b"nothing more from this side";
 
 /// What one connection was, seen from the backend.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) bytes: u64,
-    pub(crate) sha256: String,
+pub struct Seen {
+    pub bytes: u64,
+    pub sha256: String,
     /// How the input ended.
-    pub(crate) end: Result<(), io::ErrorKind>,
+    pub end: Result<(), io::ErrorKind>,
 }
 
 /// A listening backend. Dropped, it stops listening; connections end by themselves.
-pub(crate) struct Backend {
-    pub(crate) addr: SocketAddr,
+pub struct Backend {
+    pub addr: SocketAddr,
     manner: BackendBehavior,
     listener: Option<Listening>,
     seen: Receiver<Seen>,
@@ -63,7 +63,7 @@ struct Listening {
 }
 
 impl Backend {
-    pub(crate) fn start(manner: BackendBehavior) -> Self {
+    pub fn start(manner: BackendBehavior) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let (tell, seen) = channel();
@@ -73,7 +73,7 @@ impl Backend {
     }
 
     /// Closes the listener: connections are refused, those open stay.
-    pub(crate) fn refuse(&mut self) {
+    pub fn refuse(&mut self) {
         if let Some(Listening { stop, thread }) = self.listener.take() {
             stop.store(true, Ordering::Release);
             // Wakes the blocking accept; where that fails, the listener is already gone.
@@ -83,12 +83,12 @@ impl Backend {
     }
 
     /// Listens again on the same port.
-    pub(crate) fn resume(&mut self) {
+    pub fn resume(&mut self) {
         self.accept_on(TcpListener::bind(self.addr).expect("the port is still ours"));
     }
 
     /// What the next connection to end had seen.
-    pub(crate) fn seen(&self) -> Seen {
+    pub fn seen(&self) -> Seen {
         self.seen.recv_timeout(PATIENCE).expect("a connection at the backend ends")
     }
 
@@ -142,7 +142,7 @@ impl Read for Input<'_> {
 fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: BackendBehavior) -> io::Result<()> {
     match manner {
         BackendBehavior::Echo => echo(socket, input, None),
-        BackendBehavior::EchoCut(seed) => echo(socket, input, Some(Rng::new(seed))),
+        BackendBehavior::EchoCut(seed) => echo(socket, input, Some(Rng::with_seed(seed))),
         BackendBehavior::Sink => {
             read_to_end(input)?;
             socket.write_all(hex(input.context.clone().finish().as_ref()).as_bytes())?;
@@ -191,7 +191,7 @@ fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: BackendBehavi
     }
 }
 
-fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Rng>) -> io::Result<()> {
+fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut rng: Option<Rng>) -> io::Result<()> {
     let mut block = vec![0; 1 << 14];
     loop {
         let count = input.read(&mut block)?;
@@ -200,7 +200,7 @@ fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Rng>) ->
         }
         let mut rest = &block[..count];
         while !rest.is_empty() {
-            let cut = dice.as_mut().map_or(rest.len(), Rng::cut).min(rest.len());
+            let cut = rng.as_mut().map_or(rest.len(), cut).min(rest.len());
             socket.write_all(&rest[..cut])?;
             rest = &rest[cut..];
         }
@@ -211,10 +211,10 @@ fn echo(mut socket: &TcpStream, input: &mut Input<'_>, mut dice: Option<Rng>) ->
 fn source(mut socket: &TcpStream, input: &mut Input<'_>, seed: u64, bytes: usize) -> io::Result<()> {
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let (mut noise, mut dice) = (Noise::new(seed, bytes as u64), Rng::new(!seed));
+            let (mut noise, mut rng) = (Noise::new(seed, bytes as u64), Rng::with_seed(!seed));
             let mut block = vec![0; 40_000];
             loop {
-                let count = noise.read(&mut block[..dice.cut()])?;
+                let count = noise.read(&mut block[..cut(&mut rng)])?;
                 if count == 0 {
                     return socket.shutdown(Shutdown::Write);
                 }

@@ -7,15 +7,15 @@ use std::process::{Child, Command, Stdio};
 
 use crate::tools::eventually;
 
-pub(crate) struct Nginx {
+pub struct Nginx {
     child: Child,
-    pub(crate) addr: SocketAddr,
+    pub addr: SocketAddr,
     root: PathBuf,
 }
 
 impl Nginx {
     /// Serves and stores files under `directory`/www.
-    pub(crate) fn start(directory: &Path) -> Self {
+    pub fn start(directory: &Path) -> Self {
         let root = directory.join("www");
         std::fs::create_dir_all(&root).expect("the root can be made");
         // nginx cannot be given port 0: the port is free when asked, and nothing else on loopback is likely
@@ -34,7 +34,7 @@ impl Nginx {
     }
 
     /// Where the file of this name is stored.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 }

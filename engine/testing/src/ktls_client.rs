@@ -13,7 +13,7 @@ use crate::identity::NAME;
 use crate::tools::PATIENCE;
 
 /// Sends the data to an echo, receives as much, ends.
-pub(crate) fn echo_over_ktls(addr: SocketAddr, config: &Arc<ClientConfig>, data: &[u8]) -> Vec<u8> {
+pub fn echo_over_ktls(addr: SocketAddr, config: &Arc<ClientConfig>, data: &[u8]) -> Vec<u8> {
     let mut config = ClientConfig::clone(config);
     config.enable_secret_extraction = true;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -8,10 +8,10 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as hung. Only a guard: no scenario measures time with it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls until `probe` gives a value; `None` when patience ends.
-pub(crate) fn patiently<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn patiently<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = probe() {
@@ -25,42 +25,48 @@ pub(crate) fn patiently<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// Polls until `probe` holds.
-pub(crate) fn eventually(what: &str, mut probe: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut probe: impl FnMut() -> bool) {
     assert!(patiently(|| probe().then_some(())).is_some(), "not within {PATIENCE:?}: {what}");
 }
 
 /// Between two looks at another process.
-pub(crate) fn pause() {
+pub fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
 /// A directory of this scenario's own, removed with the value.
-pub(crate) fn scratch() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     let parent = std::env::var_os("OFFRAMP_SCRATCH").map_or_else(bulk_parent, PathBuf::from);
     tempfile::Builder::new().prefix("wire-").tempdir_in(parent).expect("a scratch directory can be made")
 }
 
 /// The same for files too large for a guest's memory.
-pub(crate) fn bulk_scratch() -> tempfile::TempDir {
+pub fn bulk_scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("bulk-").tempdir_in(bulk_parent()).expect("a bulk directory can be made")
 }
 
+/// Where cargo puts what it builds for a profile, such as `target/debug`: this test lies in `deps` below it.
+pub fn profile_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("this test is a file");
+    test.ancestors().nth(2).expect("in deps").to_owned()
+}
+
 fn bulk_parent() -> PathBuf {
-    let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let parent = profile_directory().with_file_name("tmp");
     std::fs::create_dir_all(&parent).expect("cargo's directory for test files can be made");
     parent
 }
 
 /// Says that a scenario cannot run here; never silently. Written past libtest's capture, so that it is always
 /// seen.
-pub(crate) fn skip(reason: &str) {
+pub fn skip(reason: &str) {
     let refused = std::env::var("OFFRAMP_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
     assert!(!refused, "SKIP: {reason} (and OFFRAMP_SKIPS_ARE_FAILURES=1)");
     let _ = writeln!(std::io::stderr(), "SKIP: {reason}");
 }
 
 /// Whether a program can be started; says the skip if not.
-pub(crate) fn have(program: &str) -> bool {
+pub fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_err() {
         let package = match program {
@@ -74,17 +80,17 @@ pub(crate) fn have(program: &str) -> bool {
 }
 
 /// Whether this is the guest kernel of `tests/kernel`, which nobody else uses.
-pub(crate) fn in_guest() -> bool {
+pub fn in_guest() -> bool {
     std::env::var_os("OFFRAMP_GUEST").is_some()
 }
 
-pub(crate) fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().expect("kill runs");
     assert!(status.success(), "kill -s {name} {pid}: {status}");
 }
 
 /// As many descriptors as the hard limit allows, for this process and the servers that it starts.
-pub(crate) fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let limits = std::fs::read_to_string("/proc/self/limits").expect("/proc is mounted");
@@ -100,7 +106,7 @@ pub(crate) fn raise_descriptor_limit() {
     });
 }
 
-pub(crate) fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     let out = String::from_utf8_lossy(&output.stdout);
     format!("{}\n--- stdout\n{out}\n--- stderr\n{}", output.status, String::from_utf8_lossy(&output.stderr))
 }

@@ -22,7 +22,7 @@ pub struct Offer {
     pub rekeys: bool,
 }
 
-/// The carrier of the records from us.
+/// The record path of the records from us.
 #[derive(Debug)]
 pub(super) enum Transmitter {
     /// The kernel, with so many records under its key.
@@ -56,7 +56,7 @@ impl Count {
     }
 }
 
-/// The carrier of the records from the peer.
+/// The record path of the records from the peer.
 #[derive(Debug)]
 pub(super) enum Receiver {
     /// The kernel, with so many records under its key.
@@ -67,7 +67,7 @@ pub(super) enum Receiver {
 
 /// What a side with TLS begins with.
 #[derive(Debug)]
-pub(super) struct Carried {
+pub(super) struct SecuredLeg {
     pub(super) cipher: Cipher,
     pub(super) tx: Transmitter,
     pub(super) rx: Receiver,

@@ -1,17 +1,17 @@
 //! One scrape of `/metrics`, whatever the order of its labels.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::tools::PATIENCE;
 
 /// Every sample of a scrape.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     samples: Vec<Sample>,
     /// As received, for the report of a failure.
-    pub(crate) raw: String,
+    pub raw: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -21,15 +21,25 @@ struct Sample {
     value: f64,
 }
 
+/// What the admin address answers to a request: its first line and its header fields, without the empty line
+/// behind them.
+///
+/// # Errors
+/// What the system says.
+pub fn ask(admin: SocketAddr, request: &str) -> io::Result<String> {
+    let mut tcp = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 impl Metrics {
-    pub(crate) fn scrape(admin: SocketAddr) -> std::io::Result<Self> {
-        let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
+    pub fn scrape(admin: SocketAddr) -> io::Result<Self> {
+        let answer = ask(admin, "GET /metrics HTTP/1.1\r\nHost: localhost")?;
         if answer.split(' ').nth(1) != Some("200") {
-            return Err(std::io::Error::other(format!("/metrics answered: {answer}")));
+            return Err(io::Error::other(format!("/metrics answered: {answer}")));
         }
         Ok(Self::parse(&answer))
     }
@@ -40,7 +50,7 @@ impl Metrics {
 
     /// The sum of all samples of this name that carry these labels; 0 if there is none (a counter not yet
     /// touched).
-    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let fits = |sample: &&Sample| {
             sample.name == name
                 && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|has| has == value))
@@ -51,37 +61,37 @@ impl Metrics {
     }
 
     /// As `sum`, for a name that must be there: a renamed metric must not read as zero.
-    pub(crate) fn required(&self, name: &str) -> u64 {
+    pub fn required(&self, name: &str) -> u64 {
         assert!(self.samples.iter().any(|s| s.name == name), "no metric {name} in:\n{}", self.raw);
         self.sum(name, &[])
     }
 
-    pub(crate) fn open(&self) -> u64 {
+    pub fn open(&self) -> u64 {
         self.required("offramp_connections_open")
     }
 
-    pub(crate) fn accepted(&self) -> u64 {
+    pub fn accepted(&self) -> u64 {
         self.required("offramp_connections_accepted_total")
     }
 
-    pub(crate) fn buffers_lent(&self) -> u64 {
+    pub fn buffers_lent(&self) -> u64 {
         self.required("offramp_buffers_lent")
     }
 
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.required("offramp_operations_in_flight")
     }
 
-    pub(crate) fn handshakes(&self, kind: &str) -> u64 {
+    pub fn handshakes(&self, kind: &str) -> u64 {
         self.sum("offramp_handshakes_total", &[("kind", kind)])
     }
 
-    pub(crate) fn offload(&self, direction: &str, carrier: &str) -> u64 {
-        self.sum("offramp_offload_total", &[("direction", direction), ("carrier", carrier)])
+    pub fn offload(&self, direction: &str, path: &str) -> u64 {
+        self.sum("offramp_offload_total", &[("direction", direction), ("path", path)])
     }
 
     /// Counted faults by label, without those that are zero.
-    pub(crate) fn faults(&self) -> BTreeMap<String, u64> {
+    pub fn faults(&self) -> BTreeMap<String, u64> {
         let mut faults = BTreeMap::new();
         for sample in self.samples.iter().filter(|s| s.name == "offramp_faults_total" && s.value > 0.0) {
             let label = sample.labels.get("fault").cloned().unwrap_or_default();
@@ -115,8 +125,8 @@ fn parse_line(line: &str) -> Option<Sample> {
 fn samples_are_read_whatever_the_label_order_and_comments_are_not() {
     let metrics = Metrics::parse(
         "HTTP/1.1 200 OK\r\n\r\n# TYPE offramp_offload counter\n\
-         offramp_offload_total{carrier=\"kernel\",direction=\"tx\"} 3\n\
-         offramp_offload_total{direction=\"tx\",carrier=\"userspace\"} 4\n\
+         offramp_offload_total{path=\"kernel\",direction=\"tx\"} 3\n\
+         offramp_offload_total{direction=\"tx\",path=\"userspace\"} 4\n\
          offramp_faults_total{fault=\"not_tls\"} 2\nofframp_faults_total{fault=\"quiet\"} 0\n\
          offramp_connections_open 5\n# EOF\n",
     );

@@ -2,28 +2,30 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::identity::Identity;
-use crate::metrics::Metrics;
-use crate::tools::{PATIENCE, eventually, patiently, pause, raise_descriptor_limit, scratch, signal};
+use crate::metrics::{Metrics, ask};
+use crate::tools::{
+    PATIENCE, eventually, patiently, pause, profile_directory, raise_descriptor_limit, scratch, signal,
+};
 
 /// A running server. Dropped while it runs, it is killed; dropped in a panic, it says all that it knows.
-pub(crate) struct TestServer {
+pub struct TestServer {
     process: Process,
     /// Where it listens for TLS.
-    pub(crate) addr: SocketAddr,
+    pub addr: SocketAddr,
     admin: SocketAddr,
     /// The line that it printed when ready.
-    pub(crate) ready: String,
-    _files: tempfile::TempDir,
+    pub ready: String,
+    files: tempfile::TempDir,
 }
 
 /// What to start.
-pub(crate) struct Setup {
+pub struct Setup {
     backend: String,
     identities: Vec<&'static Identity>,
     extra: Vec<String>,
@@ -34,49 +36,49 @@ pub(crate) struct Setup {
 
 /// How a server that did not become ready ended.
 #[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: ExitStatus,
-    pub(crate) stderr: String,
+pub struct Refusal {
+    pub status: ExitStatus,
+    pub stderr: String,
 }
 
 impl Setup {
     /// One worker, both an ECDSA and an RSA identity.
-    pub(crate) fn new(backend: impl ToString) -> Self {
+    pub fn new(backend: impl ToString) -> Self {
         let identities = vec![Identity::ecdsa(), Identity::rsa()];
         let (backend, extra) = (backend.to_string(), Vec::new());
         Self { backend, identities, extra, says_offload: true, stdout: None, stderr: None }
     }
 
     /// Where its log goes, which the lab then does not see.
-    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
         self
     }
 
     /// Where the ready line goes, which the lab then does not see: `--listen` and `--admin` must be given.
-    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = Some(stdout.into());
         self
     }
 
-    pub(crate) fn identities(mut self, identities: &[&'static Identity]) -> Self {
+    pub fn identities(mut self, identities: &[&'static Identity]) -> Self {
         self.identities = identities.to_vec();
         self
     }
 
     /// More of the command line, as one string of words.
-    pub(crate) fn flags(mut self, words: &str) -> Self {
+    pub fn flags(mut self, words: &str) -> Self {
         self.extra.extend(words.split_whitespace().map(str::to_owned));
         self
     }
 
     /// No `--offload`: the configuration file decides.
-    pub(crate) fn without_offload(mut self) -> Self {
+    pub fn without_offload(mut self) -> Self {
         self.says_offload = false;
         self
     }
 
-    pub(crate) fn start(self) -> TestServer {
+    pub fn start(self) -> TestServer {
         raise_descriptor_limit();
         let files = scratch();
         let mut arguments = vec!["--backend".to_owned(), self.backend];
@@ -109,19 +111,19 @@ impl Setup {
         let addr = address_after(&ready, "listening on ").expect("the ready line names the listener");
         let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
         assert!(addr.port() != 0 && admin.port() != 0, "the ready line names the real ports: {ready}");
-        TestServer { process, addr, admin, ready, _files: files }
+        TestServer { process, addr, admin, ready, files }
     }
 }
 
 /// `--cert … --key …` for an identity written into `directory`.
-pub(crate) fn identity_flags(identity: &Identity, directory: &Path) -> [String; 4] {
+pub fn identity_flags(identity: &Identity, directory: &Path) -> [String; 4] {
     let (certificate, key) = identity.write(directory);
-    let path = |path: std::path::PathBuf| path.to_str().expect("scratch paths are UTF-8").to_owned();
+    let path = |path: PathBuf| path.to_str().expect("scratch paths are UTF-8").to_owned();
     ["--cert".to_owned(), path(certificate), "--key".to_owned(), path(key)]
 }
 
 /// Starts a server that must not become ready, and gives how it ended.
-pub(crate) fn refused(arguments: &[String]) -> Refusal {
+pub fn refused(arguments: &[String]) -> Refusal {
     let mut process = Process::spawn(arguments, None, None);
     let status = process.await_exit(PATIENCE);
     let stderr = process.stderr.text();
@@ -132,48 +134,58 @@ pub(crate) fn refused(arguments: &[String]) -> Refusal {
 }
 
 impl TestServer {
-    pub(crate) fn start(backend: impl ToString) -> Self {
+    pub fn start(backend: impl ToString) -> Self {
         Setup::new(backend).start()
     }
 
     /// Whether this server has a kernel carry records that cannot follow a KeyUpdate (before Linux 6.14).
-    pub(crate) fn refuses_key_updates(&self) -> bool {
+    pub fn refuses_key_updates(&self) -> bool {
         self.ready.contains("kernel (") && probed_rekey() == Some(false)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.child.id()
     }
 
-    pub(crate) fn metrics(&self) -> Metrics {
+    pub fn metrics(&self) -> Metrics {
         Metrics::scrape(self.admin).unwrap_or_else(|error| panic!("/metrics: {error}"))
     }
 
-    pub(crate) fn admin(&self) -> SocketAddr {
+    pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
+    /// What the admin address answers to a method and a path, such as `GET /healthz`.
+    pub fn ask(&self, request: &str) -> String {
+        ask(self.admin, &format!("{request} HTTP/1.1\r\nHost: localhost")).expect("it answers")
+    }
+
+    /// The file of a certificate that it was started with.
+    pub fn certificate(&self, identity: &Identity) -> PathBuf {
+        identity.files(self.files.path()).0
+    }
+
     /// What it has written to stderr so far.
-    pub(crate) fn stderr(&self) -> String {
+    pub fn stderr(&self) -> String {
         self.process.stderr.text()
     }
 
     /// SIGHUP, and what it then says.
-    pub(crate) fn reload(&self, expected: &str) {
+    pub fn reload(&self, expected: &str) {
         let before = self.stderr().len();
         signal(self.pid(), "HUP");
         eventually(expected, || self.stderr()[before..].contains(expected));
     }
 
     /// Open descriptors of the server.
-    pub(crate) fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
     /// Connections to the TLS listener that the server has accepted and holds. One that still waits in the
     /// backlog has no inode yet, and one that was closed none any more (Linux, `proc_net_tcp`). As they are
     /// listed there.
-    pub(crate) fn accepted_sockets(&self) -> Vec<String> {
+    pub fn accepted_sockets(&self) -> Vec<String> {
         const LISTEN: &str = "0A";
         let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
         let port = format!(":{:04X}", self.addr.port());
@@ -189,13 +201,13 @@ impl TestServer {
     }
 
     /// Waits until no connection is open any more.
-    pub(crate) fn settled(&self) -> Metrics {
+    pub fn settled(&self) -> Metrics {
         let none_open = || Some(self.metrics()).filter(|metrics| metrics.open() == 0);
         patiently(none_open).unwrap_or_else(|| panic!("connections stay open: {}", self.metrics().raw))
     }
 
     /// Waits until the faults since `before` number at least `count`, and gives their labels.
-    pub(crate) fn faulted(&self, before: &Metrics, count: u64) -> Vec<String> {
+    pub fn faulted(&self, before: &Metrics, count: u64) -> Vec<String> {
         let (was, mut labels) = (before.faults(), Vec::new());
         eventually(&format!("{count} fault(s) counted; before: {was:?}"), || {
             let now = self.metrics().faults();
@@ -207,17 +219,17 @@ impl TestServer {
         labels
     }
 
-    pub(crate) fn terminate(&self) {
+    pub fn terminate(&self) {
         signal(self.pid(), "TERM");
     }
 
-    pub(crate) fn await_exit(&mut self) -> ExitStatus {
+    pub fn await_exit(&mut self) -> ExitStatus {
         let status = self.process.await_exit(PATIENCE);
         status.unwrap_or_else(|| panic!("still running: {}", self.process.report()))
     }
 
     /// The end of every scenario: SIGTERM, a drain with nothing left to drain, exit 0.
-    pub(crate) fn stop(mut self) {
+    pub fn stop(mut self) {
         self.terminate();
         let status = self.await_exit();
         assert!(status.success(), "after SIGTERM: {status}; {}", self.process.report());
@@ -344,12 +356,13 @@ impl Log {
     }
 }
 
-pub(crate) fn binary() -> String {
-    std::env::var("OFFRAMP_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offramp").to_owned())
+/// The server under test: `OFFRAMP_BIN`, or the one that cargo has built beside this test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("OFFRAMP_BIN").map_or_else(|| profile_directory().join("offramp"), PathBuf::from)
 }
 
 /// What `offramp probe` says of this kernel: whether it replaces keys; `None` if it was not tried.
-pub(crate) fn probed_rekey() -> Option<bool> {
+pub fn probed_rekey() -> Option<bool> {
     static SAID: OnceLock<Option<bool>> = OnceLock::new();
     *SAID.get_or_init(|| {
         let output = Command::new(binary()).arg("probe").output().expect("the probe runs");

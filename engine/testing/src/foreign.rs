@@ -14,14 +14,14 @@ use crate::peer::{Version, trust_file};
 use crate::tools::{PATIENCE, patiently, text};
 
 /// The three kinds of protection that both versions have: their names in GnuTLS, in Java's TLS 1.3 and 1.2.
-pub(crate) const AEADS: [[&str; 3]; 3] = [
+pub const AEADS: [[&str; 3]; 3] = [
     ["AES-128-GCM", "TLS_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],
     ["AES-256-GCM", "TLS_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"],
     ["CHACHA20-POLY1305", "TLS_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"],
 ];
 
 /// What makes OpenSSL, in either role, use this version and one of [`AEADS`] alone.
-pub(crate) fn openssl_words(version: Version, [_, tls13, tls12]: [&str; 3]) -> String {
+pub fn openssl_words(version: Version, [_, tls13, tls12]: [&str; 3]) -> String {
     match version {
         Version::Tls13 => format!("-tls1_3 -ciphersuites {tls13}"),
         // By OpenSSL's own names (openssl-ciphers(1)).
@@ -35,7 +35,7 @@ pub(crate) fn openssl_words(version: Version, [_, tls13, tls12]: [&str; 3]) -> S
 }
 
 /// A program that sends what it reads and prints what it receives, to be typed into.
-pub(crate) struct Typed {
+pub struct Typed {
     child: Child,
     stdin: Option<ChildStdin>,
     printed: Arc<Mutex<Vec<u8>>>,
@@ -46,7 +46,7 @@ pub(crate) struct Typed {
 impl Typed {
     /// `openssl s_client` with these words. A line that begins with K or k is an order to update keys (TLS
     /// 1.3), and K asks for the server's too; with R it is one to renegotiate (TLS 1.2).
-    pub(crate) fn openssl(addr: SocketAddr, directory: &Path, words: &str) -> Self {
+    pub fn openssl(addr: SocketAddr, directory: &Path, words: &str) -> Self {
         let mut command = patient("openssl");
         command.args(["s_client", "-connect", &addr.to_string(), "-servername", NAME]);
         command.args(words.split(' '));
@@ -56,7 +56,7 @@ impl Typed {
     /// `openssl s_server` with an identity of each key type and these words, and where it listens. Lines are
     /// orders as to the client; r asks the client to renegotiate, q leaves the connection without
     /// close_notify.
-    pub(crate) fn openssl_server(directory: &Path, words: &str) -> (Self, SocketAddr) {
+    pub fn openssl_server(directory: &Path, words: &str) -> (Self, SocketAddr) {
         let ((certificate, key), (rsa, rsa_key)) =
             (Identity::ecdsa().write(directory), Identity::rsa().write(directory));
         // Without a guard of its own: killed when dropped, it is itself what is killed.
@@ -74,7 +74,7 @@ impl Typed {
 
     /// `gnutls-cli` with one version and one cipher; what it says of itself is in `directory`/log. A line
     /// `^rekey^` is an order to update the keys of both sides.
-    pub(crate) fn gnutls(addr: SocketAddr, directory: &Path, version: Version, cipher: &str) -> Self {
+    pub fn gnutls(addr: SocketAddr, directory: &Path, version: Version, cipher: &str) -> Self {
         let version = if version == Version::Tls12 { "1.2" } else { "1.3" };
         let mut command = patient("gnutls-cli");
         command.args(["--inline-commands", "--port", &addr.port().to_string(), "--verify-hostname", NAME]);
@@ -95,17 +95,17 @@ impl Typed {
     }
 
     /// One write: an order is one only at the beginning of what the program reads.
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         // A client whose connection was ended is gone; what it printed says so.
         let _ = self.stdin.as_mut().expect("not yet ended").write_all(bytes);
     }
 
-    pub(crate) fn printed(&self) -> Vec<u8> {
+    pub fn printed(&self) -> Vec<u8> {
         self.printed.lock().expect("no holder panics").clone()
     }
 
     /// Waits for a text that it prints.
-    pub(crate) fn await_text(&mut self, wanted: &str) {
+    pub fn await_text(&mut self, wanted: &str) {
         let seen = patiently(|| {
             let ended = self.child.try_wait().expect("it can be waited for").is_some();
             let found = String::from_utf8_lossy(&self.printed()).contains(wanted);
@@ -116,26 +116,26 @@ impl Typed {
     }
 
     /// Waits for a text that it says to stderr, on its own account.
-    pub(crate) fn await_said(&self, wanted: &str) {
+    pub fn await_said(&self, wanted: &str) {
         let said = || String::from_utf8_lossy(&self.said.lock().expect("no holder panics")).into_owned();
         let seen = patiently(|| said().contains(wanted).then_some(()));
         assert!(seen.is_some(), "{wanted:?} is not in what the client said:\n{}", said());
     }
 
     /// Waits until it has printed so much.
-    pub(crate) fn await_bytes(&self, count: usize) {
+    pub fn await_bytes(&self, count: usize) {
         let enough = patiently(|| (self.printed().len() >= count).then_some(()));
         assert!(enough.is_some(), "{} of {count} bytes are back", self.printed().len());
     }
 
     /// Gone without a word: its kernel ends its connections for it.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it can be waited for");
     }
 
     /// No more input; waits for its end and gives all that it printed.
-    pub(crate) fn end(mut self) -> Vec<u8> {
+    pub fn end(mut self) -> Vec<u8> {
         drop(self.stdin.take());
         self.child.wait().expect("it ends, or timeout ends it");
         // Both pipes are at their end, or soon will be.
@@ -171,15 +171,15 @@ fn collect(mut pipe: impl Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) -> 
 
 /// One line of the Java client: what it negotiated, and the SHA-256 of what it sent and received.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Transfer {
-    pub(crate) negotiated: String,
-    pub(crate) sent: String,
-    pub(crate) received: String,
+pub struct Transfer {
+    pub negotiated: String,
+    pub sent: String,
+    pub received: String,
 }
 
 /// Runs `TlsClient.java`: a transfer for each of the offers (`protocol/suite`). Keys are updated after
 /// `key_limit` bytes, where one is given.
-pub(crate) fn java(
+pub fn java(
     addr: SocketAddr,
     directory: &Path,
     bytes: u64,
@@ -196,7 +196,7 @@ pub(crate) fn java(
         fs::write(&security, format!("jdk.tls.keyLimits={}\n", limits.join(", "))).expect("a file");
         java.arg(format!("-Djava.security.properties={}", security.display()));
     }
-    java.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire/TlsClient.java"));
+    java.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/TlsClient.java"));
     java.args([addr.port().to_string(), trust_file(directory), bytes.to_string()]).args(offers);
     let output = java.output().expect("java runs");
     assert!(output.status.success(), "java: {}", text(&output));
@@ -213,7 +213,7 @@ fn parse(line: &str) -> Option<Transfer> {
 }
 
 /// The offers of every version and AEAD.
-pub(crate) fn java_offers() -> Vec<String> {
+pub fn java_offers() -> Vec<String> {
     let both = |[_, tls13, tls12]: [&str; 3]| [format!("TLSv1.3/{tls13}"), format!("TLSv1.2/{tls12}")];
     AEADS.into_iter().flat_map(both).collect()
 }

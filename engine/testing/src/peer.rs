@@ -12,27 +12,23 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore};
 use socket2::SockRef;
 
-use crate::dice::Rng;
 use crate::identity::{Identity, NAME};
+use crate::rng::{Rng, cut};
 use crate::tools::PATIENCE;
 
 /// The two versions that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
     Tls12,
     Tls13,
 }
 
-pub(crate) const BOTH: [Version; 2] = [Version::Tls12, Version::Tls13];
+pub const BOTH: [Version; 2] = [Version::Tls12, Version::Tls13];
 
 /// A client configuration that offers exactly one version, only this suite where one is given, and this group
 /// first. P-256 stands behind it: in TLS 1.2 the groups are also the curves of certificates that are taken
 /// (RFC 8422 §5.1.1). Connections made with the same one resume each other.
-pub(crate) fn config(
-    version: Version,
-    suite: Option<CipherSuite>,
-    group: Option<NamedGroup>,
-) -> Arc<ClientConfig> {
+pub fn config(version: Version, suite: Option<CipherSuite>, group: Option<NamedGroup>) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = aws_lc_rs::ALL_CIPHER_SUITES.to_vec();
     provider.cipher_suites.retain(|offered| suite.is_none_or(|only| offered.suite() == only));
@@ -53,12 +49,12 @@ pub(crate) fn config(
     Arc::new(config.expect("the suite fits the version").with_root_certificates(roots).with_no_client_auth())
 }
 
-pub(crate) fn plain(version: Version) -> Arc<ClientConfig> {
+pub fn plain(version: Version) -> Arc<ClientConfig> {
     config(version, None, None)
 }
 
 /// A connected socket that sends each write as it is and never hangs for ever.
-pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+pub fn dial(addr: SocketAddr) -> TcpStream {
     let tcp = TcpStream::connect_timeout(&addr, PATIENCE).expect("the server accepts");
     tcp.set_nodelay(true).expect("a TCP option");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a socket option");
@@ -68,7 +64,7 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
 
 /// Connects, says `words` and reads to the end, against a server that may reset the connection at any
 /// moment: before the system call that makes it has returned, too.
-pub(crate) fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
+pub fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
     match TcpStream::connect_timeout(&addr, PATIENCE) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => (Vec::new(), End::Reset),
         Err(error) => panic!("the server accepts: {error}"),
@@ -82,7 +78,7 @@ pub(crate) fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
 
 /// How the server's side of a connection ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// close_notify.
     Clean,
     /// FIN without close_notify.
@@ -93,14 +89,14 @@ pub(crate) enum End {
 }
 
 /// A client connection.
-pub(crate) struct Peer {
-    pub(crate) tls: ClientConnection,
-    pub(crate) tcp: TcpStream,
+pub struct Peer {
+    pub tls: ClientConnection,
+    pub tcp: TcpStream,
 }
 
 impl Peer {
     /// Connected, nothing sent.
-    pub(crate) fn dial(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
+    pub fn dial(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
         let name = name.to_owned().try_into().expect("a server name");
         let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
         tls.set_buffer_limit(None);
@@ -108,20 +104,20 @@ impl Peer {
     }
 
     /// Connected and handshaken.
-    pub(crate) fn open(addr: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+    pub fn open(addr: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         let mut peer = Self::dial(addr, config, NAME);
         peer.handshake().unwrap_or_else(|error| panic!("the handshake failed: {error}"));
         peer
     }
 
     /// Up to the client's last flight, which is sent.
-    pub(crate) fn handshake(&mut self) -> io::Result<()> {
+    pub fn handshake(&mut self) -> io::Result<()> {
         self.handshake_but_for_the_last_flight()?;
         self.flush()
     }
 
     /// The client's last flight stays in hand, to be sent together with what follows.
-    pub(crate) fn handshake_but_for_the_last_flight(&mut self) -> io::Result<()> {
+    pub fn handshake_but_for_the_last_flight(&mut self) -> io::Result<()> {
         while self.tls.is_handshaking() {
             self.flush()?;
             self.take_in()?;
@@ -130,16 +126,16 @@ impl Peer {
     }
 
     /// One read of a handshake whose sending the scenario does itself.
-    pub(crate) fn handshake_step(&mut self) -> io::Result<()> {
+    pub fn handshake_step(&mut self) -> io::Result<()> {
         if self.tls.is_handshaking() { self.take_in() } else { Ok(()) }
     }
 
-    pub(crate) fn kind(&self) -> HandshakeKind {
+    pub fn kind(&self) -> HandshakeKind {
         self.tls.handshake_kind().expect("the handshake is complete")
     }
 
     /// All that TLS wants to send, as bytes.
-    pub(crate) fn outgoing(&mut self) -> Vec<u8> {
+    pub fn outgoing(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {
             self.tls.write_tls(&mut bytes).expect("a vector takes all");
@@ -147,38 +143,38 @@ impl Peer {
         bytes
     }
 
-    pub(crate) fn seal(&mut self, data: &[u8]) {
+    pub fn seal(&mut self, data: &[u8]) {
         self.tls.writer().write_all(data).expect("the buffer has no limit");
     }
 
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self) -> io::Result<()> {
         let bytes = self.outgoing();
         self.tcp.write_all(&bytes)
     }
 
-    pub(crate) fn send(&mut self, data: &[u8]) {
+    pub fn send(&mut self, data: &[u8]) {
         self.seal(data);
         self.flush().unwrap_or_else(|error| panic!("sending {} bytes: {error}", data.len()));
     }
 
     /// Ends this side properly; the other direction stays open.
-    pub(crate) fn close_notify(&mut self) {
+    pub fn close_notify(&mut self) {
         self.tls.send_close_notify();
         self.flush().expect("close_notify can be sent");
     }
 
     /// Ends this side as a crashed client would: FIN and nothing said.
-    pub(crate) fn truncate(&mut self) {
+    pub fn truncate(&mut self) {
         self.tcp.shutdown(Shutdown::Write).expect("the socket is connected");
     }
 
     /// Gone at once: RST.
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
 
     /// Exactly this much data.
-    pub(crate) fn receive(&mut self, count: usize) -> Vec<u8> {
+    pub fn receive(&mut self, count: usize) -> Vec<u8> {
         let mut data = vec![0; count];
         let mut have = 0;
         while have < count {
@@ -192,7 +188,7 @@ impl Peer {
     }
 
     /// Exactly this much data, unless the connection ends before.
-    pub(crate) fn tls_read_exact(&mut self, data: &mut [u8]) -> bool {
+    pub fn tls_read_exact(&mut self, data: &mut [u8]) -> bool {
         let mut have = 0;
         while have < data.len() {
             match self.read(&mut data[have..]) {
@@ -204,7 +200,7 @@ impl Peer {
     }
 
     /// Everything up to the end, and how it ended.
-    pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
+    pub fn rest(&mut self) -> (Vec<u8>, End) {
         let (mut data, mut block) = (Vec::new(), vec![0; 1 << 14]);
         loop {
             match self.read(&mut block) {
@@ -215,22 +211,32 @@ impl Peer {
         }
     }
 
+    /// Whether the echo came; the server may have ended the connection in between.
+    pub fn try_ping(&mut self, data: &[u8]) -> bool {
+        self.seal(data);
+        if self.flush().is_err() {
+            return false;
+        }
+        let mut back = vec![0; data.len()];
+        self.tls_read_exact(&mut back) && back == data
+    }
+
     /// There and back; the healthy sign of an echo.
-    pub(crate) fn ping(&mut self, data: &[u8]) {
+    pub fn ping(&mut self, data: &[u8]) {
         self.send(data);
         assert!(self.receive(data.len()) == data, "the echo differs");
     }
 
-    /// Everything through an echo and back, both directions at once, each segment cut by dice.
-    pub(crate) fn exchange(&mut self, data: &[u8], dice: &mut Rng) -> Vec<u8> {
-        self.exchange_but(data, dice, |_| {})
+    /// Everything through an echo and back, both directions at once, each segment cut by rng.
+    pub fn exchange(&mut self, data: &[u8], rng: &mut Rng) -> Vec<u8> {
+        self.exchange_but(data, rng, |_| {})
     }
 
     /// The same, with something done to TLS in front of each part that is sealed.
-    pub(crate) fn exchange_but(
+    pub fn exchange_but(
         &mut self,
         data: &[u8],
-        dice: &mut Rng,
+        rng: &mut Rng,
         mut first: impl FnMut(&mut ClientConnection),
     ) -> Vec<u8> {
         self.tcp.set_nonblocking(true).expect("a socket option");
@@ -238,12 +244,12 @@ impl Peer {
         let end = std::time::Instant::now() + 4 * PATIENCE;
         while back.len() < data.len() {
             if pending.is_empty() && !rest.is_empty() {
-                let (now, later) = rest.split_at(dice.between(1, 20_000).min(rest.len()));
+                let (now, later) = rest.split_at(rng.usize(1..=20_000).min(rest.len()));
                 first(&mut self.tls);
                 self.seal(now);
                 (rest, pending) = (later, self.outgoing());
             }
-            let wrote = self.write_some(&mut pending, dice.cut());
+            let wrote = self.write_some(&mut pending, cut(rng));
             let read = self.read_some(&mut back);
             assert!(std::time::Instant::now() < end, "hung after {} of {} bytes", back.len(), data.len());
             if !wrote && !read {
@@ -313,7 +319,7 @@ fn end_of(error: &io::Error) -> End {
 }
 
 /// Reads a socket without TLS to its end: what came, and whether it ended with RST.
-pub(crate) fn drain(mut tcp: &TcpStream) -> (Vec<u8>, End) {
+pub fn drain(mut tcp: &TcpStream) -> (Vec<u8>, End) {
     let mut data = Vec::new();
     match tcp.read_to_end(&mut data) {
         Ok(_) => (data, End::Truncated),
@@ -322,7 +328,7 @@ pub(crate) fn drain(mut tcp: &TcpStream) -> (Vec<u8>, End) {
 }
 
 /// All certificates in one file, for clients that want to be told whom to trust.
-pub(crate) fn trust_file(directory: &Path) -> String {
+pub fn trust_file(directory: &Path) -> String {
     let path = directory.join("trust.pem");
     let all: String = Identity::all().iter().map(|identity| identity.certificate.as_str()).collect();
     std::fs::write(&path, all).expect("the trust file can be written");
@@ -330,7 +336,7 @@ pub(crate) fn trust_file(directory: &Path) -> String {
 }
 
 /// `openssl s_client` with these words: sends the line, waits for its echo, ends. All output, both streams.
-pub(crate) fn s_client(addr: SocketAddr, trust: &str, words: &str, line: Option<&str>) -> (Output, bool) {
+pub fn s_client(addr: SocketAddr, trust: &str, words: &str, line: Option<&str>) -> (Output, bool) {
     let limit = PATIENCE.as_secs().to_string();
     let mut command = Command::new("timeout");
     command.args(["-k", "5", &limit, "openssl", "s_client", "-connect", &addr.to_string(), "-CAfile", trust]);

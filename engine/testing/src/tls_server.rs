@@ -12,13 +12,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{CipherSuite, ServerConfig, ServerConnection, StreamOwned};
 
 use crate::backend::{EARLY_ANSWER, LATE_ANSWER};
-use crate::dice::sha256_of;
 use crate::identity::Identity;
 use crate::peer::Version;
+use crate::rng::sha256_of;
 
 /// What the server says.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Talk {
+pub enum Talk {
     /// Everything back, and at the end close_notify.
     Echo,
     /// To the end nothing; then `LATE_ANSWER` and close_notify.
@@ -28,15 +28,15 @@ pub(crate) enum Talk {
 }
 
 /// SHA-256 and number of the bytes that came up to close_notify, if that is how they ended.
-pub(crate) type Heard = Result<(String, u64), io::ErrorKind>;
+pub type Heard = Result<(String, u64), io::ErrorKind>;
 
 /// Listens for so many connections that are echoed.
-pub(crate) fn echo(version: Version, suite: CipherSuite, connections: usize) -> SocketAddr {
+pub fn echo(version: Version, suite: CipherSuite, connections: usize) -> SocketAddr {
     start(version, suite, connections, Talk::Echo).0
 }
 
 /// Listens for so many connections; what each has heard is told, except where it was sent back.
-pub(crate) fn start(
+pub fn start(
     version: Version,
     suite: CipherSuite,
     connections: usize,
