@@ -12,9 +12,9 @@
 
 pub mod chart;
 pub mod client;
-pub mod counted;
 pub mod flood;
 pub mod generator;
+pub mod guest_cost;
 pub mod handover;
 pub mod instructions;
 pub mod latency;

@@ -11,10 +11,10 @@
 
 mod apt;
 mod boot;
+mod foreign_libc;
 mod init;
 mod initramfs;
 mod modules;
-mod own;
 mod packages;
 mod qemu;
 mod uml;

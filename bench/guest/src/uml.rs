@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::init::{Places, script};
-use crate::{Guest, Job, Outcome, boot, own};
+use crate::{Guest, Job, Outcome, boot, foreign_libc};
 
 pub(crate) fn run(guest: &Guest, job: &Job, directory: &Path) -> Result<Outcome, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
@@ -27,7 +27,7 @@ pub(crate) fn run(guest: &Guest, job: &Job, directory: &Path) -> Result<Outcome,
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).map_err(failed)?;
     let console = fs::File::create(directory.join("console")).map_err(failed)?;
     let mut linux = match &guest.loader {
-        Some(loader) => own::command(&guest.linux, loader, directory)?,
+        Some(loader) => foreign_libc::command(&guest.linux, loader, directory)?,
         None => Command::new(&guest.linux),
     };
     linux.args(["mem=2048M", "rootfstype=hostfs", "rootflags=/", "rw"]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Parser, ValueEnum};
-use offramp_bench::counted::{self, Sample};
+use offramp_bench::guest_cost::{self, Sample};
 use offramp_bench::report::{Report, Versioned};
 use offramp_bench::terminator::STREAM_MODULE;
 use offramp_guest::{Job, Kernel, Outcome};
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 fn inside(rounds: usize) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{}", Machine::this().kernel)?;
-    counted::take(rounds, |sample| {
+    guest_cost::take(rounds, |sample| {
         writeln!(out.lock(), "{}", serde_json::to_string(sample)?)?;
         Ok(())
     })
@@ -88,7 +88,7 @@ fn outside(arguments: &Arguments) -> Result<()> {
     let (kernel, lines) = outcome.output.split_once('\n').with_context(said)?;
     let samples: Vec<Sample> =
         lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(said)?;
-    let (rows, carried) = counted::rows(&samples, rounds)?;
+    let (rows, carried) = guest_cost::rows(&samples, rounds)?;
     let report = Report {
         date,
         command: command(env::args().skip(1)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use offramp::config::{Config, ConfigError, Key, Raw, file};
+use offramp::config::{Config, ConfigError, ConfigOption, Raw, file};
 
 /// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
 /// lists what is allowed for each.
@@ -38,11 +38,11 @@ impl Serve {
 
 /// What was given for the keys that have one value.
 #[derive(Clone)]
-struct Values(Vec<(Key, String)>);
+struct Values(Vec<(ConfigOption, String)>);
 
 impl Args for Values {
     fn augment_args(command: Command) -> Command {
-        command.args(Key::ALL.iter().map(|key| {
+        command.args(ConfigOption::ALL.iter().map(|key| {
             let key = key.description();
             let default =
                 if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
@@ -58,8 +58,9 @@ impl Args for Values {
 
 impl FromArgMatches for Values {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let given = |key: &Key| matches.get_one::<String>(key.name()).map(|value| (*key, value.clone()));
-        Ok(Self(Key::ALL.iter().filter_map(given).collect()))
+        let given =
+            |key: &ConfigOption| matches.get_one::<String>(key.name()).map(|value| (*key, value.clone()));
+        Ok(Self(ConfigOption::ALL.iter().filter_map(given).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

@@ -10,20 +10,20 @@ use std::time::Duration;
 
 use offramp_ring::socket::Address;
 
-use super::key::Scope;
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
     SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
 };
+use super::option::Scope;
 use super::{
-    Config, ConfigError, Given, IdentityFiles, Key, KeyUpdatePolicy, Listener, Mode, OffloadDirections,
-    OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
+    Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
 };
 
 /// What was given, not yet checked.
 #[derive(Clone, Debug, Default)]
 pub struct Raw {
-    pub(super) given: BTreeMap<Key, Given>,
+    pub(super) given: BTreeMap<ConfigOption, Given>,
     /// Certificate chains with their keys, in the order given.
     pub identities: Vec<IdentityFiles>,
     /// The listeners of the file beside the one that `listen` at its top makes.
@@ -38,19 +38,19 @@ pub struct RawListener {
     /// 1-based.
     pub line: usize,
     /// What is given for it alone.
-    pub given: BTreeMap<Key, Given>,
+    pub given: BTreeMap<ConfigOption, Given>,
     /// If it has none, those of the top.
     pub identities: Vec<IdentityFiles>,
 }
 
 impl Raw {
     /// Takes a value; one that was given before is forgotten.
-    pub fn give(&mut self, key: Key, given: Given) {
+    pub fn give(&mut self, key: ConfigOption, given: Given) {
         self.given.insert(key, given);
     }
 
     /// Takes a value from the command line.
-    pub fn give_flag(&mut self, key: Key, value: String) {
+    pub fn give_flag(&mut self, key: ConfigOption, value: String) {
         self.give(key, Given { value, origin: Origin::Flag(key.flag()) });
     }
 
@@ -83,14 +83,15 @@ impl Raw {
     /// # Errors
     /// The first [`ConfigError`] that there is.
     pub fn check(mut self) -> Result<Config, ConfigError> {
-        let workers = self.number(Key::Workers, WORKERS)?.unwrap_or_else(default_workers);
-        let pin_workers = self.parsed(Key::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
-        let admin = self.address(Key::Admin)?;
+        let workers = self.number(ConfigOption::Workers, WORKERS)?.unwrap_or_else(default_workers);
+        let pin_workers =
+            self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
+        let admin = self.address(ConfigOption::Admin)?;
         let timeouts = self.timeouts()?;
         let max_connections = self.max_connections(workers)?;
-        let ticket_keys = self.path(Key::TicketKeys)?;
+        let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
-            self.duration(Key::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
+            self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
         let listeners = self.all_listeners()?;
         Ok(Config {
             listeners,
@@ -107,7 +108,8 @@ impl Raw {
     /// The one at the top, unless it is all defaults for others; then those.
     fn all_listeners(mut self) -> Result<Vec<Listener>, ConfigError> {
         let others = std::mem::take(&mut self.listeners);
-        let count = others.len() + usize::from(others.is_empty() || self.given.contains_key(&Key::Listen));
+        let count =
+            others.len() + usize::from(others.is_empty() || self.given.contains_key(&ConfigOption::Listen));
         if !LISTENERS.contains(&count) {
             return Err(ConfigError::Listeners { count });
         }
@@ -119,7 +121,8 @@ impl Raw {
         for other in others {
             let mut raw = self.clone();
             trust::override_with(&mut raw.given, other.given);
-            let is_plain = raw.given.get(&Key::Mode).is_some_and(|mode| mode.value == Mode::Plain.name());
+            let is_plain =
+                raw.given.get(&ConfigOption::Mode).is_some_and(|mode| mode.value == Mode::Plain.name());
             // What others show is of no use without TLS; its own would be a contradiction.
             if is_plain || !other.identities.is_empty() {
                 raw.identities = other.identities;
@@ -138,19 +141,21 @@ impl Raw {
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode == Mode::Plain);
         let listener = Listener {
-            listen: self.address(Key::Listen)?.ok_or(ConfigError::Missing { key: Key::Listen })?,
+            listen: self
+                .address(ConfigOption::Listen)?
+                .ok_or(ConfigError::Missing { key: ConfigOption::Listen })?,
             backend: self.backend()?,
             mode,
             offload: self.offload()?,
             alpn: self.alpn()?,
             unknown_name: self
-                .parsed(Key::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
+                .parsed(ConfigOption::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
                 .unwrap_or_default(),
             truncation: self
-                .parsed(Key::Truncation, Truncation::ALLOWED, Truncation::parse)?
+                .parsed(ConfigOption::Truncation, Truncation::ALLOWED, Truncation::parse)?
                 .unwrap_or_default(),
-            tickets: self.switch(Key::Tickets)?.unwrap_or(true),
-            keepalive: self.switch(Key::Keepalive)?.unwrap_or(true),
+            tickets: self.switch(ConfigOption::Tickets)?.unwrap_or(true),
+            keepalive: self.switch(ConfigOption::Keepalive)?.unwrap_or(true),
             peers: self.peers(is_server)?,
             identities: self.identities,
         };
@@ -159,9 +164,12 @@ impl Raw {
             (false, false) => (0, 1),
             (false, true) => (0, 0),
         };
-        if !(least..=most).contains(&listener.identities.len()) {
-            let allowed = format!("{least} to {most}");
-            return Err(ConfigError::Identities { count: listener.identities.len(), allowed });
+        let (count, mode) = (listener.identities.len(), listener.mode.name());
+        if count > most {
+            return Err(ConfigError::Identities { count, mode, most });
+        }
+        if count < least {
+            return Err(ConfigError::NoIdentity { mode });
         }
         Ok(listener)
     }
@@ -172,14 +180,14 @@ impl Raw {
             ALPN_BYTES.start(),
             ALPN_BYTES.end()
         );
-        let names = self.parsed(Key::Alpn, allowed, |value| {
+        let names = self.parsed(ConfigOption::Alpn, allowed, |value| {
             let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
             names.iter().all(|name| ALPN_BYTES.contains(&name.len())).then_some(names)
         })?;
         Ok(names.unwrap_or_default())
     }
 
-    fn address(&mut self, key: Key) -> Result<Option<SocketAddr>, ConfigError> {
+    fn address(&mut self, key: ConfigOption) -> Result<Option<SocketAddr>, ConfigError> {
         let allowed = "an IP address and a port, such as 127.0.0.1:8443 or [::1]:8443";
         self.parsed(key, allowed, |value| value.parse().ok())
     }
@@ -191,24 +199,31 @@ impl Raw {
             UNIX_PATH_BYTES.start(),
             UNIX_PATH_BYTES.end()
         );
-        let backend = self.parsed(Key::Backend, allowed, |value| match value.strip_prefix("unix:") {
-            Some(path) => is_unix_address(path).then(|| Address::Unix(PathBuf::from(path))),
-            None => value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Address::Tcp),
-        })?;
-        backend.ok_or(ConfigError::Missing { key: Key::Backend })
+        let backend =
+            self.parsed(ConfigOption::Backend, allowed, |value| match value.strip_prefix("unix:") {
+                Some(path) => is_unix_address(path).then(|| Address::Unix(PathBuf::from(path))),
+                None => {
+                    value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Address::Tcp)
+                }
+            })?;
+        backend.ok_or(ConfigError::Missing { key: ConfigOption::Backend })
     }
 
     fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
         let default = OffloadRules::default();
-        let policy = self.parsed(Key::Offload, OffloadPolicy::ALLOWED, OffloadPolicy::parse)?;
-        let directions =
-            self.parsed(Key::OffloadDirections, OffloadDirections::ALLOWED, OffloadDirections::parse)?;
-        let key_update = self.parsed(Key::KeyUpdate, KeyUpdatePolicy::ALLOWED, KeyUpdatePolicy::parse)?;
+        let policy = self.parsed(ConfigOption::Offload, OffloadPolicy::ALLOWED, OffloadPolicy::parse)?;
+        let directions = self.parsed(
+            ConfigOption::OffloadDirections,
+            OffloadDirections::ALLOWED,
+            OffloadDirections::parse,
+        )?;
+        let key_update =
+            self.parsed(ConfigOption::KeyUpdate, KeyUpdatePolicy::ALLOWED, KeyUpdatePolicy::parse)?;
         let allowed = format!("a whole number from {} to {}", RECORD_LIMIT.start(), RECORD_LIMIT.end());
-        let record_limit = self.parsed(Key::RecordLimit, allowed, |value| {
+        let record_limit = self.parsed(ConfigOption::RecordLimit, allowed, |value| {
             value.parse().ok().filter(|limit| RECORD_LIMIT.contains(limit))
         })?;
-        let expect_no_pad = self.switch(Key::ExpectNoPad)?;
+        let expect_no_pad = self.switch(ConfigOption::ExpectNoPad)?;
         Ok(OffloadRules {
             policy: policy.unwrap_or(default.policy),
             directions: directions.unwrap_or(default.directions),
@@ -218,7 +233,7 @@ impl Raw {
         })
     }
 
-    fn switch(&mut self, key: Key) -> Result<Option<bool>, ConfigError> {
+    fn switch(&mut self, key: ConfigOption) -> Result<Option<bool>, ConfigError> {
         self.parsed(key, "on or off", |value| match value {
             "on" => Some(true),
             "off" => Some(false),
@@ -226,46 +241,51 @@ impl Raw {
         })
     }
 
-    pub(super) fn path(&mut self, key: Key) -> Result<Option<PathBuf>, ConfigError> {
+    pub(super) fn path(&mut self, key: ConfigOption) -> Result<Option<PathBuf>, ConfigError> {
         self.parsed(key, "the path of a file", |value| (!value.is_empty()).then(|| PathBuf::from(value)))
     }
 
     fn timeouts(&mut self) -> Result<Timeouts, ConfigError> {
         let default = Timeouts::default();
         Ok(Timeouts {
-            handshake: self.duration(Key::Handshake, Span::HANDSHAKE)?.unwrap_or(default.handshake),
-            connect: self.duration(Key::Connect, Span::CONNECT)?.unwrap_or(default.connect),
-            idle: self.duration(Key::Idle, Span::IDLE)?.unwrap_or(default.idle),
-            linger: self.duration(Key::Linger, Span::LINGER)?.unwrap_or(default.linger),
-            drain: self.duration(Key::Drain, Span::DRAIN)?.unwrap_or(default.drain),
+            handshake: self.duration(ConfigOption::Handshake, Span::HANDSHAKE)?.unwrap_or(default.handshake),
+            connect: self.duration(ConfigOption::Connect, Span::CONNECT)?.unwrap_or(default.connect),
+            idle: self.duration(ConfigOption::Idle, Span::IDLE)?.unwrap_or(default.idle),
+            linger: self.duration(ConfigOption::Linger, Span::LINGER)?.unwrap_or(default.linger),
+            drain: self.duration(ConfigOption::Drain, Span::DRAIN)?.unwrap_or(default.drain),
         })
     }
 
     /// Each worker gets a share, so that there must be at least one connection for each.
     fn max_connections(&mut self, workers: usize) -> Result<usize, ConfigError> {
-        let given = self.given.get(&Key::MaxConnections).cloned();
-        let count = self.number(Key::MaxConnections, MAX_CONNECTIONS)?.unwrap_or(MAX_CONNECTIONS_DEFAULT);
+        let given = self.given.get(&ConfigOption::MaxConnections).cloned();
+        let count =
+            self.number(ConfigOption::MaxConnections, MAX_CONNECTIONS)?.unwrap_or(MAX_CONNECTIONS_DEFAULT);
         if count >= workers {
             return Ok(count);
         }
         let default = Given { value: count.to_string(), origin: Origin::Default };
         let allowed = format!("at least one a worker, of which there are {workers}");
-        Err(given.unwrap_or(default).refused(Key::MaxConnections, allowed))
+        Err(given.unwrap_or(default).refused(ConfigOption::MaxConnections, allowed))
     }
 
-    fn number(&mut self, key: Key, range: RangeInclusive<usize>) -> Result<Option<usize>, ConfigError> {
+    fn number(
+        &mut self,
+        key: ConfigOption,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ConfigError> {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         self.parsed(key, allowed, |value| value.parse().ok().filter(|number| range.contains(number)))
     }
 
-    fn duration(&mut self, key: Key, span: Span) -> Result<Option<Duration>, ConfigError> {
+    fn duration(&mut self, key: ConfigOption, span: Span) -> Result<Option<Duration>, ConfigError> {
         let allowed = format!("a whole number with ms, s, m or h behind it, from {span}");
         self.parsed(key, allowed, |value| duration(value).filter(|duration| span.contains(*duration)))
     }
 
     pub(super) fn parsed<T>(
         &mut self,
-        key: Key,
+        key: ConfigOption,
         allowed: impl fmt::Display,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {
@@ -308,13 +328,13 @@ pub(super) mod tests {
 
     pub(in crate::config) fn minimal() -> Raw {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, "127.0.0.1:0".into());
-        raw.give_flag(Key::Backend, "127.0.0.1:80".into());
+        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".into());
+        raw.give_flag(ConfigOption::Backend, "127.0.0.1:80".into());
         raw.give_identities(&["c".into()], &["k".into()]).unwrap();
         raw
     }
 
-    fn error_with(key: Key, value: &str) -> String {
+    fn error_with(key: ConfigOption, value: &str) -> String {
         let mut raw = minimal();
         raw.give_flag(key, value.into());
         raw.check().unwrap_err().to_string()
@@ -333,21 +353,21 @@ pub(super) mod tests {
     #[test]
     fn what_has_no_default_must_be_given() {
         let mut raw = minimal();
-        raw.given.remove(&Key::Listen);
+        raw.given.remove(&ConfigOption::Listen);
         let error = raw.check().unwrap_err().to_string();
         assert!(error.contains("listen is missing") && error.contains("--listen"), "{error}");
         let mut raw = minimal();
-        raw.given.remove(&Key::Backend);
-        assert!(matches!(raw.check(), Err(ConfigError::Missing { key: Key::Backend })));
+        raw.given.remove(&ConfigOption::Backend);
+        assert!(matches!(raw.check(), Err(ConfigError::Missing { key: ConfigOption::Backend })));
         let mut raw = minimal();
         raw.identities.clear();
         let error = raw.check().unwrap_err().to_string();
-        assert!(error.starts_with("0 identities are refused: allowed is 1 to 1024"), "{error}");
+        assert!(error.starts_with("there is no identity: mode = \"terminate\" needs"), "{error}");
     }
 
     #[test]
     fn a_refusal_names_flag_value_and_what_is_allowed() {
-        let error = error_with(Key::Listen, "localhost:1");
+        let error = error_with(ConfigOption::Listen, "localhost:1");
         let start = "--listen: listen = \"localhost:1\" is refused: allowed is an IP address and a port";
         assert!(error.starts_with(start), "{error}");
         for value in
@@ -355,27 +375,27 @@ pub(super) mod tests {
                 .into_iter()
                 .chain(["unix:@", "unix:\0name", "unix:/run/b\0.sock"])
         {
-            assert!(error_with(Key::Backend, value).contains("allowed is an IP address"), "{value}");
+            assert!(error_with(ConfigOption::Backend, value).contains("allowed is an IP address"), "{value}");
         }
     }
 
     #[test]
     fn a_backend_may_be_a_unix_socket() {
         let mut raw = minimal();
-        raw.give_flag(Key::Backend, "unix:/run/b.sock".into());
+        raw.give_flag(ConfigOption::Backend, "unix:/run/b.sock".into());
         let backend = raw.check().unwrap().listeners.remove(0).backend;
         assert_eq!(backend, Address::Unix("/run/b.sock".into()));
         assert_eq!(backend.to_string(), "unix:/run/b.sock");
         let mut raw = minimal();
-        raw.give_flag(Key::Backend, "unix:@msrp".into());
+        raw.give_flag(ConfigOption::Backend, "unix:@msrp".into());
         assert_eq!(raw.check().unwrap().listeners[0].backend.to_string(), "unix:@msrp");
     }
 
     #[test]
     fn every_worker_has_room_for_a_connection() {
         let mut raw = minimal();
-        raw.give_flag(Key::Workers, "8".into());
-        raw.give_flag(Key::MaxConnections, "7".into());
+        raw.give_flag(ConfigOption::Workers, "8".into());
+        raw.give_flag(ConfigOption::MaxConnections, "7".into());
         let error = raw.check().unwrap_err().to_string();
         let start = "--max-connections: max_connections = \"7\" is refused: allowed is at least one a worker";
         assert!(error.starts_with(start), "{error}");
@@ -384,10 +404,10 @@ pub(super) mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let mut file = minimal();
-        file.give_flag(Key::Workers, "2".into());
-        file.give_flag(Key::Tickets, "off".into());
+        file.give_flag(ConfigOption::Workers, "2".into());
+        file.give_flag(ConfigOption::Tickets, "off".into());
         let mut flags = Raw::default();
-        flags.give_flag(Key::Workers, "3".into());
+        flags.give_flag(ConfigOption::Workers, "3".into());
         let kept = file.clone().overridden_by(flags.clone()).check().unwrap();
         assert_eq!(
             (kept.workers, kept.listeners[0].tickets, kept.listeners[0].identities[0].certificate.to_str()),

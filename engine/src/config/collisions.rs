@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use super::{Config, Key};
+use super::{Config, ConfigOption};
 
 impl Config {
     /// A line for each two addresses of listeners, or of one and the admin address, of which the kernel gives
     /// only one: the same address, or that of all interfaces and another with the same port.
     #[must_use]
     pub fn collisions(&self) -> Vec<String> {
-        let listeners = self.listeners.iter().map(|listener| (Key::Listen, listener.listen));
-        let all: Vec<_> = listeners.chain(self.admin.map(|address| (Key::Admin, address))).collect();
+        let listeners = self.listeners.iter().map(|listener| (ConfigOption::Listen, listener.listen));
+        let all: Vec<_> = listeners.chain(self.admin.map(|address| (ConfigOption::Admin, address))).collect();
         let mut lines = Vec::new();
         for (nth, (key, address)) in all.iter().enumerate() {
             for (earlier_key, earlier) in all[..nth].iter().filter(|(_, earlier)| collide(*earlier, *address))

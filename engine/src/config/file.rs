@@ -11,8 +11,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key::{Kind, Scope};
-use super::{ConfigError, Given, IdentityFiles, Key, Origin, Raw, RawListener};
+use super::option::{Kind, Scope};
+use super::{ConfigError, ConfigOption, Given, IdentityFiles, Origin, Raw, RawListener};
 use crate::files::{self, Problem};
 
 /// Reads a configuration file.
@@ -68,7 +68,7 @@ enum Section {
 
 impl Section {
     /// The name of a key in this section, if it belongs there.
-    fn name_of(self, key: Key) -> Option<&'static str> {
+    fn name_of(self, key: ConfigOption) -> Option<&'static str> {
         let timeout = key.name().strip_prefix("timeouts.");
         match self {
             Self::Timeouts => timeout,
@@ -107,10 +107,10 @@ impl Place<'_> {
         section: Section,
         name: &Name<'_>,
         value: &Value<'_>,
-    ) -> Result<(Key, Given), ConfigError> {
-        let is_meant = |key: &Key| section.name_of(*key) == Some(name.get_ref());
-        let Some(key) = Key::ALL.iter().copied().find(is_meant) else {
-            let known = Key::ALL.iter().filter_map(|key| section.name_of(*key));
+    ) -> Result<(ConfigOption, Given), ConfigError> {
+        let is_meant = |key: &ConfigOption| section.name_of(*key) == Some(name.get_ref());
+        let Some(key) = ConfigOption::ALL.iter().copied().find(is_meant) else {
+            let known = ConfigOption::ALL.iter().filter_map(|key| section.name_of(*key));
             let known: Vec<_> = known.chain(section.tables().iter().copied()).collect();
             let message = format!("unknown key {}: allowed here are {}", name.get_ref(), known.join(", "));
             return Err(self.malformed(name.span(), message));
@@ -263,7 +263,7 @@ mod tests {
             crate::config::limits::Timeouts::default(),
             "the example shows the defaults"
         );
-        for key in Key::ALL {
+        for key in ConfigOption::ALL {
             let name = key.name();
             let (table, bare) = name.split_once('.').unwrap_or(("", name));
             assert!(text.contains(&format!("{bare} = ")), "{table} {bare} is not in the example");

@@ -99,8 +99,16 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} to {:?}", self.min, self.max)
+        write!(f, "{} to {}", in_words(self.min), in_words(self.max))
     }
+}
+
+/// As the configuration writes it, in the largest unit that it is a multiple of.
+fn in_words(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
+    let unit = units.into_iter().find(|(length, _)| ms.is_multiple_of(*length));
+    unit.map_or_else(String::new, |(length, unit)| format!("{}{unit}", ms / length))
 }
 
 /// Open descriptors that `max_connections` on `workers` threads need, beside those that are open already: two
@@ -133,6 +141,10 @@ mod tests {
         assert!(Span::IDLE.contains(timeouts.idle) && Span::LINGER.contains(timeouts.linger));
         assert!(Span::DRAIN.contains(timeouts.drain) && MAX_CONNECTIONS.contains(&MAX_CONNECTIONS_DEFAULT));
         assert!(!Span::LINGER.contains(Duration::ZERO));
+        assert_eq!(
+            (Span::CONNECT.to_string(), Span::IDLE.to_string()),
+            ("10ms to 5m".into(), "100ms to 168h".into())
+        );
     }
 
     #[test]

@@ -11,15 +11,16 @@ use std::time::Duration;
 mod check;
 mod collisions;
 pub mod file;
-mod key;
 pub mod limits;
 mod offload;
+mod option;
+
 mod pinning;
 mod truncation;
 mod trust;
 
 pub use check::{Raw, RawListener};
-pub use key::{Description, Given, Key, Kind, Origin, Scope};
+pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
     ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor,
@@ -144,7 +145,7 @@ pub enum ConfigError {
         /// Where it was given.
         origin: Origin,
         /// Which one.
-        key: Key,
+        key: ConfigOption,
         /// As given.
         value: String,
         /// What is allowed.
@@ -158,7 +159,7 @@ pub enum ConfigError {
         /// Where the listener begins, 1-based.
         line: usize,
         /// Which one.
-        key: Key,
+        key: ConfigOption,
     },
     /// Too many listeners.
     #[error("{count} listeners are refused: allowed is 1 to {}", limits::LISTENERS.end())]
@@ -170,7 +171,7 @@ pub enum ConfigError {
     #[error("{key} is missing: give {} on the command line or `{key} = …` in the file", .key.flag())]
     Missing {
         /// Which one.
-        key: Key,
+        key: ConfigOption,
     },
     /// In the client's role there is nobody to say who the server must be.
     #[error(
@@ -194,15 +195,23 @@ pub enum ConfigError {
         /// How many keys.
         keys: usize,
     },
-    /// Too few or too many identities.
+    /// There is no identity where one is needed.
     #[error(
-        "{count} identities are refused: allowed is {allowed}; give --cert PEM --key PEM or [[identity]] in \
-         the file"
+        "there is no identity: mode = \"{mode}\" needs a certificate and its key; give --cert PEM --key PEM, \
+         or [[identity]] in the file"
     )]
+    NoIdentity {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// There are too many identities.
+    #[error("{count} identities (--cert, [[identity]]): mode = \"{mode}\" takes {most} at the most")]
     Identities {
         /// How many there are.
         count: usize,
-        /// What is allowed.
-        allowed: String,
+        /// The mode.
+        mode: &'static str,
+        /// How many it takes.
+        most: usize,
     },
 }

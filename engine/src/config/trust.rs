@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use offramp_core::tls::is_server_name;
 
 use super::{
-    ClientAuth, ConfigError, Fingerprint, Given, Key, Mode, Origin, Originate, PeerRules, Raw, TrustAnchor,
+    ClientAuth, ConfigError, ConfigOption, Fingerprint, Given, Mode, Origin, Originate, PeerRules, Raw,
+    TrustAnchor,
 };
 
 const TERMINATE: &str = "terminate";
@@ -14,17 +15,23 @@ const TERMINATE: &str = "terminate";
 /// What is more specific (a `[[listener]]`, the command line) wins over what it would inherit. With one of
 /// the keys of trust those go that it replaces or that belong to the other role: who vouches for clients says
 /// nothing of servers.
-pub(super) fn override_with(inherited: &mut BTreeMap<Key, Given>, own: BTreeMap<Key, Given>) {
+pub(super) fn override_with(
+    inherited: &mut BTreeMap<ConfigOption, Given>,
+    own: BTreeMap<ConfigOption, Given>,
+) {
     let has = |key| own.contains_key(&key);
-    let mode = |given: &BTreeMap<Key, Given>| {
-        given.get(&Key::Mode).map_or_else(|| TERMINATE.to_owned(), |mode| mode.value.clone())
+    let mode = |given: &BTreeMap<ConfigOption, Given>| {
+        given.get(&ConfigOption::Mode).map_or_else(|| TERMINATE.to_owned(), |mode| mode.value.clone())
     };
-    let changes_role = has(Key::Mode) && mode(inherited) != mode(&own);
-    let asks_nobody = own.get(&Key::ClientAuth).is_some_and(|auth| auth.value == "none");
-    let has_voucher = has(Key::ClientCa) || has(Key::ServerCa) || has(Key::Fingerprints);
+    let changes_role = has(ConfigOption::Mode) && mode(inherited) != mode(&own);
+    let asks_nobody = own.get(&ConfigOption::ClientAuth).is_some_and(|auth| auth.value == "none");
+    let has_voucher =
+        has(ConfigOption::ClientCa) || has(ConfigOption::ServerCa) || has(ConfigOption::Fingerprints);
     inherited.retain(|key, _| match key {
-        Key::ClientAuth | Key::ServerName => !changes_role,
-        Key::ClientCa | Key::ServerCa | Key::Fingerprints => !changes_role && !asks_nobody && !has_voucher,
+        ConfigOption::ClientAuth | ConfigOption::ServerName => !changes_role,
+        ConfigOption::ClientCa | ConfigOption::ServerCa | ConfigOption::Fingerprints => {
+            !changes_role && !asks_nobody && !has_voucher
+        }
         _ => true,
     });
     inherited.extend(own);
@@ -32,35 +39,37 @@ pub(super) fn override_with(inherited: &mut BTreeMap<Key, Given>, own: BTreeMap<
 
 impl Raw {
     pub(super) fn mode(&mut self) -> Result<Mode, ConfigError> {
-        let written = self.given.get(&Key::Mode).map(|mode| mode.origin.clone());
-        let name = self.parsed(Key::Mode, Mode::ALLOWED, |value| {
+        let written = self.given.get(&ConfigOption::Mode).map(|mode| mode.origin.clone());
+        let name = self.parsed(ConfigOption::Mode, Mode::ALLOWED, |value| {
             ["terminate", "originate", "reencrypt", "plain"].into_iter().find(|name| *name == value)
         })?;
         let name = name.unwrap_or(TERMINATE);
-        let server_name = self.given.remove(&Key::ServerName);
+        let server_name = self.given.remove(&ConfigOption::ServerName);
         if matches!(name, "terminate" | "plain") {
             if let Some(given) = server_name {
-                return Err(given.refused(Key::ServerName, Originate::ALLOWED_NAME));
+                return Err(given.refused(ConfigOption::ServerName, Originate::ALLOWED_NAME));
             }
-            return match self.given.remove(&Key::ServerCa) {
+            return match self.given.remove(&ConfigOption::ServerCa) {
                 None => Ok(if name == "plain" { Mode::Plain } else { Mode::Terminate }),
                 Some(given) => Err(given.refused(
-                    Key::ServerCa,
+                    ConfigOption::ServerCa,
                     "a file of authorities, and only with mode = \"originate\" or \"reencrypt\"; for \
                      clients: client_ca",
                 )),
             };
         }
-        let server_name = server_name.ok_or(ConfigError::Missing { key: Key::ServerName })?;
+        let server_name = server_name.ok_or(ConfigError::Missing { key: ConfigOption::ServerName })?;
         if !is_server_name(&server_name.value) {
-            return Err(server_name.refused(Key::ServerName, Originate::ALLOWED_NAME));
+            return Err(server_name.refused(ConfigOption::ServerName, Originate::ALLOWED_NAME));
         }
         let server_name = server_name.value;
-        let listed = self.given.get(&Key::Fingerprints).cloned();
-        let authorities = self.path(Key::ServerCa)?;
+        let listed = self.given.get(&ConfigOption::Fingerprints).cloned();
+        let authorities = self.path(ConfigOption::ServerCa)?;
         let trust = match (authorities, self.fingerprints()?, listed) {
             (Some(_), Some(_), Some(listed)) => {
-                return Err(listed.refused(Key::Fingerprints, "either server_ca or fingerprints, not both"));
+                return Err(
+                    listed.refused(ConfigOption::Fingerprints, "either server_ca or fingerprints, not both")
+                );
             }
             (Some(file), ..) => TrustAnchor::Authorities(file),
             (None, Some(told), _) => TrustAnchor::Fingerprints(told),
@@ -76,7 +85,7 @@ impl Raw {
     }
 
     fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
-        self.parsed(Key::Fingerprints, Fingerprint::ALLOWED, |value| {
+        self.parsed(ConfigOption::Fingerprints, Fingerprint::ALLOWED, |value| {
             value.split(',').map(Fingerprint::parse).collect()
         })
     }
@@ -85,24 +94,26 @@ impl Raw {
     /// needs a certificate that is asked for.
     pub(super) fn peers(&mut self, is_server: bool) -> Result<PeerRules, ConfigError> {
         let given = |raw: &Self, key| raw.given.get(&key).cloned();
-        let (asked, listed) = (given(self, Key::ClientAuth), given(self, Key::Fingerprints));
-        let file = given(self, Key::ClientCa);
-        let auth = self.parsed(Key::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?.unwrap_or_default();
-        let authorities = self.path(Key::ClientCa)?;
+        let (asked, listed) =
+            (given(self, ConfigOption::ClientAuth), given(self, ConfigOption::Fingerprints));
+        let file = given(self, ConfigOption::ClientCa);
+        let auth = self
+            .parsed(ConfigOption::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?
+            .unwrap_or_default();
+        let authorities = self.path(ConfigOption::ClientCa)?;
         if !is_server {
             // With "originate" they were the server's, and are taken.
             if let Some(listed) = listed {
-                return Err(
-                    listed.refused(Key::Fingerprints, "nothing with mode = \"plain\": there is no TLS")
-                );
+                return Err(listed
+                    .refused(ConfigOption::Fingerprints, "nothing with mode = \"plain\": there is no TLS"));
             }
             let for_servers = "nothing with mode = \"originate\" or \"plain\", where clients are not asked; \
                                for the server: server_ca or fingerprints";
             return match (asked, file) {
                 (Some(asked), _) if auth != ClientAuth::None => {
-                    Err(asked.refused(Key::ClientAuth, for_servers))
+                    Err(asked.refused(ConfigOption::ClientAuth, for_servers))
                 }
-                (_, Some(file)) => Err(file.refused(Key::ClientCa, for_servers)),
+                (_, Some(file)) => Err(file.refused(ConfigOption::ClientCa, for_servers)),
                 _ => Ok(PeerRules::default()),
             };
         }
@@ -111,13 +122,15 @@ impl Raw {
                        asked for a certificate and everybody is let in";
         match (file, listed) {
             (Some(_), Some(listed)) => {
-                return Err(listed.refused(Key::Fingerprints, "either client_ca or fingerprints, not both"));
+                return Err(
+                    listed.refused(ConfigOption::Fingerprints, "either client_ca or fingerprints, not both")
+                );
             }
             (Some(file), None) if auth == ClientAuth::None => {
-                return Err(file.refused(Key::ClientCa, unasked));
+                return Err(file.refused(ConfigOption::ClientCa, unasked));
             }
             (None, Some(listed)) if auth == ClientAuth::None => {
-                return Err(listed.refused(Key::Fingerprints, unasked));
+                return Err(listed.refused(ConfigOption::Fingerprints, unasked));
             }
             _ => {}
         }
@@ -127,9 +140,8 @@ impl Raw {
             (None, None) => TrustAnchor::Nobody,
         };
         match asked {
-            Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => {
-                Err(asked.refused(Key::ClientAuth, "none, as long as there is no client_ca or fingerprints"))
-            }
+            Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => Err(asked
+                .refused(ConfigOption::ClientAuth, "none, as long as there is no client_ca or fingerprints")),
             _ => Ok(PeerRules { auth, trust_anchor }),
         }
     }
@@ -147,7 +159,7 @@ mod tests {
         format!("sha-256 {}", ["AB"; 32].join(":"))
     }
 
-    fn with(keys: &[(Key, &str)]) -> Result<Config, String> {
+    fn with(keys: &[(ConfigOption, &str)]) -> Result<Config, String> {
         let mut raw = minimal();
         keys.iter().for_each(|(key, value)| raw.give_flag(*key, (*value).into()));
         raw.check().map_err(|error| error.to_string())
@@ -155,47 +167,57 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_certificates_says_who_vouches_for_them() {
-        let with = |keys: &[(Key, &str)]| with(keys).map(|config| config.listeners[0].peers.clone());
+        let with = |keys: &[(ConfigOption, &str)]| with(keys).map(|config| config.listeners[0].peers.clone());
         let told = told();
         let two = format!("{told}, {}", told.replace("AB", "cd"));
-        let peers = with(&[(Key::ClientAuth, "require"), (Key::Fingerprints, &two)]).unwrap();
+        let peers =
+            with(&[(ConfigOption::ClientAuth, "require"), (ConfigOption::Fingerprints, &two)]).unwrap();
         assert!(matches!(&peers.trust_anchor, TrustAnchor::Fingerprints(told) if told.len() == 2));
-        let peers = with(&[(Key::ClientAuth, "request"), (Key::ClientCa, "ca.pem")]).unwrap();
+        let peers =
+            with(&[(ConfigOption::ClientAuth, "request"), (ConfigOption::ClientCa, "ca.pem")]).unwrap();
         assert_eq!(peers.trust_anchor, TrustAnchor::Authorities("ca.pem".into()));
-        let error = with(&[(Key::ClientAuth, "require")]).unwrap_err();
+        let error = with(&[(ConfigOption::ClientAuth, "require")]).unwrap_err();
         assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
-        let both = [(Key::ClientAuth, "require"), (Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)];
+        let both = [
+            (ConfigOption::ClientAuth, "require"),
+            (ConfigOption::ClientCa, "ca.pem"),
+            (ConfigOption::Fingerprints, &*told),
+        ];
         let error = with(&both).unwrap_err();
         assert!(error.contains("either client_ca or fingerprints"), "{error}");
-        let error = with(&[(Key::Fingerprints, "md5 AA:BB")]).unwrap_err();
+        let error = with(&[(ConfigOption::Fingerprints, "md5 AA:BB")]).unwrap_err();
         assert!(error.contains("md5 and sha-1 are too weak"), "{error}");
     }
 
     #[test]
     fn who_vouches_for_clients_that_nobody_asks_is_refused() {
         let told = told();
-        for trust_anchor in [(Key::ClientCa, "ca.pem"), (Key::Fingerprints, &*told)] {
-            for keys in [&[trust_anchor][..], &[trust_anchor, (Key::ClientAuth, "none")]] {
+        for trust_anchor in [(ConfigOption::ClientCa, "ca.pem"), (ConfigOption::Fingerprints, &*told)] {
+            for keys in [&[trust_anchor][..], &[trust_anchor, (ConfigOption::ClientAuth, "none")]] {
                 let error = with(keys).unwrap_err();
                 let named = format!("{}: {} = ", trust_anchor.0.flag(), trust_anchor.0);
                 assert!(error.starts_with(&named) && error.contains("everybody is let in"), "{error}");
             }
-            assert!(with(&[trust_anchor, (Key::ClientAuth, "request")]).is_ok());
+            assert!(with(&[trust_anchor, (ConfigOption::ClientAuth, "request")]).is_ok());
         }
     }
 
     #[test]
     fn what_belongs_to_the_other_role_is_refused_by_name() {
         let told = told();
-        let error = with(&[(Key::ServerCa, "ca.pem")]).unwrap_err();
+        let error = with(&[(ConfigOption::ServerCa, "ca.pem")]).unwrap_err();
         assert!(error.starts_with("--server-ca: server_ca = ") && error.contains("client_ca"), "{error}");
-        let origin = [(Key::Mode, "originate"), (Key::ServerName, "a.example"), (Key::ServerCa, "ca.pem")];
+        let origin = [
+            (ConfigOption::Mode, "originate"),
+            (ConfigOption::ServerName, "a.example"),
+            (ConfigOption::ServerCa, "ca.pem"),
+        ];
         assert!(with(&origin).is_ok());
-        assert!(with(&[&origin[..], &[(Key::ClientAuth, "none")]].concat()).is_ok());
+        assert!(with(&[&origin[..], &[(ConfigOption::ClientAuth, "none")]].concat()).is_ok());
         for (more, start) in [
-            ((Key::ClientAuth, "require"), "--client-auth: client_auth = "),
-            ((Key::ClientCa, "c.pem"), "--client-ca: client_ca = "),
-            ((Key::Fingerprints, &*told), "--fingerprints: fingerprints = "),
+            ((ConfigOption::ClientAuth, "require"), "--client-auth: client_auth = "),
+            ((ConfigOption::ClientCa, "c.pem"), "--client-ca: client_ca = "),
+            ((ConfigOption::Fingerprints, &*told), "--fingerprints: fingerprints = "),
         ] {
             let error = with(&[&origin[..], &[more]].concat()).unwrap_err();
             assert!(error.starts_with(start) && error.contains("server_ca"), "{error}");
@@ -249,7 +271,7 @@ mod tests {
         };
         assert_eq!(check(""), Ok(0));
         let error = check("[[listener.identity]]\ncertificate = \"c\"\nkey = \"k\"").unwrap_err();
-        assert!(error.contains("1 identities are refused"), "{error}");
+        assert!(error.contains("1 identities (--cert"), "{error}");
         let error = check(&format!("fingerprints = [\"{}\"]", told())).unwrap_err();
         assert!(error.starts_with("o.toml:8: fingerprints = ") && error.contains("no TLS"), "{error}");
     }

@@ -290,7 +290,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::config::{Key, Raw};
+    use crate::config::{ConfigOption, Raw};
     use crate::metrics::{Counters, Metrics};
 
     fn control() -> Control {
@@ -378,10 +378,10 @@ mod tests {
         let mut raw = Raw::default();
         let workers = workers.to_string();
         for (key, value) in [
-            (Key::Listen, "127.0.0.1:0"),
-            (Key::Backend, "127.0.0.1:1"),
-            (Key::Workers, &*workers),
-            (Key::PinWorkers, pin),
+            (ConfigOption::Listen, "127.0.0.1:0"),
+            (ConfigOption::Backend, "127.0.0.1:1"),
+            (ConfigOption::Workers, &*workers),
+            (ConfigOption::PinWorkers, pin),
         ] {
             raw.give_flag(key, value.to_owned());
         }

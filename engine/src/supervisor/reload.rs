@@ -53,7 +53,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Key, Listener, Mode, Raw};
+    use crate::config::{ConfigOption, Listener, Mode, Raw};
     use crate::tls::Tickets;
     use crate::worker::Command;
 
@@ -67,11 +67,11 @@ mod tests {
         }
         let mut raw = Raw::default();
         for (name, value) in [
-            (Key::Listen, "127.0.0.1:0"),
-            (Key::Backend, "127.0.0.1:1"),
-            (Key::Workers, workers),
-            (Key::Offload, offload),
-            (Key::Tickets, tickets),
+            (ConfigOption::Listen, "127.0.0.1:0"),
+            (ConfigOption::Backend, "127.0.0.1:1"),
+            (ConfigOption::Workers, workers),
+            (ConfigOption::Offload, offload),
+            (ConfigOption::Tickets, tickets),
         ] {
             raw.give_flag(name, value.to_owned());
         }

@@ -48,13 +48,13 @@ fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Key, Raw};
+    use crate::config::{ConfigOption, Raw};
 
     #[test]
     fn watch_knows_every_file_that_a_listener_names() {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, "127.0.0.1:0".to_owned());
-        raw.give_flag(Key::Backend, "127.0.0.1:1".to_owned());
+        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(ConfigOption::Backend, "127.0.0.1:1".to_owned());
         raw.give_identities(&["/d/c.pem".into()], &["/d/k.pem".into()]).unwrap();
         let mut listener = raw.check().unwrap().listeners.remove(0);
         listener.identities[0].ocsp = Some("/d/ocsp".into());

@@ -69,7 +69,7 @@ mod tests {
     use super::super::Control;
     use super::super::reload::find;
     use super::*;
-    use crate::config::{Config, Key, Raw};
+    use crate::config::{Config, ConfigOption, Raw};
     use crate::tls::Tickets;
 
     /// Writes a certificate and its key into a directory.
@@ -93,8 +93,8 @@ mod tests {
 
     fn config(directory: &Path) -> Config {
         let mut raw = Raw::default();
-        raw.give_flag(Key::Listen, "127.0.0.1:0".to_owned());
-        raw.give_flag(Key::Backend, "127.0.0.1:1".to_owned());
+        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(ConfigOption::Backend, "127.0.0.1:1".to_owned());
         raw.give_identities(&[directory.join("c.pem")], &[directory.join("k.pem")]).unwrap();
         raw.check().unwrap()
     }

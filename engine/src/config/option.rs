@@ -1,11 +1,11 @@
-//! The keys of a configuration, and a value as it was given.
+//! The options of a configuration, and a value as it was given.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::ConfigError;
 
-/// What is known of a key: all of it is in the table below.
+/// What is known of an option: all of it is in the table below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// In the file; below `[timeouts]` with that in front, `timeouts.idle`.
@@ -24,7 +24,7 @@ pub struct Description {
     pub help: &'static str,
 }
 
-/// Where in the file a key may be given.
+/// Where in the file an option may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// At the top and in each `[[listener]]`, which inherits it.
@@ -59,18 +59,18 @@ impl Kind {
     }
 }
 
-/// The keys: the reader of the file, the flags with their help and the table of the documentation are made of
+/// The options: the reader of the file, the flags with their help and the documentation are made of
 /// this.
-macro_rules! keys {
+macro_rules! options {
     ($($key:ident: $name:literal, $flag:literal, $values:literal, default $default:literal,
        $scope:ident $kind:ident, $help:literal;)*) => {
         /// Everything that has one value; identities, of which there are several, stand apart.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Key {
+        pub enum ConfigOption {
             $(#[doc = $help] $key,)*
         }
 
-        impl Key {
+        impl ConfigOption {
             /// Every key.
             pub const ALL: &[Self] = &[$(Self::$key,)*];
 
@@ -93,7 +93,7 @@ macro_rules! keys {
     };
 }
 
-keys! {
+options! {
     Listen: "listen", "--listen", "ADDR:PORT",
         default "", Own Text,
         "Address on which connections are accepted; with port 0 the kernel chooses the port";
@@ -187,7 +187,7 @@ keys! {
         "From SIGTERM until what is still open is ended";
 }
 
-impl Key {
+impl ConfigOption {
     /// In the file.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -201,7 +201,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ConfigOption {
     /// As the file writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -246,7 +246,7 @@ pub struct Given {
 impl Given {
     /// The error that names it, for whoever knows what is allowed.
     #[must_use]
-    pub fn refused(self, key: Key, allowed: impl fmt::Display) -> ConfigError {
+    pub fn refused(self, key: ConfigOption, allowed: impl fmt::Display) -> ConfigError {
         ConfigError::Refused { origin: self.origin, key, value: self.value, allowed: allowed.to_string() }
     }
 }
@@ -264,7 +264,7 @@ mod tests {
     fn table() -> String {
         let mut text = "| key | flag | values | default | where | meaning |\n".to_owned();
         text.push_str("| --- | --- | --- | --- | --- | --- |\n");
-        for key in Key::ALL {
+        for key in ConfigOption::ALL {
             let Description { name, flag, values, default, scope, help, .. } = key.description();
             let values = values.replace('|', " \\| ");
             let place = match scope {
