@@ -74,10 +74,10 @@ pub enum Counter {
     RefusedTxOther,
     /// The same, receive.
     RefusedRxOther,
-    /// Plaintext bytes sent to plain legs.
-    BytesToPlain,
-    /// Plaintext bytes received from plain legs, for TLS legs.
-    BytesToTls,
+    /// Plaintext bytes received from near legs.
+    BytesFromNear,
+    /// Plaintext bytes received from far legs.
+    BytesFromFar,
     /// Records received that are not application data: close_notify.
     ControlCloseNotify,
     /// The same: any other alert.
@@ -288,8 +288,8 @@ const FAMILIES: [Family; 10] = [
     },
     Family {
         name: "offramp_bytes",
-        help: "Plaintext bytes by the leg they are for: sent to plain legs; received from them for TLS legs",
-        series: &[(&[("leg", "plain")], Counter::BytesToPlain), (&[("leg", "tls")], Counter::BytesToTls)],
+        help: "Plaintext bytes received, by leg: near from who connected, far from the backend",
+        series: &[(&[("leg", "near")], Counter::BytesFromNear), (&[("leg", "far")], Counter::BytesFromFar)],
     },
     Family {
         name: "offramp_offload_refusals",
@@ -427,9 +427,8 @@ mod tests {
             "offramp_connections_accepted_total 0",
             "offramp_handshakes_total{version=\"1.3\",kind=\"resumed\"} 8",
             "offramp_offload_total{direction=\"rx\",path=\"fallback\"} 9",
-            "# HELP offramp_bytes Plaintext bytes by the leg they are for: sent to plain legs; received from \
-             them for TLS legs",
-            "offramp_bytes_total{leg=\"plain\"} 0",
+            "# HELP offramp_bytes Plaintext bytes received, by leg: near from who connected, far from the backend",
+            "offramp_bytes_total{leg=\"near\"} 0",
             "offramp_faults_total{fault=\"bad_record\"} 1",
             "offramp_buffers_lent 3",
             "offramp_workers 2",

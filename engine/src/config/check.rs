@@ -145,7 +145,6 @@ impl Raw {
                 .address(ConfigOption::Listen)?
                 .ok_or(ConfigError::Missing { key: ConfigOption::Listen })?,
             backend: self.backend()?,
-            mode,
             offload: self.offload()?,
             alpn: self.alpn()?,
             unknown_name: self
@@ -156,7 +155,8 @@ impl Raw {
                 .unwrap_or_default(),
             tickets: self.switch(ConfigOption::Tickets)?.unwrap_or(true),
             keepalive: self.switch(ConfigOption::Keepalive)?.unwrap_or(true),
-            peers: self.peers(is_server)?,
+            peers: self.peers(&mode)?,
+            mode,
             identities: self.identities,
         };
         let (least, most) = match (is_server, is_plain) {

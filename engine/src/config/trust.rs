@@ -92,7 +92,7 @@ impl Raw {
 
     /// A certificate that is asked for needs somebody who vouches for it, and one alone; and whoever vouches
     /// needs a certificate that is asked for.
-    pub(super) fn peers(&mut self, is_server: bool) -> Result<PeerRules, ConfigError> {
+    pub(super) fn peers(&mut self, mode: &Mode) -> Result<PeerRules, ConfigError> {
         let given = |raw: &Self, key| raw.given.get(&key).cloned();
         let (asked, listed) =
             (given(self, ConfigOption::ClientAuth), given(self, ConfigOption::Fingerprints));
@@ -101,7 +101,7 @@ impl Raw {
             .parsed(ConfigOption::ClientAuth, ClientAuth::ALLOWED, ClientAuth::parse)?
             .unwrap_or_default();
         let authorities = self.path(ConfigOption::ClientCa)?;
-        if !is_server {
+        if !mode.is_server() {
             // With "originate" they were the server's, and are taken.
             if let Some(listed) = listed {
                 return Err(listed
@@ -139,9 +139,16 @@ impl Raw {
             (None, Some(told)) => TrustAnchor::Fingerprints(told),
             (None, None) => TrustAnchor::Nobody,
         };
+        let nobody = match mode {
+            Mode::Reencrypt(_) => {
+                "none, as long as there is no client_ca: with \"reencrypt\", fingerprints are the server's"
+            }
+            _ => "none, as long as there is no client_ca or fingerprints",
+        };
         match asked {
-            Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => Err(asked
-                .refused(ConfigOption::ClientAuth, "none, as long as there is no client_ca or fingerprints")),
+            Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => {
+                Err(asked.refused(ConfigOption::ClientAuth, nobody))
+            }
             _ => Ok(PeerRules { auth, trust_anchor }),
         }
     }

@@ -92,7 +92,10 @@ impl StartError {
         let port = address.port();
         let problem = match error.raw_os_error() {
             Some(libc::EADDRINUSE) => {
-                format!("is in use: another process listens on port {port}; try: ss -ltnp 'sport = :{port}'")
+                format!(
+                    "is in use: port {port} has a listener, of another process or of this one; try: ss -ltnp \
+                     'sport = :{port}'"
+                )
             }
             Some(libc::EACCES) => format!(
                 "is forbidden: port {port} needs a privilege; try: AmbientCapabilities=CAP_NET_BIND_SERVICE \

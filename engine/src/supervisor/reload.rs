@@ -2,7 +2,7 @@
 //! timeouts.
 
 use super::{Control, ticket_clock, watch};
-use crate::config::{Config, ConfigError, OffloadPolicy};
+use crate::config::{Config, ConfigError, ConfigOption, OffloadPolicy};
 use crate::sys::probe::{self, Ktls, Rekey};
 use offramp_proto::CipherSet;
 
@@ -31,14 +31,30 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     watch::warn_of_exposed_keys(in_force.listeners());
     running.listeners = in_force.listeners().cloned().collect();
     running.timeouts = new.timeouts;
-    let texts: Vec<String> = in_force.running().iter().map(|it| it.records.to_string()).collect();
-    let rest = if *running == new {
-        ""
+    let services = in_force.running();
+    let texts: Vec<String> = services.iter().map(|it| format!("{}: {}", it.listen, it.records)).collect();
+    let waiting: Vec<&str> = needs_restart(running, &new).map(ConfigOption::name).collect();
+    let rest = if waiting.is_empty() {
+        String::new()
     } else {
-        "; what else has changed needs a restart: keepalive, workers, pin_workers, admin, max_connections, \
-         the path of ticket_keys, session_lifetime"
+        format!("; a restart is needed for what has changed of {}", waiting.join(", "))
     };
     Ok(format!("listeners and timeouts in force; {}{rest}", texts.join("; ")))
+}
+
+/// What of `new` differs from what runs, and cannot change while it runs.
+fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
+    let keepalive = |config: &Config| config.listeners.iter().map(|it| it.keepalive).collect::<Vec<_>>();
+    let differs = [
+        (ConfigOption::Keepalive, keepalive(running) != keepalive(new)),
+        (ConfigOption::Workers, running.workers != new.workers),
+        (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
+        (ConfigOption::Admin, running.admin != new.admin),
+        (ConfigOption::MaxConnections, running.max_connections != new.max_connections),
+        (ConfigOption::TicketKeys, running.ticket_keys != new.ticket_keys),
+        (ConfigOption::SessionLifetime, running.session_lifetime != new.session_lifetime),
+    ];
+    differs.into_iter().filter_map(|(option, differs)| differs.then_some(option))
 }
 
 /// What does not keep the configuration from being put in force.
@@ -93,7 +109,7 @@ mod tests {
         assert!(done.contains("records tx: ") && !done.contains("restart"), "{done}");
         assert_eq!(running, config("auto", "off", "1"));
         let done = apply(&mut running, config("never", "off", "2"), &control).unwrap();
-        assert!(done.contains("offload = never") && done.contains("needs a restart"), "{done}");
+        assert!(done.contains("offload = never") && done.contains("a restart is needed"), "{done}");
         assert_eq!(running, config("never", "off", "1"), "what is not in force is not remembered");
     }
 

@@ -4,7 +4,6 @@ use super::owner::{Ring, SlotId};
 use super::slots::Slots;
 use crate::buf::Bufs;
 use crate::conn::event::{Event, Leg, Operation};
-use crate::metrics::{Counter, Counters};
 use crate::sys::ring::Outcome;
 use crate::sys::socket;
 
@@ -25,7 +24,6 @@ pub(super) fn read(
     slots: &mut Slots,
     ring: &mut Ring,
     bufs: &mut Bufs,
-    counters: &Counters,
 ) -> Decoded {
     let Some(slot) = slots.get(id) else { return recycle(outcome, bufs) };
     let leg_socket = slot.leg(leg);
@@ -36,16 +34,10 @@ pub(super) fn read(
     match outcome {
         Outcome::Received { buf, count, drained } => {
             leg_socket.drained = drained && !leg_socket.hintless;
-            if leg_socket.is_plain {
-                counters.add(Counter::BytesToTls, count as u64);
-            }
             Decoded::Event(Event::Received { leg, buf, count, more: !drained })
         }
         Outcome::Record { record_type, buf } => Decoded::Event(Event::Record { leg, record_type, buf }),
         Outcome::Sent { buf, count } => {
-            if leg_socket.is_plain {
-                counters.add(Counter::BytesToPlain, count as u64);
-            }
             leg_socket.sealing.took(count);
             if buf.is_empty() {
                 return Decoded::Event(Event::Sent { leg, buf });

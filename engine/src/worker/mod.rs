@@ -258,7 +258,6 @@ impl Worker {
                     &mut self.slots,
                     &mut self.ring,
                     &mut self.outbox.bufs,
-                    &self.counters,
                 );
                 match decoded {
                     Decoded::Event(event) => self.step(id, event),
@@ -277,6 +276,9 @@ impl Worker {
             let Some(slot) = self.slots.get(id) else { continue };
             let turn = Turn { now: self.now, may_offload: self.may_offload };
             slot.conn.step(event, turn, &mut self.outbox);
+            let [near, far] = std::mem::take(&mut self.outbox.received);
+            self.counters.add(Counter::BytesFromNear, near);
+            self.counters.add(Counter::BytesFromFar, far);
             let mut executor = Executor {
                 slots: &mut self.slots,
                 ring: &mut self.ring,

@@ -68,8 +68,8 @@ fn both_ways(version: Version, identity: &'static Identity) {
 
     let metrics = server.settled();
     assert_eq!(metrics.faults().len(), 0, "faults: {:?}", metrics.faults());
-    let (plain, tls) = (bytes(&server, "plain"), bytes(&server, "tls"));
-    assert!(plain >= size && tls >= size, "bytes counted: plain {plain}, tls {tls}, sent {size} each way");
+    let (near, far) = (bytes(&server, "near"), bytes(&server, "far"));
+    assert!(near >= size && far >= size, "bytes counted: near {near}, far {far}, sent {size} each way");
     server.stop();
 }
 

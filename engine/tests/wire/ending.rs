@@ -68,8 +68,8 @@ fn a_reset_of_the_client_leaves_what_came_before_it() {
         let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(&Noise::bytes(3, LITTLE));
         offramp_testing::tools::eventually("all of it has come", || {
-            server.metrics().sum("offramp_bytes_total", &[("leg", "plain")])
-                >= before.sum("offramp_bytes_total", &[("leg", "plain")]) + LITTLE as u64
+            server.metrics().sum("offramp_bytes_total", &[("leg", "near")])
+                >= before.sum("offramp_bytes_total", &[("leg", "near")]) + LITTLE as u64
         });
         peer.reset();
         let seen = backend.seen();

@@ -136,7 +136,7 @@ fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
         assert_eq!(originating.faulted(&before, 1), ["peer_certificate_refused"], "{trust}");
         originating.stop();
     }
-    assert_eq!(terminating.settled().sum("offramp_bytes_total", &[("leg", "plain")]), 0);
+    assert_eq!(terminating.settled().sum("offramp_bytes_total", &[("leg", "near")]), 0);
     terminating.stop();
 }
 

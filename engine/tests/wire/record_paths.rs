@@ -133,8 +133,8 @@ impl Carried {
             };
             assert_eq!(carried, expected, "{what}: {direction} by kernel, userspace, fallback");
         }
-        for leg in ["plain", "tls"] {
-            assert_eq!(grown("offramp_bytes_total", &[("leg", leg)]), bytes, "{what}: to the {leg} leg");
+        for leg in ["near", "far"] {
+            assert_eq!(grown("offramp_bytes_total", &[("leg", leg)]), bytes, "{what}: from the {leg} leg");
         }
         if let (true, Some(before), Some(after)) = (in_guest(), &self.kernel, tls_stat()) {
             for (direction, name) in [("tx", "TlsTxSw"), ("rx", "TlsRxSw")] {

@@ -135,8 +135,8 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
         let before = server.metrics();
         let mut peer = Peer::open(server.addr, &plain(version));
         peer.send(b"half a messa");
-        let to_plain = |metrics: &Metrics| metrics.sum("offramp_bytes_total", &[("leg", "plain")]);
-        eventually("the data is on its way", || to_plain(&server.metrics()) > to_plain(&before));
+        let from_near = |metrics: &Metrics| metrics.sum("offramp_bytes_total", &[("leg", "near")]);
+        eventually("the data is on its way", || from_near(&server.metrics()) > from_near(&before));
         peer.truncate();
         let (answer, end) = peer.rest();
         assert!(answer.is_empty() && end != End::Clean, "{version:?}: {end:?} after {answer:?}");
@@ -148,23 +148,22 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
     server.stop();
 }
 
-/// Both are counted at the plain leg, where there is no record around them: what it took, and what came from
-/// it, whether or not the client has read it.
+/// What came is counted, whether or not the other leg has taken it.
 #[test]
-fn bytes_are_counted_where_they_pass_the_plain_leg() {
+fn bytes_are_counted_as_plaintext_of_the_leg_they_came_from() {
     const ANSWER: usize = 10_000;
     for version in BOTH {
         let backend = Backend::start(BackendBehavior::Source { seed: 31, bytes: ANSWER });
         let server = TestServer::start(backend.addr);
         let counted = |leg| server.metrics().sum("offramp_bytes_total", &[("leg", leg)]);
         let mut peer = Peer::open(server.addr, &plain(version));
-        eventually("what came is counted though nobody reads it", || counted("tls") == ANSWER as u64);
-        assert_eq!(counted("plain"), 0, "{version:?}");
+        eventually("what came is counted though nobody reads it", || counted("far") == ANSWER as u64);
+        assert_eq!(counted("near"), 0, "{version:?}");
         peer.send(b"one record");
-        eventually("what the plain leg took is counted", || counted("plain") == 10);
+        eventually("what came in a record is counted", || counted("near") == 10);
         peer.reset();
         server.settled();
-        assert_eq!((counted("plain"), counted("tls")), (10, ANSWER as u64), "{version:?}");
+        assert_eq!((counted("near"), counted("far")), (10, ANSWER as u64), "{version:?}");
         server.stop();
     }
 }

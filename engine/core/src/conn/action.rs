@@ -207,13 +207,15 @@ pub struct Outbox {
     actions: Vec<Action>,
     /// The free list.
     pub bufs: Bufs,
+    /// Bytes of plaintext that came from the near leg, and from the far leg, since the shell last took them.
+    pub received: [u64; 2],
 }
 
 impl Outbox {
     /// An empty one that keeps at most `keep` free buffers.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { actions: Vec::with_capacity(MAX_ACTIONS), bufs: Bufs::new(keep) }
+        Self { actions: Vec::with_capacity(MAX_ACTIONS), bufs: Bufs::new(keep), received: [0; 2] }
     }
 
     /// Takes the actions out, in order.
@@ -230,6 +232,11 @@ impl Outbox {
     #[must_use]
     pub fn actions(&self) -> &[Action] {
         &self.actions
+    }
+
+    /// Plaintext came from a leg.
+    pub(super) fn count(&mut self, leg: Leg, buf: Option<&Buf>) {
+        self.received[leg as usize] += buf.map_or(0, |buf| buf.len() as u64);
     }
 
     pub(super) fn push(&mut self, action: Action) {

@@ -121,7 +121,12 @@ impl Relay {
             Leg::Far => (&mut self.far, &mut self.to_near),
         };
         let is_answer = matches!(event, Event::Unread { .. });
-        side.on(event, received, out).map_err(|fault| Cut { fault, culprit: Some(leg) })?;
+        let was_held = received.is_some();
+        let result = side.on(event, received, out);
+        if !was_held {
+            out.count(leg, received.as_ref());
+        }
+        result.map_err(|fault| Cut { fault, culprit: Some(leg) })?;
         if let Some(left) = self.expires_after.as_mut().filter(|_| is_answer) {
             *left -= 1;
             if *left == 0 {
@@ -255,7 +260,11 @@ fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Out
         let is_winding_up = from.is_winding_up() || to.is_winding_up();
         let may = held.is_none() && !to.has_ended() && !is_winding_up;
         let leg = from.leg();
-        if !from.receive_next(held, may, to.takes_bytes(), out).map_err(at(leg))? {
+        let again = from.receive_next(held, may, to.takes_bytes(), out);
+        if may {
+            out.count(leg, held.as_ref());
+        }
+        if !again.map_err(at(leg))? {
             return Ok(());
         }
     }
