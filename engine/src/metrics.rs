@@ -427,7 +427,7 @@ mod tests {
             "offramp_connections_accepted_total 0",
             "offramp_handshakes_total{version=\"1.3\",kind=\"resumed\"} 8",
             "offramp_offload_total{direction=\"rx\",path=\"fallback\"} 9",
-            "# HELP offramp_bytes Plaintext bytes received, by leg: near from who connected, far from the backend",
+            "# TYPE offramp_bytes counter",
             "offramp_bytes_total{leg=\"near\"} 0",
             "offramp_faults_total{fault=\"bad_record\"} 1",
             "offramp_buffers_lent 3",
