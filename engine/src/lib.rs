@@ -25,6 +25,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod conformance;
 pub mod log;
 pub mod metrics;
 pub mod supervisor;

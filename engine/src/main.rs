@@ -16,13 +16,14 @@ mod command;
 use command::serve::Serve;
 use command::ticket_key::{self, TicketKeyTask};
 use offramp::config::{Raw, file};
+use offramp::conformance;
 use offramp::conn::policy::Legs;
 use offramp::log::Log;
 use offramp::supervisor;
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
-use offramp::tls::{TlsPolicy, conformance, warnings};
+use offramp::tls::{TlsPolicy, warnings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

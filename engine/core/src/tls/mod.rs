@@ -12,7 +12,6 @@ use crate::config::{IdentityFiles, Originate, PeerRules, UnknownName};
 mod authorities;
 mod certificate;
 pub mod cipher;
-pub mod conformance;
 pub mod evidence;
 mod findings;
 mod hello;

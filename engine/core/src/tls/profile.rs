@@ -1,7 +1,7 @@
 //! The 3GPP TLS profile (TS 33.210 clause 6.2, since Rel-15; TS 33.310 Annex E before it) as data: versions,
 //! cipher suites, groups, signature algorithms. What is not listed is not negotiated. The letters and
-//! numbers in brackets here and elsewhere in `tls` are the rows of the statement in
-//! [`conformance`](super::conformance).
+//! numbers in brackets here and elsewhere in `tls` are the rows of the conformance
+//! statement, `conformance.toml`.
 //!
 //! One profile, whatever the access network (A2): none of this is configurable. rustls itself has no
 //! compression but null (B12a), no renegotiation (A6c) and no PSK but resumption (A9); what else it leaves

@@ -1,18 +1,15 @@
 //! The conformance statement: what the 3GPP TLS profile asks for, clause by clause, and what this engine
 //! does.
 //!
-//! `negotiation` and `gateway` are the data; `offramp conformance` prints it, `CONFORMANCE.md` is a copy of
-//! that, and a test holds both to it and every test that it names to be there.
-
-mod gateway;
-mod negotiation;
+//! `conformance.toml` has the rows; `offramp conformance` prints them, `CONFORMANCE.md` is a copy of that. A
+//! test holds the copy to it, and every test that it names to be there.
 
 use std::fmt::{self, Display, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How binding a requirement is, in the words of 3GPP (TR 21.801).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// It is required.
@@ -28,7 +25,7 @@ pub enum Level {
 }
 
 /// How the requirement came to be known here: the texts are not all at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Read in the text that is named.
@@ -40,91 +37,71 @@ pub enum Source {
 }
 
 /// What the engine does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// As required.
     Yes,
     /// Not, and why, or when.
-    No(&'static str),
+    No(String),
     /// Otherwise than required, and how and why.
-    Deviation(&'static str),
+    Deviation(String),
 }
 
 /// One requirement.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Row {
     /// Its name in this statement; the letter is its section.
-    pub id: &'static str,
+    pub id: String,
     /// Where it is demanded.
-    pub clause: &'static str,
+    pub clause: String,
     /// How binding it is.
     pub level: Level,
     /// How it came to be known.
     pub source: Source,
     /// What is demanded.
-    pub requirement: &'static str,
+    pub requirement: String,
     /// What the engine does.
     pub verdict: Verdict,
     /// The tests that hold it: cargo's target, then the path of the test.
-    pub tests: &'static [&'static str],
+    pub tests: Vec<String>,
 }
 
 /// A part of the statement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Section {
     /// The letter that the ids of its rows begin with.
     pub letter: char,
     /// What it is about.
-    pub title: &'static str,
+    pub title: String,
     /// Its requirements.
-    pub rows: &'static [Row],
+    #[serde(rename = "row")]
+    pub rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Statement {
+    section: Vec<Section>,
 }
 
 /// The statement.
-pub static SECTIONS: [Section; 5] = [
-    Section {
-        letter: 'A',
-        title: "What the contribution to TS 33.328 Annex M concludes",
-        rows: negotiation::CONCLUSIONS,
-    },
-    Section { letter: 'B', title: "Versions, suites, groups, signatures", rows: negotiation::NEGOTIATION },
-    Section { letter: 'C', title: "Certificates", rows: gateway::CERTIFICATION },
-    Section { letter: 'D', title: "The media gateway", rows: gateway::MEDIA },
-    Section { letter: 'E', title: "Resumption and authentication together", rows: gateway::RESUMPTION },
-];
+///
+/// # Panics
+/// It is a part of the program, which the tests read: it cannot be malformed.
+#[must_use]
+pub fn sections() -> Vec<Section> {
+    let statement: Statement =
+        toml::from_str(include_str!("../conformance.toml")).expect("the tests read it");
+    statement.section
+}
 
 /// Every requirement, in the order of the sections.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    SECTIONS.iter().flat_map(|section| section.rows).copied().collect()
-}
-
-const PLANNED: Verdict = Verdict::No("planned");
-const CLIENTS: [&str; 4] = [
-    "profile clients::openssl_is_accepted_within_the_profile_and_refused_outside_it",
-    "profile clients::gnutls_is_accepted_within_the_profile_and_refused_outside_it",
-    "profile clients::nss_is_accepted_within_the_profile_and_refused_outside_it",
-    "profile clients::java_is_accepted_within_the_profile_and_refused_outside_it",
-];
-const FORBIDDEN: &str =
-    "profile certificates::keys_and_signatures_that_the_profile_forbids_are_refused_by_clause";
-const ALLOWED: &str = "profile certificates::rsa_from_2048_bits_and_ecdsa_on_p256_and_p384_are_taken";
-const SERVERS_REFUSED: &str = "profile servers::certificates_outside_the_profile_are_refused";
-const CLIENTS_REFUSED: &str =
-    "profile certificates::certificates_of_clients_outside_the_profile_are_told_bad_certificate";
-const TICKET_CONTENT: &str = "profile tickets::a_ticket_whose_content_does_not_hold_is_not_taken";
-const SHARED: &str = "hosts a_ticket_of_one_host_resumes_on_another_as_its_very_first_connection";
-
-const fn row(
-    id: &'static str,
-    (clause, source): (&'static str, Source),
-    level: Level,
-    requirement: &'static str,
-    verdict: Verdict,
-    tests: &'static [&'static str],
-) -> Row {
-    Row { id, clause, level, source, requirement, verdict, tests }
+    sections().into_iter().flat_map(|section| section.rows).collect()
 }
 
 impl Display for Level {
@@ -151,21 +128,14 @@ impl Display for Verdict {
 
 impl Row {
     fn line(&self) -> String {
-        let mark = match self.source {
+        let Self { id, clause, level, source, requirement, verdict, tests } = self;
+        let mark = match source {
             Source::Read => "",
             Source::Cited => " ¹",
             Source::Believed => " ²",
         };
-        let tests: Vec<String> = self.tests.iter().map(|test| format!("`{test}`")).collect();
-        format!(
-            "| {} | {}{mark} | {} | {} | {} | {} |\n",
-            self.id,
-            self.clause,
-            self.level,
-            self.requirement,
-            self.verdict,
-            tests.join(", ")
-        )
+        let tests: Vec<String> = tests.iter().map(|test| format!("`{test}`")).collect();
+        format!("| {id} | {clause}{mark} | {level} | {requirement} | {verdict} | {} |\n", tests.join(", "))
     }
 }
 
@@ -183,7 +153,7 @@ pub fn markdown() -> String {
         count(|verdict| matches!(verdict, Verdict::Deviation(_))),
         count(|verdict| matches!(verdict, Verdict::No(_)))
     );
-    for Section { letter, title, rows } in &SECTIONS {
+    for Section { letter, title, rows } in sections() {
         let _ = write!(text, "\n## {letter}. {title}\n\n{TABLE_HEAD}");
         text.extend(rows.iter().map(Row::line));
     }
@@ -195,7 +165,7 @@ const HEAD: &str = "\
 # Conformance
 
 What the 3GPP TLS profile asks for and what Offramp does. `offramp conformance` prints this (`--json` as
-data), and this file is a copy, which a test holds equal; the rows stand in `core/src/tls/conformance/`.
+data), and this file is a copy, which a test holds equal; the rows stand in `conformance.toml`.
 
 ";
 
