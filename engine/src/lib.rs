@@ -31,6 +31,6 @@ pub mod metrics;
 pub mod supervisor;
 pub mod worker;
 
-pub use offramp_core::{conn, files, tls};
+pub use offramp_core::{conn, tls};
 pub use offramp_proto::buf;
 pub use offramp_ring as sys;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use offramp_core::files::{self, pem};
+use offramp_files::{self as files, pem};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};

@@ -7,7 +7,6 @@
 
 pub mod config;
 pub mod conn;
-pub mod files;
 pub mod tls;
 
 pub(crate) use offramp_proto::buf;

@@ -1,4 +1,9 @@
-//! The alert descriptions (RFC 8446 §6).
+//! The alert levels and descriptions (RFC 8446 §6).
+
+/// The level of an alert after which the connection may go on.
+pub const LEVEL_WARNING: u8 = 1;
+/// The level of an alert that ends the connection.
+pub const LEVEL_FATAL: u8 = 2;
 
 /// The end of what we send.
 pub const CLOSE_NOTIFY: u8 = 0;
@@ -20,6 +25,8 @@ pub const DECODE_ERROR: u8 = 50;
 pub const PROTOCOL_VERSION: u8 = 70;
 /// Our side cannot go on.
 pub const INTERNAL_ERROR: u8 = 80;
+/// The user has cancelled what is under way; close_notify follows.
+pub const USER_CANCELED: u8 = 90;
 /// No renegotiation (RFC 5246 §7.2.2), a warning.
 pub const NO_RENEGOTIATION: u8 = 100;
 
@@ -46,7 +53,7 @@ pub fn name(description: u8) -> &'static str {
         (71, "insufficient_security"),
         (INTERNAL_ERROR, "internal_error"),
         (86, "inappropriate_fallback"),
-        (90, "user_canceled"),
+        (USER_CANCELED, "user_canceled"),
         (NO_RENEGOTIATION, "no_renegotiation"),
         (109, "missing_extension"),
         (110, "unsupported_extension"),

@@ -4,6 +4,7 @@
 
 pub mod alert;
 pub mod buf;
+pub mod handshake;
 pub mod record;
 mod suite;
 

@@ -8,6 +8,15 @@ pub const MAX_PLAINTEXT_BYTES: usize = 1 << 14;
 /// RFC 8446 §5.2 only 256; the AEADs of the profile add at most 8 + 1 + 16 and padding counts as plaintext.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_PLAINTEXT_BYTES + 256;
 
+/// The number of [`RecordType::ChangeCipherSpec`].
+pub const CHANGE_CIPHER_SPEC: u8 = 20;
+/// The number of [`RecordType::Alert`].
+pub const ALERT: u8 = 21;
+/// The number of [`RecordType::Handshake`].
+pub const HANDSHAKE: u8 = 22;
+/// The number of [`RecordType::ApplicationData`].
+pub const APPLICATION_DATA: u8 = 23;
+
 /// The record types (RFC 8446 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordType {
@@ -26,10 +35,10 @@ impl RecordType {
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         match number {
-            20 => Some(Self::ChangeCipherSpec),
-            21 => Some(Self::Alert),
-            22 => Some(Self::Handshake),
-            23 => Some(Self::ApplicationData),
+            CHANGE_CIPHER_SPEC => Some(Self::ChangeCipherSpec),
+            ALERT => Some(Self::Alert),
+            HANDSHAKE => Some(Self::Handshake),
+            APPLICATION_DATA => Some(Self::ApplicationData),
             _ => None,
         }
     }
@@ -38,10 +47,10 @@ impl RecordType {
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
-            Self::ChangeCipherSpec => 20,
-            Self::Alert => 21,
-            Self::Handshake => 22,
-            Self::ApplicationData => 23,
+            Self::ChangeCipherSpec => CHANGE_CIPHER_SPEC,
+            Self::Alert => ALERT,
+            Self::Handshake => HANDSHAKE,
+            Self::ApplicationData => APPLICATION_DATA,
         }
     }
 }

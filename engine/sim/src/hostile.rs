@@ -4,6 +4,8 @@
 //! It takes its keys from rustls after the handshake, as client or as server, and derives those that follow a
 //! KeyUpdate by its own means.
 
+use offramp_proto::handshake::KEY_UPDATE;
+use offramp_proto::record::{ALERT, APPLICATION_DATA, HANDSHAKE};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,11 +14,6 @@ use rustls::{ClientConfig, Connection, ConnectionTrafficSecrets, KeyLog, ServerC
 use super::kernel::Side;
 use super::schedule::{Secrets, next_secret, traffic_keys};
 use offramp_core::tls::secrets::{Aead, Direction, TrafficKeys, Version};
-
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
-const KEY_UPDATE: u8 = 24;
 
 /// Something to be said.
 #[derive(Clone, Debug)]

@@ -7,15 +7,13 @@
 //! the model is of a generation that can replace them, which then opens nothing behind a KeyUpdate until it
 //! has (EKEYEXPIRED).
 
+use offramp_proto::handshake::KEY_UPDATE;
+use offramp_proto::record::{APPLICATION_DATA, HANDSHAKE};
 use std::collections::{HashSet, VecDeque};
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use offramp_core::tls::secrets::{Aead, Direction, TrafficKeys, Version};
-
-const APPLICATION_DATA: u8 = 23;
-const HANDSHAKE: u8 = 22;
-const KEY_UPDATE: u8 = 24;
 
 /// The kernels that there are, by what differs for us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The peer of the world: a rustls client or server, driven by bytes; hostile if the plan says so.
 
+use offramp_proto::record::{ALERT, APPLICATION_DATA};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -9,9 +10,6 @@ use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, ServerCo
 
 use super::hostile::{Hostile, PeerAction, talkative, talkative_server};
 use super::schedule::Secrets;
-
-const ALERT: u8 = 21;
-const APPLICATION_DATA: u8 = 23;
 
 /// The role of the peer, and what it does in it.
 #[derive(Clone, Debug)]

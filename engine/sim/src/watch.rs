@@ -6,6 +6,8 @@
 //! ChaCha20-Poly1305, where the nonce follows from it (RFC 8446 §5.3, RFC 7905 §2), no nonce is. In TLS 1.2
 //! AES-GCM the sender chooses the nonce (RFC 5288 §3): it is read from the record.
 
+use offramp_proto::handshake::{FINISHED, KEY_UPDATE};
+use offramp_proto::record::{ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,12 +16,6 @@ use super::schedule::{Secrets, key_block, next_secret, traffic_keys};
 use super::wire::{Hellos, messages, records};
 use offramp_core::tls::secrets::{Aead, TrafficKeys, Version};
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
-const FINISHED: u8 = 20;
-const KEY_UPDATE: u8 = 24;
 /// The names of the secrets, the client's first.
 const HANDSHAKE_SECRETS: [&str; 2] = ["CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET"];
 const DATA_SECRETS: [&str; 2] = ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"];

@@ -1,12 +1,9 @@
 //! What can be told from the bytes of a wire alone.
 
 use offramp_core::tls::secrets::{Aead, Version};
+use offramp_proto::handshake::{CLIENT_HELLO, SERVER_HELLO};
+use offramp_proto::record::{CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES};
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-const SERVER_HELLO: u8 = 2;
-const HEADER_BYTES: usize = 5;
 /// The random of a HelloRetryRequest (RFC 8446 §4.1.3).
 const RETRY: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 

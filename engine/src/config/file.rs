@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::option::{Kind, Scope};
 use super::{ConfigError, ConfigOption, Given, IdentityFiles, Origin, Raw, RawListener};
-use crate::files::{self, Problem};
+use offramp_files::{self as files, Problem};
 
 /// Reads a configuration file.
 ///

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Listener, TrustAnchor};
-use crate::files::Stamp;
+use offramp_files::Stamp;
 
 /// Of each file of the listeners, in their order; `None` where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StartError;
 use crate::config::Config;
-use crate::files::Stamp;
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::{UnixSeconds, Use};
+use offramp_files::Stamp;
 
 /// The keys of the file that the configuration names, or keys of this process alone.
 pub(super) fn tickets(config: &Config) -> Result<Arc<Tickets>, StartError> {

@@ -1,5 +1,7 @@
 //! A cluster: hosts, what they share, the balancer before them, the backend behind them.
 
+use offramp_proto::handshake::NEW_SESSION_TICKET;
+use offramp_proto::record::HANDSHAKE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -340,8 +342,6 @@ pub(crate) fn name_in_ticket(addr: SocketAddr, config: &Arc<ClientConfig>) -> St
 
 /// The ticket of the NewSessionTicket (RFC 5077 §3.3) among handshake messages in the clear.
 fn new_session_ticket(mut stream: &[u8]) -> Option<Vec<u8>> {
-    const HANDSHAKE: u8 = 22;
-    const NEW_SESSION_TICKET: u8 = 4;
     let mut messages = Vec::new();
     while let [HANDSHAKE, _, _, high, low, rest @ ..] = stream {
         let (payload, later) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low])))?;

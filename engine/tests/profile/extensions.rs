@@ -1,6 +1,7 @@
 //! What the hello carries beside suites: the extensions of RFC 6066, renegotiation_info, tickets and early
 //! data, and hellos that are not well-formed.
 
+use offramp_proto::alert::HANDSHAKE_FAILURE;
 use std::io::Write;
 use std::net::Shutdown;
 
@@ -12,7 +13,6 @@ use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::peer::{BOTH, Peer, dial, plain};
 use offramp_testing::server::{Setup, TestServer};
 
-const HANDSHAKE_FAILURE: u8 = 40;
 const DECODE_ERROR: u8 = 50;
 const MISSING_EXTENSION: u8 = 109;
 const UNRECOGNIZED_NAME: u8 = 112;

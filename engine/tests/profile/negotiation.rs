@@ -5,11 +5,11 @@ use crate::hello::{
     Answer, ECDHE_ECDSA_AES_128_GCM, ECDHE_RSA_AES_128_GCM, ECDSA_SECP256R1_SHA256, Hello, RSA_PKCS1_SHA256,
     RSA_PSS_RSAE_SHA256, SECP256R1, SECP384R1, TLS12, TLS13, X25519_GROUP, extension, refusal, say,
 };
+use offramp_proto::alert::HANDSHAKE_FAILURE;
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::server::{Setup, TestServer};
 
-const HANDSHAKE_FAILURE: u8 = 40;
 const ILLEGAL_PARAMETER: u8 = 47;
 const PROTOCOL_VERSION: u8 = 70;
 

@@ -1,6 +1,7 @@
 //! The client's role: what it says to a server made by hand, and what it tells one that does not keep to the
 //! profile.
 
+use offramp_proto::alert::HANDSHAKE_FAILURE;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use offramp_testing::peer::{BOTH, dial};
 use offramp_testing::server::{Setup, TestServer};
 use offramp_testing::tools::scratch;
 
-const HANDSHAKE_FAILURE: u8 = 40;
 const ILLEGAL_PARAMETER: u8 = 47;
 const PROTOCOL_VERSION: u8 = 70;
 const EMPTY_RENEGOTIATION_INFO_SCSV: u16 = 0x00ff;

@@ -5,12 +5,12 @@ use offramp_core::conn::fault::{Fault, alert};
 use offramp_core::conn::record_path::Offer;
 use offramp_core::tls::secrets::Direction;
 use offramp_proto::CipherSet;
+use offramp_proto::record::HANDSHAKE;
 use offramp_sim::{Backend, Generation, KernelProfile, Outcome, PeerAction, Plan};
 use rustls::SupportedCipherSuite;
 
 use crate::lab::{BOTH, NOTHING, SUITES, peers, run};
 
-const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: [u8; 4] = [1, 0, 0, 0];
 
 fn is_13(suite: SupportedCipherSuite) -> bool {

@@ -1,6 +1,7 @@
 //! Every stage: no key protects two records with one nonce, whoever seals. Each world holds its wire against
 //! that; here is that it sees all of it, and that it would not let a repetition pass.
 
+use offramp_proto::record::HEADER_BYTES;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,7 +12,6 @@ use crate::lab::{BOTH, NOTHING, SUITES, bytes, peers, run};
 
 const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
 const MIDWAY: Offer = Offer { after_bytes: 20_000, ..BOTH };
-const HEADER_BYTES: usize = 5;
 
 fn world(seed: u64, peer: Role, offer: Offer, habits: KernelProfile) -> Outcome {
     let mut plan = Plan::new(seed, bytes(100_000, seed));

@@ -1,6 +1,7 @@
 //! The client's role: plain bytes in, TLS out. What holds for a connection that was accepted with TLS holds
 //! for one that is connected with it, towards a server of either version, whoever carries the records.
 
+use offramp_proto::record::HANDSHAKE;
 use std::collections::BTreeSet;
 
 use offramp_core::conn::action::{ControlKind, Milestone};
@@ -13,7 +14,6 @@ use crate::lab::{BOTH, NOTHING, SUITES, bytes, resuming, run, run_under, server,
 
 const OFFERS: [Offer; 2] = [BOTH, NOTHING];
 const REKEYING: Offer = Offer { rekeys: true, ..BOTH };
-const HANDSHAKE: u8 = 22;
 /// The first message of a handshake: HelloRequest (RFC 5246 §7.4.1.1).
 const HELLO_REQUEST: [u8; 4] = [0, 0, 0, 0];
 

@@ -1,6 +1,7 @@
 //! Records that are not application data, from a peer that keeps to the record layer and to nothing else.
 //! The scenarios have the names that they have in the sim.
 
+use offramp_proto::record::{ALERT, HANDSHAKE};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,8 +18,6 @@ use offramp_testing::rng::Noise;
 use offramp_testing::server::{Setup, TestServer};
 use offramp_testing::tools::in_guest;
 
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
 /// The peer, and what it has read.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use offramp_core::files;
+use offramp_files as files;
 use rustls::pki_types::ServerName;
 
 use crate::arguments::{Common, Direction, Handshake, Latency, MSRP_GAP, Message, Transfer, TrustArguments};

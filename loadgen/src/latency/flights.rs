@@ -1,5 +1,6 @@
 //! Reads TLS record headers as they pass: how many handshake messages there were, and when data begins.
 
+use offramp_proto::record::{APPLICATION_DATA, HEADER_BYTES};
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -8,10 +9,6 @@ pub(super) enum Way {
     /// To the client.
     Down,
 }
-
-/// application_data (RFC 8446 §5.1).
-const APPLICATION_DATA: u8 = 23;
-const HEADER_BYTES: usize = 5;
 
 /// The records of one connection, both ways.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use crate::buf::Buf;
 use crate::tls::evidence::quoted;
 use crate::tls::record::{Header, RecordType};
 use crate::tls::session::alert_in_the_clear;
+use offramp_proto::handshake::CLIENT_HELLO;
 
 /// Waits for the first bytes of the client.
 #[derive(Debug)]
@@ -64,7 +65,6 @@ impl Accept {
 /// 1.3 nor the extended_master_secret that TLS 1.2 has to have. `None` for anything else, and for fewer bytes
 /// than the five that tell.
 fn refused_in_sslv2_framing(bytes: &[u8]) -> Option<(Fault, u8)> {
-    const CLIENT_HELLO: u8 = 1;
     const TLS_1_2: u16 = 0x0303;
     let &[length, _, CLIENT_HELLO, major, minor] = bytes.first_chunk()? else { return None };
     match u16::from_be_bytes([major, minor]) {

@@ -9,11 +9,9 @@ use crate::tls::cipher::Sealer;
 use crate::tls::record::RecordType;
 use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
 use crate::tls::{PeerRefusal, TlsPolicy};
+use offramp_proto::alert::LEVEL_FATAL;
 
 const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
-
-/// AlertLevel fatal (RFC 5246 §7.2).
-const LEVEL_FATAL: u8 = 2;
 
 /// Most bytes of unfinished messages that are kept: the longest message that rustls takes (2^16 bytes), with
 /// the headers of its records.

@@ -3,6 +3,7 @@
 //! All of it is bounded and printable ASCII, quotes and backslashes escaped: a peer can put neither a line
 //! nor a control character into a log, nor grow one.
 
+use offramp_proto::handshake::CLIENT_HELLO;
 use std::cell::RefCell;
 use std::fmt::Display;
 
@@ -11,7 +12,6 @@ const QUOTED_BYTES_MAX: usize = 256;
 /// Versions that are named at most.
 const VERSIONS_MAX: usize = 4;
 
-const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const SUPPORTED_VERSIONS: u16 = 43;
 

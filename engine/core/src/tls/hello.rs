@@ -12,9 +12,7 @@
 //! numbers. So a hello may come in any number of records, costs no memory, and no more time than a step for
 //! each byte of a length. A hello whose lengths do not add up is left to rustls, which refuses every one.
 
-/// HandshakeType numbers (RFC 8446 §4).
-const CLIENT_HELLO: usize = 1;
-const SERVER_HELLO: usize = 2;
+use offramp_proto::handshake::{CLIENT_HELLO, SERVER_HELLO};
 /// What a ServerHello has behind the session id: cipher suite and compression method.
 const CHOICE_BYTES: usize = 2 + 1;
 const RANDOM_BYTES: usize = 32;
@@ -68,7 +66,7 @@ pub(super) struct HelloReader {
     left: usize,
     finding: Finding,
     /// Whose hello it is: the HandshakeType.
-    hello: usize,
+    hello: u8,
     offer: Offer,
 }
 
@@ -210,7 +208,7 @@ impl HelloReader {
         Self::of(self.hello)
     }
 
-    fn of(hello: usize) -> Self {
+    fn of(hello: u8) -> Self {
         // The message says only later how long it is; until then that number is all that is left of it.
         let (next, left) = (Number::MessageType, Number::MessageLength.bytes());
         let (finding, offer) = (Finding::Unfinished, Offer::default());
@@ -240,7 +238,7 @@ impl HelloReader {
     /// Takes a number and goes on to the next; `None` if there is none that rustls would accept.
     fn step(&mut self, value: usize) -> Option<Finding> {
         match self.next {
-            Number::MessageType if value == self.hello => self.go_on(0, Number::MessageLength),
+            Number::MessageType if value == usize::from(self.hello) => self.go_on(0, Number::MessageLength),
             Number::MessageType => None,
             Number::MessageLength => {
                 self.left = value;

@@ -19,8 +19,8 @@ use super::key_kind;
 use super::ocsp;
 use super::sources::{LoadKey, Sources};
 use crate::config::{IdentityFiles, UnknownName};
-use crate::files::pem::{self, PemError, PrivateKey};
-use crate::files::{self, Content};
+use offramp_files::pem::{self, PemError, PrivateKey};
+use offramp_files::{self as files, Content};
 
 /// Most bytes of a chain: it must fit, with the rest of the flight, into one buffer.
 const MAX_CHAIN_BYTES: usize = 32 * 1024;

@@ -1,5 +1,6 @@
 //! Our two roles against each other, in memory: what resumes and what does not.
 
+use offramp_proto::handshake;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,9 +15,6 @@ use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
 };
-
-/// Of a handshake message (RFC 8446 §4).
-const MESSAGE_HEADER_BYTES: usize = 4;
 
 /// The files of a certificate with these names, and its fingerprint.
 fn identity(dir: &Path, file: &str, names: &[&str]) -> (IdentityFiles, Fingerprint) {
@@ -96,7 +94,7 @@ fn take_tickets(ours: &mut Established, mut records: &[u8]) {
         let (record, rest) = records.split_at(header.record_bytes());
         let mut opened = Buf::with_capacity(BUF_BYTES);
         opener.open(header, record, &mut opened).expect("under the server's key");
-        rekey.take_ticket(&opened.filled()[MESSAGE_HEADER_BYTES..]).expect("a ticket alone");
+        rekey.take_ticket(&opened.filled()[handshake::HEADER_BYTES..]).expect("a ticket alone");
         records = rest;
     }
 }

@@ -29,8 +29,8 @@ use super::peer_error::{PeerError, check_key};
 use super::signatures::handshake_signatures;
 use super::tickets::TicketScope;
 use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, TrustAnchor};
-use crate::files;
-use crate::files::pem::{self, PemError};
+use offramp_files as files;
+use offramp_files::pem::{self, PemError};
 
 /// Why a peer does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! keys and sequence numbers of both directions come out, and the kernel or userspace goes on from there.
 //! What remains of rustls is, in TLS 1.3, the secret from which a KeyUpdate derives the next keys.
 
+use offramp_proto::alert::HANDSHAKE_FAILURE;
 use std::fmt;
 use std::sync::Arc;
 
@@ -377,7 +378,6 @@ impl fmt::Debug for Session {
 }
 
 const UNEXPECTED_MESSAGE: u8 = 10;
-const HANDSHAKE_FAILURE: u8 = 40;
 const DECODE_ERROR: u8 = 50;
 const PROTOCOL_VERSION: u8 = 70;
 const MISSING_EXTENSION: u8 = 109;

@@ -16,7 +16,7 @@ use super::ticket_keys::{
     ENCRYPTION_BYTES, KEYS_MAX, KeyRefused, KeyRing, NAME_BYTES, NoRandomness, SECRET_BYTES, TicketKey,
     UnixSeconds, to_hex,
 };
-use crate::files::{self, Problem};
+use offramp_files::{self as files, Problem};
 
 /// Most bytes of a key file: far above any honest one.
 const FILE_BYTES_MAX: usize = 64 * 1024;

@@ -1,24 +1,19 @@
 //! Records that are not application data, whoever opened them: alerts, an attempt to renegotiate, and what we
 //! send of the kind. The messages of TLS 1.3 are in `messages`.
 
+use offramp_proto::alert::{LEVEL_FATAL, LEVEL_WARNING, USER_CANCELED};
+use offramp_proto::handshake::{CLIENT_HELLO, HELLO_REQUEST, KEY_UPDATE};
 use std::time::{Duration, Instant};
 
-use super::messages::KEY_UPDATE;
 use crate::conn::action::{Action, ControlKind, Milestone, Outbox};
 use crate::conn::fault::{Fault, alert};
 use crate::tls::record::RecordType;
 use crate::tls::secrets::Version;
 
-/// HandshakeType numbers (RFC 8446 §4, RFC 5246 §7.4).
-const HELLO_REQUEST: u8 = 0;
-const CLIENT_HELLO: u8 = 1;
 /// A whole KeyUpdate message that asks for none in return (RFC 8446 §4.6.3).
 pub(super) const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 /// The same, asking for one in return.
 pub(super) const KEY_UPDATE_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 1];
-const USER_CANCELED: u8 = 90;
-const LEVEL_WARNING: u8 = 1;
-const LEVEL_FATAL: u8 = 2;
 
 /// What a record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

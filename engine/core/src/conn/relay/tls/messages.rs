@@ -8,12 +8,8 @@
 use super::TlsSide;
 use crate::conn::action::{ControlKind, Outbox};
 use crate::conn::fault::Fault;
+use offramp_proto::handshake::{HEADER_BYTES, KEY_UPDATE, NEW_SESSION_TICKET};
 
-/// HandshakeType numbers (RFC 8446 §4).
-const NEW_SESSION_TICKET: u8 = 4;
-pub(super) const KEY_UPDATE: u8 = 24;
-
-const HEADER_BYTES: usize = 4;
 /// Most bytes of a message that is put together; a longer ticket is passed over, and its session not resumed.
 /// Those of known servers have a few hundred, with a chain of certificates in them some thousand.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;

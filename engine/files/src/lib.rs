@@ -5,6 +5,8 @@
 //! many gigabytes. None of these may hold up the reader or let it grow. A file may hold a secret, so its
 //! bytes are wiped when they are no longer needed, whichever file it is.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
