@@ -1,14 +1,21 @@
 //! What worlds have in common: a certificate made on the spot, rules for either role, clients and servers.
 
+use std::slice;
 use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::client::WantsClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+};
 
 use super::sources::{self, Key, Noon, private_key};
-use offramp_core::config::{IdentityFiles, Mode, Originate, PeerRules, Timeouts, TrustAnchor, UnknownName};
+use offramp_core::config::{
+    ClientAuth, Fingerprint, IdentityFiles, Mode, Originate, PeerRules, Timeouts, TrustAnchor, UnknownName,
+};
 use offramp_core::conn::policy::{Policy, Security};
 use offramp_core::conn::record_path::Offer;
 use offramp_core::tls::ticket_keys::KeyRing;
@@ -34,6 +41,9 @@ pub const NOTHING: Offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, aft
 struct Fixture {
     server_terms: Arc<TlsPolicy>,
     client_terms: Arc<TlsPolicy>,
+    /// As `server_terms` and `client_terms`, where the peer's fingerprint is not known yet.
+    held_server_terms: Arc<TlsPolicy>,
+    held_client_terms: Arc<TlsPolicy>,
     certificate: rcgen::Certificate,
 }
 
@@ -49,9 +59,17 @@ fn make() -> Result<Fixture, Box<dyn std::error::Error>> {
         IdentityFiles { certificate: dir.path().join("c.pem"), key: dir.path().join("k.pem"), ocsp: None };
     std::fs::write(&files.certificate, certificate.pem())?;
     std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
-    let server_terms = Arc::new(terms(&Mode::Terminate, &[files], true)?);
-    let client_terms = Arc::new(originate(&certificate.pem(), false)?);
-    Ok(Fixture { server_terms, client_terms, certificate })
+    let (nobody, pending) = (PeerRules::default(), TrustAnchor::Pending);
+    let held = PeerRules { auth: ClientAuth::Require, trust_anchor: pending.clone() };
+    let server = |peers| terms(&Mode::Terminate, slice::from_ref(&files), true, peers);
+    let held_server = Originate { server_name: "localhost".to_owned(), trust: pending };
+    Ok(Fixture {
+        server_terms: Arc::new(server(&nobody)?),
+        client_terms: Arc::new(originate(&certificate.pem(), false)?),
+        held_server_terms: Arc::new(server(&held)?),
+        held_client_terms: Arc::new(terms(&Mode::Originate(held_server), &[], false, &nobody)?),
+        certificate,
+    })
 }
 
 /// Keys that are the same in every process.
@@ -72,7 +90,7 @@ fn originate(pem: &str, resumes: bool) -> Result<TlsPolicy, Box<dyn std::error::
     std::fs::write(&authority, pem)?;
     let server_name = "localhost".to_owned();
     let rules = Originate { server_name, trust: TrustAnchor::Authorities(authority) };
-    terms(&Mode::Originate(rules), &[], resumes)
+    terms(&Mode::Originate(rules), &[], resumes, &PeerRules::default())
 }
 
 /// What a listener in this role has by default.
@@ -80,8 +98,9 @@ fn terms(
     mode: &Mode,
     identities: &[IdentityFiles],
     tickets: bool,
+    peers: &PeerRules,
 ) -> Result<TlsPolicy, Box<dyn std::error::Error>> {
-    let (peers, unknown_name) = (&PeerRules::default(), UnknownName::First);
+    let unknown_name = UnknownName::First;
     let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
     let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, peers };
     Ok(TlsPolicy::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
@@ -97,6 +116,29 @@ pub fn rules(offer: Offer) -> Policy {
 #[must_use]
 pub fn originating(offer: Offer) -> Policy {
     rules_of(Arc::clone(&lab().client_terms), offer)
+}
+
+/// The server's role, which requires a certificate whose fingerprint is not known yet.
+#[must_use]
+pub fn held(offer: Offer) -> Policy {
+    rules_of(Arc::clone(&lab().held_server_terms), offer)
+}
+
+/// The client's role towards a server whose fingerprint is not known yet.
+#[must_use]
+pub fn held_originating(offer: Offer) -> Policy {
+    rules_of(Arc::clone(&lab().held_client_terms), offer)
+}
+
+/// That of the certificate that peers show.
+///
+/// # Panics
+/// If what was made here is no fingerprint.
+#[must_use]
+pub fn fingerprint() -> Fingerprint {
+    let digest = digest::digest(&digest::SHA256, lab().certificate.der());
+    let digits: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    Fingerprint::parse(&format!("sha-256 {}", digits.join(":"))).expect("as SDP writes it")
 }
 
 /// The client's role with a store of sessions of its own.
@@ -130,14 +172,27 @@ fn rules_of(terms: Arc<TlsPolicy>, offer: Offer) -> Policy {
 /// If rustls does not know the suite.
 #[must_use]
 pub fn client(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
+    Arc::new(client_of(suite).with_no_client_auth())
+}
+
+/// The same, which shows its certificate.
+///
+/// # Panics
+/// If rustls does not know the suite.
+#[must_use]
+pub fn client_with_certificate(suite: SupportedCipherSuite) -> Arc<ClientConfig> {
+    let chain = vec![lab().certificate.der().clone()];
+    let config = client_of(suite).with_client_auth_cert(chain, private_key());
+    Arc::new(config.expect("the certificate's key"))
+}
+
+fn client_of(suite: SupportedCipherSuite) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(lab().certificate.der().clone()).expect("a certificate that was loaded before");
-    let config = ClientConfig::builder_with_details(provider(suite), Arc::new(Noon))
+    ClientConfig::builder_with_details(provider(suite), Arc::new(Noon))
         .with_protocol_versions(&[version(suite)])
         .expect("a version of the suite")
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
 }
 
 /// A server that takes one suite, and so one version, and whose data waits for nobody's Finished.

@@ -1,8 +1,11 @@
 //! How a world begins, and how it ended.
 
+use std::sync::Arc;
+
 use super::kernel::KernelProfile;
 use super::peer::{Peer, Script};
 use super::watch::{Watched, Wire};
+use offramp_core::config::Fingerprint;
 use offramp_core::conn::action::{Milestone, Report};
 
 /// What the backend does, once the plain leg is open.
@@ -63,6 +66,8 @@ pub struct Plan {
     pub cut: usize,
     /// What befalls it, at which step.
     pub mishap: Option<(usize, InjectedFault)>,
+    /// The fingerprints that become known of the peer, at which step; or when nothing else happens.
+    pub pinned: Option<(usize, Arc<[Fingerprint]>)>,
 }
 
 impl Plan {
@@ -81,6 +86,7 @@ impl Plan {
             habits,
             cut: 0,
             mishap: None,
+            pinned: None,
         }
     }
 }

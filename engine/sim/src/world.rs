@@ -189,6 +189,12 @@ impl World {
                 continue;
             }
             let moves = self.moves();
+            if let Some((_, fingerprints)) =
+                self.plan.pinned.take_if(|(at, _)| *at == steps || moves.is_empty())
+            {
+                self.step(Event::Pinned { leg: self.tls, fingerprints });
+                continue;
+            }
             if moves.is_empty() {
                 self.expire();
             } else {

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 pub(crate) use offramp_sim::lab::{
-    BOTH, NOTHING, SUITES, bytes, client, originating, resuming, rules, server, server_showing,
+    BOTH, NOTHING, SUITES, bytes, client, client_with_certificate, fingerprint, held, held_originating,
+    originating, resuming, rules, server, server_showing,
 };
 
 use offramp_core::conn::policy::Policy;

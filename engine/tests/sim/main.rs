@@ -6,6 +6,7 @@ mod accept;
 mod chance;
 mod control;
 mod handover;
+mod hold;
 mod lab;
 mod limit;
 mod nonces;

@@ -107,6 +107,9 @@ pub enum TrustAnchor {
     Authorities(PathBuf),
     /// Whoever told us these: a certificate with one of them holds, whoever issued it.
     Fingerprints(Vec<Fingerprint>),
+    /// Fingerprints that are not known yet, as in an SDP answer that the handshake overtakes: a connection is
+    /// held behind its handshake until they are (`Event::Pinned`).
+    Pending,
 }
 
 /// Who may connect to a listener.

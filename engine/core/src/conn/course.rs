@@ -1,6 +1,7 @@
 //! The course of a connection from one stage to the next. A stage never changes itself into another; it says
 //! `Next`, and only this file acts on it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::accept::Accept;
@@ -9,7 +10,8 @@ use super::busy::Busy;
 use super::connect::Connect;
 use super::event::{Event, Leg, Operation};
 use super::fault::{Blame, Fault};
-use super::handshake::{Failure, Handshake, Handshaken};
+use super::handshake::{Failure, Finished, Handshake, Handshaken};
+use super::hold::Hold;
 use super::offload::Offload;
 use super::policy::Security;
 use super::record_path::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
@@ -17,7 +19,10 @@ use super::relay::{Cut, Ending, PlainSide, Relay, Side, TlsSide};
 use super::shutdown::{Shutdown, give_back};
 use super::{Next, Rules};
 use crate::buf::Buf;
-use crate::config::Timeouts;
+use crate::config::{Fingerprint, Timeouts};
+
+/// The fingerprints of the peers' certificates, by leg, once they are known.
+type Pinned = [Option<Arc<[Fingerprint]>>; 2];
 
 /// Where a connection stands.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub(super) struct Course {
     pub(super) drain_until: Option<Instant>,
     /// What may have been offending, for the report.
     evidence: Option<Box<Evidence>>,
+    /// The fingerprints that became known while it lasted, by leg.
+    pinned: Option<Box<Pinned>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +49,7 @@ pub(super) enum Stage {
     Accept(Accept),
     Connect(Connect),
     Handshake(Box<Handshake>),
+    Hold(Box<Hold>),
     Offload(Box<Offload>),
     Relay(Box<Relay>),
     Shutdown(Box<Shutdown>),
@@ -60,6 +68,7 @@ impl Course {
             deadline: None,
             drain_until: None,
             evidence: None,
+            pinned: None,
         }
     }
 
@@ -88,6 +97,9 @@ impl Course {
             Event::Failed { errno, .. } => self.evidence.get_or_insert_default().errno = Some(*errno),
             _ => {}
         }
+        if let Event::Pinned { leg, fingerprints } = event {
+            return self.pin(leg, fingerprints, now, rules, out);
+        }
         // The stage that lasts is not moved for each event.
         if matches!(self.stage, Stage::Relay(_)) {
             self.relay(event, now, rules, out);
@@ -98,6 +110,7 @@ impl Course {
             Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
             Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
+            Stage::Hold(stage) => self.hold(stage, event, now, rules, out),
             Stage::Offload(stage) => self.offload(stage, event, now, rules, out),
             Stage::Shutdown(mut stage) => {
                 stage.on(event, now, out);
@@ -228,7 +241,11 @@ impl Course {
         match stage.on(event, out) {
             Ok(Next::Stay) => Stage::Handshake(stage),
             Ok(Next::Advance(())) => match stage.finish(out) {
-                Ok(handshaken) => self.begin_offload(leg, handshaken, now, rules, out),
+                Ok(Finished::Ready(handshaken)) => self.begin_offload(leg, handshaken, now, rules, out),
+                Ok(Finished::Held(handshaken, peer)) => {
+                    self.deadline = Some(now + rules.policy.timeouts.handshake);
+                    self.judge(Box::new(Hold::begin(leg, handshaken, peer)), now, rules, out)
+                }
                 Err(failure) => self.refuse(leg, failure, now, rules, out),
             },
             Ok(Next::End(fault)) => {
@@ -239,6 +256,58 @@ impl Course {
                 self.keep(Some(stage.evidence()));
                 stage.release(out);
                 self.refuse(leg, failure, now, rules, out)
+            }
+        }
+    }
+
+    /// The fingerprints of the peer of a leg have become known. Those that come behind the hold change
+    /// nothing: the peer is the one that was judged.
+    fn pin(
+        &mut self,
+        leg: Leg,
+        fingerprints: Arc<[Fingerprint]>,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) {
+        self.pinned.get_or_insert_default()[leg as usize] = Some(fingerprints);
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Hold(hold) => self.judge(hold, now, rules, out),
+            other => other,
+        };
+        self.busy.give(out.actions());
+    }
+
+    /// Goes on with a held leg if its fingerprints are known.
+    fn judge(&mut self, hold: Box<Hold>, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        let leg = hold.leg();
+        let pinned = self.pinned.as_ref().and_then(|pinned| pinned[leg as usize].clone());
+        let Some(pinned) = pinned else { return Stage::Hold(hold) };
+        match hold.judge(&pinned, out) {
+            Ok(handshaken) => self.begin_offload(leg, handshaken, now, rules, out),
+            Err(failure) => self.refuse(leg, failure, now, rules, out),
+        }
+    }
+
+    fn hold(
+        &mut self,
+        stage: Box<Hold>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let leg = stage.leg();
+        match event {
+            Event::Expired => {
+                let failure = stage.expire(out);
+                self.refuse(leg, failure, now, rules, out)
+            }
+            Event::Drain { .. } => Stage::Hold(stage),
+            other => {
+                give_back(other, out);
+                stage.release(out);
+                self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
             }
         }
     }

@@ -1,8 +1,10 @@
 //! What happens to a connection, as the shell tells the core.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::buf::Buf;
+use crate::config::Fingerprint;
 use crate::tls::secrets::Direction;
 
 /// One of the two legs of a connection. Whether it has TLS, and in which role, is the policy's.
@@ -129,6 +131,14 @@ pub enum Event {
         /// errno(3).
         errno: i32,
     },
+    /// The fingerprints of the peer's certificate have become known, where the policy has
+    /// [`TrustAnchor::Pending`](crate::config::TrustAnchor::Pending).
+    Pinned {
+        /// Whose.
+        leg: Leg,
+        /// The certificate must have one of them.
+        fingerprints: Arc<[Fingerprint]>,
+    },
     /// The deadline that the connection asked for is over.
     Expired,
     /// The engine is being stopped; what is still open at this time will be ended.
@@ -156,6 +166,7 @@ impl Event {
             | Self::Keyed { leg, .. }
             | Self::Refused { leg, .. }
             | Self::Sequence { leg, .. }
+            | Self::Pinned { leg, .. }
             | Self::Failed { leg, .. } => Some(*leg),
             Self::Expired | Self::Drain { .. } => None,
         }

@@ -6,12 +6,14 @@ use super::event::{Event, Leg, Operation};
 use super::fault::{Fault, alert};
 use crate::buf::Buf;
 use crate::tls::cipher::Sealer;
+use crate::tls::evidence::Offered;
 use crate::tls::record::RecordType;
 use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
-use crate::tls::{PeerRefusal, TlsPolicy};
+use crate::tls::{PeerRefusal, PeerVerdict, TlsPolicy};
 use offramp_proto::alert::LEVEL_FATAL;
+use rustls_pki_types::CertificateDer;
 
-const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
+pub(super) const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
 
 /// Most bytes of unfinished messages that are kept: the longest message that rustls takes (2^16 bytes), with
 /// the headers of its records.
@@ -28,6 +30,23 @@ pub(super) struct Handshake {
     receiving: bool,
     sending: bool,
     complete: bool,
+}
+
+/// A complete handshake.
+#[derive(Debug)]
+pub(super) enum Finished {
+    /// The peer is one that may connect.
+    Ready(Handshaken),
+    /// That is not known yet.
+    Held(Handshaken, Unjudged),
+}
+
+/// A peer whose fingerprints are not known yet.
+#[derive(Debug)]
+pub(super) struct Unjudged {
+    pub(super) certificate: CertificateDer<'static>,
+    /// For the log.
+    pub(super) offered: Offered,
 }
 
 /// What stage 3 gets.
@@ -116,16 +135,31 @@ impl Handshake {
     ///
     /// # Errors
     /// The peer is not one that may connect, and gets an alert; nothing of it has been passed on.
-    pub(super) fn finish(self, out: &mut Outbox) -> Result<Handshaken, Failure> {
+    pub(super) fn finish(self, out: &mut Outbox) -> Result<Finished, Failure> {
         let Self { mut session, incoming, .. } = self;
         let offered = session.take_offered();
-        let result = session.establish().map_err(|refusal| Failure::silent(refusal.into()));
-        match result.and_then(|established| admit(established, out)) {
-            Ok(established) => Ok(Handshaken { established, incoming }),
-            Err(failure) => {
+        let mut established = match session.establish() {
+            Ok(established) => established,
+            Err(refusal) => {
                 incoming.into_iter().for_each(|buf| out.bufs.give(buf));
-                let reason = (failure.fault == Fault::PeerCertificateRefused).then(|| NOT_VOUCHED_FOR.into());
-                Err(Failure { evidence: Some(offered.evidence(reason)), ..failure })
+                let evidence = Some(offered.evidence(None));
+                return Err(Failure { evidence, ..Failure::silent(refusal.into()) });
+            }
+        };
+        let verdict = std::mem::replace(&mut established.peer, Ok(PeerVerdict::Holds));
+        let handshaken = Handshaken { established, incoming };
+        match verdict {
+            Ok(PeerVerdict::Holds) => Ok(Finished::Ready(handshaken)),
+            Ok(PeerVerdict::Pending(certificate)) => {
+                Ok(Finished::Held(handshaken, Unjudged { certificate, offered }))
+            }
+            Err(PeerRefusal::Missing) => {
+                let evidence = offered.evidence(None);
+                Err(handshaken.refuse(Fault::PeerCertificateMissing, evidence, out))
+            }
+            Err(PeerRefusal::Refused) => {
+                let evidence = offered.evidence(Some(NOT_VOUCHED_FOR.into()));
+                Err(handshaken.refuse(Fault::PeerCertificateRefused, evidence, out))
             }
         }
     }
@@ -199,19 +233,24 @@ impl Handshake {
     }
 }
 
-/// RFC 8122 §6.2: a peer whose certificate does not match, or that has none, gets bad_certificate.
-fn admit(established: Established, out: &mut Outbox) -> Result<Established, Failure> {
-    let fault = match established.peer {
-        Ok(()) => return Ok(established),
-        Err(PeerRefusal::Missing) => Fault::PeerCertificateMissing,
-        Err(PeerRefusal::Refused) => Fault::PeerCertificateRefused,
-    };
-    let mut sealed = out.bufs.take();
-    let alert = [LEVEL_FATAL, alert::BAD_CERTIFICATE];
-    if Sealer::new(established.tx).seal(RecordType::Alert, &alert, &mut sealed).is_err() {
-        sealed.clear();
+impl Handshaken {
+    /// RFC 8122 §6.2: a peer whose certificate does not match, or that has none, gets bad_certificate. It is
+    /// sealed in userspace: the kernel has no keys yet.
+    pub(super) fn refuse(self, fault: Fault, evidence: Evidence, out: &mut Outbox) -> Failure {
+        let Self { established, incoming } = self;
+        incoming.into_iter().for_each(|buf| out.bufs.give(buf));
+        let mut sealed = out.bufs.take();
+        let alert = [LEVEL_FATAL, alert::BAD_CERTIFICATE];
+        if Sealer::new(established.tx).seal(RecordType::Alert, &alert, &mut sealed).is_err() {
+            sealed.clear();
+        }
+        Failure { evidence: Some(evidence), ..Failure::with(fault, sealed) }
     }
-    Err(Failure::with(fault, sealed))
+
+    /// Gives what it holds back to the free list.
+    pub(super) fn release(self, out: &mut Outbox) {
+        self.incoming.into_iter().for_each(|buf| out.bufs.give(buf));
+    }
 }
 
 fn keep_or_give(buf: Buf, out: &mut Outbox) -> Option<Buf> {

@@ -1,9 +1,9 @@
 //! The data path: what happens to one connection, decided without a socket, a clock, a lock or a counter.
 //!
 //! ```text
-//! near leg:  accept → handshake → offload ─┐          plain: nothing to do
-//!                                          connect
-//! far leg:   accept → handshake → offload ─┴→ relay → shutdown
+//! near leg:  accept → handshake → (hold) → offload ─┐          plain: nothing to do
+//!                                                   connect
+//! far leg:   accept → handshake → (hold) → offload ─┴→ relay → shutdown
 //! ```
 //!
 //! [`Conn::step`] takes one [`Event`], appends the [`Action`]s that follow from it, and cannot fail: a
@@ -20,6 +20,7 @@ mod course;
 pub mod event;
 pub mod fault;
 mod handshake;
+mod hold;
 mod offload;
 pub mod policy;
 pub mod record_path;

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use super::authorities::Authorities;
 use super::findings::{Findings, Purpose};
 use super::identity::Identities;
-use super::peer::{AnyCertificate, PeerRefusal, authorities, is_told};
+use super::peer::{AnyCertificate, PeerRefusal, PeerVerdict, authorities, is_told};
 use super::peer_error::check_key;
 use super::sessions::ClientSessions;
 use super::signatures::handshake_signatures;
@@ -34,6 +34,7 @@ pub(super) struct Origination {
 enum Trust {
     Authorities(Arc<Authorities>),
     Fingerprints(Vec<Fingerprint>),
+    Pending,
 }
 
 impl Origination {
@@ -79,13 +80,14 @@ impl Origination {
                 made_of.add(&texts);
                 Trust::Fingerprints(told.clone())
             }
+            TrustAnchor::Pending => Trust::Pending,
             TrustAnchor::Nobody => {
                 return Err(TlsPolicyError::Profile("nobody vouches for the server".to_owned()));
             }
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
             Trust::Authorities(authorities) => Arc::clone(authorities) as _,
-            Trust::Fingerprints(_) => {
+            Trust::Fingerprints(_) | Trust::Pending => {
                 let algorithms = provider.signature_verification_algorithms;
                 Arc::new(AnyCertificate { algorithms })
             }
@@ -139,7 +141,7 @@ impl Origination {
         chain: Option<&[CertificateDer<'_>]>,
         resumed: bool,
         now: UnixTime,
-    ) -> Result<(), PeerRefusal> {
+    ) -> Result<PeerVerdict, PeerRefusal> {
         let verdict = self.verdict(chain, resumed, now);
         if verdict.is_err() {
             self.forget_sessions();
@@ -152,15 +154,16 @@ impl Origination {
         chain: Option<&[CertificateDer<'_>]>,
         resumed: bool,
         now: UnixTime,
-    ) -> Result<(), PeerRefusal> {
+    ) -> Result<PeerVerdict, PeerRefusal> {
         let (own, issuers) = chain.and_then(<[_]>::split_first).ok_or(PeerRefusal::Missing)?;
         let holds = match &self.trust {
             Trust::Fingerprints(told) => is_told(told, own),
             Trust::Authorities(authorities) => {
                 !resumed || authorities.verify(own, issuers, Some(&self.name), now).is_ok()
             }
+            Trust::Pending => return Ok(PeerVerdict::Pending(own.clone().into_owned())),
         };
-        if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
+        if holds { Ok(PeerVerdict::Holds) } else { Err(PeerRefusal::Refused) }
     }
 }
 

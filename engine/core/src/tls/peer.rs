@@ -41,6 +41,15 @@ pub enum PeerRefusal {
     Refused,
 }
 
+/// What is known of the peer of a complete handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerVerdict {
+    /// It may connect.
+    Holds,
+    /// Its certificate is to be held against fingerprints that are not known yet.
+    Pending(CertificateDer<'static>),
+}
+
 /// The rules of a listener, ready for use.
 pub(super) struct Peers {
     auth: ClientAuth,
@@ -53,6 +62,7 @@ enum Vouching {
     Nobody,
     Authorities(Arc<Authorities>),
     Fingerprints(Vec<Fingerprint>),
+    Pending,
 }
 
 impl Peers {
@@ -81,13 +91,19 @@ impl Peers {
                 made_of.push(1);
                 Vouching::Fingerprints(told.clone())
             }
+            (TrustAnchor::Pending, _) => {
+                made_of.push(1);
+                Vouching::Pending
+            }
         };
         let verifier = match &trust_anchor {
             Vouching::Nobody => None,
             Vouching::Authorities(authorities) => {
                 Some(Arc::clone(authorities) as Arc<dyn ClientCertVerifier>)
             }
-            Vouching::Fingerprints(_) => Some(Arc::new(AnyCertificate { algorithms }) as _),
+            Vouching::Fingerprints(_) | Vouching::Pending => {
+                Some(Arc::new(AnyCertificate { algorithms }) as _)
+            }
         };
         let mut class = [0; 16];
         class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..16]);
@@ -110,10 +126,10 @@ impl Peers {
         chain: Option<&[CertificateDer<'_>]>,
         resumed: bool,
         now: UnixTime,
-    ) -> Result<(), PeerRefusal> {
+    ) -> Result<PeerVerdict, PeerRefusal> {
         let Some((own, issuers)) = chain.and_then(<[_]>::split_first) else {
             let must = self.auth == ClientAuth::Require;
-            return if must { Err(PeerRefusal::Missing) } else { Ok(()) };
+            return if must { Err(PeerRefusal::Missing) } else { Ok(PeerVerdict::Holds) };
         };
         let holds = match &self.trust_anchor {
             Vouching::Nobody => true,
@@ -122,8 +138,9 @@ impl Peers {
             Vouching::Authorities(authorities) => {
                 !resumed || authorities.verify(own, issuers, None, now).is_ok()
             }
+            Vouching::Pending => return Ok(PeerVerdict::Pending(own.clone().into_owned())),
         };
-        if holds { Ok(()) } else { Err(PeerRefusal::Refused) }
+        if holds { Ok(PeerVerdict::Holds) } else { Err(PeerRefusal::Refused) }
     }
 }
 
@@ -134,7 +151,7 @@ impl fmt::Debug for Peers {
 }
 
 /// Whether the certificate has one of these fingerprints.
-pub(super) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
+pub(crate) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
     told.iter().any(|fingerprint| fingerprint.is_of(certificate))
 }
 
@@ -309,11 +326,11 @@ mod tests {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
         let rules = TrustAnchor::Fingerprints(vec![told(&certificate()), told(&ours)]);
         for (auth, missing) in
-            [(ClientAuth::Require, Err(PeerRefusal::Missing)), (ClientAuth::Request, Ok(()))]
+            [(ClientAuth::Require, Err(PeerRefusal::Missing)), (ClientAuth::Request, Ok(PeerVerdict::Holds))]
         {
             let peers = peers(auth, rules.clone());
             for resumed in [false, true] {
-                assert_eq!(peers.judge(Some(from_ref(&ours)), resumed, now), Ok(()));
+                assert_eq!(peers.judge(Some(from_ref(&ours)), resumed, now), Ok(PeerVerdict::Holds));
                 assert_eq!(peers.judge(Some(from_ref(&other)), resumed, now), Err(PeerRefusal::Refused));
                 assert_eq!(peers.judge(None, resumed, now), missing);
                 assert_eq!(peers.judge(Some(&[]), resumed, now), missing);

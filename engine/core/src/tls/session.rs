@@ -18,7 +18,7 @@ use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, Server
 use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
 use super::originate::Origination;
-use super::peer::{PeerRefusal, Peers};
+use super::peer::{PeerRefusal, PeerVerdict, Peers};
 use super::profile::version_and_aead;
 use super::record::{HEADER_BYTES, Header, RecordType};
 pub use super::refusal::Refusal;
@@ -85,7 +85,7 @@ pub struct Established {
     /// in one round trip (A7).
     pub resumed: bool,
     /// Whether the peer is one that may connect.
-    pub peer: Result<(), PeerRefusal>,
+    pub peer: Result<PeerVerdict, PeerRefusal>,
     /// For records from us.
     pub tx: TrafficKeys,
     /// For records from the peer.
