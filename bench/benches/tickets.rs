@@ -15,8 +15,8 @@ const SESSION_BYTES: usize = 120;
 
 fn tickets(criterion: &mut Criterion) {
     let identity = Identity::generate().expect("a certificate can be made");
-    let terms = scenario::terms(&identity).expect("an identity of the profile");
-    let ours = terms.ticketer().expect("a terminating listener with tickets");
+    let policy = scenario::tls_policy(&identity).expect("an identity of the profile");
+    let ours = policy.ticketer().expect("a terminating listener with tickets");
     let floor = Ticketer::new().expect("randomness");
     measure(criterion, "ours", &*ours);
     measure(criterion, "rustls alone", &*floor);

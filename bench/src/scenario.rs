@@ -127,9 +127,9 @@ impl Fixture {
     pub(crate) fn new(version: Version) -> Result<Self> {
         let identity = Identity::generate()?;
         let offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
-        let terms = Arc::new(terms(&identity)?);
+        let tls_policy = Arc::new(tls_policy(&identity)?);
         let policy = Policy {
-            near: Security::Tls(terms),
+            near: Security::Tls(tls_policy),
             far: Security::Plain,
             timeouts: Timeouts::default(),
             offload: offer,
@@ -175,7 +175,7 @@ impl Fixture {
 ///
 /// # Errors
 /// The identity cannot be loaded.
-pub fn terms(identity: &Identity) -> Result<TlsPolicy> {
+pub fn tls_policy(identity: &Identity) -> Result<TlsPolicy> {
     let files =
         IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
     let settings = Settings {

@@ -158,7 +158,7 @@ fn check(path: &std::path::Path) -> ExitCode {
     let found = config
         .collisions()
         .into_iter()
-        .chain(warnings(all_legs.iter().flat_map(Legs::terms), ticket_key::now()));
+        .chain(warnings(all_legs.iter().flat_map(Legs::policies), ticket_key::now()));
     let found: String = found.map(|line| format!("warning: {line}\n")).collect();
     print(&format!("{good}{found}{warning}"))
 }

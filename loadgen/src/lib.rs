@@ -1,8 +1,8 @@
 //! A TLS load generator: handshakes, bulk data and messages, verified sample by sample, on the same ring as
 //! the engine.
 //!
-//! The path of one sample: [`plan`] and [`terms`] say what is asked; [`schedule`] says when connections begin
-//! and which moments count; the [`runner`] keeps them going, one thread and one
+//! The path of one sample: [`plan`] and [`profiles`] say what is asked; [`schedule`] says when connections
+//! begin and which moments count; the [`runner`] keeps them going, one thread and one
 //! [ring](offramp_ring::ring) a core, each connection a [`session`] without sockets that does a [`task`];
 //! [`tally`] adds up what happened while it counted and [`series`] what happened second by second; [`report`]
 //! makes tables, JSON, CSV and a page of it, and the exit code.
@@ -30,6 +30,7 @@ pub mod machine;
 pub mod msrp;
 pub mod pattern;
 pub mod plan;
+pub mod profiles;
 pub mod report;
 pub mod runner;
 pub mod schedule;
@@ -38,6 +39,5 @@ pub mod series;
 pub mod session;
 pub mod tally;
 pub mod task;
-pub mod terms;
 pub mod tickets;
 pub mod trust;

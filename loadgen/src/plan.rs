@@ -188,7 +188,7 @@ pub enum Until {
     Counted(u64),
 }
 
-/// Everything a run is asked for, apart from its TLS ([`crate::terms`]) and its target.
+/// Everything a run is asked for, apart from its TLS ([`crate::profiles`]) and its target.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What connections are for.

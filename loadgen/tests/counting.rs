@@ -11,10 +11,10 @@ use std::time::Duration;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::profiles::ClientProfile;
 use offramp_loadgen::runner::{Clients, Outcome};
 use offramp_loadgen::schedule::{Rate, Spacing};
 use offramp_loadgen::tally::Part;
-use offramp_loadgen::terms::Terms;
 
 mod engine;
 mod ring;
@@ -42,9 +42,11 @@ fn plan(work: Work, connections: usize) -> Plan {
 fn run(plan: &Plan, versions: &[Version], target: SocketAddr, identity: &Identity) -> Outcome {
     let target = Target { host: SERVER_NAME.to_owned(), address: target };
     let versions = versions.to_vec();
-    let terms =
-        Terms { versions, ..Terms::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap() };
-    Clients::new(plan, &terms).unwrap().run(plan, &target, |_| {}).unwrap()
+    let profile = ClientProfile {
+        versions,
+        ..ClientProfile::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap()
+    };
+    Clients::new(plan, &profile).unwrap().run(plan, &target, |_| {}).unwrap()
 }
 
 /// A relay to `target` that breaks every connection off after a while.

@@ -12,10 +12,10 @@ use std::time::Duration;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::profiles::ClientProfile;
 use offramp_loadgen::runner::Clients;
 use offramp_loadgen::schedule::{Rate, Spacing};
 use offramp_loadgen::tally::{Part, Tally};
-use offramp_loadgen::terms::Terms;
 
 mod engine;
 mod ring;
@@ -103,9 +103,9 @@ fn plan(work: Work, load: Load) -> Plan {
 }
 
 fn run(plan: &Plan, target: SocketAddr, identity: &Identity) -> Tally {
-    let terms = Terms::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap();
+    let profile = ClientProfile::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap();
     let target = Target { host: SERVER_NAME.to_owned(), address: target };
-    let outcome = Clients::new(plan, &terms).unwrap().run(plan, &target, |_| {}).unwrap();
+    let outcome = Clients::new(plan, &profile).unwrap().run(plan, &target, |_| {}).unwrap();
     assert_eq!(outcome.broken_off, None);
     outcome.tally
 }

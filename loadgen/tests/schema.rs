@@ -8,10 +8,10 @@ use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::latency::{Kind, LatencyReport, Row, Saved, Saving};
 use offramp_loadgen::plan::{Ending, Load, Pace, Pin, Plan, Target, Until, Version, Work};
+use offramp_loadgen::profiles::ClientProfile;
 use offramp_loadgen::report::{Environment, FORMAT, Report, Run, SearchStep};
 use offramp_loadgen::runner::{Clients, Outcome};
 use offramp_loadgen::schedule::{Rate, Spacing};
-use offramp_loadgen::terms::Terms;
 use serde_json::Value;
 
 mod engine;
@@ -83,10 +83,10 @@ fn the_shape_of_the_json_is_the_one_on_file() {
         give_up_after: 1,
         seed: 1,
     };
-    let terms = Terms::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap();
+    let profile = ClientProfile::equal(Version::Tls13, SERVER_NAME, &identity.certificate).unwrap();
     let run = |plan: &Plan, address| {
         let target = Target { host: SERVER_NAME.to_owned(), address };
-        let outcome = Clients::new(plan, &terms).unwrap().run(plan, &target, |_| {}).unwrap();
+        let outcome = Clients::new(plan, &profile).unwrap().run(plan, &target, |_| {}).unwrap();
         (plan.clone(), outcome)
     };
     let told =

@@ -10,8 +10,8 @@ use std::time::Duration;
 use offramp_loadgen::backend::Backend;
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_loadgen::plan::{Ending, Load, Pin, Plan, Request, Target, Until, Version, Work};
+use offramp_loadgen::profiles::ClientProfile;
 use offramp_loadgen::runner::{Clients, Outcome};
-use offramp_loadgen::terms::Terms;
 use rustls::pki_types::CertificateDer;
 
 mod engine;
@@ -42,8 +42,8 @@ fn failing(work: Work) -> Plan {
 
 fn run(plan: &Plan, version: Version, target: SocketAddr, trusted: &CertificateDer<'static>) -> Outcome {
     let target = Target { host: SERVER_NAME.to_owned(), address: target };
-    let terms = Terms::equal(version, SERVER_NAME, trusted).unwrap();
-    Clients::new(plan, &terms).unwrap().run(plan, &target, |_| {}).unwrap()
+    let profile = ClientProfile::equal(version, SERVER_NAME, trusted).unwrap();
+    Clients::new(plan, &profile).unwrap().run(plan, &target, |_| {}).unwrap()
 }
 
 fn broken_off(outcome: Outcome) -> String {

@@ -39,11 +39,11 @@ pub const BOTH: Offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_by
 pub const NOTHING: Offer = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, after_bytes: 0, rekeys: false };
 
 struct Fixture {
-    server_terms: Arc<TlsPolicy>,
-    client_terms: Arc<TlsPolicy>,
-    /// As `server_terms` and `client_terms`, where the peer's fingerprint is not known yet.
-    held_server_terms: Arc<TlsPolicy>,
-    held_client_terms: Arc<TlsPolicy>,
+    server_policy: Arc<TlsPolicy>,
+    client_policy: Arc<TlsPolicy>,
+    /// As `server_policy` and `client_policy`, where the peer's fingerprint is not known yet.
+    held_server_policy: Arc<TlsPolicy>,
+    held_client_policy: Arc<TlsPolicy>,
     certificate: rcgen::Certificate,
 }
 
@@ -61,13 +61,13 @@ fn make() -> Result<Fixture, Box<dyn std::error::Error>> {
     std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
     let (nobody, pending) = (PeerRules::default(), TrustAnchor::Pending);
     let held = PeerRules { auth: ClientAuth::Require, trust_anchor: pending.clone() };
-    let server = |peers| terms(&Mode::Terminate, slice::from_ref(&files), true, peers);
+    let server = |peers| tls_policy(&Mode::Terminate, slice::from_ref(&files), true, peers);
     let held_server = Originate { server_name: "localhost".to_owned(), trust: pending };
     Ok(Fixture {
-        server_terms: Arc::new(server(&nobody)?),
-        client_terms: Arc::new(originate(&certificate.pem(), false)?),
-        held_server_terms: Arc::new(server(&held)?),
-        held_client_terms: Arc::new(terms(&Mode::Originate(held_server), &[], false, &nobody)?),
+        server_policy: Arc::new(server(&nobody)?),
+        client_policy: Arc::new(originate(&certificate.pem(), false)?),
+        held_server_policy: Arc::new(server(&held)?),
+        held_client_policy: Arc::new(tls_policy(&Mode::Originate(held_server), &[], false, &nobody)?),
         certificate,
     })
 }
@@ -90,11 +90,11 @@ fn originate(pem: &str, resumes: bool) -> Result<TlsPolicy, Box<dyn std::error::
     std::fs::write(&authority, pem)?;
     let server_name = "localhost".to_owned();
     let rules = Originate { server_name, trust: TrustAnchor::Authorities(authority) };
-    terms(&Mode::Originate(rules), &[], resumes, &PeerRules::default())
+    tls_policy(&Mode::Originate(rules), &[], resumes, &PeerRules::default())
 }
 
 /// What a listener in this role has by default.
-fn terms(
+fn tls_policy(
     mode: &Mode,
     identities: &[IdentityFiles],
     tickets: bool,
@@ -109,25 +109,25 @@ fn terms(
 /// The defaults in the server's role, with this offer.
 #[must_use]
 pub fn rules(offer: Offer) -> Policy {
-    rules_of(Arc::clone(&lab().server_terms), offer)
+    rules_of(Arc::clone(&lab().server_policy), offer)
 }
 
 /// The defaults in the client's role. No session is kept: worlds share no state.
 #[must_use]
 pub fn originating(offer: Offer) -> Policy {
-    rules_of(Arc::clone(&lab().client_terms), offer)
+    rules_of(Arc::clone(&lab().client_policy), offer)
 }
 
 /// The server's role, which requires a certificate whose fingerprint is not known yet.
 #[must_use]
 pub fn held(offer: Offer) -> Policy {
-    rules_of(Arc::clone(&lab().held_server_terms), offer)
+    rules_of(Arc::clone(&lab().held_server_policy), offer)
 }
 
 /// The client's role towards a server whose fingerprint is not known yet.
 #[must_use]
 pub fn held_originating(offer: Offer) -> Policy {
-    rules_of(Arc::clone(&lab().held_client_terms), offer)
+    rules_of(Arc::clone(&lab().held_client_policy), offer)
 }
 
 /// That of the certificate that peers show.
@@ -144,16 +144,16 @@ pub fn fingerprint() -> Fingerprint {
 /// The client's role with a store of sessions of its own.
 ///
 /// # Panics
-/// If the terms cannot be loaded.
+/// If the policy cannot be loaded.
 #[must_use]
 pub fn resuming(offer: Offer) -> Policy {
-    let terms = originate(&lab().certificate.pem(), true).expect("terms that were loaded before");
-    rules_of(Arc::new(terms), offer)
+    let tls_policy = originate(&lab().certificate.pem(), true).expect("what was loaded before");
+    rules_of(Arc::new(tls_policy), offer)
 }
 
-fn rules_of(terms: Arc<TlsPolicy>, offer: Offer) -> Policy {
-    let originates = terms.is_client();
-    let tls = Security::Tls(terms);
+fn rules_of(tls_policy: Arc<TlsPolicy>, offer: Offer) -> Policy {
+    let originates = tls_policy.is_client();
+    let tls = Security::Tls(tls_policy);
     let (near, far) = if originates { (Security::Plain, tls) } else { (tls, Security::Plain) };
     Policy {
         near,

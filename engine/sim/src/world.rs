@@ -122,11 +122,11 @@ impl World {
     pub fn new(plan: Plan, policy: Policy, peer: impl Into<Role>, now: Instant) -> Self {
         sources::seed(plan.seed);
         let role = peer.into();
-        let (tls, plain) = match (policy.near.terms(), policy.far.terms()) {
+        let (tls, plain) = match (policy.near.tls(), policy.far.tls()) {
             (Some(_), None) => (Leg::Near, Leg::Far),
             _ => (Leg::Far, Leg::Near),
         };
-        let originates = policy.security(tls).terms().is_some_and(|terms| terms.is_client());
+        let originates = policy.security(tls).tls().is_some_and(|policy| policy.is_client());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
         let peer = Peer::new(&role, plan.script.clone());
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
@@ -176,7 +176,7 @@ impl World {
     /// If the connection breaks its contract: that is what a world is for.
     #[must_use]
     pub fn run(mut self) -> Outcome {
-        if self.policy().far.terms().is_some() {
+        if self.policy().far.tls().is_some() {
             self.backend_begins();
         }
         self.step(Event::Opened);

@@ -143,7 +143,7 @@ mod tests {
         let [Command::Remove(gone), Command::Update { id, policy, .. }] = &*posted() else {
             panic!("one goes, the other changes its mode")
         };
-        assert!(*gone == first.id && *id == second.id && policy.near.terms().is_none());
+        assert!(*gone == first.id && *id == second.id && policy.near.tls().is_none());
         let taken = second.route.listen;
         let mut third = two.clone();
         third.listeners[0].listen = taken;

@@ -15,7 +15,7 @@ use crate::config::{Config, Listener, Mode, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::metrics::Expiries;
 use crate::sys::probe::Ktls;
-use crate::tls::{Tickets, warnings};
+use crate::tls::{Tickets, TlsPolicy, warnings};
 use crate::worker::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
 
 /// Shared by whoever puts services in force: one at a time.
@@ -200,7 +200,7 @@ impl InForce {
         self.warned.clear();
         self.warn();
         let mut expiries = Expiries::default();
-        for certificate in self.legs().flat_map(Legs::terms).flat_map(|terms| terms.certificates()) {
+        for certificate in self.legs().flat_map(Legs::policies).flat_map(TlsPolicy::certificates) {
             let file = certificate.file.to_string_lossy();
             expiries.add(&file, certificate.nth, certificate.not_after());
         }
@@ -210,7 +210,7 @@ impl InForce {
     /// Logs what is wrong with the certificates now and was not logged before: a certificate may have expired
     /// since, an OCSP response may be out of date.
     pub(super) fn warn(&mut self) {
-        let found = warnings(self.legs().flat_map(Legs::terms), ticket_clock::now());
+        let found = warnings(self.legs().flat_map(Legs::policies), ticket_clock::now());
         for line in found.iter().filter(|line| !self.warned.contains(line)) {
             tracing::warn!("{line}");
         }

@@ -108,12 +108,13 @@ mod tests {
         Watch::new(services)
     }
 
-    /// Whether other terms are in force after so many looks.
+    /// Whether another TLS policy is in force after so many looks.
     fn changes(watch: &mut Watch, looks: usize) -> bool {
-        let terms = |watch: &Watch| Arc::clone(watch.services.lock().running()[0].legs.near.terms().unwrap());
-        let before = terms(watch);
+        let in_force =
+            |watch: &Watch| Arc::clone(watch.services.lock().running()[0].legs.near.tls().unwrap());
+        let before = in_force(watch);
         (0..looks).for_each(|_| watch.tick());
-        !Arc::ptr_eq(&before, &terms(watch))
+        !Arc::ptr_eq(&before, &in_force(watch))
     }
 
     #[test]

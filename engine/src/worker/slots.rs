@@ -59,7 +59,7 @@ impl Slots {
     pub(super) fn insert(&mut self, conn: Conn, route: Arc<Route>, socket: OwnedFd, now: Instant) -> SlotId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
-        let is_plain = |leg| conn.policy().security(leg).terms().is_none();
+        let is_plain = |leg| conn.policy().security(leg).tls().is_none();
         let [near, far] = Leg::BOTH.map(|leg| LegSocket::new(is_plain(leg)));
         let mut slot =
             Slot { conn, route, is_unfinished: true, serial, near, far, timer: None, client: None };

@@ -42,21 +42,7 @@ pub fn start(
     connections: usize,
     talk: Talk,
 ) -> (SocketAddr, Receiver<Heard>) {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.retain(|has| has.suite() == suite);
-    let version = match version {
-        Version::Tls12 => &rustls::version::TLS12,
-        Version::Tls13 => &rustls::version::TLS13,
-    };
-    let identity = Identity::ecdsa();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("its key is PEM");
-    let config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[version])
-        .expect("the suite fits the version")
-        .with_no_client_auth()
-        .with_single_cert(vec![identity.der.clone()], key)
-        .expect("an identity");
-    let config = Arc::new(config);
+    let config = config_of(version, Some(suite));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("a bound listener has an address");
     let (tell, heard) = channel();
@@ -72,6 +58,29 @@ pub fn start(
         }
     });
     (addr, heard)
+}
+
+/// What a server of this version takes.
+pub fn config(version: Version) -> Arc<ServerConfig> {
+    config_of(version, None)
+}
+
+fn config_of(version: Version, suite: Option<CipherSuite>) -> Arc<ServerConfig> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|has| suite.is_none_or(|suite| has.suite() == suite));
+    let version = match version {
+        Version::Tls12 => &rustls::version::TLS12,
+        Version::Tls13 => &rustls::version::TLS13,
+    };
+    let identity = Identity::ecdsa();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("its key is PEM");
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .expect("the suite fits the version")
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.der.clone()], key)
+        .expect("an identity");
+    Arc::new(config)
 }
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;

@@ -176,7 +176,7 @@ mod tests {
         }
         let allowed = [
             (
-                "loadgen/src/terms.rs",
+                "loadgen/src/profiles.rs",
                 "use offramp_files::{self as files, pem};\nuse offramp_ring::ring::Ring;",
             ),
             ("loadgen/src/demo/mod.rs", "use offramp::supervisor::Engine;"),

@@ -34,6 +34,7 @@ mod reencrypt;
 mod relay;
 mod resumption;
 mod shutdown;
+mod sides;
 mod slow;
 mod sockets;
 mod stapling;

@@ -18,12 +18,12 @@ use crate::demo::Terminator;
 use crate::interrupt::Interrupt;
 use crate::latency::Experiment;
 use crate::plan::{Ending, Load, Pace, Plan, Request, Target, Until, Version, Work};
+use crate::profiles::{self, ClientIdentity, ClientProfile};
 use crate::report::table::time;
 use crate::report::verdict::{Allowed, exit};
 use crate::report::{Environment, FORMAT, Report, Run};
 use crate::runner::{Clients, Outcome, Second};
 use crate::schedule::{Rate, Spacing};
-use crate::terms::{self, ClientIdentity, Terms};
 use crate::trust::Trust;
 
 use find_max::Limit;
@@ -186,7 +186,7 @@ pub fn backend(listen: SocketAddr, threads: usize) -> Result<()> {
 /// They ask for none, or a file cannot be read.
 pub fn trust(arguments: &TrustArguments) -> Result<Trust> {
     match (&arguments.ca, arguments.fingerprint.as_slice(), arguments.insecure) {
-        (Some(path), ..) => Ok(Trust::Authorities(terms::read_certificates(path)?)),
+        (Some(path), ..) => Ok(Trust::Authorities(profiles::read_certificates(path)?)),
         (None, [_, ..], _) => Ok(Trust::Fingerprints(arguments.fingerprint.clone())),
         (None, [], true) => Ok(Trust::Anybody),
         (None, [], false) => bail!("say whom to trust: --ca FILE, --fingerprint HEX or --insecure"),
@@ -223,7 +223,7 @@ fn open(common: &Common, rate: Rate, spacing: Spacing) -> Load {
     Load::Open { rate, spacing, connections_max: most.unwrap_or(OPEN_CONNECTIONS_MAX) }
 }
 
-fn terms(common: &Common) -> Result<Terms> {
+fn profile(common: &Common) -> Result<ClientProfile> {
     let certificates = common.client_cert.len();
     ensure!(
         certificates == common.client_key.len(),
@@ -238,13 +238,13 @@ fn terms(common: &Common) -> Result<Terms> {
     for index in 0..common.client_certs {
         clients.push(ClientIdentity::generate(&format!("client-{index}.invalid"))?);
     }
-    let suites: Result<Vec<_>> = common.suites.iter().map(|name| terms::suite(name)).collect();
-    let groups: Result<Vec<_>> = common.groups.iter().map(|name| terms::group(name)).collect();
+    let suites: Result<Vec<_>> = common.suites.iter().map(|name| profiles::suite(name)).collect();
+    let groups: Result<Vec<_>> = common.groups.iter().map(|name| profiles::group(name)).collect();
     let (suites, groups) = (suites?, groups?);
-    Ok(Terms {
+    Ok(ClientProfile {
         versions: common.tls.clone(),
-        suites: if suites.is_empty() { terms::default_suites() } else { suites },
-        groups: if groups.is_empty() { terms::default_groups() } else { groups },
+        suites: if suites.is_empty() { profiles::default_suites() } else { suites },
+        groups: if groups.is_empty() { profiles::default_groups() } else { groups },
         names: names(&common.sni, &common.target)?,
         trust: trust(&common.trust)?,
         clients,
@@ -275,7 +275,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(common: &'a Common, plan: Plan) -> Result<Self> {
         let interrupt = Interrupt::by_signal()?;
-        let clients = Clients::new(&plan, &terms(common)?)?.interrupted_by(interrupt.clone());
+        let clients = Clients::new(&plan, &profile(common)?)?.interrupted_by(interrupt.clone());
         prepare(&common.output)?;
         let report = Report {
             format: FORMAT,

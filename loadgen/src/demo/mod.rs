@@ -24,8 +24,8 @@ use crate::identity::{Identity, SERVER_NAME};
 use crate::interrupt::Interrupt;
 use crate::machine::{self, Machine};
 use crate::plan::Target;
+use crate::profiles::ClientProfile;
 use crate::runner::Clients;
-use crate::terms::Terms;
 
 use report::{ByPath, PhaseReport, RecordPaths, Report};
 
@@ -68,9 +68,9 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
     for phase in phases::all(total, threads) {
         progress(&phase.label());
         let before = by_path(&metrics);
-        let terms = Terms::equal(phase.version, SERVER_NAME, &terminator.identity.certificate)?;
+        let profile = ClientProfile::equal(phase.version, SERVER_NAME, &terminator.identity.certificate)?;
         let plan = phase.plan();
-        let outcome = Clients::new(&plan, &terms)?
+        let outcome = Clients::new(&plan, &profile)?
             .interrupted_by(interrupt.clone())
             .run(&plan, &terminator.target(), |_| {})
             .with_context(|| phase.label())?;

@@ -18,11 +18,11 @@ use serde::Serialize;
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::plan::{Ending, Load, Pin, Plan, Request, Target, Until, Version, Work};
+use crate::profiles::{ClientProfile, default_groups, default_suites};
 use crate::report::Environment;
 use crate::report::table::aligned;
 use crate::runner::{Clients, time_of_day};
 use crate::tally::{Part, Tally};
-use crate::terms::{Terms, default_groups, default_suites};
 use crate::trust::Trust;
 
 use relay::{Line, Passed, Relay};
@@ -265,7 +265,7 @@ impl Experiment {
             sealed_handshake_records: u32::from(kind.version == Version::Tls13),
         };
         let relay = Relay::start(self.target.address, line).context("the delaying relay")?;
-        let terms = Terms {
+        let profile = ClientProfile {
             versions: vec![kind.version],
             suites: default_suites(),
             groups: default_groups(),
@@ -275,7 +275,7 @@ impl Experiment {
         };
         let plan = self.plan(kind);
         let target = Target { host: self.target.host.clone(), address: relay.address() };
-        let mut clients = Clients::new(&plan, &terms)?.interrupted_by(self.interrupt.clone());
+        let mut clients = Clients::new(&plan, &profile)?.interrupted_by(self.interrupt.clone());
         let outcome = clients.run(&plan, &target, |_| {})?;
         if outcome.interrupted {
             let problem = Some(format!("{}: a signal ended the experiment", kind.label()));

@@ -13,9 +13,9 @@ use super::now;
 use super::worker::{Operation, Worker};
 use crate::failure::{Failure, Moment};
 use crate::plan::{Ending, Version};
+use crate::profiles::Choice;
 use crate::session::Session;
 use crate::task::Task;
-use crate::terms::Choice;
 
 /// Connections that begin before their connects are submitted: a ClientHello is work, and what was begun
 /// meanwhile waits.

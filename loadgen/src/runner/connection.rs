@@ -8,9 +8,9 @@ use rustls::HandshakeKind;
 
 use crate::failure::Moment;
 use crate::plan::Version;
+use crate::profiles::Choice;
 use crate::session::Session;
 use crate::task::Task;
-use crate::terms::Choice;
 use crate::tickets::Offered;
 
 /// How far a connection is.

@@ -26,9 +26,9 @@ use offramp_ring::socket::{self, Address};
 
 use crate::interrupt::Interrupt;
 use crate::plan::{Load, Plan, Target, Work};
+use crate::profiles::{ClientProfile, Profiles};
 use crate::series::Interval;
 use crate::tally::{Part, Tally};
-use crate::terms::{Profiles, Terms};
 use crate::tickets::Origin;
 
 use meter::Shared;
@@ -80,10 +80,10 @@ impl Clients {
     /// For a plan's threads.
     ///
     /// # Errors
-    /// The terms contradict each other.
-    pub fn new(plan: &Plan, terms: &Terms) -> Result<Self> {
+    /// The profile contradicts itself.
+    pub fn new(plan: &Plan, profile: &ClientProfile) -> Result<Self> {
         let profiles: Result<Vec<_>> = (0..plan.threads)
-            .map(|index| Profiles::new(terms, plan.resume, plan.seed.wrapping_add(index as u64)))
+            .map(|index| Profiles::new(profile, plan.resume, plan.seed.wrapping_add(index as u64)))
             .collect();
         Ok(Self { profiles: profiles?, targets: Vec::new(), interrupt: Interrupt::default() })
     }

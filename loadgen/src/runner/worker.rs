@@ -18,9 +18,9 @@ use super::stock::{OPENING_MAX, stock};
 use super::timers::Timers;
 use crate::failure::Failure;
 use crate::plan::{Load, Plan, Target, Until};
+use crate::profiles::Profiles;
 use crate::schedule::{Arrivals, Window};
 use crate::tally::Tally;
-use crate::terms::Profiles;
 use crate::tickets::Origin;
 
 /// How long the ring waits at most before the time is looked at.

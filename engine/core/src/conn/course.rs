@@ -140,7 +140,7 @@ impl Course {
     fn secure(&mut self, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
         match rules.policy.security(leg) {
             Security::Plain => self.join(Side::Plain(PlainSide::new(leg)), leg, now, rules, out),
-            Security::Tls(terms) if terms.is_client() => {
+            Security::Tls(tls) if tls.is_client() => {
                 self.begin_handshake(leg, Buf::with_capacity(0), now, rules, out)
             }
             Security::Tls(_) => Stage::Accept(Accept::begin(leg, out)),
@@ -219,11 +219,11 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let Security::Tls(terms) = rules.policy.security(leg) else {
+        let Security::Tls(tls) = rules.policy.security(leg) else {
             out.bufs.give(first);
             return self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out);
         };
-        match Handshake::begin(terms, leg, first, out) {
+        match Handshake::begin(tls, leg, first, out) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
             Err(failure) => self.refuse(leg, failure, now, rules, out),
         }

@@ -82,8 +82,8 @@ impl Failure {
 
 impl Handshake {
     /// Begins with the client's first bytes; in the client's role with none.
-    pub(super) fn begin(terms: &TlsPolicy, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
-        let session = match Session::begin(terms) {
+    pub(super) fn begin(tls: &TlsPolicy, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
+        let session = match Session::begin(tls) {
             Ok(session) => session,
             Err(refusal) => {
                 out.bufs.give(first);

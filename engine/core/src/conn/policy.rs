@@ -38,13 +38,13 @@ impl Policy {
     }
 }
 
-/// How a leg is secured. The TLS role is that of the terms: it does not follow from who opened the TCP
+/// How a leg is secured. The TLS role is that of the TLS policy: it does not follow from who opened the TCP
 /// connection.
 #[derive(Clone, Debug)]
 pub enum Security {
     /// Not at all.
     Plain,
-    /// By TLS under these terms.
+    /// By TLS under this policy.
     Tls(Arc<TlsPolicy>),
 }
 
@@ -73,7 +73,7 @@ impl Legs {
         let load = |settings: Option<Settings<'_>>, earlier: Option<&Security>| match settings {
             None => Ok(Security::Plain),
             Some(settings) => {
-                let earlier = earlier.and_then(Security::terms).cloned();
+                let earlier = earlier.and_then(Security::tls).cloned();
                 TlsPolicy::reload(settings, tickets, earlier).map(Security::Tls)
             }
         };
@@ -83,19 +83,19 @@ impl Legs {
         })
     }
 
-    /// The terms of the legs with TLS.
-    pub fn terms(&self) -> impl Iterator<Item = &TlsPolicy> {
-        [&self.near, &self.far].into_iter().filter_map(Security::terms).map(Arc::as_ref)
+    /// The TLS policies of the legs that have TLS.
+    pub fn policies(&self) -> impl Iterator<Item = &TlsPolicy> {
+        [&self.near, &self.far].into_iter().filter_map(Security::tls).map(Arc::as_ref)
     }
 }
 
 impl Security {
-    /// The terms, if it is TLS.
+    /// The TLS policy, if it has TLS.
     #[must_use]
-    pub fn terms(&self) -> Option<&Arc<TlsPolicy>> {
+    pub fn tls(&self) -> Option<&Arc<TlsPolicy>> {
         match self {
             Self::Plain => None,
-            Self::Tls(terms) => Some(terms),
+            Self::Tls(policy) => Some(policy),
         }
     }
 }

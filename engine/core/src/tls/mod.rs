@@ -96,7 +96,7 @@ enum Role {
     Originate(Arc<Origination>),
 }
 
-/// Why the terms could not be made; the text names the file, what is wrong and what to do.
+/// Why the policy could not be made; the text names the file, what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsPolicyError {
     /// The server cannot be asked for by this name.
@@ -252,9 +252,9 @@ impl TlsPolicy {
 
 /// What is wrong with the certificates of all these listeners at this time, each line once: see
 /// [`TlsPolicy::warnings`].
-pub fn warnings<'a>(terms: impl IntoIterator<Item = &'a TlsPolicy>, now: UnixSeconds) -> Vec<String> {
+pub fn warnings<'a>(policies: impl IntoIterator<Item = &'a TlsPolicy>, now: UnixSeconds) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    for warning in terms.into_iter().flat_map(|terms| terms.warnings(now)) {
+    for warning in policies.into_iter().flat_map(|policy| policy.warnings(now)) {
         if !all.contains(&warning) {
             all.push(warning);
         }

@@ -173,7 +173,7 @@ impl fmt::Debug for Origination {
     }
 }
 
-/// What terms are made of, part by part.
+/// What a policy is made of, part by part.
 #[derive(Default)]
 struct MadeOf(Vec<u8>);
 

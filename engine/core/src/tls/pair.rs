@@ -62,7 +62,7 @@ fn originate(told: &[Fingerprint]) -> Mode {
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
 /// 1.3, which come behind, it takes if the server is one that holds.
 fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<PeerVerdict, PeerRefusal>) {
-    let begin = |terms| Session::begin(terms).expect("a session");
+    let begin = |policy| Session::begin(policy).expect("a session");
     let (mut client, mut server) = (begin(client), begin(server));
     let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
     let (mut client_is_done, mut server_is_done) = (false, false);

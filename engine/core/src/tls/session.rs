@@ -95,14 +95,14 @@ pub struct Established {
 }
 
 impl Session {
-    /// In the role that the terms are for.
+    /// In the role that the policy is for.
     ///
     /// # Errors
     /// [`Refusal::Internal`] if the library refuses the configuration.
-    pub fn begin(terms: &TlsPolicy) -> Result<Self, Refusal> {
+    pub fn begin(policy: &TlsPolicy) -> Result<Self, Refusal> {
         let internal = |_| Refusal::Internal;
         let mut origin = SessionBirth::default();
-        let (connection, judge) = match &terms.role {
+        let (connection, judge) = match &policy.role {
             Role::Terminate { server, peers, .. } => {
                 let connection = UnbufferedServerConnection::new(Arc::clone(server)).map_err(internal)?;
                 (
@@ -118,7 +118,7 @@ impl Session {
                 (Connection::Client(Box::new(client)), Judge::OfServer(Arc::clone(origination)))
             }
         };
-        let (hello, refuses_unknown_names) = match &terms.role {
+        let (hello, refuses_unknown_names) = match &policy.role {
             Role::Terminate { unknown_name, .. } => {
                 (HelloReader::of_client(), *unknown_name == UnknownName::Refuse)
             }

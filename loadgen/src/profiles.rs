@@ -24,7 +24,7 @@ pub struct ClientIdentity(Arc<CertifiedKey>);
 
 /// What a run speaks; where there are several of something, connections take them in turn.
 #[derive(Debug)]
-pub struct Terms {
+pub struct ClientProfile {
     /// One or both.
     pub versions: Vec<Version>,
     /// In order of preference.
@@ -39,7 +39,7 @@ pub struct Terms {
     pub clients: Vec<ClientIdentity>,
 }
 
-impl Terms {
+impl ClientProfile {
     /// One version, AES-128-GCM, X25519, this certificate trusted, and this name asked for: on equal terms
     /// for every terminator.
     ///
@@ -151,7 +151,7 @@ pub fn default_groups() -> Vec<&'static dyn SupportedKxGroup> {
     vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::SECP384R1]
 }
 
-/// The terms as one thread uses them, with its own tickets, which outlive a change of the target.
+/// The profile as one thread uses it, with its own tickets, which outlive a change of the target.
 #[derive(Debug)]
 pub struct Profiles {
     profiles: Vec<Profile>,
@@ -194,23 +194,23 @@ impl Profiles {
     /// For one thread. Keeps no ticket if `resume` (the share of connections that shall be resumed) is 0.
     ///
     /// # Errors
-    /// The terms contradict each other, such as a version without a suite.
-    pub fn new(terms: &Terms, resume: f64, seed: u64) -> Result<Self> {
+    /// The profile contradicts itself, such as a version without a suite.
+    pub fn new(profile: &ClientProfile, resume: f64, seed: u64) -> Result<Self> {
         let mut provider = aws_lc_rs::default_provider();
-        provider.cipher_suites.clone_from(&terms.suites);
-        provider.kx_groups.clone_from(&terms.groups);
+        provider.cipher_suites.clone_from(&profile.suites);
+        provider.kx_groups.clone_from(&profile.groups);
         let provider = Arc::new(provider);
         let mut profiles = Vec::new();
         let clients: Vec<_> =
-            if terms.clients.is_empty() { vec![None] } else { terms.clients.iter().map(Some).collect() };
+            if profile.clients.is_empty() { vec![None] } else { profile.clients.iter().map(Some).collect() };
         for client in clients {
-            for version in &terms.versions {
-                profiles.push(Profile::new(terms, &provider, *version, client, resume)?);
+            for version in &profile.versions {
+                profiles.push(Profile::new(profile, &provider, *version, client, resume)?);
             }
         }
-        let versions = terms.versions.len();
+        let versions = profile.versions.len();
         let dice = fastrand::Rng::with_seed(seed);
-        Ok(Self { profiles, names: terms.names.clone(), versions, count: 0, dice })
+        Ok(Self { profiles, names: profile.names.clone(), versions, count: 0, dice })
     }
 
     /// The next in turn: versions change fastest, then names, then client certificates.
@@ -257,7 +257,7 @@ impl Choice {
 
 impl Profile {
     fn new(
-        terms: &Terms,
+        profile: &ClientProfile,
         provider: &Arc<CryptoProvider>,
         version: Version,
         client: Option<&ClientIdentity>,
@@ -267,7 +267,7 @@ impl Profile {
             .with_protocol_versions(&[version.protocol()])
             .with_context(|| format!("no suite for {}", version.label()))?
             .dangerous()
-            .with_custom_certificate_verifier(terms.trust.verifier(provider)?);
+            .with_custom_certificate_verifier(profile.trust.verifier(provider)?);
         let mut full = match client {
             None => builder.with_no_client_auth(),
             Some(ClientIdentity(certified)) => {
@@ -292,8 +292,8 @@ mod tests {
 
     use super::*;
 
-    fn terms(clients: usize) -> Terms {
-        Terms {
+    fn profile(clients: usize) -> ClientProfile {
+        ClientProfile {
             versions: Version::BOTH.to_vec(),
             suites: default_suites(),
             groups: default_groups(),
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn versions_names_and_certificates_take_turns_in_all_combinations() {
-        let mut profiles = Profiles::new(&terms(3), 0.5, 1).unwrap();
+        let mut profiles = Profiles::new(&profile(3), 0.5, 1).unwrap();
         let mut seen: HashMap<_, usize> = HashMap::new();
         for _ in 0..120 {
             let choice = profiles.next(0.5);
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_share_that_resumes_falls_on_both_versions_alike() {
-        let mut profiles = Profiles::new(&terms(0), 0.8, 1).unwrap();
+        let mut profiles = Profiles::new(&profile(0), 0.8, 1).unwrap();
         let mut resumed: HashMap<_, usize> = HashMap::new();
         for _ in 0..10_000 {
             let choice = profiles.next(0.8);
@@ -342,9 +342,9 @@ mod tests {
 
     #[test]
     fn a_version_without_a_suite_is_named() {
-        let mut terms = terms(0);
-        terms.suites = vec![suite("TLS_AES_128_GCM_SHA256").unwrap()];
-        let error = Profiles::new(&terms, 0.0, 1).unwrap_err();
+        let mut profile = profile(0);
+        profile.suites = vec![suite("TLS_AES_128_GCM_SHA256").unwrap()];
+        let error = Profiles::new(&profile, 0.0, 1).unwrap_err();
         assert!(format!("{error:#}").contains("no suite for TLS 1.2"), "{error:#}");
     }
 }
