@@ -34,10 +34,10 @@ fn say(peer: &mut ClientConnection) -> Vec<u8> {
 }
 
 /// One handshake with our session: the time of the server's calls, until the keys are in hand.
-fn ours(terms: &TlsPolicy, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Duration {
+fn ours(policy: &TlsPolicy, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Duration {
     let (mut total, mut peer) = (Duration::ZERO, begin(client));
     let (mut incoming, mut outgoing) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
-    let mut session = timed(&mut total, || Session::begin(terms).expect("a session"));
+    let mut session = timed(&mut total, || Session::begin(policy).expect("a session"));
     loop {
         incoming.extend(&say(&mut peer));
         let progress = timed(&mut total, || session.feed(&mut incoming, &mut outgoing));
@@ -77,8 +77,8 @@ fn floors(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>, wanted: Handsh
 
 fn group(criterion: &mut Criterion, name: &str, wanted: HandshakeKind) {
     let identity = Identity::generate().expect("a certificate can be made");
-    let (terms, server) = (scenario::terms(&identity), pair::server(&identity));
-    let (terms, server) = (terms.expect("an identity of the profile"), server.expect("the same"));
+    let (policy, server) = (scenario::tls_policy(&identity), pair::server(&identity));
+    let (policy, server) = (policy.expect("an identity of the profile"), server.expect("the same"));
     let mut group = criterion.benchmark_group(name);
     for version in Version::BOTH {
         let number = version.label().trim_start_matches("TLS ");
@@ -91,7 +91,7 @@ fn group(criterion: &mut Criterion, name: &str, wanted: HandshakeKind) {
             (0..count).map(|_| handshake(&client(&identity, version), wanted)).sum::<Duration>()
         };
         group.bench_function(format!("{number} ours"), |bencher| {
-            bencher.iter_custom(|count| measure(&|config, kind| ours(&terms, config, kind), count));
+            bencher.iter_custom(|count| measure(&|config, kind| ours(&policy, config, kind), count));
         });
         group.bench_function(format!("{number} rustls alone"), |bencher| {
             bencher.iter_custom(|count| measure(&|config, kind| floors(&server, config, kind), count));
