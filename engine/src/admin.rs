@@ -215,7 +215,7 @@ fn answer(route: Route, service: &Service) -> Answer {
 fn health(service: &Service) -> Answer {
     let stuck = |(_, seconds): &(usize, u64)| *seconds >= STUCK_SECONDS;
     if let Some((worker, seconds)) = service.metrics.stalled().enumerate().find(stuck) {
-        return Answer::unavailable(&format!("worker {worker} has not turned for {seconds} s\n"));
+        return Answer::unavailable(&format!("worker {worker} has not responded for {seconds} s\n"));
     }
     if service.draining.load(Ordering::Relaxed) {
         return Answer::unavailable("draining\n");
@@ -413,6 +413,8 @@ mod tests {
         assert!(health().starts_with("HTTP/1.1 200 "));
         running.service.metrics.set_stalled(0, STUCK_SECONDS);
         let stuck = health();
-        assert!(stuck.starts_with("HTTP/1.1 503 ") && stuck.ends_with("worker 0 has not turned for 5 s\n"));
+        assert!(
+            stuck.starts_with("HTTP/1.1 503 ") && stuck.ends_with("worker 0 has not responded for 5 s\n")
+        );
     }
 }

@@ -178,6 +178,6 @@ const FOOT: &str = "
 ¹ known from a text that cites the clause · ² recalled, not confirmed in the text
 
 A test is named by its target and path: `profile extensions::x` runs with
-`cargo test -p offramp --test profile extensions::x`, `lib tls::x` with `cargo test -p offramp --lib tls::x`,
-`loadgen x` with `cargo test -p offramp-loadgen x`.
+`cargo test -p offramp --test profile extensions::x`, `lib tls::x` with
+`cargo test -p offramp-core -p offramp --lib tls::x`, `loadgen x` with `cargo test -p offramp-loadgen x`.
 ";

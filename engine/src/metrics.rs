@@ -276,7 +276,7 @@ const FAMILIES: [Family; 10] = [
     },
     Family {
         name: "offramp_offload",
-        help: "Connections by who carries the records: fallback is userspace after the kernel refused",
+        help: "Directions of TLS legs, by record path; fallback is userspace after the kernel refused",
         series: &[
             (&[("direction", "tx"), ("path", "kernel")], Counter::OffloadedTx),
             (&[("direction", "rx"), ("path", "kernel")], Counter::OffloadedRx),
@@ -357,7 +357,7 @@ impl Collector for Metrics {
         encoder
             .encode_descriptor("offramp_workers", "Worker threads", None, MetricType::Gauge)?
             .encode_gauge(&workers)?;
-        let help = "Whether the kill switch lets the kernel be given records: 1, or 0";
+        let help = "1 if the kernel may be given records, 0 if the kill switch forbids it";
         let allowed = u64::from(self.offload_allowed.load(Ordering::Relaxed));
         encoder
             .encode_descriptor("offramp_offload_allowed", help, None, MetricType::Gauge)?

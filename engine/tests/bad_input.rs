@@ -297,7 +297,7 @@ fn a_bundle_with_rubbish_between_is_taken_and_one_with_a_broken_certificate_is_n
         (String::new(), "ca.pem: has no certificate"),
     ] {
         place.write("ca.pem", bad);
-        place.assert_refused(&lines, &[part, "expected PEM certificates of authorities"]);
+        place.assert_refused(&lines, &[part, "this file must have the PEM certificates of authorities"]);
     }
 }
 
@@ -368,7 +368,7 @@ fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
     place.assert_refused(&format!("{mode}{ca}"), &["server_name is missing: give --server-name"]);
     place.assert_refused(
         &format!("{mode}{name}"),
-        &["nobody vouches for the server; give server_ca (--server-ca) or fingerprints"],
+        &["nothing says which certificate of the server to accept; give server_ca (--server-ca)"],
     );
     let empty = format!("{mode}{ca}server_name = \"\"\n");
     place.assert_refused(&empty, &[&line(2), "server_name = \"\" is refused", allowed]);

@@ -25,6 +25,10 @@ pub const DECODE_ERROR: u8 = 50;
 pub const PROTOCOL_VERSION: u8 = 70;
 /// Our side cannot go on.
 pub const INTERNAL_ERROR: u8 = 80;
+/// An extension that must be there is not.
+pub const MISSING_EXTENSION: u8 = 109;
+/// A name that no certificate has.
+pub const UNRECOGNIZED_NAME: u8 = 112;
 /// The user has cancelled what is under way; close_notify follows.
 pub const USER_CANCELED: u8 = 90;
 /// No renegotiation (RFC 5246 §7.2.2), a warning.
@@ -55,9 +59,9 @@ pub fn name(description: u8) -> &'static str {
         (86, "inappropriate_fallback"),
         (USER_CANCELED, "user_canceled"),
         (NO_RENEGOTIATION, "no_renegotiation"),
-        (109, "missing_extension"),
+        (MISSING_EXTENSION, "missing_extension"),
         (110, "unsupported_extension"),
-        (112, "unrecognized_name"),
+        (UNRECOGNIZED_NAME, "unrecognized_name"),
         (113, "bad_certificate_status_response"),
         (116, "certificate_required"),
         (120, "no_application_protocol"),

@@ -130,6 +130,17 @@ pub fn held_originating(offer: Offer) -> Policy {
     rules_of(Arc::clone(&lab().held_client_policy), offer)
 }
 
+/// The same with a store of sessions of its own.
+///
+/// # Panics
+/// If the policy cannot be loaded.
+#[must_use]
+pub fn held_resuming(offer: Offer) -> Policy {
+    let rules = Originate { server_name: "localhost".to_owned(), trust: TrustAnchor::Pending };
+    let policy = tls_policy(&Mode::Originate(rules), &[], true, &PeerRules::default());
+    rules_of(Arc::new(policy.expect("what was loaded before")), offer)
+}
+
 /// That of the certificate that peers show.
 ///
 /// # Panics

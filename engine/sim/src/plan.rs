@@ -68,6 +68,8 @@ pub struct Plan {
     pub mishap: Option<(usize, InjectedFault)>,
     /// The fingerprints that become known of the peer, at which step; or when nothing else happens.
     pub pinned: Option<(usize, Arc<[Fingerprint]>)>,
+    /// Whether it is ended for a newcomer as soon as nothing else happens, once.
+    pub evicted_when_idle: bool,
 }
 
 impl Plan {
@@ -87,6 +89,7 @@ impl Plan {
             cut: 0,
             mishap: None,
             pinned: None,
+            evicted_when_idle: false,
         }
     }
 }

@@ -195,7 +195,9 @@ impl World {
                 self.step(Event::Pinned { leg: self.tls, fingerprints });
                 continue;
             }
-            if moves.is_empty() {
+            if moves.is_empty() && std::mem::take(&mut self.plan.evicted_when_idle) {
+                self.step(Event::Expired);
+            } else if moves.is_empty() {
                 self.expire();
             } else {
                 let chosen = moves[self.dice.below(moves.len())];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use offramp::config::{Config, ConfigError, ConfigOption, Raw, file};
+use offramp::config::{Config, ConfigError, ConfigOption, Kind, Raw, file};
 
 /// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
 /// lists what is allowed for each.
@@ -47,7 +47,9 @@ impl Args for Values {
             let default =
                 if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
             let long = key.flag.trim_start_matches('-');
-            Arg::new(key.name).long(long).value_name(key.values).help(format!("{}{default}", key.help))
+            let separated = if key.kind == Kind::List { " (separated by commas)" } else { "" };
+            let help = format!("{}{separated}{default}", key.help);
+            Arg::new(key.name).long(long).value_name(key.values).help(help)
         }))
     }
 

@@ -265,7 +265,7 @@ impl Raw {
             return Ok(count);
         }
         let default = Given { value: count.to_string(), origin: Origin::Default };
-        let allowed = format!("at least one a worker, of which there are {workers}");
+        let allowed = format!("{workers} or more: one per worker");
         Err(given.unwrap_or(default).refused(ConfigOption::MaxConnections, allowed))
     }
 
@@ -397,7 +397,8 @@ pub(super) mod tests {
         raw.give_flag(ConfigOption::Workers, "8".into());
         raw.give_flag(ConfigOption::MaxConnections, "7".into());
         let error = raw.check().unwrap_err().to_string();
-        let start = "--max-connections: max_connections = \"7\" is refused: allowed is at least one a worker";
+        let start =
+            "--max-connections: max_connections = \"7\" is refused: allowed is 8 or more: one per worker";
         assert!(error.starts_with(start), "{error}");
     }
 

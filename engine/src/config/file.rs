@@ -37,7 +37,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
     let mut raw = Raw::default();
     for (name, value) in table.get_ref() {
         match name.get_ref().as_ref() {
-            "identity" => raw.identities = place.identities(value)?,
+            "identity" => raw.identities = place.identities("identity", value)?,
             "listener" => {
                 let listeners = place.tables("listener", value)?.into_iter();
                 raw.listeners =
@@ -120,7 +120,9 @@ impl Place<'_> {
             (Kind::Text, DeValue::String(text)) => Some(text.to_string()),
             (Kind::Path, DeValue::String(path)) => Some(self.relative(path)),
             (Kind::Number, DeValue::Integer(number)) => {
-                i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+                // One that is too long is refused with its bounds, as others are.
+                let value = i64::from_str_radix(number.as_str(), number.radix());
+                Some(value.map_or_else(|_| number.as_str().to_owned(), |value| value.to_string()))
             }
             (Kind::List, DeValue::Array(items)) => {
                 let items: Option<Vec<_>> = items.iter().map(|item| item.get_ref().as_str()).collect();
@@ -129,8 +131,13 @@ impl Place<'_> {
             _ => None,
         };
         let Some(text) = text else {
-            let message = format!("{key} must be {}, not {}", kind.written(), type_of(found));
-            return Err(self.malformed(value.span(), message));
+            let wrong = found.as_array().and_then(|items| items.iter().find(|item| !item.get_ref().is_str()));
+            let (at, has) = match wrong {
+                Some(item) if kind == Kind::List => (item, "one with "),
+                _ => (value, ""),
+            };
+            let message = format!("{key} must be {}, not {has}{}", key.wanted(), type_of(at.get_ref()));
+            return Err(self.malformed(at.span(), message));
         };
         let line = line_at(self.text, name.span().start);
         Ok((key, Given { value: text, origin: Origin::File { path: self.path.to_owned(), line } }))
@@ -167,12 +174,18 @@ impl Place<'_> {
         if path.is_empty() { String::new() } else { joined() }
     }
 
-    fn identities(&self, value: &Value<'_>) -> Result<Vec<IdentityFiles>, ConfigError> {
-        let tables = self.tables("identity", value)?.into_iter();
-        tables.map(|(at, table)| self.identity(at, table)).collect()
+    /// Of the top, or of a listener: `what` is the name of the table.
+    fn identities(&self, what: &str, value: &Value<'_>) -> Result<Vec<IdentityFiles>, ConfigError> {
+        let tables = self.tables(what, value)?.into_iter();
+        tables.map(|(at, table)| self.identity(what, at, table)).collect()
     }
 
-    fn identity(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<IdentityFiles, ConfigError> {
+    fn identity(
+        &self,
+        what: &str,
+        at: Range<usize>,
+        table: &DeTable<'_>,
+    ) -> Result<IdentityFiles, ConfigError> {
         let [mut certificate, mut key, mut ocsp] = [None, None, None];
         for (name, value) in table {
             let slot = match name.get_ref().as_ref() {
@@ -181,7 +194,7 @@ impl Place<'_> {
                 "ocsp" => &mut ocsp,
                 other => {
                     let message =
-                        format!("unknown key {other}: allowed in [[identity]] are certificate, key, ocsp");
+                        format!("unknown key {other}: allowed in [[{what}]] are certificate, key, ocsp");
                     return Err(self.malformed(name.span(), message));
                 }
             };
@@ -192,7 +205,7 @@ impl Place<'_> {
             };
             *slot = Some(self.directory().join(path.as_ref()));
         }
-        let missing = |name| self.malformed(at.clone(), format!("this [[identity]] has no {name}"));
+        let missing = |name| self.malformed(at.clone(), format!("this [[{what}]] has no {name}"));
         let certificate = certificate.ok_or_else(|| missing("certificate"))?;
         Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
     }
@@ -206,7 +219,7 @@ impl Place<'_> {
         };
         for (name, value) in table {
             if name.get_ref() == "identity" {
-                listener.identities = self.identities(value)?;
+                listener.identities = self.identities("listener.identity", value)?;
             } else {
                 let (key, given) = self.value(Section::Listener, name, value)?;
                 listener.given.insert(key, given);
@@ -303,6 +316,17 @@ mod tests {
             error.starts_with("dir/o.toml:1: workers must be a whole number, without quotes, not a string"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_refused_with_what_it_is() {
+        let long = error_with("max_connections = 99999999999999999999");
+        assert!(long.contains("allowed is a whole number from 1 to"), "{long}");
+        let mixed = error_with("alpn = [\"msrp\",\n1]");
+        assert!(mixed.starts_with("dir/o.toml:2: alpn must be an array of strings"), "{mixed}");
+        assert!(mixed.ends_with("not one with an integer"), "{mixed}");
+        let text = format!("{MINIMAL}[[listener]]\nlisten = \"127.0.0.1:1\"\nidentity = \"x\"\n");
+        assert!(error(&text).contains(":8: listener.identity must be written [[listener.identity]]"));
     }
 
     #[test]

@@ -175,8 +175,8 @@ pub enum ConfigError {
     },
     /// In the client's role there is nobody to say who the server must be.
     #[error(
-        "{origin}: mode = \"{mode}\": nobody vouches for the server; give server_ca (--server-ca) or \
-         fingerprints (--fingerprints), one of the two"
+        "{origin}: mode = \"{mode}\": nothing says which certificate of the server to accept; give server_ca \
+         (--server-ca) or fingerprints (--fingerprints), one of the two"
     )]
     NoServerTrust {
         /// As given.
@@ -205,7 +205,10 @@ pub enum ConfigError {
         mode: &'static str,
     },
     /// There are too many identities.
-    #[error("{count} identities (--cert, [[identity]]): mode = \"{mode}\" takes {most} at the most")]
+    #[error(
+        "mode = \"{mode}\" uses at most {most} identities, and {count} are given (--cert, [[identity]]) or \
+         inherited from the top of the file: remove the others"
+    )]
     Identities {
         /// How many there are.
         count: usize,

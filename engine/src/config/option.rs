@@ -116,23 +116,24 @@ options! {
         "Worker threads";
     PinWorkers: "pin_workers", "--pin-workers", "off|on|incoming-cpu",
         default "off", Process Text,
-        "Whether each stays on a CPU of its own, and takes the connections that arrive there";
+        "Pin each worker to a CPU of its own (on), and give it the connections that arrive there \
+         (incoming-cpu)";
     Offload: "offload", "--offload", "auto|always|never|after-bytes(N)",
         default "auto", Listener Text,
-        "Whether the kernel carries the records";
+        "When kernel TLS encrypts and decrypts the records";
     OffloadDirections: "offload_directions", "--offload-directions", "both|tx|rx",
         default "both", Listener Text,
-        "Which directions it may carry";
+        "Directions that kernel TLS may handle: tx is sent to the TLS peer, rx is received from it";
     KeyUpdate: "keyupdate", "--keyupdate", "offload|userspace",
         default "offload", Listener Text,
-        "Who carries TLS 1.3 where the kernel cannot replace keys";
+        "TLS 1.3 on a kernel that cannot follow a KeyUpdate: offload it, or keep it in userspace";
     ExpectNoPad: "expect_no_pad", "--expect-no-pad", "on|off",
         default "off", Listener Text,
         "Whether the kernel decrypts TLS 1.3 records directly into the receive buffer; a padded record is \
          decrypted twice";
     RecordLimit: "record_limit", "--record-limit", "N",
         default "what the cipher allows", Listener Number,
-        "Records that one key may protect";
+        "Records that one key may protect; then TLS 1.3 updates the key, and other connections end";
     Tickets: "tickets", "--tickets", "on|off",
         default "on", Listener Text,
         "Session tickets";
@@ -153,17 +154,17 @@ options! {
         "The authorities that issue clients' certificates";
     Fingerprints: "fingerprints", "--fingerprints", "HASH AA:BB:…",
         default "", Listener List,
-        "The certificates that the peer may have, by their fingerprints as in SDP, separated by commas: \
-         servers' with originate and reencrypt, otherwise clients'";
-    Alpn: "alpn", "--alpn", "NAME,…",
+        "The certificates that the peer may have, by their fingerprints as in SDP: servers' with originate \
+         and reencrypt, otherwise clients'";
+    Alpn: "alpn", "--alpn", "NAME",
         default "none is negotiated", Listener List,
-        "Application protocols, separated by commas";
+        "Application protocols (ALPN), in order of preference";
     UnknownName: "unknown_name", "--unknown-name", "first|refuse",
         default "first", Listener Text,
         "What becomes of a client that asks for a name that no certificate has";
     Truncation: "truncation", "--truncation", "reset|fin",
         default "reset", Listener Text,
-        "How the backend's connection ends where a peer's FIN comes without close_notify";
+        "How the other leg ends after a FIN without close_notify: reset, or as after an orderly end";
     Admin: "admin", "--admin", "ADDR:PORT",
         default "nowhere", Process Text,
         "Address on which /metrics, /healthz and /offload are served";
@@ -178,16 +179,26 @@ options! {
         "From the start of the connect until the leg to the backend is open";
     Idle: "timeouts.idle", "--idle-timeout", "TIME",
         default "1h", Process Text,
-        "From the last byte in either direction";
+        "Time without a byte in either direction until the connection is ended";
     Linger: "timeouts.linger", "--linger-timeout", "TIME",
         default "2s", Process Text,
-        "From our last byte until the peer has closed too";
+        "From Offramp's last byte until the peer has closed too";
     Drain: "timeouts.drain", "--drain-timeout", "TIME",
         default "30s", Process Text,
         "From SIGTERM until what is still open is ended";
 }
 
 impl ConfigOption {
+    /// What is to be written in the file, in words.
+    pub(super) fn wanted(self) -> String {
+        let Description { values, kind, .. } = self.description();
+        let is_choice = values.contains('|') && values.starts_with(|first: char| first.is_ascii_lowercase());
+        if *kind != Kind::Text || !is_choice {
+            return kind.written().to_owned();
+        }
+        values.split('|').map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(" or ")
+    }
+
     /// In the file.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -265,8 +276,9 @@ mod tests {
         let mut text = "| key | flag | values | default | where | meaning |\n".to_owned();
         text.push_str("| --- | --- | --- | --- | --- | --- |\n");
         for key in ConfigOption::ALL {
-            let Description { name, flag, values, default, scope, help, .. } = key.description();
+            let Description { name, flag, values, default, scope, kind, help } = key.description();
             let values = values.replace('|', " \\| ");
+            let values = if *kind == Kind::List { format!("array of {values}") } else { values };
             let place = match scope {
                 Scope::Own => "each listener, not inherited",
                 Scope::Listener => "listener",

@@ -141,9 +141,9 @@ impl Raw {
         };
         let nobody = match mode {
             Mode::Reencrypt(_) => {
-                "none, as long as there is no client_ca: with \"reencrypt\", fingerprints are the server's"
+                "\"none\", or one more key: client_ca (with \"reencrypt\", fingerprints are the server's)"
             }
-            _ => "none, as long as there is no client_ca or fingerprints",
+            _ => "\"none\", or one more key: client_ca or fingerprints",
         };
         match asked {
             Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => {
@@ -184,7 +184,7 @@ mod tests {
             with(&[(ConfigOption::ClientAuth, "request"), (ConfigOption::ClientCa, "ca.pem")]).unwrap();
         assert_eq!(peers.trust_anchor, TrustAnchor::Authorities("ca.pem".into()));
         let error = with(&[(ConfigOption::ClientAuth, "require")]).unwrap_err();
-        assert!(error.contains("allowed is none, as long as there is no client_ca"), "{error}");
+        assert!(error.contains("or one more key: client_ca or fingerprints"), "{error}");
         let both = [
             (ConfigOption::ClientAuth, "require"),
             (ConfigOption::ClientCa, "ca.pem"),
@@ -259,7 +259,7 @@ mod tests {
         let listed = format!("client_auth = \"require\"\nfingerprints = [\"{told}\"]");
         let error = check(&listed, origin).unwrap_err();
         assert!(
-            error.starts_with("o.toml:9: mode = \"originate\": nobody vouches"),
+            error.starts_with("o.toml:9: mode = \"originate\": nothing says which"),
             "the clients' fingerprints are not the server's: {error}"
         );
         let listener = check(&listed, &format!("{origin}\nserver_ca = \"/ca\"")).unwrap();
@@ -278,7 +278,7 @@ mod tests {
         };
         assert_eq!(check(""), Ok(0));
         let error = check("[[listener.identity]]\ncertificate = \"c\"\nkey = \"k\"").unwrap_err();
-        assert!(error.contains("1 identities (--cert"), "{error}");
+        assert!(error.contains("uses at most 0 identities, and 1 are given"), "{error}");
         let error = check(&format!("fingerprints = [\"{}\"]", told())).unwrap_err();
         assert!(error.starts_with("o.toml:8: fingerprints = ") && error.contains("no TLS"), "{error}");
     }

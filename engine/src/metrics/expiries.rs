@@ -32,7 +32,8 @@ impl Collector for Expiries {
         if self.0.is_empty() {
             return Ok(());
         }
-        let (name, help) = ("offramp_certificate_not_after_seconds", "Until when a certificate is valid");
+        let (name, help) =
+            ("offramp_certificate_not_after_seconds", "When a certificate expires (Unix time)");
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for ((file, nth), not_after) in &self.0 {
             let nth = nth.to_string();

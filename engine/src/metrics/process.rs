@@ -72,7 +72,8 @@ impl Metrics {
     }
 
     pub(super) fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Seconds since the worker was last seen to turn; 0 or 1 unless it is stuck";
+        let help =
+            "Seconds since the worker's event loop last ran, as seen each second; 0 or 1 unless it is stuck";
         let name = "offramp_worker_stalled_seconds";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (worker, seconds) in self.stalled().enumerate() {

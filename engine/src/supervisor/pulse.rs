@@ -69,8 +69,9 @@ impl Pulse {
         if stalled == STUCK_SECONDS {
             tracing::error!(
                 worker,
-                "the worker has not turned for {stalled} s: its connections stand still, /healthz says 503; \
-                 a defect of Offramp or the machine; restart, and report it with: cat /proc/PID/task/*/stack"
+                "the worker has not responded for {stalled} s: its connections stand still, /healthz says \
+                 503; a defect of Offramp or the machine; restart, and report it with: cat \
+                 /proc/PID/task/*/stack"
             );
         }
     }

@@ -37,7 +37,7 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     let rest = if waiting.is_empty() {
         String::new()
     } else {
-        format!("; a restart is needed for what has changed of {}", waiting.join(", "))
+        format!("; not in force until a restart: {}", waiting.join(", "))
     };
     Ok(format!("listeners and timeouts in force; {}{rest}", texts.join("; ")))
 }
@@ -109,7 +109,7 @@ mod tests {
         assert!(done.contains("records tx: ") && !done.contains("restart"), "{done}");
         assert_eq!(running, config("auto", "off", "1"));
         let done = apply(&mut running, config("never", "off", "2"), &control).unwrap();
-        assert!(done.contains("offload = never") && done.contains("a restart is needed"), "{done}");
+        assert!(done.contains("offload = never") && done.contains("until a restart: "), "{done}");
         assert_eq!(running, config("never", "off", "1"), "what is not in force is not remembered");
     }
 

@@ -34,7 +34,7 @@ pub(super) struct LegSocket {
     pub(super) is_plain: bool,
     /// What was given to the socket.
     pub(super) sealing: Sealing,
-    /// The record type of the record that is being sent, if one is.
+    /// The record type of the send that is under way, or was last; none if it is of no single record.
     pub(super) record_type: Option<u8>,
     /// The port that it is being connected to; 0 for none.
     port: u16,

@@ -58,6 +58,25 @@ fn the_scan_finds_the_tree() {
     }
 }
 
+/// `fuzz/run.sh` builds with `--locked`, and is no member of the workspace.
+#[test]
+fn fuzz_lock_has_every_dependency_of_the_engine() {
+    let engine = root().join("engine");
+    let lock = fs::read_to_string(engine.join("fuzz/Cargo.lock")).unwrap();
+    let mut missing = Vec::new();
+    for package in [".", "core", "files", "proto", "ring", "sim"] {
+        let manifest = fs::read_to_string(engine.join(package).join("Cargo.toml")).unwrap();
+        let Some((_, rest)) = manifest.split_once("[dependencies]\n") else { continue };
+        let section = rest.split("\n[").next().unwrap_or_default();
+        let names = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        let is_missing = |name: &&str| {
+            !name.is_empty() && !name.starts_with('#') && !lock.contains(&format!("name = \"{name}\"\n"))
+        };
+        missing.extend(names.filter(is_missing).map(|name| format!("{name}, of engine/{package}")));
+    }
+    assert_none(missing);
+}
+
 fn assert_none(violations: Vec<String>) {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }

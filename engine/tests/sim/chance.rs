@@ -38,7 +38,7 @@ fn whatever_chance_decides_the_contract_holds() {
         std::panic::catch_unwind(|| world(*seed)).is_err()
     };
     let failed: Vec<u64> = (0..worlds).filter(fails).take(FAILED_MAX).collect();
-    let again = "cargo test -p offramp --test sim whatever_chance -- --nocapture";
+    let again = "cargo test --workspace --test sim whatever_chance -- --nocapture";
     assert!(failed.is_empty(), "seeds {failed:?} of {worlds}; one again: {SEED}={} {again}", failed[0]);
 }
 

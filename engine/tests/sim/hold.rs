@@ -8,11 +8,11 @@ use offramp_core::conn::fault::Fault;
 use offramp_core::conn::policy::Policy;
 use offramp_core::conn::record_path::Offer;
 use offramp_sim::{InjectedFault, Outcome, Plan, Role};
-use rustls::{AlertDescription, Error, SupportedCipherSuite};
+use rustls::{AlertDescription, Error, HandshakeKind, SupportedCipherSuite};
 
 use crate::lab::{
     BOTH, NOTHING, SUITES, bytes, client, client_with_certificate, fingerprint, held, held_originating,
-    run_under, server,
+    held_resuming, run_under, server,
 };
 
 const OFFERS: [Offer; 2] = [BOTH, NOTHING];
@@ -69,7 +69,7 @@ fn hold_ends_with_an_alert_from_userspace_where_the_fingerprint_is_another() {
                     let mut plan = Plan::new(at as u64, bytes(30_000, 1));
                     plan.pinned = Some((at, Arc::from([other()])));
                     let outcome = run_under(plan, policy, peer);
-                    assert_refused(&outcome, "vouches", &format!("{suite:?} {offer:?} at {at}"));
+                    assert_refused(&outcome, "that is configured", &format!("{suite:?} {offer:?} at {at}"));
                 }
             }
         }
@@ -109,6 +109,36 @@ fn hold_survives_whatever_befalls_it() {
                 let is_over = outcome.report.fault.is_some() || outcome.peer.received.len() == 5_000;
                 assert!(is_over, "{mishap:?} at {at}: {:?}", outcome.report);
             }
+        }
+    }
+}
+
+#[test]
+fn hold_of_a_server_that_is_another_forgets_its_sessions() {
+    for suite in SUITES {
+        let (policy, peer) = (held_resuming(NOTHING), server(suite));
+        let run = |nth, pinned: Fingerprint| {
+            let mut plan = Plan::new(nth, bytes(1000, nth));
+            plan.pinned = Some((LATE, Arc::from([pinned])));
+            run_under(plan, policy.clone(), peer.clone())
+        };
+        let kinds = [fingerprint(), fingerprint(), other(), fingerprint()].into_iter().zip(0..);
+        let kinds: Vec<_> = kinds.map(|(pinned, nth)| run(nth, pinned).peer.handshake_kind()).collect();
+        let (full, resumed) = (Some(HandshakeKind::Full), Some(HandshakeKind::Resumed));
+        assert_eq!(kinds, [full, resumed, resumed, full], "{suite:?}");
+    }
+}
+
+/// As the worker does for a newcomer: before its time is over.
+#[test]
+fn hold_that_ends_for_a_newcomer_is_no_refusal() {
+    for suite in SUITES {
+        for (policy, peer) in roles(suite, BOTH) {
+            let mut plan = Plan::new(5, bytes(100, 5));
+            plan.evicted_when_idle = true;
+            let outcome = run_under(plan, policy, peer);
+            assert_eq!(outcome.report.fault, Some(Fault::HandshakeTimeout), "{suite:?}");
+            assert!(outcome.to_backend.is_empty(), "{suite:?}");
         }
     }
 }

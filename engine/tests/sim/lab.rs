@@ -4,7 +4,7 @@ use std::time::Instant;
 
 pub(crate) use offramp_sim::lab::{
     BOTH, NOTHING, SUITES, bytes, client, client_with_certificate, fingerprint, held, held_originating,
-    originating, resuming, rules, server, server_showing,
+    held_resuming, originating, resuming, rules, server, server_showing,
 };
 
 use offramp_core::conn::policy::Policy;

@@ -121,7 +121,7 @@ fn faults_name_whose_fingerprint_is_not_known() {
     refused(&server, &Client::self_signed().config(Version::Tls12), "", "peer_certificate_refused");
     says(
         &line(&server, "peer_certificate_refused"),
-        &[r#"sni="offramp.test""#, "vouches for the certificate"],
+        &[r#"sni="offramp.test""#, "no authority that is configured"],
     );
     server.stop();
 }

@@ -64,7 +64,7 @@ fn liveness_stuck_worker_is_reported_until_it_turns() {
     let Some(frozen) = Frozen::worker(&server, 1) else { return server.stop() };
     eventually("/healthz says 503", || health(&server).starts_with("HTTP/1.1 503 "));
     let answer = health(&server);
-    assert!(answer.contains("worker 1 has not turned for "), "{answer}");
+    assert!(answer.contains("worker 1 has not responded for "), "{answer}");
     let stalled =
         |worker: &str| server.metrics().sum("offramp_worker_stalled_seconds", &[("worker", worker)]);
     assert!(stalled("1") >= 5 && stalled("0") <= 2, "{}", server.metrics().raw);
@@ -86,7 +86,7 @@ fn liveness_idle_worker_is_not_stuck() {
         assert!(health(&server).starts_with("HTTP/1.1 200 "), "{}", server.metrics().raw);
         pause();
     }
-    assert!(!server.stderr().contains("has not turned"), "{}", server.stderr());
+    assert!(!server.stderr().contains("has not responded"), "{}", server.stderr());
     server.stop();
 }
 

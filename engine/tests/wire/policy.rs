@@ -204,7 +204,7 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
     exchange(&server, Version::Tls13, 1000);
     assert_eq!(server.settled().offload("tx", "userspace"), 1);
     write("offload = \"after-bytes(1)\"\nmax_connections = 77\n");
-    server.reload("a restart is needed for what has changed of max_connections");
+    server.reload("not in force until a restart: max_connections");
     let before = server.settled();
     exchange(&server, Version::Tls12, 100_000);
     let after = server.settled();

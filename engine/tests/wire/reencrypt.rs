@@ -167,7 +167,7 @@ fn contradictory_roles_are_named_by_their_key() {
     for (words, parts) in [
         ("--mode plain --server-name a.test", ["--server-name: server_name = ", "originate"]),
         ("--mode plain --client-auth require --client-ca ca.pem", ["--client-auth: client_auth = ", "plain"]),
-        ("--mode plain --cert c --key k", ["1 identities (--cert", "takes 0 at the most"]),
+        ("--mode plain --cert c --key k", ["uses at most 0 identities", "1 are given"]),
         ("--mode plain --fingerprints x", ["--fingerprints: fingerprints = ", "there is no TLS"]),
         ("--mode reencrypt --cert c --key k", ["server_name is missing", "--server-name"]),
         ("--mode reencrypt --server-name a.test --cert c --key k", ["mode = \"reencrypt\"", "server_ca"]),

@@ -107,9 +107,22 @@ pub enum TrustAnchor {
     Authorities(PathBuf),
     /// Whoever told us these: a certificate with one of them holds, whoever issued it.
     Fingerprints(Vec<Fingerprint>),
-    /// Fingerprints that are not known yet, as in an SDP answer that the handshake overtakes: a connection is
-    /// held behind its handshake until they are (`Event::Pinned`).
+    /// Fingerprints that are not known yet, as in an SDP answer that the handshake overtakes: a connection
+    /// whose peer shows a certificate is held behind its handshake until `Event::Pinned` says them. No
+    /// configuration has it, and no command of a worker sends that event yet.
     Pending,
+}
+
+impl TrustAnchor {
+    /// A number of its own for each kind.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Nobody => 0,
+            Self::Authorities(_) => 1,
+            Self::Fingerprints(_) => 2,
+            Self::Pending => 3,
+        }
+    }
 }
 
 /// Who may connect to a listener.

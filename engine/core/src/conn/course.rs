@@ -242,9 +242,9 @@ impl Course {
             Ok(Next::Stay) => Stage::Handshake(stage),
             Ok(Next::Advance(())) => match stage.finish(out) {
                 Ok(Finished::Ready(handshaken)) => self.begin_offload(leg, handshaken, now, rules, out),
-                Ok(Finished::Held(handshaken, peer)) => {
+                Ok(Finished::Held(handshaken, peer, offered)) => {
                     self.deadline = Some(now + rules.policy.timeouts.handshake);
-                    self.judge(Box::new(Hold::begin(leg, handshaken, peer)), now, rules, out)
+                    self.judge(Box::new(Hold::begin(leg, handshaken, peer, offered)), now, rules, out)
                 }
                 Err(failure) => self.refuse(leg, failure, now, rules, out),
             },
@@ -300,8 +300,19 @@ impl Course {
         let leg = stage.leg();
         match event {
             Event::Expired => {
-                let failure = stage.expire(out);
-                self.refuse(leg, failure, now, rules, out)
+                let is_drained = self.drain_until.is_some_and(|until| until <= now);
+                // Otherwise it ends for a newcomer, as a handshake does.
+                let is_due = self.deadline.is_some_and(|deadline| deadline <= now);
+                let cut = match (is_drained, is_due) {
+                    (true, _) => Cut { fault: Fault::DrainTimeout, culprit: None },
+                    (false, false) => Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) },
+                    (false, true) => {
+                        let failure = stage.expire(out);
+                        return self.refuse(leg, failure, now, rules, out);
+                    }
+                };
+                stage.release(out);
+                self.fail(cut, LegEnd::Closed, now, rules, out)
             }
             Event::Drain { .. } => Stage::Hold(stage),
             other => {

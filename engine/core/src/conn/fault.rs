@@ -176,7 +176,8 @@ faults! {
     /// A key has protected as many records as it may, and there is no next one. In the middle of a stream a
     /// close_notify would make it look whole.
     RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR),
-        "TLS 1.2 with AES-GCM after 2^24 records: use TLS 1.3 for such peers.";
+        "TLS 1.2: use TLS 1.3 for such peers. TLS 1.3 with kernel records before Linux 6.14: `keyupdate = \
+         \"userspace\"`. Or raise the key `record_limit`.";
     /// An invariant of ours does not hold.
     Internal = "internal", Us, Warn, Some(alert::INTERNAL_ERROR),
         "A defect: report it with the log lines around it.";
@@ -256,12 +257,15 @@ mod tests {
 
     /// The table of the operator's documentation.
     fn table() -> String {
-        let mut text = "| fault | logged as | alert sent | meaning | what to do |\n".to_owned();
+        let mut text =
+            "| fault | logged as | alert behind the handshake | meaning | what to do |\n".to_owned();
         text.push_str("| --- | --- | --- | --- | --- |\n");
         for fault in Fault::ALL {
             let (label, (meaning, remedy)) = (fault.label(), fault.explanation());
             let level = format!("{:?}", fault.level()).to_lowercase();
-            let alert = fault.alert().map_or_else(|| "–".to_owned(), |alert| alert.to_string());
+            let alert = fault
+                .alert()
+                .map_or_else(|| "–".to_owned(), |number| format!("{} ({number})", alert::name(number)));
             writeln!(text, "| `{label}` | {level} | {alert} | {meaning} | {remedy} |").unwrap();
         }
         text

@@ -9,11 +9,11 @@ use crate::tls::cipher::Sealer;
 use crate::tls::evidence::Offered;
 use crate::tls::record::RecordType;
 use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
-use crate::tls::{PeerRefusal, PeerVerdict, TlsPolicy};
+use crate::tls::{PeerRefusal, PendingPeer, TlsPolicy};
 use offramp_proto::alert::LEVEL_FATAL;
-use rustls_pki_types::CertificateDer;
 
-pub(super) const NOT_VOUCHED_FOR: &str = "no configured fingerprint or authority vouches for the certificate";
+pub(super) const NOT_VOUCHED_FOR: &str =
+    "the certificate has no fingerprint and no authority that is configured";
 
 /// Most bytes of unfinished messages that are kept: the longest message that rustls takes (2^16 bytes), with
 /// the headers of its records.
@@ -38,15 +38,7 @@ pub(super) enum Finished {
     /// The peer is one that may connect.
     Ready(Handshaken),
     /// That is not known yet.
-    Held(Handshaken, Unjudged),
-}
-
-/// A peer whose fingerprints are not known yet.
-#[derive(Debug)]
-pub(super) struct Unjudged {
-    pub(super) certificate: CertificateDer<'static>,
-    /// For the log.
-    pub(super) offered: Offered,
+    Held(Handshaken, PendingPeer, Offered),
 }
 
 /// What stage 3 gets.
@@ -146,13 +138,11 @@ impl Handshake {
                 return Err(Failure { evidence, ..Failure::silent(refusal.into()) });
             }
         };
-        let verdict = std::mem::replace(&mut established.peer, Ok(PeerVerdict::Holds));
+        let peer = std::mem::replace(&mut established.peer, Ok(None));
         let handshaken = Handshaken { established, incoming };
-        match verdict {
-            Ok(PeerVerdict::Holds) => Ok(Finished::Ready(handshaken)),
-            Ok(PeerVerdict::Pending(certificate)) => {
-                Ok(Finished::Held(handshaken, Unjudged { certificate, offered }))
-            }
+        match peer {
+            Ok(None) => Ok(Finished::Ready(handshaken)),
+            Ok(Some(peer)) => Ok(Finished::Held(handshaken, peer, offered)),
             Err(PeerRefusal::Missing) => {
                 let evidence = offered.evidence(None);
                 Err(handshaken.refuse(Fault::PeerCertificateMissing, evidence, out))

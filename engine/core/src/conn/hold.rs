@@ -7,9 +7,10 @@
 use super::action::Outbox;
 use super::event::Leg;
 use super::fault::Fault;
-use super::handshake::{Failure, Handshaken, NOT_VOUCHED_FOR, Unjudged};
+use super::handshake::{Failure, Handshaken, NOT_VOUCHED_FOR};
 use crate::config::Fingerprint;
-use crate::tls::is_told;
+use crate::tls::PendingPeer;
+use crate::tls::evidence::Offered;
 
 const NOT_IN_TIME: &str = "no fingerprint became known in time";
 
@@ -18,12 +19,14 @@ const NOT_IN_TIME: &str = "no fingerprint became known in time";
 pub(super) struct Hold {
     leg: Leg,
     handshaken: Handshaken,
-    peer: Unjudged,
+    peer: PendingPeer,
+    /// For the log.
+    offered: Offered,
 }
 
 impl Hold {
-    pub(super) fn begin(leg: Leg, handshaken: Handshaken, peer: Unjudged) -> Self {
-        Self { leg, handshaken, peer }
+    pub(super) fn begin(leg: Leg, handshaken: Handshaken, peer: PendingPeer, offered: Offered) -> Self {
+        Self { leg, handshaken, peer, offered }
     }
 
     pub(super) fn leg(&self) -> Leg {
@@ -35,10 +38,9 @@ impl Hold {
     /// # Errors
     /// The certificate has none of them, and the peer gets an alert.
     pub(super) fn judge(self, pinned: &[Fingerprint], out: &mut Outbox) -> Result<Handshaken, Failure> {
-        if is_told(pinned, &self.peer.certificate) {
-            Ok(self.handshaken)
-        } else {
-            Err(self.end(NOT_VOUCHED_FOR, out))
+        match self.peer.judge(pinned) {
+            Ok(()) => Ok(self.handshaken),
+            Err(_) => Err(self.end(NOT_VOUCHED_FOR, out)),
         }
     }
 
@@ -53,7 +55,7 @@ impl Hold {
     }
 
     fn end(self, reason: &str, out: &mut Outbox) -> Failure {
-        let evidence = self.peer.offered.evidence(Some(reason.into()));
+        let evidence = self.offered.evidence(Some(reason.into()));
         self.handshaken.refuse(Fault::PeerCertificateRefused, evidence, out)
     }
 }

@@ -88,7 +88,7 @@ impl Authorities {
             let dates = findings.dated(file, nth, &certificate);
             names.push(DistinguishedName::in_sequence(&anchor.subject));
             if let Some(usage) = purpose.is_excluded_by(&certificate) {
-                return Err(refused(format!("({name}) vouches for no {purpose}: {usage}")));
+                return Err(refused(format!("({name}) cannot be used for {purpose}: {usage}")));
             }
             match cannot_issue(&certificate) {
                 None => {
@@ -96,8 +96,8 @@ impl Authorities {
                     anchors.push(anchor.to_owned());
                 }
                 Some(why) if certificate.issuer().as_raw() == name.as_raw() => findings.remark(format!(
-                    "{}: certificate {nth} ({name}) is no authority ({why}): it vouches for itself and for \
-                     nothing that it has issued",
+                    "{}: certificate {nth} ({name}) is no authority ({why}): it is accepted as a peer's \
+                     own certificate, and not as an issuer",
                     file.display()
                 )),
                 Some(why) => {

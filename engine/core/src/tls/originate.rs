@@ -66,6 +66,7 @@ impl Origination {
         let Sources { provider, time, .. } = sources.clone();
         let name = ServerName::try_from(rules.server_name.clone())
             .map_err(|_| TlsPolicyError::ServerName(rules.server_name.clone()))?;
+        made_of.add(&[[rules.trust.kind(), u8::from(!identities.is_empty())]]);
         let trust = match &rules.trust {
             TrustAnchor::Authorities(file) => {
                 let authorities = authorities(file)?;
@@ -82,7 +83,9 @@ impl Origination {
             }
             TrustAnchor::Pending => Trust::Pending,
             TrustAnchor::Nobody => {
-                return Err(TlsPolicyError::Profile("nobody vouches for the server".to_owned()));
+                return Err(TlsPolicyError::Profile(
+                    "nothing says which certificate of the server to accept".to_owned(),
+                ));
             }
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair};
 use super::cipher::Opener;
 use super::record::Header;
 use super::session::{Established, Progress, Session};
-use super::{PeerRefusal, PeerVerdict, Settings, Tickets, TlsPolicy, TlsRole};
+use super::{PeerRefusal, Settings, Tickets, TlsPolicy, TlsRole};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
     Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
@@ -61,7 +61,7 @@ fn originate(told: &[Fingerprint]) -> Mode {
 
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
 /// 1.3, which come behind, it takes if the server is one that holds.
-fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<PeerVerdict, PeerRefusal>) {
+fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<(), PeerRefusal>) {
     let begin = |policy| Session::begin(policy).expect("a session");
     let (mut client, mut server) = (begin(client), begin(server));
     let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
@@ -77,7 +77,7 @@ fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<PeerVerdict, P
     let mut ours = client.establish().expect("keys");
     let theirs = server.establish().expect("keys");
     assert_eq!(ours.resumed, theirs.resumed);
-    let (resumed, peer) = (ours.resumed, ours.peer.clone());
+    let (resumed, peer) = (ours.resumed, ours.peer.as_ref().map(|_| ()).map_err(|refusal| *refusal));
     if peer.is_ok() {
         take_tickets(&mut ours, down.filled());
     }
@@ -124,9 +124,9 @@ mod tests {
         let resumes = |from: &IdentityFiles, to: &IdentityFiles| {
             let client = TlsPolicy::load(listener(Vec::new(), originate(&told)).tls(), Some(&tickets))
                 .expect("no files");
-            assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(PeerVerdict::Holds)));
+            assert_eq!(shake(&client, &server(from, &tickets)), (false, Ok(())));
             let (resumed, peer) = shake(&client, &server(to, &tickets));
-            assert_eq!(peer, Ok(PeerVerdict::Holds));
+            assert_eq!(peer, Ok(()));
             resumed
         };
         assert!(resumes(&old, &old));
@@ -172,7 +172,7 @@ mod tests {
             }
         }
 
-        fn shake(&self) -> (bool, Result<PeerVerdict, PeerRefusal>) {
+        fn shake(&self) -> (bool, Result<(), PeerRefusal>) {
             shake(&self.client, &self.server)
         }
     }
@@ -185,18 +185,14 @@ mod tests {
         let (files, told) = identity(dir.path(), "it", &["a.example"]);
         for version in VERSIONS {
             let two = Two::of(version, &files, told.clone());
-            assert_eq!(two.shake(), (false, Ok(PeerVerdict::Holds)));
+            assert_eq!(two.shake(), (false, Ok(())));
             for hour in 1..10 {
                 two.client_tickets.tick(hour * HOUR).expect("randomness");
-                assert_eq!(two.shake(), (true, Ok(PeerVerdict::Holds)), "{version:?}, hour {hour}");
+                assert_eq!(two.shake(), (true, Ok(())), "{version:?}, hour {hour}");
             }
             two.client_tickets.tick(10 * HOUR).expect("randomness");
-            assert_eq!(
-                two.shake(),
-                (false, Ok(PeerVerdict::Holds)),
-                "{version:?}: wrapped anew nine times, and over"
-            );
-            assert_eq!(two.shake(), (true, Ok(PeerVerdict::Holds)), "{version:?}");
+            assert_eq!(two.shake(), (false, Ok(())), "{version:?}: wrapped anew nine times, and over");
+            assert_eq!(two.shake(), (true, Ok(())), "{version:?}");
         }
     }
 
@@ -206,9 +202,9 @@ mod tests {
         let (files, told) = identity(dir.path(), "it", &["a.example"]);
         for version in VERSIONS {
             let two = Two::of(version, &files, told.clone());
-            assert_eq!(two.shake(), (false, Ok(PeerVerdict::Holds)));
+            assert_eq!(two.shake(), (false, Ok(())));
             let there = std::thread::scope(|scope| scope.spawn(|| two.shake()).join().expect("no panic"));
-            assert_eq!(there, (true, Ok(PeerVerdict::Holds)), "{version:?}");
+            assert_eq!(there, (true, Ok(())), "{version:?}");
         }
     }
 
@@ -238,10 +234,10 @@ mod tests {
             TlsPolicy::reload(rules(told).tls(), Some(&tickets), earlier).expect("good files")
         };
         let first = reload(from_ref(&told), None);
-        assert_eq!(shake(&first, &server), (false, Ok(PeerVerdict::Holds)));
+        assert_eq!(shake(&first, &server), (false, Ok(())));
         let same = reload(from_ref(&told), Some(Arc::clone(&first)));
         assert!(Arc::ptr_eq(&first, &same));
-        assert_eq!(shake(&same, &server), (true, Ok(PeerVerdict::Holds)));
+        assert_eq!(shake(&same, &server), (true, Ok(())));
         let stricter = reload(&[another], Some(same));
         assert_eq!(shake(&stricter, &server), (false, Err(PeerRefusal::Refused)));
         identity(dir.path(), "own", &[]);

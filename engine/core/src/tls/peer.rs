@@ -43,7 +43,7 @@ pub enum PeerRefusal {
 
 /// What is known of the peer of a complete handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerVerdict {
+pub(super) enum PeerVerdict {
     /// It may connect.
     Holds,
     /// Its certificate is to be held against fingerprints that are not known yet.
@@ -151,7 +151,7 @@ impl fmt::Debug for Peers {
 }
 
 /// Whether the certificate has one of these fingerprints.
-pub(crate) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
+pub(super) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
     told.iter().any(|fingerprint| fingerprint.is_of(certificate))
 }
 

@@ -13,8 +13,7 @@ use super::evidence;
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// The file has no certificate that can be an authority.
-    #[error("{}: {problem}; expected PEM certificates of authorities",
-            .file.display())]
+    #[error("{}: {problem}; this file must have the PEM certificates of authorities", .file.display())]
     Authorities {
         /// The file.
         file: PathBuf,

@@ -4,7 +4,10 @@
 //! keys and sequence numbers of both directions come out, and the kernel or userspace goes on from there.
 //! What remains of rustls is, in TLS 1.3, the secret from which a KeyUpdate derives the next keys.
 
-use offramp_proto::alert::HANDSHAKE_FAILURE;
+use offramp_proto::alert::{
+    DECODE_ERROR, HANDSHAKE_FAILURE, MISSING_EXTENSION, PROTOCOL_VERSION, UNEXPECTED_MESSAGE,
+    UNRECOGNIZED_NAME,
+};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +22,7 @@ use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
 use super::originate::Origination;
 use super::peer::{PeerRefusal, PeerVerdict, Peers};
+use super::pending::PendingPeer;
 use super::profile::version_and_aead;
 use super::record::{HEADER_BYTES, Header, RecordType};
 pub use super::refusal::Refusal;
@@ -84,8 +88,8 @@ pub struct Established {
     /// Whether it was abbreviated: resumed from a ticket, without public-key authentication, and in TLS 1.2
     /// in one round trip (A7).
     pub resumed: bool,
-    /// Whether the peer is one that may connect.
-    pub peer: Result<PeerVerdict, PeerRefusal>,
+    /// Whether the peer is one that may connect; where that is not known yet, what is to be judged.
+    pub peer: Result<Option<PendingPeer>, PeerRefusal>,
     /// For records from us.
     pub tx: TrafficKeys,
     /// For records from the peer.
@@ -288,12 +292,19 @@ impl Session {
         let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = common.peer_certificates();
         let now = |time: &dyn TimeProvider| time.current_time().ok_or(Refusal::Internal);
-        let peer = match &self.judge {
-            Judge::OfClients(server, peers) => peers.judge(chain, resumed, now(&*server.time_provider)?),
+        let (verdict, origination) = match &self.judge {
+            Judge::OfClients(server, peers) => {
+                (peers.judge(chain, resumed, now(&*server.time_provider)?), None)
+            }
             Judge::OfServer(origination) => {
-                origination.judge(chain, resumed, now(&*origination.config.time_provider)?)
+                let now = now(&*origination.config.time_provider)?;
+                (origination.judge(chain, resumed, now), Some(Arc::clone(origination)))
             }
         };
+        let peer = verdict.map(|verdict| match verdict {
+            PeerVerdict::Holds => None,
+            PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, origination)),
+        });
         let (secrets, rekey) = match self.connection {
             Connection::Server(server) => {
                 let (secrets, kernel) =
@@ -376,12 +387,6 @@ impl fmt::Debug for Session {
         write!(f, "Session")
     }
 }
-
-const UNEXPECTED_MESSAGE: u8 = 10;
-const DECODE_ERROR: u8 = 50;
-const PROTOCOL_VERSION: u8 = 70;
-const MISSING_EXTENSION: u8 = 109;
-const UNRECOGNIZED_NAME: u8 = 112;
 
 /// A record with a fatal alert, as it is before anything is encrypted (RFC 5246 §7.2.2, RFC 8446 §6).
 pub fn alert_in_the_clear(description: u8) -> [u8; 7] {

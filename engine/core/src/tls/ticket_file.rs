@@ -246,6 +246,17 @@ impl KeyRing {
 }
 
 impl KeyFileError {
+    /// Whether a process of another user or another group might not have it: the owner is neither root nor
+    /// we, or the group that may read the file is none of ours.
+    #[must_use]
+    pub fn depends_on_the_user(&self) -> bool {
+        match self {
+            Self::Exposed { mode, .. } => mode & 0o037 == 0,
+            Self::Foreign { .. } => true,
+            _ => false,
+        }
+    }
+
     fn inaccessible(path: &Path, action: &'static str, problem: Problem) -> Self {
         let path = path.to_owned();
         match problem {

@@ -201,13 +201,16 @@ fn authorities_that_vouch_for_nothing_are_refused_at_load() {
     let servers = own("servers", for_servers);
     assert!(load(&[&servers], Purpose::Servers).0.is_ok());
     let error = load(&[&servers], Purpose::Clients).0.expect_err("for servers");
-    assert!(error.contains("vouches for no clients: its extended key usage is without clientAuth"));
+    assert!(error.contains("cannot be used for clients: its extended key usage is without clientAuth"));
     assert_ne!(openssl(&[&servers], &[&issued(&servers, "leaf", leaf)]), Some(true));
     let itself = own("itself", no_ca);
     let (loaded, findings) = load(&[&itself, &own("ended", over)], Purpose::Clients);
     assert_eq!(loaded.expect("it vouches for itself").names.len(), 2);
     let warnings = findings.warnings(NOW);
-    assert!(warnings[0].contains("certificate 1") && warnings[0].contains("vouches for itself"));
+    assert!(
+        warnings[0].contains("certificate 1")
+            && warnings[0].contains("own certificate, and not as an issuer")
+    );
     assert!(warnings[1].starts_with("ca.pem: certificate 2 has expired"), "{warnings:?}");
 }
 

@@ -44,7 +44,7 @@ pub(in crate::conn) struct TlsSide {
     receiver: Receiver,
     /// Makes the keys that follow a KeyUpdate; TLS 1.3 only.
     rekey: Option<Rekey>,
-    /// What the kernel may be asked to carry.
+    /// What the policy lets the kernel be asked to carry.
     offer: Offer,
     /// Whether it may be given further directions, as of this event.
     may_offload: bool,
