@@ -20,7 +20,20 @@
 //! only place with `unsafe`. `ARCHITECTURE.md` beside this crate says where to change what, and links the
 //! decisions.
 //!
-//! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`].
+//! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`]:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use offramp::config::file;
+//! use offramp::supervisor::Engine;
+//!
+//! let config = file::read(Path::new("offramp.toml"))?.check()?;
+//! let engine = Engine::start(config)?;
+//! println!("listening on {}", engine.local_addr());
+//! engine.drain();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod admin;
