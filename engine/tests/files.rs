@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use offramp_testing::tools::skip;
 use tempfile::TempDir;
 
 /// A directory with a good identity, in which the commands run.
@@ -73,7 +74,7 @@ fn said(output: &Output) -> String {
 fn have_openssl() -> bool {
     let found = Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("SKIP: openssl is not installed: apt-get install openssl");
+        skip("openssl is not installed: apt-get install openssl");
     }
     found
 }
@@ -81,7 +82,7 @@ fn have_openssl() -> bool {
 fn is_root() -> bool {
     let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
     if !is_root {
-        eprintln!("SKIP: only root may give a file to another group");
+        skip("only root may give a file to another user or group");
     }
     is_root
 }
@@ -227,4 +228,29 @@ fn ticket_keys_among_credentials_may_belong_to_any_group() {
     assert!(good, "{said}");
     fs::set_permissions(place.path("t.keys"), fs::Permissions::from_mode(0o444)).unwrap();
     assert!(!show(place.directory.path().to_str()).0, "everybody is too many there too");
+}
+
+/// Root checks what the user of the service is to have: that is no mistake of the file.
+#[test]
+fn check_of_another_users_ticket_keys_warns_and_of_everybodys_refuses() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    assert!(place.offramp().args(["ticket-key", "new", "t.keys"]).output().unwrap().status.success());
+    let check = |owner: u32, group: u32, mode: u32| {
+        chown(place.path("t.keys"), Some(owner), Some(group)).unwrap();
+        fs::set_permissions(place.path("t.keys"), fs::Permissions::from_mode(mode)).unwrap();
+        place.check("ticket_keys = \"t.keys\"\n", "c.pem", "k.pem")
+    };
+    let (good, said) = check(0, 0, 0o600);
+    assert!(good && !said.contains("warning: ticket_keys"), "{said}");
+    for (owner, group, mode) in [(4711, 0, 0o600), (0, 4711, 0o640), (0, 4711, 0o440)] {
+        let (good, said) = check(owner, group, mode);
+        assert!(good && said.contains("warning: ticket_keys"), "{owner}:{group} {mode:o}: {said}");
+    }
+    for mode in [0o644, 0o660] {
+        let (good, said) = check(0, 4711, mode);
+        assert!(!good && said.contains("others than its owner"), "{mode:o}: {said}");
+    }
 }

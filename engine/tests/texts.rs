@@ -1,6 +1,6 @@
 //! The texts that operators and their scripts read: help, refusals, the ready line, the metrics. Each is held
-//! against a snapshot in `snapshots/`; after a change that is meant, `INSTA_UPDATE=always cargo test -p
-//! offramp --test texts` writes them anew, to be read in the diff.
+//! against a snapshot in `snapshots/`. After an intended change, `INSTA_UPDATE=always cargo test --workspace
+//! --test texts` writes the snapshots again, to be read in the diff.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,6 +15,13 @@ use offramp_testing::server::Setup;
 fn offramp(directory: &Path, words: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_offramp"));
     command.current_dir(directory).args(words.split_whitespace()).output().expect("it runs")
+}
+
+/// A directory with a certificate and its key.
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    Identity::ecdsa().write(directory.path());
+    directory
 }
 
 fn help(words: &str) -> String {
@@ -37,8 +44,7 @@ const GOOD: &str = "listen = \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\n\
 
 #[test]
 fn refusals_of_a_configuration() {
-    let directory = tempfile::tempdir().expect("a directory");
-    Identity::ecdsa().write(directory.path());
+    let directory = directory();
     let mut text = String::new();
     for first in [
         "",
@@ -77,8 +83,7 @@ fn refusals_of_a_configuration() {
 
 #[test]
 fn refusals_of_a_command_line() {
-    let directory = tempfile::tempdir().expect("a directory");
-    Identity::ecdsa().write(directory.path());
+    let directory = directory();
     let mut text = String::new();
     for words in [
         "serve",

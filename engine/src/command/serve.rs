@@ -1,4 +1,4 @@
-//! The flags of `offramp serve`: those of the keys of the configuration, and those of identities.
+//! The flags of `offramp serve`: those of the options of the configuration, and those of identities.
 
 use std::path::PathBuf;
 

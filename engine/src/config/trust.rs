@@ -25,12 +25,12 @@ pub(super) fn override_with(
     };
     let changes_role = has(ConfigOption::Mode) && mode(inherited) != mode(&own);
     let asks_nobody = own.get(&ConfigOption::ClientAuth).is_some_and(|auth| auth.value == "none");
-    let has_voucher =
+    let names_trust =
         has(ConfigOption::ClientCa) || has(ConfigOption::ServerCa) || has(ConfigOption::Fingerprints);
     inherited.retain(|key, _| match key {
         ConfigOption::ClientAuth | ConfigOption::ServerName => !changes_role,
         ConfigOption::ClientCa | ConfigOption::ServerCa | ConfigOption::Fingerprints => {
-            !changes_role && !asks_nobody && !has_voucher
+            !changes_role && !asks_nobody && !names_trust
         }
         _ => true,
     });

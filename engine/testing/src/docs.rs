@@ -17,5 +17,10 @@ pub fn assert_generated(page: &Path, name: &str, wanted: &str) {
         fs::write(page, format!("{head}{begin}{wanted}{end}{tail}")).expect("the page can be written");
         return;
     }
-    assert_eq!(found, wanted, "{}: try: OFFRAMP_WRITE_DOCS=1 cargo nextest run of this test", page.display());
+    assert_eq!(
+        found,
+        wanted,
+        "{}: try: OFFRAMP_WRITE_DOCS=1 cargo test --workspace --lib of_the_documentation",
+        page.display()
+    );
 }

@@ -13,7 +13,7 @@ use offramp_testing::peer::{BOTH, End, Version, dial, drain};
 use offramp_testing::rng::{Noise, sha256_of};
 use offramp_testing::server::TestServer;
 use offramp_testing::tls_server::{Talk, start};
-use offramp_testing::tools::{eventually, have, in_guest, scratch};
+use offramp_testing::tools::{PATIENCE, eventually, have, in_guest, scratch};
 
 /// A plain connection through to `openssl s_server`, with which a line has gone each way.
 struct Through {
@@ -202,7 +202,7 @@ fn half_a_connection_goes_on_when_the_other_half_has_ended() {
         assert_eq!(drain(&tcp), (EARLY_ANSWER.to_vec(), End::Truncated), "{version:?}");
         tcp.write_all(&late).expect("the other half is open");
         tcp.shutdown(Shutdown::Write).expect("connected");
-        let heard = heard.recv_timeout(offramp_testing::tools::PATIENCE).expect("the server is told the end");
+        let heard = heard.recv_timeout(PATIENCE).expect("the server reports the end");
         assert_eq!(heard, Ok(sha256_of(&late[..])), "{version:?}");
         drop(tcp);
         assert_eq!(offramp.settled().faults().len(), 0, "{version:?}: {:?}", offramp.metrics().faults());

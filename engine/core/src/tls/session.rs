@@ -298,12 +298,12 @@ impl Session {
             }
             Judge::OfServer(origination) => {
                 let now = now(&*origination.config.time_provider)?;
-                (origination.judge(chain, resumed, now), Some(Arc::clone(origination)))
+                (origination.judge(chain, resumed, now), Some(origination))
             }
         };
         let peer = verdict.map(|verdict| match verdict {
             PeerVerdict::Holds => None,
-            PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, origination)),
+            PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, origination.cloned())),
         });
         let (secrets, rekey) = match self.connection {
             Connection::Server(server) => {
