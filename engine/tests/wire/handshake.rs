@@ -132,7 +132,7 @@ fn two_thousand_connections_at_once() {
     const EACH: u64 = 250;
     let count = THREADS as u64 * EACH;
     let backend = Backend::start(BackendBehavior::Echo);
-    let server = Setup::new(backend.addr).flags("--handshake-timeout 60s").start();
+    let server = Setup::new(backend.addr).flags("--handshake-timeout 5m --connect-timeout 5m").start();
     let before = server.metrics();
     let open = in_parallel((0..THREADS).collect(), |thread| {
         let client = config(BOTH[thread % 2], None, Some(NamedGroup::X25519));
