@@ -49,7 +49,7 @@ fn ours(policy: &TlsPolicy, client: &Arc<ClientConfig>, wanted: HandshakeKind) -
     }
     let established = timed(&mut total, || session.establish().expect("keys"));
     assert_eq!(peer.handshake_kind(), Some(wanted));
-    assert_eq!(established.resumed, wanted == HandshakeKind::Resumed);
+    assert_eq!(established.info.resumed, wanted == HandshakeKind::Resumed);
     total
 }
 

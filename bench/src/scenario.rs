@@ -224,7 +224,7 @@ impl<'a> Core<'a> {
         #[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
         let now = Instant::now();
         let mut core = Self {
-            conn: Conn::new(policy, 1),
+            conn: Conn::new(policy),
             out,
             now,
             client: Session::new(client, ServerName::try_from(SERVER_NAME)?)?,
@@ -314,7 +314,7 @@ impl<'a> Core<'a> {
             let actions: Vec<Action> = self.out.drain().collect();
             for action in actions {
                 match action {
-                    Action::Connect { .. } => events.push_back(Event::Connected),
+                    Action::Connect => events.push_back(Event::Connected { preamble: None }),
                     Action::ReceiveHandshake { .. } => {
                         self.receives.tls = Some((Buf::with_capacity(SMALL_BYTES), SMALL_BYTES));
                     }
@@ -337,7 +337,7 @@ impl<'a> Core<'a> {
                         self.keyed += 1;
                         events.push_back(Event::Keyed { leg, direction });
                     }
-                    Action::Note(_) => {}
+                    Action::Note(_) | Action::Established { .. } => {}
                     other => bail!("nothing that is counted asks for {other:?}"),
                 }
             }

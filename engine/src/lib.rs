@@ -41,6 +41,7 @@ pub mod config;
 pub mod conformance;
 pub mod log;
 pub mod metrics;
+pub mod pool;
 pub mod supervisor;
 pub mod worker;
 

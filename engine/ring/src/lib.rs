@@ -3,6 +3,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod affinity;
+pub mod attempt;
 pub mod clock;
 pub mod errno;
 pub mod heap;

@@ -13,10 +13,12 @@ impl World {
         let (asked, tls, plain) = (&mut self.asked, self.tls, self.plain);
         let on_plain = |released: bool| assert!(!released, "an operation on a leg that was released");
         match action {
-            Action::Connect { to } => {
-                assert!(to < ENDPOINTS, "no such endpoint");
-                assert!(asked.connect.replace(Leg::Far).is_none(), "two connects");
+            Action::Connect if self.attempts < ENDPOINTS => {
+                self.attempts += 1;
+                asked.connect = Some(Leg::Far);
             }
+            Action::Connect => self.events.push_back(Event::NoEndpoint),
+            Action::Established { info, .. } => self.established = Some(info),
             Action::Receive { leg, max } if leg == plain => {
                 on_plain(asked.plain_released);
                 assert!(asked.plain_receive.replace(max).is_none(), "two receives on the plain leg");
@@ -150,6 +152,7 @@ impl World {
             self.report.unwrap_or(Report { fault: None, culprit: None, heard: None, evidence: None });
         Outcome {
             report,
+            established: self.established,
             notes: self.notes,
             to_backend: self.to_backend,
             backend_saw_end: self.backend_saw_end,

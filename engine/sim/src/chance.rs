@@ -9,7 +9,6 @@ use super::lab::{SUITES, bytes, client, originating, rules, server};
 use super::peer::{Role, Script};
 use super::plan::{Backend, InjectedFault, Outcome, Plan};
 use super::world::World;
-use offramp_core::conn::action::Milestone;
 use offramp_core::conn::fault::{Blame, Fault};
 use offramp_core::conn::record_path::Offer;
 use offramp_proto::CipherSet;
@@ -56,6 +55,8 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     let sends = bytes(dice.below(50_000), 1);
     let mut plan = Plan::new(digest(choices), sends.clone());
     plan.refuses = (dice.below(16) == 0).then_some(libc::ECONNREFUSED);
+    plan.first_is_silent = dice.below(16) == 0;
+    plan.preamble = (dice.below(4) == 0).then(|| bytes(1 + dice.below(300), 2));
     plan.dice = Some(rest.to_vec());
     plan.habits = habits;
     plan.script = script(&mut dice, sends);
@@ -171,8 +172,7 @@ fn judge_delivery(plan: &Plan, outcome: &Outcome) {
     use Backend as B;
     let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
     let has_time = !matches!(plan.mishap, Some((_, InjectedFault::PlainPeerReset | InjectedFault::Drain)));
-    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
-    let is_relayed = outcome.plain_was_open && outcome.notes.iter().any(is_established);
+    let is_relayed = outcome.plain_was_open && outcome.established.is_some();
     let fault = outcome.report.fault;
     // What still comes when the end is ours is read for the alert's sake alone.
     let is_ours = |fault: Fault| matches!(fault, Fault::RecordLimit | Fault::RekeyRefused);

@@ -2,13 +2,17 @@
 
 use super::kernel::Received;
 use super::plan::Backend;
-use super::world::{Want, World};
+use super::world::{ENDPOINTS, Want, World};
 use offramp_core::conn::event::{Event, Operation};
 use offramp_proto::buf::BUF_BYTES;
 
 impl World {
     pub(super) fn connect(&mut self) {
         let Some(leg) = self.asked.connect.take() else { return };
+        let is_last = self.attempts == ENDPOINTS;
+        if std::mem::take(&mut self.plan.first_is_silent) || self.plan.last_is_silent && is_last {
+            return;
+        }
         if let Some(errno) = self.plan.first_refuses.take().or(self.plan.refuses) {
             return self.fail(leg, Operation::Connect, errno);
         }
@@ -17,7 +21,13 @@ impl World {
         } else if self.peer_reset {
             return self.fail(leg, Operation::Connect, libc::ECONNRESET);
         }
-        self.step(Event::Connected);
+        let preamble = self.plan.preamble.take().filter(|_| leg == self.plain).map(|bytes| {
+            let mut buf = self.out.bufs.take();
+            buf.extend(&bytes);
+            self.preamble.extend(bytes);
+            buf
+        });
+        self.step(Event::Connected { preamble });
     }
 
     /// The plain leg is open.
@@ -209,7 +219,10 @@ impl World {
     /// behind, a reset included.
     pub(super) fn plain_arrives(&mut self, most: usize) {
         let count = self.to_plain.len().min(most).min(self.backend_room());
-        let bytes: Vec<u8> = self.to_plain.drain(..count).collect();
+        let mut bytes: Vec<u8> = self.to_plain.drain(..count).collect();
+        let preamble: Vec<u8> = self.preamble.drain(..count.min(self.preamble.len())).collect();
+        assert!(bytes.starts_with(&preamble), "seed {}: something precedes the preamble", self.plan.seed);
+        bytes.drain(..preamble.len());
         self.to_backend.extend(&bytes);
         match self.plan.backend {
             Backend::Echo | Backend::Greets(_) => self.from_backend.extend(&bytes),

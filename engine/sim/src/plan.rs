@@ -7,6 +7,7 @@ use super::peer::{Peer, Script};
 use super::watch::{Watched, Wire};
 use offramp_core::config::Fingerprint;
 use offramp_core::conn::action::{Milestone, Report};
+use offramp_core::tls::TlsInfo;
 
 /// What the backend does, once the plain leg is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,12 @@ pub struct Plan {
     pub refuses: Option<i32>,
     /// The errno with which the first endpoint does.
     pub first_refuses: Option<i32>,
+    /// Whether the first endpoint answers nothing.
+    pub first_is_silent: bool,
+    /// Whether the last one does not.
+    pub last_is_silent: bool,
+    /// What is sent on the plain leg before anything else, if that is the one that is connected.
+    pub preamble: Option<Vec<u8>>,
     /// The kernel's part.
     pub habits: KernelProfile,
     /// How many bytes of the peer's last flight, and of what comes with it, one receive gets, before the
@@ -85,6 +92,9 @@ impl Plan {
             backend,
             refuses: None,
             first_refuses: None,
+            first_is_silent: false,
+            last_is_silent: false,
+            preamble: None,
             habits,
             cut: 0,
             mishap: None,
@@ -99,6 +109,8 @@ impl Plan {
 pub struct Outcome {
     /// What the connection reported.
     pub report: Report,
+    /// What the handshake came to, if it was completed.
+    pub established: Option<Box<TlsInfo>>,
     /// What it noted on the way.
     pub notes: Vec<Milestone>,
     /// What the backend got.

@@ -15,6 +15,7 @@ use offramp_core::conn::Conn;
 use offramp_core::conn::action::{Milestone, Outbox, Report};
 use offramp_core::conn::event::{Event, Leg, Operation};
 use offramp_core::conn::policy::{Policy, Turn};
+use offramp_core::tls::TlsInfo;
 use offramp_proto::buf::Buf;
 
 /// More steps than any world takes: past it the connection is going round in circles.
@@ -73,6 +74,12 @@ pub struct World {
     pub(super) backend_saw_end: bool,
     pub(super) backend_was_reset: bool,
     pub(super) asked: Asked,
+    /// What the backend is to get of the preamble, in front of everything else.
+    pub(super) preamble: VecDeque<u8>,
+    /// Endpoints that were tried.
+    pub(super) attempts: usize,
+    /// What the handshake came to.
+    pub(super) established: Option<Box<TlsInfo>>,
     pub(super) events: VecDeque<Event>,
     pub(super) notes: Vec<Milestone>,
     pub(super) report: Option<Report>,
@@ -134,7 +141,7 @@ impl World {
             tls,
             plain,
             dice: Choices::of(&plan),
-            conn: Conn::new(Arc::new(policy), ENDPOINTS),
+            conn: Conn::new(Arc::new(policy)),
             may_offload: true,
             out: Outbox::new(4),
             now,
@@ -162,6 +169,9 @@ impl World {
             backend_saw_end: false,
             backend_was_reset: false,
             asked: Asked::default(),
+            preamble: VecDeque::new(),
+            attempts: 0,
+            established: None,
             events: VecDeque::new(),
             notes: Vec::new(),
             report: None,
@@ -339,8 +349,7 @@ impl World {
             InjectedFault::FlippedBit => {
                 if let Some(at) = self.to_us.len().checked_sub(1).map(|last| self.dice.below(last + 1)) {
                     self.to_us[at] ^= 1 << self.dice.below(8);
-                    let is_established = |note: &_| matches!(note, Milestone::Established { .. });
-                    self.was_altered |= !self.notes.iter().any(is_established);
+                    self.was_altered |= self.established.is_none();
                 }
             }
             InjectedFault::NoMoreOffload => self.may_offload = false,

@@ -6,18 +6,18 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use offramp_ring::socket::Address;
-
 use super::limits::{
-    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
-    SESSION_LIFETIME_DEFAULT, Span, Timeouts, UNIX_PATH_BYTES, WORKERS,
+    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, POOLS, RECORD_LIMIT,
+    SESSION_LIFETIME_DEFAULT, Span, Timeouts, WORKERS,
 };
 use super::option::Scope;
 use super::{
     Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Truncation, UnknownName, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, RawRoute, Routes, Truncation,
+    UnknownName, route, trust,
 };
 
 /// What was given, not yet checked.
@@ -28,6 +28,8 @@ pub struct Raw {
     pub identities: Vec<IdentityFiles>,
     /// The listeners of the file beside the one that `listen` at its top makes.
     pub listeners: Vec<RawListener>,
+    /// The pools of the file.
+    pub pools: Vec<RawPool>,
 }
 
 /// A `[[listener]]` of the file. What it does not say, the top of the file and the command line say for it.
@@ -41,6 +43,21 @@ pub struct RawListener {
     pub given: BTreeMap<ConfigOption, Given>,
     /// If it has none, those of the top.
     pub identities: Vec<IdentityFiles>,
+    /// What of its connections goes elsewhere.
+    pub routes: Vec<RawRoute>,
+}
+
+/// A `[[pool]]` of the file. What it does not say, the top of the file says for it, but for the endpoints.
+#[derive(Clone, Debug)]
+pub struct RawPool {
+    /// Where it begins.
+    pub path: PathBuf,
+    /// 1-based.
+    pub line: usize,
+    /// As written.
+    pub name: String,
+    /// What is given for it alone.
+    pub given: BTreeMap<ConfigOption, Given>,
 }
 
 impl Raw {
@@ -92,7 +109,8 @@ impl Raw {
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
-        let listeners = self.all_listeners()?;
+        let pools = self.all_pools()?;
+        let listeners = self.all_listeners(&pools)?;
         Ok(Config {
             listeners,
             workers,
@@ -106,7 +124,7 @@ impl Raw {
     }
 
     /// The one at the top, unless it is all defaults for others; then those.
-    fn all_listeners(mut self) -> Result<Vec<Listener>, ConfigError> {
+    fn all_listeners(mut self, pools: &[Arc<Pool>]) -> Result<Vec<Listener>, ConfigError> {
         let others = std::mem::take(&mut self.listeners);
         let count =
             others.len() + usize::from(others.is_empty() || self.given.contains_key(&ConfigOption::Listen));
@@ -115,7 +133,7 @@ impl Raw {
         }
         let mut listeners = Vec::with_capacity(count);
         if others.len() < count {
-            listeners.push(self.clone().listener()?);
+            listeners.push(self.clone().listener(Vec::new(), pools)?);
         }
         self.given.retain(|key, _| key.description().scope != Scope::Own);
         for other in others {
@@ -127,7 +145,7 @@ impl Raw {
             if is_plain || !other.identities.is_empty() {
                 raw.identities = other.identities;
             }
-            listeners.push(raw.listener().map_err(|error| match error {
+            listeners.push(raw.listener(other.routes, pools).map_err(|error| match error {
                 ConfigError::Missing { key } => {
                     ConfigError::MissingInListener { path: other.path, line: other.line, key }
                 }
@@ -137,14 +155,76 @@ impl Raw {
         Ok(listeners)
     }
 
-    fn listener(mut self) -> Result<Listener, ConfigError> {
+    /// The pools of the file, by name.
+    fn all_pools(&mut self) -> Result<Vec<Arc<Pool>>, ConfigError> {
+        let raw_pools = std::mem::take(&mut self.pools);
+        if !POOLS.contains(&raw_pools.len()) {
+            return Err(ConfigError::Pools { count: raw_pools.len() });
+        }
+        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        for RawPool { path, line, name, given } in raw_pools {
+            let refused = |allowed: &str| ConfigError::PoolName {
+                path: path.clone(),
+                line,
+                name: name.clone(),
+                allowed: allowed.to_owned(),
+            };
+            if !is_pool_name(&name) {
+                return Err(refused("1 to 64 letters, digits, `-`, `_` and `.`"));
+            }
+            if route::find(&pools, &name).is_some() {
+                return Err(refused("a name that no other [[pool]] has"));
+            }
+            let mut raw = Self::default();
+            let is_inherited = |key: &ConfigOption| key.description().scope == Scope::Pool;
+            raw.given = self.given.iter().filter(|(key, _)| is_inherited(key)).map(cloned).collect();
+            raw.given.extend(given);
+            let missing = ConfigError::MissingInPool { path: path.clone(), line };
+            pools.push(Arc::new(raw.pool(name)?.ok_or(missing)?));
+        }
+        Ok(pools)
+    }
+
+    /// Where the connections go of a listener at this address.
+    fn routes(
+        &mut self,
+        listen: SocketAddr,
+        raw_routes: Vec<RawRoute>,
+        pools: &[Arc<Pool>],
+    ) -> Result<Routes, ConfigError> {
+        let named = self.given.remove(&ConfigOption::Pool);
+        let own = self.pool(listen.to_string())?.map(Arc::new);
+        let default = match (named, own) {
+            (Some(named), Some(_)) => {
+                return Err(named.refused(ConfigOption::Pool, "either backend or pool, not both"));
+            }
+            (Some(Given { value, origin }), None) => {
+                let found = route::find(pools, &value);
+                let missing = || ConfigError::NoSuchPool { origin, name: value, known: route::known(pools) };
+                Some(found.ok_or_else(missing)?)
+            }
+            (None, own) => own,
+        };
+        if default.is_none() && raw_routes.is_empty() {
+            return Err(ConfigError::Missing { key: ConfigOption::Backend });
+        }
+        let rules: Vec<_> = raw_routes.into_iter().map(|raw| raw.check(pools)).collect::<Result<_, _>>()?;
+        Ok(Routes { rules, default })
+    }
+
+    fn listener(
+        mut self,
+        raw_routes: Vec<RawRoute>,
+        pools: &[Arc<Pool>],
+    ) -> Result<Listener, ConfigError> {
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode == Mode::Plain);
+        let listen = self
+            .address(ConfigOption::Listen)?
+            .ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
         let listener = Listener {
-            listen: self
-                .address(ConfigOption::Listen)?
-                .ok_or(ConfigError::Missing { key: ConfigOption::Listen })?,
-            backend: self.backend()?,
+            listen,
+            routes: self.routes(listen, raw_routes, pools)?,
             offload: self.offload()?,
             alpn: self.alpn()?,
             unknown_name: self
@@ -190,23 +270,6 @@ impl Raw {
     fn address(&mut self, key: ConfigOption) -> Result<Option<SocketAddr>, ConfigError> {
         let allowed = "an IP address and a port, such as 127.0.0.1:8443 or [::1]:8443";
         self.parsed(key, allowed, |value| value.parse().ok())
-    }
-
-    fn backend(&mut self) -> Result<Address, ConfigError> {
-        let allowed = format!(
-            "an IP address and a port other than 0, such as 127.0.0.1:8080; or unix:PATH, or unix:@NAME for \
-             an abstract socket, of {} to {} bytes behind the colon and no NUL",
-            UNIX_PATH_BYTES.start(),
-            UNIX_PATH_BYTES.end()
-        );
-        let backend =
-            self.parsed(ConfigOption::Backend, allowed, |value| match value.strip_prefix("unix:") {
-                Some(path) => is_unix_address(path).then(|| Address::Unix(PathBuf::from(path))),
-                None => {
-                    value.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Address::Tcp)
-                }
-            })?;
-        backend.ok_or(ConfigError::Missing { key: ConfigOption::Backend })
     }
 
     fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
@@ -278,7 +341,7 @@ impl Raw {
         self.parsed(key, allowed, |value| value.parse().ok().filter(|number| range.contains(number)))
     }
 
-    fn duration(&mut self, key: ConfigOption, span: Span) -> Result<Option<Duration>, ConfigError> {
+    pub(super) fn duration(&mut self, key: ConfigOption, span: Span) -> Result<Option<Duration>, ConfigError> {
         let allowed = format!("a whole number with ms, s, m or h behind it, from {span}");
         self.parsed(key, allowed, |value| duration(value).filter(|duration| span.contains(*duration)))
     }
@@ -297,9 +360,13 @@ impl Raw {
     }
 }
 
-/// A path, or an abstract name behind an `@`. A NUL would end the one and begin the other.
-fn is_unix_address(text: &str) -> bool {
-    UNIX_PATH_BYTES.contains(&text.len()) && text != "@" && !text.contains('\0')
+fn is_pool_name(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+fn cloned((key, given): (&ConfigOption, &Given)) -> (ConfigOption, Given) {
+    (*key, given.clone())
 }
 
 /// "10s", "500ms", "5m", "1h".
@@ -375,7 +442,7 @@ pub(super) mod tests {
                 .into_iter()
                 .chain(["unix:@", "unix:\0name", "unix:/run/b\0.sock"])
         {
-            assert!(error_with(ConfigOption::Backend, value).contains("allowed is an IP address"), "{value}");
+            assert!(error_with(ConfigOption::Backend, value).contains("allowed is 1 to 64 of these, each another: an IP address"), "{value}");
         }
     }
 
@@ -383,12 +450,10 @@ pub(super) mod tests {
     fn a_backend_may_be_a_unix_socket() {
         let mut raw = minimal();
         raw.give_flag(ConfigOption::Backend, "unix:/run/b.sock".into());
-        let backend = raw.check().unwrap().listeners.remove(0).backend;
-        assert_eq!(backend, Address::Unix("/run/b.sock".into()));
-        assert_eq!(backend.to_string(), "unix:/run/b.sock");
+        assert_eq!(raw.check().unwrap().listeners[0].routes.to_string(), "unix:/run/b.sock");
         let mut raw = minimal();
         raw.give_flag(ConfigOption::Backend, "unix:@msrp".into());
-        assert_eq!(raw.check().unwrap().listeners[0].backend.to_string(), "unix:@msrp");
+        assert_eq!(raw.check().unwrap().listeners[0].routes.to_string(), "unix:@msrp");
     }
 
     #[test]

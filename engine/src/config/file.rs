@@ -12,7 +12,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::option::{Kind, Scope};
-use super::{ConfigError, ConfigOption, Given, IdentityFiles, Origin, Raw, RawListener};
+use super::{
+    ConfigError, ConfigOption, Given, IdentityFiles, Origin, Raw, RawListener, RawPool, RawRoute,
+};
 use offramp_files::{self as files, Problem};
 
 /// Reads a configuration file.
@@ -43,6 +45,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
                 raw.listeners =
                     listeners.map(|(at, table)| place.listener(at, table)).collect::<Result<_, _>>()?;
             }
+            "pool" => {
+                let pools = place.tables("pool", value)?.into_iter();
+                raw.pools = pools.map(|(at, table)| place.pool(at, table)).collect::<Result<_, _>>()?;
+            }
             "timeouts" => {
                 for (name, value) in place.table("[timeouts]", value)? {
                     let (key, given) = place.value(Section::Timeouts, name, value)?;
@@ -63,6 +69,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
 enum Section {
     Top,
     Listener,
+    Pool,
     Timeouts,
 }
 
@@ -74,15 +81,17 @@ impl Section {
             Self::Timeouts => timeout,
             _ if timeout.is_some() => None,
             Self::Listener if key.description().scope == Scope::Process => None,
-            Self::Top | Self::Listener => Some(key.name()),
+            Self::Pool if key != ConfigOption::Backend && key.description().scope != Scope::Pool => None,
+            Self::Top | Self::Listener | Self::Pool => Some(key.name()),
         }
     }
 
     /// Names that stand for tables.
     fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Top => &["identity", "listener", "timeouts"],
-            Self::Listener => &["identity"],
+            Self::Top => &["identity", "listener", "pool", "timeouts"],
+            Self::Listener => &["identity", "route"],
+            Self::Pool => &["name"],
             Self::Timeouts => &[],
         }
     }
@@ -124,7 +133,8 @@ impl Place<'_> {
                 let value = i64::from_str_radix(number.as_str(), number.radix());
                 Some(value.map_or_else(|_| number.as_str().to_owned(), |value| value.to_string()))
             }
-            (Kind::List, DeValue::Array(items)) => {
+            (Kind::Texts, DeValue::String(text)) => Some(text.to_string()),
+            (Kind::List | Kind::Texts, DeValue::Array(items)) => {
                 let items: Option<Vec<_>> = items.iter().map(|item| item.get_ref().as_str()).collect();
                 items.map(|items| items.join(", "))
             }
@@ -133,7 +143,7 @@ impl Place<'_> {
         let Some(text) = text else {
             let wrong = found.as_array().and_then(|items| items.iter().find(|item| !item.get_ref().is_str()));
             let (at, has) = match wrong {
-                Some(item) if kind == Kind::List => (item, "one with "),
+                Some(item) if matches!(kind, Kind::List | Kind::Texts) => (item, "one with "),
                 _ => (value, ""),
             };
             let message = format!("{key} must be {}, not {has}{}", key.wanted(), type_of(at.get_ref()));
@@ -216,16 +226,73 @@ impl Place<'_> {
             line: line_at(self.text, at.start),
             given: BTreeMap::new(),
             identities: Vec::new(),
+            routes: Vec::new(),
         };
         for (name, value) in table {
-            if name.get_ref() == "identity" {
-                listener.identities = self.identities("listener.identity", value)?;
-            } else {
-                let (key, given) = self.value(Section::Listener, name, value)?;
-                listener.given.insert(key, given);
+            match name.get_ref().as_ref() {
+                "identity" => listener.identities = self.identities("listener.identity", value)?,
+                "route" => {
+                    let routes = self.tables("listener.route", value)?.into_iter();
+                    listener.routes =
+                        routes.map(|(at, table)| self.route(at, table)).collect::<Result<_, _>>()?;
+                }
+                _ => {
+                    let (key, given) = self.value(Section::Listener, name, value)?;
+                    listener.given.insert(key, given);
+                }
             }
         }
         Ok(listener)
+    }
+
+    fn pool(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawPool, ConfigError> {
+        let line = line_at(self.text, at.start);
+        let (mut pool_name, mut given) = (None, BTreeMap::new());
+        for (name, value) in table {
+            if name.get_ref() == "name" {
+                pool_name = Some(self.text("name", value)?);
+            } else {
+                let (key, value) = self.value(Section::Pool, name, value)?;
+                given.insert(key, value);
+            }
+        }
+        let name = pool_name.ok_or_else(|| self.malformed(at, "this [[pool]] has no name".to_owned()))?;
+        Ok(RawPool { path: self.path.to_owned(), line, name, given })
+    }
+
+    fn route(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawRoute, ConfigError> {
+        let line = line_at(self.text, at.start);
+        let (mut server_names, mut alpn, mut pool) = (Vec::new(), Vec::new(), None);
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "sni" => server_names = self.texts("sni", value)?,
+                "alpn" => alpn = self.texts("alpn", value)?,
+                "pool" => pool = Some(self.text("pool", value)?),
+                other => {
+                    let message = format!("unknown key {other}: allowed here are sni, alpn, pool");
+                    return Err(self.malformed(name.span(), message));
+                }
+            }
+        }
+        let missing = || self.malformed(at, "this [[listener.route]] has no pool".to_owned());
+        let pool = pool.ok_or_else(missing)?;
+        Ok(RawRoute { path: self.path.to_owned(), line, server_names, alpn, pool })
+    }
+
+    fn text(&self, name: &str, value: &Value<'_>) -> Result<String, ConfigError> {
+        let found = value.get_ref();
+        found.as_str().map(ToOwned::to_owned).ok_or_else(|| {
+            let message = format!("{name} must be {}, not {}", Kind::Text.written(), type_of(found));
+            self.malformed(value.span(), message)
+        })
+    }
+
+    /// Of an array of strings, or one string.
+    fn texts(&self, name: &str, value: &Value<'_>) -> Result<Vec<String>, ConfigError> {
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().map(|item| self.text(name, item)).collect(),
+            _ => Ok(vec![self.text(name, value)?]),
+        }
     }
 }
 

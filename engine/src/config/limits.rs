@@ -6,6 +6,8 @@ use std::time::Duration;
 
 pub use offramp_core::config::Timeouts;
 
+use crate::pool::ENDPOINTS_MAX;
+
 /// Worker threads.
 pub const WORKERS: RangeInclusive<usize> = 1..=1024;
 
@@ -20,6 +22,24 @@ pub const IDENTITIES: RangeInclusive<usize> = 1..=1024;
 
 /// Bytes in the name of an application protocol (RFC 7301 §3.1).
 pub const ALPN_BYTES: RangeInclusive<usize> = 1..=255;
+
+/// Pools of one process, beside those of listeners.
+pub const POOLS: RangeInclusive<usize> = 0..=256;
+
+/// Endpoints of a pool; of a host name as many addresses are used as there is room for.
+pub const ENDPOINTS: RangeInclusive<usize> = 1..=ENDPOINTS_MAX;
+
+/// The weight of an endpoint.
+pub const WEIGHT: RangeInclusive<u32> = 1..=256;
+
+/// Rules of a listener.
+pub const ROUTES: RangeInclusive<usize> = 0..=1024;
+
+/// Probes of backends under way at once; others wait for a later round.
+pub const PROBES_MAX: usize = 128;
+
+/// How often host names are resolved again, unless told otherwise.
+pub const RESOLVE_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Listeners of one process.
 pub const LISTENERS: RangeInclusive<usize> = 1..=64;
@@ -83,6 +103,10 @@ impl Span {
     pub const LINGER: Self = Self::new(Duration::from_millis(10), Duration::from_secs(60));
     /// `session_lifetime`; RFC 8446 §4.6.1 allows no ticket more than a week.
     pub const SESSION: Self = Self::new(Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    /// `slow_start`; zero for none.
+    pub const SLOW_START: Self = Self::new(Duration::ZERO, Duration::from_secs(3600));
+    /// `resolve_interval`.
+    pub const RESOLVE: Self = Self::new(Duration::from_secs(1), Duration::from_secs(24 * 3600));
     /// `timeouts.drain`.
     pub const DRAIN: Self = Self::new(Duration::from_millis(10), Duration::from_secs(24 * 3600));
 
@@ -113,12 +137,12 @@ fn in_words(duration: Duration) -> String {
 
 /// Open descriptors that `max_connections` on `workers` threads need, beside those that are open already: two
 /// sockets per connection, so that accepting stops before a backend would find none; ring, event descriptor
-/// and `listeners` per worker; 128 for the control plane: 64 of them its admin connections, the others files
-/// that a reload reads and sockets that are being closed.
+/// and `listeners` per worker; 256 for the control plane: [`PROBES_MAX`], 64 admin connections, files that a
+/// reload reads and sockets that are being closed.
 #[must_use]
 pub fn descriptors_needed(max_connections: usize, workers: usize, listeners: usize) -> u64 {
     let by_worker = workers.saturating_mul(listeners.saturating_add(3));
-    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(128);
+    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(256);
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 

@@ -16,10 +16,12 @@ mod offload;
 mod option;
 
 mod pinning;
+mod pool;
+mod route;
 mod truncation;
 mod trust;
 
-pub use check::{Raw, RawListener};
+pub use check::{Raw, RawListener, RawPool};
 pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
@@ -29,20 +31,21 @@ pub use offramp_core::config::{
 
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
 pub use pinning::Pinning;
+pub use pool::{Backend, HealthCheck, Pool, ProxyTlvs, SendProxy, Target};
+pub use route::{RawRoute, Route, Routes};
 pub use truncation::Truncation;
 
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
 use offramp_core::tls::{Settings, Tickets, TlsPolicyError, TlsRole};
-use offramp_ring::socket::Address;
 
 /// One address on which TLS connections are accepted, and all that holds for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where connections are accepted; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// Where connections go: the plain leg, or in the client's role the TLS leg.
-    pub backend: Address,
+    /// Where connections go.
+    pub routes: Routes,
     /// Which leg is the one with TLS.
     pub mode: Mode,
     /// At least one; chosen by SNI and signature scheme, the first is the default. In the client's role at
@@ -160,6 +163,56 @@ pub enum ConfigError {
         line: usize,
         /// Which one.
         key: ConfigOption,
+    },
+    /// No endpoints were given to a pool.
+    #[error("{}:{line}: this [[pool]] has no backend: write `backend = …` below it", .path.display())]
+    MissingInPool {
+        /// The file.
+        path: PathBuf,
+        /// Where the pool begins, 1-based.
+        line: usize,
+    },
+    /// The name of a pool cannot be used.
+    #[error("{}:{line}: [[pool]] name = {name:?} is refused: allowed is {allowed}", .path.display())]
+    PoolName {
+        /// The file.
+        path: PathBuf,
+        /// Where the pool begins, 1-based.
+        line: usize,
+        /// As given.
+        name: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A pool is named that is not there.
+    #[error("{origin}: there is no pool {name:?}: add a [[pool]] with this name, or name one of these: {known}")]
+    NoSuchPool {
+        /// Where it is named.
+        origin: Origin,
+        /// As given.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A value of a route cannot be used.
+    #[error("{}:{line}: [[listener.route]] {key} = {value:?} is refused: allowed is {allowed}", .path.display())]
+    Route {
+        /// The file.
+        path: PathBuf,
+        /// Where the route begins, 1-based.
+        line: usize,
+        /// Which one.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Too many pools.
+    #[error("{count} pools are refused: allowed are up to {}", limits::POOLS.end())]
+    Pools {
+        /// How many there are.
+        count: usize,
     },
     /// Too many listeners.
     #[error("{count} listeners are refused: allowed is 1 to {}", limits::LISTENERS.end())]

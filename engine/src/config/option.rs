@@ -31,6 +31,8 @@ pub enum Scope {
     Listener,
     /// The same, but no listener inherits it.
     Own,
+    /// At the top, in each `[[listener]]` and in each `[[pool]]`, which inherit it.
+    Pool,
     /// At the top alone.
     Process,
 }
@@ -46,6 +48,8 @@ pub enum Kind {
     Number,
     /// An array of strings.
     List,
+    /// A string, or an array of strings.
+    Texts,
 }
 
 impl Kind {
@@ -54,6 +58,7 @@ impl Kind {
         match self {
             Self::Text | Self::Path => "a string, in quotes",
             Self::Number => "a whole number, without quotes",
+            Self::Texts => "a string, in quotes, or an array of strings",
             Self::List => "an array of strings, such as [\"a\", \"b\"]",
         }
     }
@@ -97,9 +102,31 @@ options! {
     Listen: "listen", "--listen", "ADDR:PORT",
         default "", Own Text,
         "Address on which connections are accepted; with port 0 the kernel chooses the port";
-    Backend: "backend", "--backend", "ADDR:PORT|unix:PATH|unix:@NAME",
+    Backend: "backend", "--backend", "ADDR:PORT|HOST:PORT|unix:PATH|unix:@NAME",
+        default "", Own Texts,
+        "Where accepted connections go: one address or several, each with any of weight=N, backup and \
+         max_connections=N behind it";
+    Pool: "pool", "--pool", "NAME",
         default "", Own Text,
-        "Address to which each accepted connection is passed on";
+        "Where accepted connections go, in place of backend: a [[pool]] of the file";
+    Balance: "balance", "--balance", "round-robin|least-connections|random-of-two|hash-client|hash-sni",
+        default "round-robin", Pool Text,
+        "How one of several backends is chosen";
+    SendProxy: "send_proxy", "--send-proxy", "off|v1|v2",
+        default "off", Pool Text,
+        "Which PROXY header the backend gets before anything else";
+    ProxyTlvs: "proxy_tlvs", "--proxy-tlvs", "alpn|authority|ssl|unique-id|crc32c|certificate",
+        default "none", Pool List,
+        "What a PROXY header of version 2 says beside the addresses";
+    HealthCheck: "health_check", "--health-check", "off|tcp",
+        default "off", Pool Text,
+        "Whether backends are probed, in addition to counting connections that fail";
+    SlowStart: "slow_start", "--slow-start", "TIME",
+        default "0s", Pool Text,
+        "How long a backend that came up again gets fewer connections";
+    ResolveInterval: "resolve_interval", "--resolve-interval", "TIME",
+        default "10s", Pool Text,
+        "How often the host names of backends are resolved again";
     Mode: "mode", "--mode", "terminate|originate|reencrypt|plain",
         default "terminate", Listener Text,
         "Which legs have TLS: the accepted one (terminate), the one to the backend (originate), both \
@@ -278,10 +305,15 @@ mod tests {
         for key in ConfigOption::ALL {
             let Description { name, flag, values, default, scope, kind, help } = key.description();
             let values = values.replace('|', " \\| ");
-            let values = if *kind == Kind::List { format!("array of {values}") } else { values };
+            let values = match kind {
+                Kind::List => format!("array of {values}"),
+                Kind::Texts => format!("{values}, or an array of these"),
+                _ => values,
+            };
             let place = match scope {
                 Scope::Own => "each listener, not inherited",
                 Scope::Listener => "listener",
+                Scope::Pool => "listener, pool",
                 Scope::Process => "process",
             };
             writeln!(text, "| `{name}` | `{flag}` | {values} | {default} | {place} | {help} |").unwrap();

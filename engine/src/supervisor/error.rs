@@ -21,9 +21,6 @@ pub enum StartError {
     /// Ticket keys cannot be made.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// A backend's address cannot be used.
-    #[error("the backend's address cannot be used ({0}); a Unix socket's path has at most 107 bytes")]
-    Backend(io::Error),
     /// An address cannot be listened on.
     #[error("{key}: {address} {problem}")]
     Listen {

@@ -7,9 +7,11 @@ mod control;
 mod crew;
 mod error;
 mod files;
+mod pools;
 mod pulse;
 mod record_paths;
 mod reload;
+mod resolver;
 mod seen;
 mod services;
 mod sockets;
@@ -29,13 +31,14 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::limits::{SPARE_LISTENERS, connections_within, descriptors_needed};
-use crate::config::{Config, ConfigError, Pinning};
+use crate::config::{Config, ConfigError, Pinning, Routes};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
-use crate::sys::socket::{self, Address};
+use crate::sys::socket;
 use crate::tls::Tickets;
+use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::Setup;
 
 pub use control::Control;
@@ -99,14 +102,14 @@ pub struct Engine {
 #[derive(Debug)]
 struct Served {
     listen: SocketAddr,
-    backend: Address,
+    routes: Routes,
     records: RecordPaths,
 }
 
 impl Served {
     fn of(running: &Running) -> Self {
         let Running { listen, listener, records, .. } = running;
-        Self { listen: *listen, backend: listener.backend.clone(), records: records.clone() }
+        Self { listen: *listen, routes: listener.routes.clone(), records: records.clone() }
     }
 }
 
@@ -148,8 +151,10 @@ impl Engine {
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
+        let names = connection_names(config.workers)?;
         let setups = counters.into_iter().enumerate().map(|(index, counters)| Setup {
             index,
+            name: names[index],
             max_connections: share(descriptors.max_connections, config.workers, index),
             counters,
             mailbox: Arc::clone(&control.mailboxes[index]),
@@ -169,6 +174,8 @@ impl Engine {
         let reload: Reload = Box::new(move || reload(&theirs));
         let tick = look_at_files(tickets, control.services.clone());
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
+        let pools = control.services.lock().pools();
+        pools.start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
         let (workers, watch) = (config.workers, Some(watch));
@@ -245,9 +252,9 @@ impl fmt::Display for Engine {
     /// The text of the ready line, behind "offramp ready: ".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.workers == 1 { "" } else { "s" };
-        for (index, Served { listen, backend, records }) in self.served.iter().enumerate() {
+        for (index, Served { listen, routes, records }) in self.served.iter().enumerate() {
             let between = if index == 0 { "" } else { "; " };
-            write!(f, "{between}listening on {listen}, backend {backend}, ")?;
+            write!(f, "{between}listening on {listen}, backend {routes}, ")?;
             write!(f, "{} worker{plural}; {records}", self.workers)?;
         }
         self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
@@ -286,6 +293,13 @@ fn look_at_files(tickets: Arc<Tickets>, services: Services) -> impl FnMut() + Se
         clock.tick();
         watch.tick();
     }
+}
+
+/// What is in front of the names of each worker's connections.
+fn connection_names(workers: usize) -> Result<Vec<u64>, StartError> {
+    let mut bytes = vec![0; workers * size_of::<u64>()];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect())
 }
 
 /// What falls to one worker of `total` connections: the first ones get what does not divide.

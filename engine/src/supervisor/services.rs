@@ -6,17 +6,22 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::seen::Seen;
+use super::pools::{self, Pools};
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
-use crate::config::{Config, Listener, Mode, Truncation};
+use crate::config::{self, Config, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::metrics::Expiries;
 use crate::sys::probe::Ktls;
 use crate::tls::{Tickets, TlsPolicy, warnings};
-use crate::worker::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
+use crate::pool::Pool;
+use crate::worker::{
+    Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId,
+};
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
@@ -25,6 +30,7 @@ pub(super) struct Services(Arc<Mutex<InForce>>);
 impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
+        let pools = Pools::new(mailboxes.len());
         let in_force = InForce {
             mailboxes,
             tickets,
@@ -36,8 +42,15 @@ impl Services {
             seen: Seen::default(),
             warned: Vec::new(),
             expiries: Arc::default(),
+            pools,
+            alive: None,
         };
         Self(Arc::new(Mutex::new(in_force)))
+    }
+
+    /// The same, unless somebody has it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, InForce>> {
+        self.0.try_lock().ok()
     }
 
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
@@ -73,6 +86,9 @@ pub(super) struct InForce {
     /// What is wrong with the certificates and was logged.
     warned: Vec<String>,
     expiries: Arc<Mutex<Expiries>>,
+    pools: Pools,
+    /// Dropped with the services: the thread that looks after the pools ends with it.
+    alive: Option<Sender<()>>,
 }
 
 /// A service as the workers have it.
@@ -82,7 +98,6 @@ pub(super) struct Running {
     /// As it was bound.
     pub(super) listen: SocketAddr,
     pub(super) listener: Listener,
-    endpoint: Endpoint,
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
 }
@@ -98,6 +113,7 @@ impl InForce {
     /// wrong, all stays as it is.
     pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
         self.afford(new.listeners.len())?;
+        self.pools.lock().prepare(new);
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
         let (mut services, mut sockets) = (Vec::new(), Vec::new());
@@ -115,9 +131,10 @@ impl InForce {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
         }
+        self.forget_endpoints();
         for (running, sockets) in self.services.iter().zip(sockets) {
             if !is_start && !sockets.is_empty() {
-                tracing::info!("listening on {}, backend {}", running.listen, running.listener.backend);
+                tracing::info!("listening on {}, backend {}", running.listen, running.listener.routes);
             }
             self.post(running, sockets);
         }
@@ -149,18 +166,16 @@ impl InForce {
                 (ServiceId(self.next_id), listen, sockets)
             }
         };
-        let endpoint = Endpoint::new(listener.backend.clone(), listener.keepalive);
-        let endpoint = endpoint.map_err(StartError::Backend)?;
-        Ok((Running { id, listen, endpoint, listener, records, legs }, sockets))
+        Ok((Running { id, listen, listener, records, legs }, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
     /// values of its own: their counts of references change with every connection.
     fn post(&self, running: &Running, sockets: Vec<OwnedFd>) {
         let mut sockets = sockets.into_iter();
-        for mailbox in &*self.mailboxes {
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
             let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
-            let route = Arc::new(running.route());
+            let route = Arc::new(running.route(&mut self.pools.lock(), self.timeouts, worker));
             mailbox.post(match sockets.next() {
                 Some(listener) => Command::Add(Service { id, listener, policy, route }),
                 None => Command::Update { id, policy, route },
@@ -178,6 +193,33 @@ impl InForce {
         self.services.iter().for_each(|running| self.post(running, Vec::new()));
         self.publish();
         Ok(())
+    }
+
+    /// Endpoints are elsewhere.
+    pub(super) fn reroute(&self) {
+        self.services.iter().for_each(|running| self.post(running, Vec::new()));
+        self.forget_endpoints();
+    }
+
+    fn forget_endpoints(&self) {
+        let mut pools = self.pools.lock();
+        let mut in_force = Vec::new();
+        for pool in self.services.iter().flat_map(|running| running.listener.routes.pools()) {
+            for endpoint in pools.endpoints(pool, self.timeouts) {
+                in_force.push((pool.name.clone(), endpoint.address));
+            }
+        }
+        pools.forget_others(&in_force);
+    }
+
+    /// What is known of the pools.
+    pub(super) fn pools(&self) -> Pools {
+        self.pools.clone()
+    }
+
+    /// Keeps it for as long as there are services.
+    pub(super) fn keep_alive(&mut self, alive: Sender<()>) {
+        self.alive = Some(alive);
     }
 
     /// The listeners, in the order of the configuration.
@@ -231,8 +273,24 @@ impl InForce {
 }
 
 impl Running {
-    fn route(&self) -> Route {
-        Route { listen: self.listen, endpoints: vec![self.endpoint.clone()] }
+    fn route(&self, pools: &mut pools::State, timeouts: Timeouts, worker: usize) -> Route {
+        let Routes { rules, default } = &self.listener.routes;
+        let all: Vec<&Arc<config::Pool>> = self.listener.routes.pools().collect();
+        let place = |pool: &Arc<config::Pool>| all.iter().position(|it| it.name == pool.name);
+        let rules = rules.iter().filter_map(|rule| {
+            Some(Rule {
+                server_names: rule.server_names.clone(),
+                alpn: rule.alpn.iter().map(|name| name.clone().into_bytes()).collect(),
+                destination: place(&rule.pool)?,
+            })
+        });
+        Route {
+            listen: self.listen,
+            rules: rules.collect(),
+            default: default.as_ref().and_then(place),
+            destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
+            keepalive: self.listener.keepalive,
+        }
     }
 
     fn policy(&self, timeouts: Timeouts) -> Policy {
@@ -247,4 +305,17 @@ impl Running {
             expect_no_pad: self.records.expects_no_pad(),
         }
     }
+}
+
+/// A pool as a worker has it.
+fn destination(
+    pool: &config::Pool,
+    pools: &mut pools::State,
+    timeouts: Timeouts,
+    worker: usize,
+) -> Destination {
+    let (endpoints, rules) = (pools.endpoints(pool, timeouts), pools.rules(pool));
+    let pool_name = pool.name.as_str().into();
+    let proxy = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs);
+    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy }
 }

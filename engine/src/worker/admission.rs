@@ -1,10 +1,12 @@
 //! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
 //! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::about::{About, ConnectionId};
 use super::faults::{Circumstances, Kind};
 use super::listener::SINGLES;
 use super::mailbox::ServiceId;
@@ -52,8 +54,16 @@ impl Worker {
                 if !self.draining {
                     self.counters.add(Counter::Accepted, 1);
                     let route = Arc::clone(&served.route);
-                    let conn = Conn::new(Arc::clone(&served.policy), route.endpoints.len());
+                    let conn = Conn::new(Arc::clone(&served.policy));
+                    let about = route.wants_about().then(|| {
+                        self.next_connection += 1;
+                        let id = ConnectionId { worker: self.name, serial: self.next_connection };
+                        Box::new(About::of(socket.as_fd(), id))
+                    });
                     let id = self.slots.insert(conn, route, socket, self.now);
+                    if let Some(slot) = self.slots.get(id) {
+                        slot.about = about;
+                    }
                     self.step(id, Event::Opened);
                 }
             }

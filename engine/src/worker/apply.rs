@@ -1,12 +1,11 @@
 //! An action of a connection, as the operation that carries it out.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::faults::Circumstances;
 use super::owner::{Ring, SlotId};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use super::timers::Timers;
 use crate::conn::action::{Action, ControlKind, Milestone, RecordPath, Report};
 use crate::conn::event::{Event, Leg, Operation};
@@ -14,6 +13,7 @@ use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Material};
 use crate::sys::socket;
 use crate::sys::tcp;
+use crate::tls::TlsInfo;
 use crate::tls::secrets::{Direction, TrafficKeys, Version};
 
 /// What carrying out actions needs beside the slot.
@@ -22,6 +22,8 @@ pub(super) struct Executor<'a> {
     pub(super) ring: &'a mut Ring,
     pub(super) counters: &'a Counters,
     pub(super) timers: &'a mut Timers,
+    /// The worker's index.
+    pub(super) worker: usize,
     pub(super) now: Instant,
 }
 
@@ -39,7 +41,8 @@ impl Executor<'_> {
     /// Carries out one action of the connection in a slot.
     pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Applied {
         match action {
-            Action::Connect { to } => return self.connect(id, to),
+            Action::Established { leg, info } => self.established(id, leg, info),
+            Action::Connect => return self.connect(id),
             Action::InstallKeys { leg, direction, keys } => return self.install(id, leg, direction, &keys),
             Action::Flush { leg } => return self.flush(id, leg),
             Action::Settle { leg } => return self.settle(id, leg),
@@ -56,7 +59,9 @@ impl Executor<'_> {
             Action::Note(milestone) => self.note(milestone),
             Action::Close(report) => {
                 Leg::BOTH.into_iter().for_each(|leg| self.release(id, leg, false));
-                self.slots.remove(id);
+                if let Some(mut slot) = self.slots.remove(id) {
+                    slot.target.ended(&slot.route, &report, self.worker);
+                }
                 return Applied::Closed(report);
             }
             Action::ShutdownWrite { leg } => {
@@ -80,19 +85,38 @@ impl Executor<'_> {
     }
 
     /// Opens the far leg.
-    fn connect(&mut self, id: SlotId, to: usize) -> Applied {
-        let leg = Leg::Far;
+    fn connect(&mut self, id: SlotId) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
-        let connected = match slot.route.endpoints.get(to) {
-            Some(endpoint) => slot.far.connect(endpoint, id, leg, self.ring),
-            None => Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ)),
+        let Slot { route, target, about, far, .. } = slot;
+        let Some(endpoint) = target.next(route, about.as_deref(), self.worker, self.now) else {
+            return Applied::Event(Event::NoEndpoint);
         };
-        match connected {
+        match far.connect(endpoint, route.keepalive, id, self.ring) {
             Ok(()) => Applied::Started,
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
-                Applied::Event(Event::Failed { leg, operation: Operation::Connect, errno })
+                Applied::Event(Event::Failed { leg: Leg::Far, operation: Operation::Connect, errno })
             }
+        }
+    }
+
+    /// A handshake is complete; that of the far leg shows that the endpoint serves.
+    fn established(&mut self, id: SlotId, leg: Leg, info: Box<TlsInfo>) {
+        self.counters.add(
+            match (info.version, info.resumed) {
+                (Version::Tls12, false) => Counter::FullTls12,
+                (Version::Tls12, true) => Counter::ResumedTls12,
+                (Version::Tls13, false) => Counter::FullTls13,
+                (Version::Tls13, true) => Counter::ResumedTls13,
+            },
+            1,
+        );
+        let Some(slot) = self.slots.get(id) else { return };
+        if leg == Leg::Far {
+            slot.target.succeeded(&slot.route);
+        }
+        if let Some(about) = &mut slot.about {
+            about.established(leg, info);
         }
     }
 
@@ -162,19 +186,16 @@ impl Executor<'_> {
     pub(super) fn circumstances(&mut self, id: SlotId, action: &Action) -> Circumstances {
         let Action::Close(report) = action else { return Circumstances::default() };
         let Some(slot) = self.slots.get(id) else { return Circumstances::of(report) };
-        let remembered = slot.client.as_deref().copied();
+        let known = slot.about.as_ref().and_then(|about| about.client);
+        let remembered = known.or(slot.client.as_deref().copied());
         let accepted = slot.leg(Leg::Near).socket();
         let client = remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()));
-        let backend = slot.route.endpoints.first().map(|endpoint| endpoint.address.clone());
+        let backend = slot.target.endpoint(&slot.route).map(|endpoint| endpoint.address.clone());
         Circumstances { client, listener: Some(slot.route.listen), backend, ..Circumstances::of(report) }
     }
 
     fn note(&self, milestone: Milestone) {
         let counter = match milestone {
-            Milestone::Established { version: Version::Tls12, resumed: false } => Counter::FullTls12,
-            Milestone::Established { version: Version::Tls12, resumed: true } => Counter::ResumedTls12,
-            Milestone::Established { version: Version::Tls13, resumed: false } => Counter::FullTls13,
-            Milestone::Established { version: Version::Tls13, resumed: true } => Counter::ResumedTls13,
             Milestone::KeyUpdateSent => Counter::KeyUpdatesSent,
             Milestone::Received { kind, count } => {
                 self.counters.add(control_counter(kind), u64::from(count));

@@ -73,7 +73,7 @@ impl Worker {
 /// The connection that a completion is of.
 fn tenant(completion: &Completion) -> Option<SlotId> {
     match completion.user_data {
-        Owner::Leg(id, ..) => Some(id),
+        Owner::Leg(id, ..) | Owner::Connect(id, _) => Some(id),
         Owner::Mailbox | Owner::Accept(_) => None,
     }
 }

@@ -1,7 +1,7 @@
 //! A completion of the ring, as the event that it means to its connection.
 
 use super::owner::{Ring, SlotId};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use crate::buf::Bufs;
 use crate::conn::event::{Event, Leg, Operation};
 use crate::sys::ring::Outcome;
@@ -46,9 +46,14 @@ pub(super) fn read(
             Decoded::Event(Event::Moved { leg })
         }
         Outcome::Connected if leg_socket.reached_itself() => {
+            slot.target.failed(&slot.route);
             Decoded::Event(Event::Failed { leg, operation, errno: libc::ECONNREFUSED })
         }
-        Outcome::Connected => Decoded::Event(Event::Connected),
+        Outcome::Connected => Decoded::Event(connected(slot, bufs)),
+        Outcome::Failed { errno, buf: None } if operation == Operation::Connect => {
+            slot.target.failed(&slot.route);
+            Decoded::Event(Event::Failed { leg, operation, errno })
+        }
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {
             Decoded::Again { is_handshake: leg_socket.max.is_none() }
         }
@@ -74,6 +79,23 @@ pub(super) fn read(
         }
         Outcome::Accepted { .. } | Outcome::Signalled => Decoded::Nothing,
     }
+}
+
+/// The far leg is open. Without TLS that is all that the endpoint is there for.
+fn connected(slot: &mut Slot, bufs: &mut Bufs) -> Event {
+    let Slot { route, target, about, .. } = slot;
+    let proxy = target.destination(route).and_then(|destination| destination.proxy);
+    let preamble = proxy.zip(about.as_deref()).map(|(proxy, about)| {
+        let mut buf = bufs.take();
+        proxy.write(about, &mut buf);
+        buf
+    });
+    if slot.conn.policy().far.tls().is_none() {
+        target.succeeded(route);
+    }
+    // Nobody asks for it any more.
+    slot.about = None;
+    Event::Connected { preamble }
 }
 
 fn recycle(outcome: Outcome, bufs: &mut Bufs) -> Decoded {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::mailbox::Route;
+use super::route::Route;
 use crate::config::limits::Timeouts;
 use crate::conn::policy::{Policy, Security};
 use crate::conn::record_path::Offer;
@@ -22,5 +22,11 @@ pub(super) fn policy() -> Arc<Policy> {
 
 /// To nowhere.
 pub(super) fn route() -> Arc<Route> {
-    Arc::new(Route { listen: ([127, 0, 0, 1], 1).into(), endpoints: Vec::new() })
+    Arc::new(Route {
+        listen: ([127, 0, 0, 1], 1).into(),
+        rules: Vec::new(),
+        default: None,
+        destinations: Vec::new(),
+        keepalive: false,
+    })
 }

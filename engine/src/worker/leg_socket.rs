@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::mailbox::Endpoint;
 use super::owner::{Owner, Ring, SlotId};
 use super::sealing::{Look, Sealing};
 use crate::buf::Buf;
 use crate::conn::action::Action;
 use crate::conn::event::{Leg, Operation};
+use crate::pool::Endpoint;
 use crate::sys::ring::Started;
 use crate::sys::socket;
 
@@ -38,6 +38,8 @@ pub(super) struct LegSocket {
     pub(super) record_type: Option<u8>,
     /// The port that it is being connected to; 0 for none.
     port: u16,
+    /// Attempts to connect it.
+    attempts: u8,
 }
 
 impl LegSocket {
@@ -108,27 +110,37 @@ impl LegSocket {
         self.start(action, id, ring);
     }
 
-    /// Connects the leg to `endpoint`; the socket of an attempt before is closed.
+    /// Connects the leg to `endpoint`; an attempt before is given up. With `keepalive`, TCP asks an endpoint on
+    /// another host if it is still there: on this one it cannot vanish without a word.
     ///
     /// # Errors
     /// No socket is to be had: EMFILE, ENFILE, ENOBUFS, ENOMEM.
     pub(super) fn connect(
         &mut self,
         endpoint: &Endpoint,
+        keepalive: bool,
         id: SlotId,
-        leg: Leg,
         ring: &mut Ring,
     ) -> io::Result<()> {
+        if let Some(socket) = self.close(ring) {
+            ring.close(socket);
+        }
+        self.attempts = self.attempts.wrapping_add(1);
         let socket: &OwnedFd = self.socket.insert(socket::outgoing(&endpoint.address)?);
         let socket = socket.as_fd();
-        if endpoint.keepalive {
+        if keepalive && !endpoint.address.is_local() {
             // It is a TCP socket, which is all that could fail here.
             let _ = socket::keep_alive(socket);
         }
         self.port = endpoint.address.port().unwrap_or(0);
-        let owner = Owner::Leg(id, leg, Operation::Connect);
+        let owner = Owner::Connect(id, self.attempts);
         self.sending = Some(ring.connect(socket, endpoint.sockaddr.clone(), owner));
         Ok(())
+    }
+
+    /// Whether this is the attempt that is under way.
+    pub(super) fn is_attempt(&self, attempt: u8) -> bool {
+        self.attempts == attempt && self.socket.is_some()
     }
 
     /// An operation is complete.

@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::route::Route;
 use crate::conn::policy::Policy;
-use crate::sys::socket::{self, Address, SockAddr};
+use crate::sys::socket;
 
 /// Names a service from its beginning to its end, in every worker; no other gets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,36 +27,6 @@ pub struct Service {
     pub policy: Arc<Policy>,
     /// Where they come from and go to.
     pub route: Arc<Route>,
-}
-
-/// Where the connections of a service come from and go to.
-#[derive(Debug)]
-pub struct Route {
-    /// Where the listener is bound.
-    pub listen: SocketAddr,
-    /// Where the far leg is connected to: one after the other is tried.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// An address that the far leg is connected to, as the system takes it.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    pub(super) address: Address,
-    pub(super) sockaddr: SockAddr,
-    /// Whether TCP asks it if it is still there.
-    pub(super) keepalive: bool,
-}
-
-impl Endpoint {
-    /// With `keepalive`, TCP asks it if it is still there, unless it is on this host: from there it cannot
-    /// vanish without a word.
-    ///
-    /// # Errors
-    /// The path of a Unix socket is longer than 107 bytes.
-    pub fn new(address: Address, keepalive: bool) -> io::Result<Self> {
-        let sockaddr = address.to_sockaddr()?;
-        Ok(Self { keepalive: keepalive && !address.is_local(), address, sockaddr })
-    }
 }
 
 /// A command to a worker.

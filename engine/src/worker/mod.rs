@@ -4,6 +4,7 @@
 //! A turn waits for completions, reads each as an [`Event`], steps the connection, carries out its actions,
 //! and submits all that with the next wait: one system call a turn, whatever the number of connections in it.
 
+mod about;
 mod admission;
 mod apply;
 mod bulk;
@@ -16,10 +17,13 @@ mod leg_socket;
 mod listener;
 mod mailbox;
 mod owner;
+mod proxy;
+mod route;
 mod sealing;
 mod served;
 mod slots;
 mod switch;
+mod target;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,16 +32,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::conn::action::{Action, Outbox, Report};
-use crate::conn::event::{Event, Leg};
+use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::conn::policy::Turn;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
-use crate::sys::ring;
+use crate::sys::ring::{self, Outcome};
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
-pub use mailbox::{Command, Endpoint, Mailbox, Route, Service, ServiceId};
+pub use mailbox::{Command, Mailbox, Service, ServiceId};
+pub use proxy::ProxyHeader;
+pub use route::{Destination, Route, Rule};
 use owner::{Completion, Owner, Ring, SlotId};
 use served::Served;
 use slots::Slots;
@@ -62,6 +68,8 @@ const FREE_BUFFERS: usize = 64;
 pub struct Setup {
     /// 0-based.
     pub index: usize,
+    /// Drawn at random: in front of the names of its connections.
+    pub name: u64,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
     /// This worker's counters.
@@ -97,6 +105,11 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
 }
 
 struct Worker {
+    index: usize,
+    /// In front of the names of its connections.
+    name: u64,
+    /// Counts them.
+    next_connection: u64,
     ring: Ring,
     outbox: Outbox,
     slots: Slots,
@@ -134,6 +147,9 @@ impl Worker {
             Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
+            index: setup.index,
+            name: setup.name,
+            next_connection: 0,
             ring,
             outbox: Outbox::new(FREE_BUFFERS),
             slots: Slots::new(),
@@ -251,21 +267,29 @@ impl Worker {
                 self.ring.await_event(self.mailbox.event(), Owner::Mailbox);
                 self.obey();
             }
-            Owner::Leg(id, leg, operation) => {
-                let decoded = complete::read(
-                    (id, leg, operation),
-                    completion.outcome,
-                    &mut self.slots,
-                    &mut self.ring,
-                    &mut self.outbox.bufs,
-                );
-                match decoded {
-                    Decoded::Event(event) => self.step(id, event),
-                    Decoded::Again { is_handshake: false } => self.parked.push_back((id, leg)),
-                    Decoded::Again { is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
-                    Decoded::Nothing => {}
+            Owner::Connect(id, attempt) => {
+                // What was given up was cancelled, and is answered nonetheless.
+                if self.slots.get(id).is_some_and(|slot| slot.far.is_attempt(attempt)) {
+                    self.completed((id, Leg::Far, Operation::Connect), completion.outcome);
                 }
             }
+            Owner::Leg(id, leg, operation) => self.completed((id, leg, operation), completion.outcome),
+        }
+    }
+
+    fn completed(&mut self, (id, leg, operation): (SlotId, Leg, Operation), outcome: Outcome) {
+        let decoded = complete::read(
+            (id, leg, operation),
+            outcome,
+            &mut self.slots,
+            &mut self.ring,
+            &mut self.outbox.bufs,
+        );
+        match decoded {
+            Decoded::Event(event) => self.step(id, event),
+            Decoded::Again { is_handshake: false } => self.parked.push_back((id, leg)),
+            Decoded::Again { is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
+            Decoded::Nothing => {}
         }
     }
 
@@ -284,6 +308,7 @@ impl Worker {
                 ring: &mut self.ring,
                 counters: &self.counters,
                 timers: &mut self.timers,
+                worker: self.index,
                 now: self.now,
             };
             for action in self.outbox.drain() {
@@ -355,6 +380,7 @@ impl Worker {
             ring: &mut self.ring,
             counters: &self.counters,
             timers: &mut self.timers,
+            worker: self.index,
             now: self.now,
         };
         if let Applied::Event(event) = executor.look_again(id, leg) {

@@ -20,5 +20,8 @@ pub(super) struct SlotId {
 pub(super) enum Owner {
     Mailbox,
     Accept(ServiceId),
+    /// That of the far leg; attempts of one connection are counted.
+    Connect(SlotId, u8),
+    /// Any other operation of a connection.
     Leg(SlotId, Leg, Operation),
 }

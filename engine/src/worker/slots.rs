@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use super::about::About;
 use super::leg_socket::LegSocket;
-use super::mailbox::Route;
 use super::owner::SlotId;
+use super::route::Route;
+use super::target::Target;
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 
@@ -29,6 +31,10 @@ pub(super) struct Slot {
     pub(super) timer: Option<Instant>,
     /// Who was accepted, where the accepted leg is closed before the connection is over.
     pub(super) client: Option<Box<SocketAddr>>,
+    /// What is known of it, where somebody wants to know.
+    pub(super) about: Option<Box<About>>,
+    /// The endpoint.
+    pub(super) target: Target,
 }
 
 impl Slot {
@@ -61,8 +67,18 @@ impl Slots {
         self.next_serial = serial.wrapping_add(1);
         let is_plain = |leg| conn.policy().security(leg).tls().is_none();
         let [near, far] = Leg::BOTH.map(|leg| LegSocket::new(is_plain(leg)));
-        let mut slot =
-            Slot { conn, route, is_unfinished: true, serial, near, far, timer: None, client: None };
+        let mut slot = Slot {
+            conn,
+            route,
+            is_unfinished: true,
+            serial,
+            near,
+            far,
+            timer: None,
+            client: None,
+            about: None,
+            target: Target::default(),
+        };
         slot.leg(Leg::Near).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");
         let id = SlotId { index, serial };
@@ -133,7 +149,7 @@ mod tests {
     use super::*;
 
     fn conn() -> Conn {
-        Conn::new(policy(), 1)
+        Conn::new(policy())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use offramp_core::conn::fault::Fault;
 use offramp_core::conn::policy::Policy;
-use offramp_sim::{Plan, Role};
+use offramp_sim::{InjectedFault, Plan, Role};
 
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, originating, peers, rules, run, run_under};
 
@@ -46,4 +46,60 @@ fn sides_report_the_failure_of_the_last_endpoint() {
     (plan.first_refuses, plan.refuses) = (Some(libc::ECONNREFUSED), Some(libc::EHOSTUNREACH));
     let outcome = run(plan, BOTH, client(SUITES[3]));
     assert_eq!(outcome.report.fault, Some(Fault::BackendUnreachable));
+}
+
+#[test]
+fn sides_try_the_next_endpoint_when_one_is_silent() {
+    for seed in 0..100_u64 {
+        let sends = bytes(5000, seed);
+        for peer in peers(SUITES[seed as usize % 6]) {
+            let mut plan = Plan::new(seed, sends.clone());
+            plan.first_is_silent = true;
+            let outcome = run(plan, BOTH, peer);
+            assert_eq!(outcome.report.fault, None, "seed {seed}");
+            assert!(outcome.to_backend == sends && outcome.peer.received == sends, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn sides_wait_for_the_last_endpoint_while_there_is_time() {
+    let mut plan = Plan::new(1, bytes(10, 1));
+    (plan.first_refuses, plan.last_is_silent) = (Some(libc::ECONNREFUSED), true);
+    let outcome = run(plan, BOTH, client(SUITES[3]));
+    assert_eq!(outcome.report.fault, Some(Fault::ConnectTimeout));
+}
+
+/// The backend's half of the world asserts that nothing comes before it.
+#[test]
+fn sides_send_the_preamble_before_anything_else() {
+    for seed in 0..200_u64 {
+        let sends = bytes([0, 5000][seed as usize % 2], seed);
+        let mut plan = Plan::new(seed, sends.clone());
+        plan.preamble = Some(bytes(1 + seed as usize, seed));
+        let outcome = run(plan, [BOTH, NOTHING][seed as usize / 2 % 2], client(SUITES[seed as usize % 6]));
+        assert_eq!(outcome.report.fault, None, "seed {seed}");
+        assert!(outcome.to_backend == sends && outcome.peer.received == sends, "seed {seed}");
+    }
+}
+
+#[test]
+fn sides_report_a_backend_that_takes_no_preamble() {
+    for step in 1..200 {
+        let mut plan = Plan::new(step as u64, bytes(10, 1));
+        plan.preamble = Some(bytes(300, 1));
+        plan.mishap = Some((step, InjectedFault::PlainPeerReset));
+        let outcome = run(plan, BOTH, client(SUITES[3]));
+        assert!(matches!(outcome.report.fault, None | Some(Fault::PlainPeerReset)), "step {step}");
+    }
+}
+
+#[test]
+fn sides_say_what_the_handshake_came_to() {
+    for suite in SUITES {
+        let outcome = run(Plan::new(1, bytes(10, 1)), BOTH, client(suite));
+        let info = outcome.established.expect("it was completed");
+        assert_eq!(info.suite, u16::from(suite.suite()), "{suite:?}");
+        assert_eq!((info.server_name.as_deref(), info.resumed), (Some("localhost"), false), "{suite:?}");
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
 use offramp::config::{
-    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
+    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Routes, Truncation, UnknownName,
 };
 use offramp::metrics::{Counter, Metrics};
 use offramp::supervisor::Engine;
@@ -131,7 +131,7 @@ fn config(backend: SocketAddr, identity: &Identity) -> Config {
     Config {
         listeners: vec![Listener {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            backend: Address::Tcp(backend),
+            routes: Routes::to(Address::Tcp(backend)),
             identities: vec![IdentityFiles {
                 certificate: identity.certificate_file(),
                 key: identity.key_file(),

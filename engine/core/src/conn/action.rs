@@ -3,8 +3,9 @@
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::{Buf, Bufs};
+use crate::tls::TlsInfo;
 pub use crate::tls::evidence::Evidence;
-use crate::tls::secrets::{Direction, TrafficKeys, Version};
+use crate::tls::secrets::{Direction, TrafficKeys};
 
 /// Most actions that one event can cause.
 pub const MAX_ACTIONS: usize = 24;
@@ -12,12 +13,17 @@ pub const MAX_ACTIONS: usize = 24;
 /// What is to be done. On each leg at most one receive and one send are under way at a time.
 #[derive(Debug)]
 pub enum Action {
-    /// Open the far leg to this endpoint; what an attempt before has left is closed. Answered by `Connected`
-    /// or `Failed`.
-    Connect {
-        /// Its place in the route, 0-based.
-        to: usize,
+    /// A handshake is complete and its peer accepted. Not answered.
+    Established {
+        /// Where.
+        leg: Leg,
+        /// What it came to.
+        info: Box<TlsInfo>,
     },
+    /// Open the far leg to the next endpoint of the route that was not tried; an attempt that is under way is
+    /// given up for it. Answered by `Connected` or `Failed`, or at once by `NoEndpoint` if there is none, and
+    /// then an attempt that is under way goes on.
+    Connect,
     /// Receive the next bytes of a handshake, no more than a small buffer holds. Answered by `Received` or
     /// `Failed`.
     ReceiveHandshake {
@@ -120,13 +126,6 @@ pub enum Action {
 /// What is worth counting on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Milestone {
-    /// A handshake is complete.
-    Established {
-        /// Negotiated.
-        version: Version,
-        /// Abbreviated rather than full.
-        resumed: bool,
-    },
     /// It is settled who carries the records of a direction.
     RecordPath {
         /// Which.

@@ -1,36 +1,80 @@
-//! The far leg: one endpoint of the route after the other, until one is open or the time is over.
+//! The far leg: one endpoint of the route after the other, until one is open or the time is over. What goes in
+//! front of everything else is sent here.
+
+use std::time::{Duration, Instant};
 
 use super::Next;
 use super::action::{Action, Outbox};
-use super::event::{Event, Operation};
+use super::event::{Event, Leg, Operation};
 use super::fault::Fault;
+
+/// The part of `timeouts.connect` after which another endpoint is tried, if the route has one.
+const ATTEMPTS: u32 = 4;
 
 /// Waits for the far leg to open.
 #[derive(Debug)]
 pub(super) struct Connect {
-    to: usize,
+    /// The end of `timeouts.connect`.
+    until: Instant,
+    /// How long an endpoint may take while others have not been tried.
+    patience: Duration,
+    /// When the next endpoint is tried beside the attempt that is under way; none while the preamble is sent.
+    next_at: Option<Instant>,
+    /// Another endpoint was asked for while an attempt was under way.
+    is_under_way: bool,
+    /// The errno of the attempt that failed last.
+    failed: Option<i32>,
 }
 
 impl Connect {
-    pub(super) fn begin(out: &mut Outbox) -> Self {
-        out.push(Action::Connect { to: 0 });
-        Self { to: 0 }
+    /// Within `timeout`.
+    pub(super) fn begin(now: Instant, timeout: Duration, out: &mut Outbox) -> Self {
+        out.push(Action::Connect);
+        let patience = timeout / ATTEMPTS;
+        let next_at = Some(now + patience);
+        Self { until: now + timeout, patience, next_at, is_under_way: false, failed: None }
     }
 
-    /// An attempt that fails is followed by the next of the `endpoints`; the failure of the last one is
-    /// reported.
-    pub(super) fn on(&mut self, event: Event, endpoints: usize, out: &mut Outbox) -> Next<()> {
+    /// When it wants `Event::Expired`.
+    pub(super) fn deadline(&self) -> Instant {
+        self.next_at.map_or(self.until, |at| at.min(self.until))
+    }
+
+    /// An attempt that fails, or takes long, is followed by one to the next endpoint. The failure of the last
+    /// one is reported.
+    pub(super) fn on(&mut self, event: Event, now: Instant, out: &mut Outbox) -> Next<()> {
         match event {
-            Event::Connected => Next::Advance(()),
-            Event::Failed { operation: Operation::Connect, .. } if self.to + 1 < endpoints => {
-                self.to += 1;
-                out.push(Action::Connect { to: self.to });
-                Next::Stay
+            Event::Connected { preamble: None } => return Next::Advance(()),
+            Event::Connected { preamble: Some(buf) } => {
+                self.next_at = None;
+                out.push(Action::Send { leg: Leg::Far, buf });
             }
-            Event::Failed { operation: Operation::Connect, errno, .. } => Next::End(Fault::of_connect(errno)),
-            Event::Expired => Next::End(Fault::ConnectTimeout),
-            Event::Drain { .. } => Next::Stay,
-            _ => Next::End(Fault::Internal),
+            Event::Sent { buf, .. } => {
+                out.bufs.give(buf);
+                return Next::Advance(());
+            }
+            Event::Failed { operation: Operation::Connect, errno, .. } => {
+                (self.failed, self.is_under_way) = (Some(errno), false);
+                self.next_at = Some(now + self.patience);
+                out.push(Action::Connect);
+            }
+            Event::Failed { .. } => return Next::End(Fault::PlainPeerReset),
+            // The attempt has the rest of the time.
+            Event::NoEndpoint if self.is_under_way => self.next_at = Some(self.until),
+            Event::NoEndpoint => {
+                return Next::End(self.failed.map_or(Fault::NoEndpoint, Fault::of_connect));
+            }
+            // Its time is over, or it ends for a newcomer.
+            Event::Expired if self.deadline() > now || self.until <= now => {
+                return Next::End(Fault::ConnectTimeout);
+            }
+            Event::Expired => {
+                (self.is_under_way, self.next_at) = (true, Some(now + self.patience));
+                out.push(Action::Connect);
+            }
+            Event::Drain { .. } => {}
+            _ => return Next::End(Fault::Internal),
         }
+        Next::Stay
     }
 }

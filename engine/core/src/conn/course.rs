@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::accept::Accept;
-use super::action::{Action, Evidence, Milestone, Outbox, Report};
+use super::action::{Action, Evidence, Outbox, Report};
 use super::busy::Busy;
 use super::connect::Connect;
 use super::event::{Event, Leg, Operation};
@@ -29,8 +29,6 @@ type Pinned = [Option<Arc<[Fingerprint]>>; 2];
 pub(super) struct Course {
     pub(super) stage: Stage,
     busy: Busy,
-    /// How many endpoints the route has.
-    endpoints: usize,
     /// The near side, ready, until the far one is.
     near: Option<Side>,
     pub(super) is_established: bool,
@@ -57,12 +55,11 @@ pub(super) enum Stage {
 }
 
 impl Course {
-    /// At its beginning, with a route of so many endpoints.
-    pub(super) fn begin(endpoints: usize) -> Self {
+    /// At its beginning.
+    pub(super) fn begin() -> Self {
         Self {
             stage: Stage::Begin,
             busy: Busy::default(),
-            endpoints,
             near: None,
             is_established: false,
             deadline: None,
@@ -78,6 +75,11 @@ impl Course {
             Stage::Relay(relay) => relay.record_until(),
             _ => None,
         }
+    }
+
+    /// Whether the time of a drain is over.
+    fn is_drained(&self, now: Instant) -> bool {
+        self.drain_until.is_some_and(|until| until <= now)
     }
 
     /// Takes one event; all that follows from it is in `out` when this returns.
@@ -152,8 +154,9 @@ impl Course {
         match (leg, self.near.take()) {
             (Leg::Near, _) => {
                 self.near = Some(side);
-                self.deadline = Some(now + rules.policy.timeouts.connect);
-                Stage::Connect(Connect::begin(out))
+                let stage = Connect::begin(now, rules.policy.timeouts.connect, out);
+                self.deadline = Some(stage.deadline());
+                Stage::Connect(stage)
             }
             (Leg::Far, Some(near)) => {
                 self.is_established = true;
@@ -199,8 +202,16 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        match stage.on(event, self.endpoints, out) {
-            Next::Stay => Stage::Connect(stage),
+        let is_drained = matches!(event, Event::Expired) && self.is_drained(now);
+        let next = if is_drained { Next::End(Fault::DrainTimeout) } else { stage.on(event, now, out) };
+        match next {
+            Next::End(fault @ Fault::DrainTimeout) => {
+                self.fail(Cut { fault, culprit: None }, LegEnd::Closed, now, rules, out)
+            }
+            Next::Stay => {
+                self.deadline = Some(stage.deadline());
+                Stage::Connect(stage)
+            }
             Next::End(fault) => {
                 self.fail(Cut { fault, culprit: Some(Leg::Far) }, LegEnd::Closed, now, rules, out)
             }
@@ -300,7 +311,7 @@ impl Course {
         let leg = stage.leg();
         match event {
             Event::Expired => {
-                let is_drained = self.drain_until.is_some_and(|until| until <= now);
+                let is_drained = self.is_drained(now);
                 // Otherwise it ends for a newcomer, as a handshake does.
                 let is_due = self.deadline.is_some_and(|deadline| deadline <= now);
                 let cut = match (is_drained, is_due) {
@@ -345,10 +356,8 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let (version, resumed) = (handshaken.established.cipher.version, handshaken.established.resumed);
-        out.push(Action::Note(Milestone::Established { version, resumed }));
         self.is_established = true;
-        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer()));
+        let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer(), out));
         let next = stage.advance(out);
         self.after_offload(stage, next, now, rules, out)
     }

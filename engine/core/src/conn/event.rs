@@ -38,7 +38,12 @@ pub enum Event {
     /// The near leg is open.
     Opened,
     /// The far leg is open.
-    Connected,
+    Connected {
+        /// What is sent on it before anything else, in the clear: a PROXY header.
+        preamble: Option<Buf>,
+    },
+    /// The route has no endpoint that was not tried and may be.
+    NoEndpoint,
     /// Bytes arrived behind the buffer's window.
     Received {
         /// Where.
@@ -154,7 +159,7 @@ impl Event {
     pub fn leg(&self) -> Option<Leg> {
         match self {
             Self::Opened => Some(Leg::Near),
-            Self::Connected => Some(Leg::Far),
+            Self::Connected { .. } | Self::NoEndpoint => Some(Leg::Far),
             Self::Received { leg, .. }
             | Self::Record { leg, .. }
             | Self::Moved { leg }

@@ -149,6 +149,9 @@ faults! {
     /// The kernel reports an error on a TLS leg that has no name here.
     TlsLegFailed = "tls_leg_failed", Tls, Warn, None,
         "Report the `error` of the log line.";
+    /// No endpoint of the route may be connected to: each is down, or has as many connections as it may.
+    NoEndpoint = "no_endpoint", Plain, Warn, Some(alert::INTERNAL_ERROR),
+        "Look at the log for endpoints that are down; `max_connections` of the endpoints.";
     /// The far leg was not open in time.
     ConnectTimeout = "connect_timeout", Plain, Warn, Some(alert::INTERNAL_ERROR),
         "Is the backend up and reachable? `timeouts.connect`; firewalls that drop.";

@@ -69,11 +69,10 @@ enum Next<T> {
 }
 
 impl Conn {
-    /// A connection whose near leg was accepted and whose route has so many endpoints, at least one.
+    /// A connection whose near leg was accepted.
     #[must_use]
-    pub fn new(policy: Arc<Policy>, endpoints: usize) -> Self {
-        let course = Course::begin(endpoints);
-        Self { policy, course }
+    pub fn new(policy: Arc<Policy>) -> Self {
+        Self { policy, course: Course::begin() }
     }
 
     /// The policy under which it began.

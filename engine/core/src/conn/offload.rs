@@ -54,9 +54,10 @@ enum HandoverState {
 
 impl Offload {
     /// Decides who shall carry what.
-    pub(super) fn begin(handshaken: Handshaken, leg: Leg, offer: Offer) -> Self {
+    pub(super) fn begin(handshaken: Handshaken, leg: Leg, offer: Offer, out: &mut Outbox) -> Self {
         let Handshaken { established, incoming } = handshaken;
-        let Established { cipher, tx, rx, rekey, .. } = established;
+        let Established { cipher, info, tx, rx, rekey, .. } = established;
+        out.push(Action::Established { leg, info });
         let fate = |ciphers: CipherSet, wanted| {
             if ciphers.contains(cipher) { wanted } else { HandoverState::Userspace { refused: None } }
         };

@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::certificate::{self, Checked};
 use super::findings::{Findings, Period, Purpose};
 use super::identity_error::IdentityError;
+use super::info;
 use super::key_kind;
 use super::ocsp;
 use super::sources::{LoadKey, Sources};
@@ -104,6 +105,7 @@ impl fmt::Debug for Identities {
 /// of the identity, if it has one; the others rustls passes over, and they are no obstacle (A1).
 impl ResolvesServerCert for Identities {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        info::note_server_name(hello.server_name());
         let hello = Hello {
             name: hello.server_name(),
             schemes: hello.signature_schemes(),

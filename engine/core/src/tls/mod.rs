@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{DnsName, ServerName};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::config::{IdentityFiles, Originate, PeerRules, UnknownName};
@@ -17,6 +17,7 @@ mod findings;
 mod hello;
 mod identity;
 mod identity_error;
+mod info;
 mod key_kind;
 mod ocsp;
 mod originate;
@@ -38,6 +39,7 @@ mod tickets;
 
 pub use findings::Dated;
 pub use identity_error::IdentityError;
+pub use info::TlsInfo;
 pub use offramp_proto::record;
 pub use peer::PeerRefusal;
 pub use peer_error::PeerError;
@@ -267,6 +269,12 @@ pub fn warnings<'a>(policies: impl IntoIterator<Item = &'a TlsPolicy>, now: Unix
 #[must_use]
 pub fn is_server_name(name: &str) -> bool {
     ServerName::try_from(name).is_ok()
+}
+
+/// Whether a client can ask for this name (RFC 6066 §3).
+#[must_use]
+pub fn is_dns_name(name: &str) -> bool {
+    DnsName::try_from(name).is_ok()
 }
 
 /// As RFC 7301 §3.1 writes them, without their lengths.

@@ -76,8 +76,8 @@ fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<(), PeerRefusa
     }
     let mut ours = client.establish().expect("keys");
     let theirs = server.establish().expect("keys");
-    assert_eq!(ours.resumed, theirs.resumed);
-    let (resumed, peer) = (ours.resumed, ours.peer.as_ref().map(|_| ()).map_err(|refusal| *refusal));
+    assert_eq!(ours.info.resumed, theirs.info.resumed);
+    let (resumed, peer) = (ours.info.resumed, ours.peer.as_ref().map(|_| ()).map_err(|refusal| *refusal));
     if peer.is_ok() {
         take_tickets(&mut ours, down.filled());
     }

@@ -20,6 +20,7 @@ use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, Server
 
 use super::evidence::{self, Evidence, Offered};
 use super::hello::{Finding, HelloReader};
+use super::info::{self, TlsInfo};
 use super::originate::Origination;
 use super::peer::{PeerRefusal, PeerVerdict, Peers};
 use super::pending::PendingPeer;
@@ -48,6 +49,8 @@ pub struct Session {
     /// Why it was refused, likewise.
     reason: Option<Box<str>>,
     refuses_unknown_names: bool,
+    /// In the server's role: what the client has asked for.
+    server_name: Option<Box<str>>,
 }
 
 /// rustls's connection, by role.
@@ -83,11 +86,11 @@ pub enum Progress {
 /// A complete handshake: what the stages after it need, and no connection any more.
 #[derive(Debug)]
 pub struct Established {
-    /// Negotiated.
+    /// What protects the records.
     pub cipher: Cipher,
-    /// Whether it was abbreviated: resumed from a ticket, without public-key authentication, and in TLS 1.2
-    /// in one round trip (A7).
-    pub resumed: bool,
+    /// What was negotiated. A resumed handshake is one without public-key authentication, and in TLS 1.2 of
+    /// one round trip (A7).
+    pub info: Box<TlsInfo>,
     /// Whether the peer is one that may connect; where that is not known yet, what is to be judged.
     pub peer: Result<Option<PendingPeer>, PeerRefusal>,
     /// For records from us.
@@ -136,6 +139,7 @@ impl Session {
             origin,
             judge,
             refuses_unknown_names,
+            server_name: None,
             offered: None,
             reason: None,
         })
@@ -166,6 +170,7 @@ impl Session {
                 self.origin = SessionBirth::default();
             }
             let (discard, turn) = with_origin(&mut self.origin, || connection.turn(shown, outgoing));
+            self.server_name = info::take_server_name().or(self.server_name.take());
             let wants_more = match turn {
                 Turn::Sent => false,
                 Turn::WantsMore => true,
@@ -305,6 +310,8 @@ impl Session {
             PeerVerdict::Holds => None,
             PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, origination.cloned())),
         });
+        let server_name = self.server_name;
+        let info = Box::new(TlsInfo { server_name, ..self.connection.info(version, resumed)? });
         let (secrets, rekey) = match self.connection {
             Connection::Server(server) => {
                 let (secrets, kernel) =
@@ -320,7 +327,7 @@ impl Session {
         let rekey = (version == Version::Tls13).then_some(Rekey(rekey));
         let keys = |secrets| TrafficKeys::from_rustls(version, secrets).ok_or(Refusal::Internal);
         let (tx, rx) = (keys(secrets.tx)?, keys(secrets.rx)?);
-        Ok(Established { cipher: Cipher::new(version, aead), resumed, peer, tx, rx, rekey })
+        Ok(Established { cipher: Cipher::new(version, aead), info, peer, tx, rx, rekey })
     }
 
     /// After an error the library has its alert queued. It is asked only while it has something to send:
@@ -349,6 +356,21 @@ impl Connection {
             Some(HandshakeKind::FullWithHelloRetryRequest) => matches!(self, Self::Server(_)),
             Some(HandshakeKind::Resumed) | None => false,
         }
+    }
+
+    /// What was negotiated in a complete handshake, but for the name.
+    fn info(&self, version: Version, resumed: bool) -> Result<TlsInfo, Refusal> {
+        let common = self.common();
+        let group = common.negotiated_key_exchange_group();
+        Ok(TlsInfo {
+            version,
+            suite: common.negotiated_cipher_suite().ok_or(Refusal::Internal)?.suite().into(),
+            group: group.and_then(|group| group.name().as_str()),
+            resumed,
+            server_name: None,
+            alpn: common.alpn_protocol().map(Into::into),
+            certificate: common.peer_certificates().and_then(<[_]>::first).map(|it| it.clone().into_owned()),
+        })
     }
 
     /// One call into rustls: how much of the input it has no more use for, and what it came to.

@@ -1,0 +1,333 @@
+//! The endpoints of all pools: where they are, and whether they are up. Workers read what is decided here, and
+//! report what becomes of connections.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::StartError;
+use super::crew::{Report, vital};
+use super::resolver::{Name, Resolver};
+use super::services::Services;
+use crate::config::limits::{ENDPOINTS, PROBES_MAX, TICK, Timeouts};
+use crate::config::{Config, HealthCheck, Pool, Target};
+use crate::pool::health::{Change, Health, HealthRules};
+use crate::pool::{Endpoint, EndpointState, PoolRules};
+use crate::sys::attempt::Attempt;
+use crate::sys::errno;
+use crate::sys::socket::Address;
+
+/// How long a start or a reload waits for host names that are new.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(2);
+/// Rounds from one probe of an endpoint to the next.
+const PROBE_ROUNDS: u64 = 2;
+/// Consecutive failures that take an endpoint down.
+const FAILURES: u32 = 3;
+
+/// Shared by whoever puts pools in force and the thread that looks after them.
+#[derive(Clone, Debug)]
+pub(super) struct Pools(Arc<Mutex<State>>);
+
+pub(super) struct State {
+    workers: usize,
+    /// The zero of the clock of endpoints.
+    origin: Instant,
+    resolver: Resolver,
+    endpoints: BTreeMap<Place, Watched>,
+    rounds: u64,
+}
+
+/// An endpoint of a pool: two pools at one address do not share what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    pool: String,
+    address: String,
+}
+
+struct Watched {
+    address: Address,
+    state: Arc<EndpointState>,
+    health: Health,
+    rules: HealthRules,
+    probe: Option<io::Result<Attempt>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pools({} endpoints)", self.endpoints.len())
+    }
+}
+
+impl Pools {
+    /// None yet.
+    pub(super) fn new(workers: usize) -> Self {
+        let state = State {
+            workers,
+            origin: now(),
+            resolver: Resolver::new(),
+            endpoints: BTreeMap::new(),
+            rounds: 0,
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the thread that looks after the endpoints once a [`TICK`]. `services` get new endpoints when a
+    /// host name is elsewhere.
+    pub(super) fn start(self, services: Services, reports: Sender<Report>) -> Result<(), StartError> {
+        // Nothing is sent: it is a wait that ends with the engine.
+        let (alive, ended) = std::sync::mpsc::channel::<()>();
+        services.lock().keep_alive(alive);
+        let mut is_elsewhere = false;
+        vital("pools", reports, move || {
+            while ended.recv_timeout(TICK) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                is_elsewhere |= self.lock().round(now());
+                // A reload may be waiting for a file; the next round will do.
+                if is_elsewhere && let Some(in_force) = services.try_lock() {
+                    in_force.reroute();
+                    is_elsewhere = false;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+impl State {
+    /// Before a configuration is put in force: resolves its names.
+    pub(super) fn prepare(&mut self, config: &Config) {
+        let mut names = BTreeMap::new();
+        for pool in config.listeners.iter().flat_map(|listener| listener.routes.pools()) {
+            for backend in &pool.backends {
+                if let Target::Name { host, port } = &backend.target {
+                    let name = Name { host: host.clone(), port: *port };
+                    names.insert(name, pool.resolve_interval);
+                }
+            }
+        }
+        self.resolver.want(names, now(), RESOLVE_PATIENCE);
+    }
+
+    /// The endpoints of a pool, as they are known now.
+    pub(super) fn endpoints(&mut self, pool: &Pool, timeouts: Timeouts) -> Vec<Endpoint> {
+        let mut found: Vec<Endpoint> = Vec::new();
+        for backend in &pool.backends {
+            for address in self.addresses(&backend.target) {
+                let is_known = found.iter().any(|endpoint| endpoint.address == address);
+                if is_known || found.len() == *ENDPOINTS.end() {
+                    continue;
+                }
+                let state = self.state(pool, &address);
+                // The configuration allows no path that is too long.
+                let Ok(endpoint) = Endpoint::new(address, state) else { continue };
+                found.push(Endpoint {
+                    weight: backend.weight,
+                    is_backup: backend.is_backup,
+                    max_connections: backend.max_connections.unwrap_or(u32::MAX),
+                    ..endpoint
+                });
+            }
+        }
+        let is_probed = pool.health_check == HealthCheck::Tcp;
+        // One alone is tried always: there is none that its connections could go to.
+        let is_alone = found.len() == 1 && !is_probed;
+        let rules = HealthRules {
+            failures: if is_alone { u32::MAX } else { FAILURES },
+            is_probed,
+            connect_timeout: timeouts.connect,
+        };
+        for endpoint in &found {
+            if let Some(watched) = self.endpoints.get_mut(&Place::of(pool, &endpoint.address)) {
+                watched.rules = rules;
+            }
+        }
+        found
+    }
+
+    /// What is the same for the endpoints of a pool.
+    pub(super) fn rules(&self, pool: &Pool) -> PoolRules {
+        let slow_start_ms = u64::try_from(pool.slow_start.as_millis()).unwrap_or(u64::MAX);
+        PoolRules { balance: pool.balance, slow_start_ms, origin: self.origin }
+    }
+
+    /// Forgets endpoints that no pool has any more.
+    pub(super) fn forget_others(&mut self, in_force: &[(String, Address)]) {
+        self.endpoints.retain(|place, watched| {
+            in_force.iter().any(|(pool, address)| *pool == place.pool && *address == watched.address)
+        });
+    }
+
+    fn addresses(&self, target: &Target) -> Vec<Address> {
+        match target {
+            Target::Address(address) => vec![address.clone()],
+            Target::Name { host, port } => {
+                let name = Name { host: host.clone(), port: *port };
+                self.resolver.addresses(&name).iter().copied().map(Address::Tcp).collect()
+            }
+        }
+    }
+
+    fn state(&mut self, pool: &Pool, address: &Address) -> Arc<EndpointState> {
+        match self.endpoints.entry(Place::of(pool, address)) {
+            Entry::Occupied(known) => Arc::clone(&known.get().state),
+            Entry::Vacant(place) => {
+                let state = Arc::new(EndpointState::new(self.workers));
+                place.insert(Watched {
+                    address: address.clone(),
+                    state: Arc::clone(&state),
+                    health: Health::new(),
+                    rules: HealthRules::default(),
+                    probe: None,
+                });
+                state
+            }
+        }
+    }
+
+    /// Decides which endpoints are up. Whether a host name is elsewhere.
+    fn round(&mut self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.origin);
+        self.rounds += 1;
+        let mut probes = 0;
+        for (nth, (place, watched)) in (0_u64..).zip(&mut self.endpoints) {
+            let probe = watched.probe.take().map(|probe| probe.and_then(Attempt::finish));
+            // Each in its turn, so that not all are probed at once.
+            let is_due = (self.rounds + nth).is_multiple_of(PROBE_ROUNDS);
+            if watched.rules.is_probed && is_due && probes < PROBES_MAX {
+                probes += 1;
+                watched.probe = Some(Attempt::begin(&watched.address));
+            }
+            watched.decide(place, probe, since);
+        }
+        self.resolver.tick(now)
+    }
+}
+
+impl Watched {
+    fn decide(&mut self, place: &Place, probe: Option<io::Result<()>>, since: Duration) {
+        let Place { pool, address } = place;
+        let problem = probe.as_ref().and_then(|probe| probe.as_ref().err()).map(errno::name);
+        let failures = self.state.failures();
+        let outcome = probe.map(|probe| probe.map_err(|_| ()));
+        let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        match self.health.on_round(&self.rules, failures, outcome, since) {
+            Some(Change::Down) => {
+                self.state.set_up(false, now_ms);
+                let problem = problem.map_or_else(
+                    || format!("{failures} connections in a row have failed"),
+                    |problem| format!("it does not answer ({problem})"),
+                );
+                tracing::warn!("pool {pool}: {address} is down: {problem}; it gets no connections");
+            }
+            Some(Change::Up) => {
+                self.state.set_up(true, now_ms);
+                tracing::info!("pool {pool}: {address} is up again");
+            }
+            None => {}
+        }
+    }
+}
+
+impl Place {
+    fn of(pool: &Pool, address: &Address) -> Self {
+        Self { pool: pool.name.clone(), address: address.to_string() }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control plane owns a clock of its own")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::{ConfigOption, Raw};
+
+    fn config(backends: &str, health_check: &str) -> Config {
+        let mut raw = Raw::default();
+        for (key, value) in [
+            (ConfigOption::Listen, "127.0.0.1:0"),
+            (ConfigOption::Backend, backends),
+            (ConfigOption::Mode, "plain"),
+            (ConfigOption::HealthCheck, health_check),
+        ] {
+            raw.give_flag(key, value.to_owned());
+        }
+        raw.check().expect("a configuration")
+    }
+
+    fn pool(config: &Config) -> Arc<Pool> {
+        Arc::clone(config.listeners[0].routes.pools().next().expect("one"))
+    }
+
+    fn rounds(pools: &Pools, seconds: std::ops::Range<u64>) {
+        let begin = pools.lock().origin;
+        for second in seconds {
+            pools.lock().round(begin + Duration::from_secs(second));
+        }
+    }
+
+    #[test]
+    fn endpoint_that_fails_is_down_and_comes_back_by_time() {
+        let config = config("127.0.0.1:1, 127.0.0.1:2 weight=3", "off");
+        let pools = Pools::new(1);
+        let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
+        assert_eq!(endpoints.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 3]);
+        (0..FAILURES).for_each(|_| endpoints[0].state.failed());
+        rounds(&pools, 1..2);
+        assert!(!endpoints[0].state.is_up() && endpoints[1].state.is_up());
+        rounds(&pools, 2..4);
+        assert!(endpoints[0].state.is_up());
+    }
+
+    #[test]
+    fn endpoint_that_is_alone_is_tried_always() {
+        let config = config("127.0.0.1:1", "off");
+        let pools = Pools::new(1);
+        let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
+        (0..100).for_each(|_| endpoints[0].state.failed());
+        rounds(&pools, 1..10);
+        assert!(endpoints[0].state.is_up());
+    }
+
+    #[test]
+    fn endpoint_that_is_probed_is_down_until_it_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let config = config(&address.to_string(), "tcp");
+        let pools = Pools::new(1);
+        let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
+        rounds(&pools, 1..20);
+        assert!(endpoints[0].state.is_up());
+        drop(listener);
+        rounds(&pools, 20..40);
+        assert!(!endpoints[0].state.is_up());
+        let _listener = TcpListener::bind(address).expect("the port is free again");
+        rounds(&pools, 40..60);
+        assert!(endpoints[0].state.is_up());
+    }
+
+    #[test]
+    fn state_of_an_endpoint_outlasts_a_reload() {
+        let config = config("127.0.0.1:1, 127.0.0.1:2", "off");
+        let pools = Pools::new(1);
+        let get = || pools.lock().endpoints(&pool(&config), config.timeouts);
+        let (first, again) = (get(), get());
+        assert!(Arc::ptr_eq(&first[0].state, &again[0].state));
+        let address = first[1].address.clone();
+        pools.lock().forget_others(&[(pool(&config).name.clone(), address)]);
+        let later = get();
+        assert!(!Arc::ptr_eq(&first[0].state, &later[0].state));
+        assert!(Arc::ptr_eq(&first[1].state, &later[1].state));
+    }
+}

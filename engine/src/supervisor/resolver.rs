@@ -1,0 +1,272 @@
+//! Host names of backends, resolved by threads for which nobody waits: the C library's resolver
+//! (getaddrinfo(3), with /etc/hosts and nsswitch.conf) has no bound of its own.
+//!
+//! A name that cannot be resolved keeps the addresses that it had.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::limits::ENDPOINTS;
+
+/// Threads that resolve: as many names as that may hang without holding up the others.
+const THREADS: usize = 4;
+
+/// A name and the port behind it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Asks the system; replaced in tests.
+type Lookup = Arc<dyn Fn(&Name) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+type Answer = (Name, io::Result<Vec<SocketAddr>>);
+
+/// All names that were asked for.
+pub(super) struct Resolver {
+    lookup: Lookup,
+    known: BTreeMap<Name, Known>,
+    questions: Sender<Name>,
+    /// The threads' end of it, until they are started.
+    asked: Option<Receiver<Name>>,
+    answers: Receiver<Answer>,
+    answer: Sender<Answer>,
+}
+
+struct Known {
+    addresses: Vec<SocketAddr>,
+    interval: Duration,
+    /// When it is to be asked for again; none while that is under way.
+    due: Option<Instant>,
+    has_answer: bool,
+    is_failing: bool,
+}
+
+impl Resolver {
+    pub(super) fn new() -> Self {
+        Self::with(Arc::new(|name| Ok((&*name.host, name.port).to_socket_addrs()?.collect())))
+    }
+
+    fn with(lookup: Lookup) -> Self {
+        let (questions, asked) = channel();
+        let (answer, answers) = channel();
+        Self { lookup, known: BTreeMap::new(), questions, asked: Some(asked), answers, answer }
+    }
+
+    /// Names that are to be known from now on, each with how often it is resolved again; others are forgotten.
+    /// Waits until those that are new have an answer, but no longer than `patience`.
+    pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant, patience: Duration) {
+        self.known.retain(|name, _| names.contains_key(name));
+        for (name, interval) in names {
+            let new = Known {
+                addresses: Vec::new(),
+                interval,
+                due: Some(now),
+                has_answer: false,
+                is_failing: false,
+            };
+            self.known.entry(name).or_insert(new).interval = interval;
+        }
+        self.ask(now);
+        while self.known.values().any(|known| !known.has_answer) {
+            let Ok(answer) = self.answers.recv_timeout(patience) else { break };
+            self.take(answer, now);
+        }
+    }
+
+    /// What is known of a name: at most 64 addresses, in a fixed order.
+    pub(super) fn addresses(&self, name: &Name) -> &[SocketAddr] {
+        self.known.get(name).map_or(&[], |known| &known.addresses)
+    }
+
+    /// Takes the answers that have come, and asks for what is due. Whether an address has changed.
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
+        let mut has_changed = false;
+        while let Ok(answer) = self.answers.try_recv() {
+            has_changed |= self.take(answer, now);
+        }
+        self.ask(now);
+        has_changed
+    }
+
+    fn ask(&mut self, now: Instant) {
+        let is_due = |known: &Known| known.due.is_some_and(|due| due <= now);
+        if !self.known.values().any(is_due) || !self.has_threads() {
+            return;
+        }
+        for (name, known) in self.known.iter_mut().filter(|(_, known)| is_due(known)) {
+            known.due = None;
+            // The threads last as long as we do.
+            drop(self.questions.send(name.clone()));
+        }
+    }
+
+    /// Starts the threads with the first question.
+    fn has_threads(&mut self) -> bool {
+        let Some(asked) = self.asked.take() else { return true };
+        let asked = Arc::new(Mutex::new(asked));
+        for nth in 0..THREADS {
+            let (asked, answer) = (Arc::clone(&asked), self.answer.clone());
+            let lookup = Arc::clone(&self.lookup);
+            let resolve = move || {
+                loop {
+                    let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(name) = question else { return };
+                    let found = lookup(&name);
+                    if answer.send((name, found)).is_err() {
+                        return;
+                    }
+                }
+            };
+            if let Err(error) = thread::Builder::new().name(format!("offramp-dns-{nth}")).spawn(resolve) {
+                tracing::error!("no thread to resolve names: {error}");
+                return nth > 0;
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, (name, found): Answer, now: Instant) -> bool {
+        let Some(known) = self.known.get_mut(&name) else { return false };
+        known.due = Some(now + known.interval);
+        known.has_answer = true;
+        let problem = match found {
+            Ok(mut addresses) if !addresses.is_empty() => {
+                addresses.sort_unstable();
+                addresses.dedup();
+                if addresses.len() > *ENDPOINTS.end() && known.addresses.is_empty() {
+                    let (count, most) = (addresses.len(), ENDPOINTS.end());
+                    tracing::warn!("{name} has {count} addresses, of which {most} are used");
+                }
+                addresses.truncate(*ENDPOINTS.end());
+                if std::mem::take(&mut known.is_failing) {
+                    tracing::info!("{name} is resolved again");
+                }
+                if known.addresses == addresses {
+                    return false;
+                }
+                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                tracing::info!("{name} is at {}", texts.join(", "));
+                known.addresses = addresses;
+                return true;
+            }
+            Ok(_) => "it has no address".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if !std::mem::replace(&mut known.is_failing, true) {
+            let rest = if known.addresses.is_empty() {
+                "there is no connection to it until it is"
+            } else {
+                "the addresses that it had stay"
+            };
+            tracing::warn!("{name} cannot be resolved: {problem}; {rest}; try: getent ahosts {}", name.host);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn name(host: &str) -> Name {
+        Name { host: host.to_owned(), port: 80 }
+    }
+
+    fn wanted(hosts: &[&str]) -> BTreeMap<Name, Duration> {
+        hosts.iter().map(|host| (name(host), INTERVAL)).collect()
+    }
+
+    fn addresses(count: u32) -> Vec<SocketAddr> {
+        (0..count).rev().map(|nth| (std::net::Ipv4Addr::from_bits(0x0a00_0000 + nth), 80).into()).collect()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn beginning() -> Instant {
+        Instant::now()
+    }
+
+    /// Ticks until an answer has been taken.
+    fn answered(resolver: &mut Resolver, now: Instant) -> bool {
+        let answer = resolver.answers.recv_timeout(PATIENCE).expect("an answer");
+        resolver.take(answer, now)
+    }
+
+    #[test]
+    fn resolver_keeps_the_addresses_of_a_lost_name() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let mut resolver = Resolver::with(Arc::new(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(addresses(2)),
+            1 => Err(io::Error::other("no such host")),
+            2 => Ok(Vec::new()),
+            _ => Ok(addresses(1)),
+        }));
+        let mut now = beginning();
+        resolver.want(wanted(&["a"]), now, PATIENCE);
+        assert_eq!(resolver.addresses(&name("a")).len(), 2);
+        assert!(!resolver.tick(now) && asked.load(Ordering::SeqCst) == 1, "nothing is due");
+        for _ in 0..2 {
+            now += INTERVAL;
+            resolver.tick(now);
+            assert!(!answered(&mut resolver, now));
+            assert_eq!(resolver.addresses(&name("a")).len(), 2, "they stay");
+        }
+        now += INTERVAL;
+        resolver.tick(now);
+        assert!(answered(&mut resolver, now));
+        assert_eq!(resolver.addresses(&name("a")).len(), 1);
+    }
+
+    #[test]
+    fn resolver_takes_64_of_a_thousand_addresses() {
+        let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1000))));
+        resolver.want(wanted(&["many"]), beginning(), PATIENCE);
+        let found = resolver.addresses(&name("many"));
+        assert!(found.len() == 64 && found.is_sorted());
+    }
+
+    #[test]
+    fn resolver_that_hangs_holds_up_no_other_name() {
+        let (release, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let mut resolver = Resolver::with(Arc::new(move |name| {
+            if name.host == "hangs" {
+                // Until the test is over.
+                let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            }
+            Ok(addresses(1))
+        }));
+        resolver.want(wanted(&["a", "hangs"]), beginning(), Duration::from_millis(200));
+        assert!(resolver.addresses(&name("hangs")).is_empty());
+        assert_eq!(resolver.addresses(&name("a")).len(), 1);
+        drop(release);
+        assert!(answered(&mut resolver, beginning()));
+        assert_eq!(resolver.addresses(&name("hangs")).len(), 1);
+    }
+
+    #[test]
+    fn resolver_forgets_names_that_nobody_wants() {
+        let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1))));
+        resolver.want(wanted(&["a", "b"]), beginning(), PATIENCE);
+        resolver.want(wanted(&["b"]), beginning(), PATIENCE);
+        assert!(resolver.addresses(&name("a")).is_empty() && !resolver.addresses(&name("b")).is_empty());
+    }
+}

@@ -1,0 +1,88 @@
+//! Which endpoint a connection goes to, and what becomes known of that endpoint by it.
+
+use std::time::Instant;
+
+use super::about::About;
+use super::route::{Destination, Route};
+use crate::conn::action::Report;
+use crate::conn::event::Leg;
+use crate::conn::fault::Fault;
+use crate::pool::{Endpoint, Key, Tried};
+
+/// Where a connection goes. An endpoint that is chosen is left again ([`Target::leave`]).
+#[derive(Debug, Default)]
+pub(super) struct Target {
+    /// A place in [`Route::destinations`], once it is known.
+    destination: Option<usize>,
+    /// The endpoint that was chosen last, by its place in the pool.
+    endpoint: Option<usize>,
+    tried: Tried,
+    /// It has neither failed nor succeeded.
+    is_open: bool,
+}
+
+impl Target {
+    /// The next endpoint that the connection has not tried. One that was being tried counts as failed. Where
+    /// there is no other, all stays as it is.
+    pub(super) fn next<'a>(
+        &mut self,
+        route: &'a Route,
+        about: Option<&About>,
+        worker: usize,
+        now: Instant,
+    ) -> Option<&'a Endpoint> {
+        let destination = self.destination.or_else(|| route.find(about))?;
+        self.destination = Some(destination);
+        let key = about.map_or_else(Key::default, |about| Key {
+            client: about.client.map(|client| client.ip()),
+            server_name: about.near.as_ref().and_then(|info| info.server_name.as_deref()),
+        });
+        let pool = &route.destinations.get(destination)?.pool;
+        let place = pool.choose(self.tried, key, now)?;
+        if self.is_open {
+            self.failed(route);
+        }
+        self.leave(route, worker);
+        let endpoint = pool.endpoints().get(place)?;
+        endpoint.state.enter(worker);
+        self.tried.add(place);
+        (self.endpoint, self.is_open) = (Some(place), true);
+        Some(endpoint)
+    }
+
+    /// Where it goes.
+    pub(super) fn destination<'a>(&self, route: &'a Route) -> Option<&'a Destination> {
+        route.destinations.get(self.destination?)
+    }
+
+    /// The endpoint that was chosen last.
+    pub(super) fn endpoint<'a>(&self, route: &'a Route) -> Option<&'a Endpoint> {
+        self.destination(route)?.pool.endpoints().get(self.endpoint?)
+    }
+
+    /// The endpoint does what it is there for.
+    pub(super) fn succeeded(&mut self, route: &Route) {
+        self.is_open = false;
+        self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.succeeded());
+    }
+
+    /// The endpoint does not.
+    pub(super) fn failed(&mut self, route: &Route) {
+        self.is_open = false;
+        self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.failed());
+    }
+
+    /// The connection is over.
+    pub(super) fn ended(&mut self, route: &Route, report: &Report, worker: usize) {
+        let is_ours = matches!(report.fault, Some(Fault::Internal | Fault::DrainTimeout));
+        if self.is_open && report.culprit == Some(Leg::Far) && !is_ours {
+            self.failed(route);
+        }
+        self.leave(route, worker);
+    }
+
+    fn leave(&mut self, route: &Route, worker: usize) {
+        self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.leave(worker));
+        self.endpoint = None;
+    }
+}
