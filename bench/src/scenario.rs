@@ -134,6 +134,8 @@ impl Fixture {
             timeouts: Timeouts::default(),
             offload: offer,
             record_limit: u64::MAX,
+            accepts_proxy: false,
+            passes_tls_through: false,
             takes_fin_for_the_end: false,
             expect_no_pad: false,
         };
@@ -309,7 +311,7 @@ impl<'a> Core<'a> {
     pub(crate) fn take(&mut self, event: Event) -> Result<()> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let turn = Turn { now: self.now, may_offload: true };
+            let turn = Turn { now: self.now, may_offload: true, may_begin_full: true };
             counted_step(&mut self.conn, event, turn, self.out);
             let actions: Vec<Action> = self.out.drain().collect();
             for action in actions {

@@ -39,6 +39,7 @@
 pub mod admin;
 pub mod config;
 pub mod conformance;
+pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod pool;

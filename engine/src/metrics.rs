@@ -32,6 +32,10 @@ pub enum Counter {
     Closed,
     /// Times that accepting paused because the connection cap was reached.
     AcceptPaused,
+    /// Times that a listener paused because of `limits.listener_connections`.
+    ListenerLimits,
+    /// Times that accepting paused because of `limits.connection_rate`.
+    RateLimits,
     /// Handshakes ended before their time because no slot was free for a newcomer.
     HandshakesEvicted,
     /// Handshakes: version, full.
@@ -243,7 +247,7 @@ struct Family {
     series: &'static [(Labels, Counter)],
 }
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     Family {
         name: "offramp_connections_accepted",
         help: "Connections accepted",
@@ -258,6 +262,14 @@ const FAMILIES: [Family; 10] = [
         name: "offramp_accept_pauses",
         help: "Times that accepting paused because max_connections was reached",
         series: &[(&[], Counter::AcceptPaused)],
+    },
+    Family {
+        name: "offramp_limit_pauses",
+        help: "Times that a worker stopped accepting because of a limit",
+        series: &[
+            (&[("limit", "listener_connections")], Counter::ListenerLimits),
+            (&[("limit", "connection_rate")], Counter::RateLimits),
+        ],
     },
     Family {
         name: "offramp_handshakes_evicted",

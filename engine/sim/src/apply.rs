@@ -19,12 +19,17 @@ impl World {
             }
             Action::Connect => self.events.push_back(Event::NoEndpoint),
             Action::Established { info, .. } => self.established = Some(info),
+            Action::Proxied(addresses) => self.proxied = Some(*addresses),
+            Action::Asked(_) => {}
             Action::Receive { leg, max } if leg == plain => {
                 on_plain(asked.plain_released);
                 assert!(asked.plain_receive.replace(max).is_none(), "two receives on the plain leg");
             }
             Action::Receive { max, .. } => {
                 asked.receive(Want::Any(max));
+            }
+            Action::ReceiveHandshake { leg } if leg == plain && self.conn.policy().accepts_proxy => {
+                assert!(asked.plain_receive.replace(SMALL_BYTES).is_none(), "two receives on the plain leg");
             }
             Action::ReceiveHandshake { leg } => {
                 assert_eq!(leg, tls, "a handshake on the plain leg");
@@ -153,6 +158,7 @@ impl World {
         Outcome {
             report,
             established: self.established,
+            proxied: self.proxied,
             notes: self.notes,
             to_backend: self.to_backend,
             backend_saw_end: self.backend_saw_end,

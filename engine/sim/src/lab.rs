@@ -172,6 +172,8 @@ fn rules_of(tls_policy: Arc<TlsPolicy>, offer: Offer) -> Policy {
         timeouts: Timeouts::default(),
         offload: offer,
         record_limit: u64::MAX,
+        accepts_proxy: false,
+        passes_tls_through: false,
         takes_fin_for_the_end: false,
         expect_no_pad: false,
     }

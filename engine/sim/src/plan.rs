@@ -6,7 +6,7 @@ use super::kernel::KernelProfile;
 use super::peer::{Peer, Script};
 use super::watch::{Watched, Wire};
 use offramp_core::config::Fingerprint;
-use offramp_core::conn::action::{Milestone, Report};
+use offramp_core::conn::action::{Milestone, ProxiedAddresses, Report};
 use offramp_core::tls::TlsInfo;
 
 /// What the backend does, once the plain leg is open.
@@ -64,6 +64,8 @@ pub struct Plan {
     pub first_is_silent: bool,
     /// Whether the last one does not.
     pub last_is_silent: bool,
+    /// Whether a full handshake may be begun as a server.
+    pub may_begin_full: bool,
     /// What is sent on the plain leg before anything else, if that is the one that is connected.
     pub preamble: Option<Vec<u8>>,
     /// The kernel's part.
@@ -94,6 +96,7 @@ impl Plan {
             first_refuses: None,
             first_is_silent: false,
             last_is_silent: false,
+            may_begin_full: true,
             preamble: None,
             habits,
             cut: 0,
@@ -111,6 +114,8 @@ pub struct Outcome {
     pub report: Report,
     /// What the handshake came to, if it was completed.
     pub established: Option<Box<TlsInfo>>,
+    /// What a PROXY header has said.
+    pub proxied: Option<ProxiedAddresses>,
     /// What it noted on the way.
     pub notes: Vec<Milestone>,
     /// What the backend got.

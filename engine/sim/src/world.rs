@@ -12,7 +12,7 @@ use super::sources;
 use super::transcript::Transcript;
 use super::watch::Wire;
 use offramp_core::conn::Conn;
-use offramp_core::conn::action::{Milestone, Outbox, Report};
+use offramp_core::conn::action::{Milestone, Outbox, ProxiedAddresses, Report};
 use offramp_core::conn::event::{Event, Leg, Operation};
 use offramp_core::conn::policy::{Policy, Turn};
 use offramp_core::tls::TlsInfo;
@@ -80,6 +80,8 @@ pub struct World {
     pub(super) attempts: usize,
     /// What the handshake came to.
     pub(super) established: Option<Box<TlsInfo>>,
+    /// What a PROXY header has said.
+    pub(super) proxied: Option<ProxiedAddresses>,
     pub(super) events: VecDeque<Event>,
     pub(super) notes: Vec<Milestone>,
     pub(super) report: Option<Report>,
@@ -172,6 +174,7 @@ impl World {
             preamble: VecDeque::new(),
             attempts: 0,
             established: None,
+            proxied: None,
             events: VecDeque::new(),
             notes: Vec::new(),
             report: None,
@@ -374,7 +377,8 @@ impl World {
         while let Some(event) = self.events.pop_front() {
             assert!(self.report.is_none(), "seed {}: an event after Close", self.plan.seed);
             self.transcript.event(&event);
-            let turn = Turn { now: self.now, may_offload: self.may_offload };
+            let (now, may_offload) = (self.now, self.may_offload);
+            let turn = Turn { now, may_offload, may_begin_full: self.plan.may_begin_full };
             self.conn.step(event, turn, &mut self.out);
             while let Some(action) = self.out.take_first() {
                 assert!(self.report.is_none(), "seed {}: {action:?} after Close", self.plan.seed);

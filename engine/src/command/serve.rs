@@ -47,7 +47,8 @@ impl Args for Values {
             let default =
                 if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
             let long = key.flag.trim_start_matches('-');
-            let separated = if matches!(key.kind, Kind::List | Kind::Texts) { " (separated by commas)" } else { "" };
+            let separated =
+                if matches!(key.kind, Kind::List | Kind::Texts) { " (separated by commas)" } else { "" };
             let help = format!("{}{separated}{default}", key.help);
             Arg::new(key.name).long(long).value_name(key.values).help(help)
         }))

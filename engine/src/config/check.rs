@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::limits::{
-    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, POOLS, RECORD_LIMIT,
+    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
     SESSION_LIFETIME_DEFAULT, Span, Timeouts, WORKERS,
 };
 use super::option::Scope;
 use super::{
     Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, RawRoute, Routes, Truncation,
-    UnknownName, route, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, RawRoute, Truncation, UnknownName,
+    route, trust,
 };
 
 /// What was given, not yet checked.
@@ -109,6 +111,7 @@ impl Raw {
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
+        let limits = self.limits()?;
         let pools = self.all_pools()?;
         let listeners = self.all_listeners(&pools)?;
         Ok(Config {
@@ -118,6 +121,7 @@ impl Raw {
             admin,
             timeouts,
             max_connections,
+            limits,
             ticket_keys,
             session_lifetime,
         })
@@ -137,10 +141,12 @@ impl Raw {
         }
         self.given.retain(|key, _| key.description().scope != Scope::Own);
         for other in others {
+            route::check_own(&other)?;
             let mut raw = self.clone();
             trust::override_with(&mut raw.given, other.given);
-            let is_plain =
-                raw.given.get(&ConfigOption::Mode).is_some_and(|mode| mode.value == Mode::Plain.name());
+            let is_plain = raw.given.get(&ConfigOption::Mode).is_some_and(|mode| {
+                [Mode::Plain.name(), Mode::Passthrough.name()].contains(&mode.value.as_str())
+            });
             // What others show is of no use without TLS; its own would be a contradiction.
             if is_plain || !other.identities.is_empty() {
                 raw.identities = other.identities;
@@ -155,73 +161,11 @@ impl Raw {
         Ok(listeners)
     }
 
-    /// The pools of the file, by name.
-    fn all_pools(&mut self) -> Result<Vec<Arc<Pool>>, ConfigError> {
-        let raw_pools = std::mem::take(&mut self.pools);
-        if !POOLS.contains(&raw_pools.len()) {
-            return Err(ConfigError::Pools { count: raw_pools.len() });
-        }
-        let mut pools: Vec<Arc<Pool>> = Vec::new();
-        for RawPool { path, line, name, given } in raw_pools {
-            let refused = |allowed: &str| ConfigError::PoolName {
-                path: path.clone(),
-                line,
-                name: name.clone(),
-                allowed: allowed.to_owned(),
-            };
-            if !is_pool_name(&name) {
-                return Err(refused("1 to 64 letters, digits, `-`, `_` and `.`"));
-            }
-            if route::find(&pools, &name).is_some() {
-                return Err(refused("a name that no other [[pool]] has"));
-            }
-            let mut raw = Self::default();
-            let is_inherited = |key: &ConfigOption| key.description().scope == Scope::Pool;
-            raw.given = self.given.iter().filter(|(key, _)| is_inherited(key)).map(cloned).collect();
-            raw.given.extend(given);
-            let missing = ConfigError::MissingInPool { path: path.clone(), line };
-            pools.push(Arc::new(raw.pool(name)?.ok_or(missing)?));
-        }
-        Ok(pools)
-    }
-
-    /// Where the connections go of a listener at this address.
-    fn routes(
-        &mut self,
-        listen: SocketAddr,
-        raw_routes: Vec<RawRoute>,
-        pools: &[Arc<Pool>],
-    ) -> Result<Routes, ConfigError> {
-        let named = self.given.remove(&ConfigOption::Pool);
-        let own = self.pool(listen.to_string())?.map(Arc::new);
-        let default = match (named, own) {
-            (Some(named), Some(_)) => {
-                return Err(named.refused(ConfigOption::Pool, "either backend or pool, not both"));
-            }
-            (Some(Given { value, origin }), None) => {
-                let found = route::find(pools, &value);
-                let missing = || ConfigError::NoSuchPool { origin, name: value, known: route::known(pools) };
-                Some(found.ok_or_else(missing)?)
-            }
-            (None, own) => own,
-        };
-        if default.is_none() && raw_routes.is_empty() {
-            return Err(ConfigError::Missing { key: ConfigOption::Backend });
-        }
-        let rules: Vec<_> = raw_routes.into_iter().map(|raw| raw.check(pools)).collect::<Result<_, _>>()?;
-        Ok(Routes { rules, default })
-    }
-
-    fn listener(
-        mut self,
-        raw_routes: Vec<RawRoute>,
-        pools: &[Arc<Pool>],
-    ) -> Result<Listener, ConfigError> {
+    fn listener(mut self, raw_routes: Vec<RawRoute>, pools: &[Arc<Pool>]) -> Result<Listener, ConfigError> {
         let mode = self.mode()?;
-        let (is_server, is_plain) = (mode.is_server(), mode == Mode::Plain);
-        let listen = self
-            .address(ConfigOption::Listen)?
-            .ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
+        let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());
+        let listen =
+            self.address(ConfigOption::Listen)?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
         let listener = Listener {
             listen,
             routes: self.routes(listen, raw_routes, pools)?,
@@ -235,6 +179,7 @@ impl Raw {
                 .unwrap_or_default(),
             tickets: self.switch(ConfigOption::Tickets)?.unwrap_or(true),
             keepalive: self.switch(ConfigOption::Keepalive)?.unwrap_or(true),
+            accept_proxy: self.accept_proxy()?,
             peers: self.peers(&mode)?,
             mode,
             identities: self.identities,
@@ -315,8 +260,18 @@ impl Raw {
             connect: self.duration(ConfigOption::Connect, Span::CONNECT)?.unwrap_or(default.connect),
             idle: self.duration(ConfigOption::Idle, Span::IDLE)?.unwrap_or(default.idle),
             linger: self.duration(ConfigOption::Linger, Span::LINGER)?.unwrap_or(default.linger),
+            lifetime: self.duration(ConfigOption::Lifetime, Span::LIFETIME)?,
             drain: self.duration(ConfigOption::Drain, Span::DRAIN)?.unwrap_or(default.drain),
         })
+    }
+
+    fn accept_proxy(&mut self) -> Result<Vec<IpNet>, ConfigError> {
+        let allowed = "IP addresses and networks, such as \"10.0.0.0/8\" or \"2001:db8::1\"";
+        let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let networks = self.parsed(ConfigOption::AcceptProxy, allowed, |value| {
+            value.split(',').map(|text| network(text.trim())).collect::<Option<Vec<_>>>()
+        })?;
+        Ok(networks.unwrap_or_default())
     }
 
     /// Each worker gets a share, so that there must be at least one connection for each.
@@ -332,7 +287,7 @@ impl Raw {
         Err(given.unwrap_or(default).refused(ConfigOption::MaxConnections, allowed))
     }
 
-    fn number(
+    pub(super) fn number(
         &mut self,
         key: ConfigOption,
         range: RangeInclusive<usize>,
@@ -341,7 +296,11 @@ impl Raw {
         self.parsed(key, allowed, |value| value.parse().ok().filter(|number| range.contains(number)))
     }
 
-    pub(super) fn duration(&mut self, key: ConfigOption, span: Span) -> Result<Option<Duration>, ConfigError> {
+    pub(super) fn duration(
+        &mut self,
+        key: ConfigOption,
+        span: Span,
+    ) -> Result<Option<Duration>, ConfigError> {
         let allowed = format!("a whole number with ms, s, m or h behind it, from {span}");
         self.parsed(key, allowed, |value| duration(value).filter(|duration| span.contains(*duration)))
     }
@@ -358,15 +317,6 @@ impl Raw {
             None => Err(given.refused(key, allowed)),
         }
     }
-}
-
-fn is_pool_name(text: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
-}
-
-fn cloned((key, given): (&ConfigOption, &Given)) -> (ConfigOption, Given) {
-    (*key, given.clone())
 }
 
 /// "10s", "500ms", "5m", "1h".
@@ -442,7 +392,11 @@ pub(super) mod tests {
                 .into_iter()
                 .chain(["unix:@", "unix:\0name", "unix:/run/b\0.sock"])
         {
-            assert!(error_with(ConfigOption::Backend, value).contains("allowed is 1 to 64 of these, each another: an IP address"), "{value}");
+            assert!(
+                error_with(ConfigOption::Backend, value)
+                    .contains("allowed is 1 to 64 of these, each another: an IP address"),
+                "{value}"
+            );
         }
     }
 

@@ -4,7 +4,6 @@
 //! certificates and keys are relative to the directory of the file.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,10 +11,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::option::{Kind, Scope};
-use super::{
-    ConfigError, ConfigOption, Given, IdentityFiles, Origin, Raw, RawListener, RawPool, RawRoute,
-};
+use super::{ConfigError, ConfigOption, Given, Origin, Raw};
 use offramp_files::{self as files, Problem};
+
+mod tables;
 
 /// Reads a configuration file.
 ///
@@ -49,12 +48,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
                 let pools = place.tables("pool", value)?.into_iter();
                 raw.pools = pools.map(|(at, table)| place.pool(at, table)).collect::<Result<_, _>>()?;
             }
-            "timeouts" => {
-                for (name, value) in place.table("[timeouts]", value)? {
-                    let (key, given) = place.value(Section::Timeouts, name, value)?;
-                    raw.give(key, given);
-                }
-            }
+            "timeouts" => place.section(Section::Timeouts, value, &mut raw)?,
+            "limits" => place.section(Section::Limits, value, &mut raw)?,
             _ => {
                 let (key, given) = place.value(Section::Top, name, value)?;
                 raw.give(key, given);
@@ -71,15 +66,17 @@ enum Section {
     Listener,
     Pool,
     Timeouts,
+    Limits,
 }
 
 impl Section {
     /// The name of a key in this section, if it belongs there.
     fn name_of(self, key: ConfigOption) -> Option<&'static str> {
-        let timeout = key.name().strip_prefix("timeouts.");
+        let (section, bare) = key.name().split_once('.').unwrap_or(("", key.name()));
         match self {
-            Self::Timeouts => timeout,
-            _ if timeout.is_some() => None,
+            Self::Timeouts => (section == "timeouts").then_some(bare),
+            Self::Limits => (section == "limits").then_some(bare),
+            _ if !section.is_empty() => None,
             Self::Listener if key.description().scope == Scope::Process => None,
             Self::Pool if key != ConfigOption::Backend && key.description().scope != Scope::Pool => None,
             Self::Top | Self::Listener | Self::Pool => Some(key.name()),
@@ -89,10 +86,10 @@ impl Section {
     /// Names that stand for tables.
     fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Top => &["identity", "listener", "pool", "timeouts"],
+            Self::Top => &["identity", "limits", "listener", "pool", "timeouts"],
             Self::Listener => &["identity", "route"],
             Self::Pool => &["name"],
-            Self::Timeouts => &[],
+            Self::Timeouts | Self::Limits => &[],
         }
     }
 }
@@ -153,6 +150,16 @@ impl Place<'_> {
         Ok((key, Given { value: text, origin: Origin::File { path: self.path.to_owned(), line } }))
     }
 
+    /// A table of values.
+    fn section(&self, section: Section, value: &Value<'_>, raw: &mut Raw) -> Result<(), ConfigError> {
+        let name = if section == Section::Limits { "[limits]" } else { "[timeouts]" };
+        for (name, value) in self.table(name, value)? {
+            let (key, given) = self.value(section, name, value)?;
+            raw.give(key, given);
+        }
+        Ok(())
+    }
+
     fn table<'t>(&self, what: &str, value: &'t Value<'t>) -> Result<&'t DeTable<'t>, ConfigError> {
         let found = value.get_ref();
         found.as_table().ok_or_else(|| {
@@ -182,117 +189,6 @@ impl Place<'_> {
     fn relative(&self, path: &str) -> String {
         let joined = || self.directory().join(path).to_string_lossy().into_owned();
         if path.is_empty() { String::new() } else { joined() }
-    }
-
-    /// Of the top, or of a listener: `what` is the name of the table.
-    fn identities(&self, what: &str, value: &Value<'_>) -> Result<Vec<IdentityFiles>, ConfigError> {
-        let tables = self.tables(what, value)?.into_iter();
-        tables.map(|(at, table)| self.identity(what, at, table)).collect()
-    }
-
-    fn identity(
-        &self,
-        what: &str,
-        at: Range<usize>,
-        table: &DeTable<'_>,
-    ) -> Result<IdentityFiles, ConfigError> {
-        let [mut certificate, mut key, mut ocsp] = [None, None, None];
-        for (name, value) in table {
-            let slot = match name.get_ref().as_ref() {
-                "certificate" => &mut certificate,
-                "key" => &mut key,
-                "ocsp" => &mut ocsp,
-                other => {
-                    let message =
-                        format!("unknown key {other}: allowed in [[{what}]] are certificate, key, ocsp");
-                    return Err(self.malformed(name.span(), message));
-                }
-            };
-            let DeValue::String(path) = value.get_ref() else {
-                let (wanted, found) = (Kind::Path.written(), type_of(value.get_ref()));
-                let message = format!("{} must be {wanted}, not {found}", name.get_ref());
-                return Err(self.malformed(value.span(), message));
-            };
-            *slot = Some(self.directory().join(path.as_ref()));
-        }
-        let missing = |name| self.malformed(at.clone(), format!("this [[{what}]] has no {name}"));
-        let certificate = certificate.ok_or_else(|| missing("certificate"))?;
-        Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
-    }
-
-    fn listener(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawListener, ConfigError> {
-        let mut listener = RawListener {
-            path: self.path.to_owned(),
-            line: line_at(self.text, at.start),
-            given: BTreeMap::new(),
-            identities: Vec::new(),
-            routes: Vec::new(),
-        };
-        for (name, value) in table {
-            match name.get_ref().as_ref() {
-                "identity" => listener.identities = self.identities("listener.identity", value)?,
-                "route" => {
-                    let routes = self.tables("listener.route", value)?.into_iter();
-                    listener.routes =
-                        routes.map(|(at, table)| self.route(at, table)).collect::<Result<_, _>>()?;
-                }
-                _ => {
-                    let (key, given) = self.value(Section::Listener, name, value)?;
-                    listener.given.insert(key, given);
-                }
-            }
-        }
-        Ok(listener)
-    }
-
-    fn pool(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawPool, ConfigError> {
-        let line = line_at(self.text, at.start);
-        let (mut pool_name, mut given) = (None, BTreeMap::new());
-        for (name, value) in table {
-            if name.get_ref() == "name" {
-                pool_name = Some(self.text("name", value)?);
-            } else {
-                let (key, value) = self.value(Section::Pool, name, value)?;
-                given.insert(key, value);
-            }
-        }
-        let name = pool_name.ok_or_else(|| self.malformed(at, "this [[pool]] has no name".to_owned()))?;
-        Ok(RawPool { path: self.path.to_owned(), line, name, given })
-    }
-
-    fn route(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawRoute, ConfigError> {
-        let line = line_at(self.text, at.start);
-        let (mut server_names, mut alpn, mut pool) = (Vec::new(), Vec::new(), None);
-        for (name, value) in table {
-            match name.get_ref().as_ref() {
-                "sni" => server_names = self.texts("sni", value)?,
-                "alpn" => alpn = self.texts("alpn", value)?,
-                "pool" => pool = Some(self.text("pool", value)?),
-                other => {
-                    let message = format!("unknown key {other}: allowed here are sni, alpn, pool");
-                    return Err(self.malformed(name.span(), message));
-                }
-            }
-        }
-        let missing = || self.malformed(at, "this [[listener.route]] has no pool".to_owned());
-        let pool = pool.ok_or_else(missing)?;
-        Ok(RawRoute { path: self.path.to_owned(), line, server_names, alpn, pool })
-    }
-
-    fn text(&self, name: &str, value: &Value<'_>) -> Result<String, ConfigError> {
-        let found = value.get_ref();
-        found.as_str().map(ToOwned::to_owned).ok_or_else(|| {
-            let message = format!("{name} must be {}, not {}", Kind::Text.written(), type_of(found));
-            self.malformed(value.span(), message)
-        })
-    }
-
-    /// Of an array of strings, or one string.
-    fn texts(&self, name: &str, value: &Value<'_>) -> Result<Vec<String>, ConfigError> {
-        match value.get_ref() {
-            DeValue::Array(items) => items.iter().map(|item| self.text(name, item)).collect(),
-            _ => Ok(vec![self.text(name, value)?]),
-        }
     }
 }
 

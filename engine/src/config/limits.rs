@@ -38,6 +38,12 @@ pub const ROUTES: RangeInclusive<usize> = 0..=1024;
 /// Probes of backends under way at once; others wait for a later round.
 pub const PROBES_MAX: usize = 128;
 
+/// A limit of the section `[limits]`.
+pub const LIMIT: RangeInclusive<usize> = 1..=1_000_000_000;
+
+/// Lines of connections in the log, per second; 0 for none.
+pub const CONNECTION_LOG: RangeInclusive<usize> = 0..=1_000_000;
+
 /// How often host names are resolved again, unless told otherwise.
 pub const RESOLVE_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -103,6 +109,8 @@ impl Span {
     pub const LINGER: Self = Self::new(Duration::from_millis(10), Duration::from_secs(60));
     /// `session_lifetime`; RFC 8446 §4.6.1 allows no ticket more than a week.
     pub const SESSION: Self = Self::new(Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    /// `timeouts.lifetime`.
+    pub const LIFETIME: Self = Self::new(Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
     /// `slow_start`; zero for none.
     pub const SLOW_START: Self = Self::new(Duration::ZERO, Duration::from_secs(3600));
     /// `resolve_interval`.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod check;
+mod clients;
 mod collisions;
 pub mod file;
 pub mod limits;
@@ -35,6 +36,8 @@ pub use pool::{Backend, HealthCheck, Pool, ProxyTlvs, SendProxy, Target};
 pub use route::{RawRoute, Route, Routes};
 pub use truncation::Truncation;
 
+use crate::limit::LimitRules;
+use ipnet::IpNet;
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
 use offramp_core::tls::{Settings, Tickets, TlsPolicyError, TlsRole};
@@ -63,11 +66,33 @@ pub struct Listener {
     pub tickets: bool,
     /// Whether TCP asks a silent peer of either leg if it is still there.
     pub keepalive: bool,
+    /// The networks of balancers, which say in a PROXY header who the client is; others are refused. With
+    /// none, no header is expected.
+    pub accept_proxy: Vec<IpNet>,
     /// Who may connect.
     pub peers: PeerRules,
 }
 
 impl Listener {
+    /// One that terminates TLS, with the defaults of a configuration file.
+    #[must_use]
+    pub fn new(listen: SocketAddr, routes: Routes, identities: Vec<IdentityFiles>) -> Self {
+        Self {
+            listen,
+            routes,
+            mode: Mode::Terminate,
+            identities,
+            unknown_name: UnknownName::default(),
+            truncation: Truncation::default(),
+            offload: OffloadRules::default(),
+            alpn: Vec::new(),
+            tickets: true,
+            keepalive: true,
+            accept_proxy: Vec::new(),
+            peers: PeerRules::default(),
+        }
+    }
+
     /// What TLS needs to know of the accepted leg, if it has TLS.
     fn near(&self) -> Option<Settings<'_>> {
         self.mode.is_server().then(|| self.settings(TlsRole::Server, &self.identities))
@@ -114,10 +139,30 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Connections open at once in the whole process; past it accepting pauses.
     pub max_connections: usize,
+    /// What clients may use.
+    pub limits: LimitRules,
     /// The ticket keys that several hosts share; this process's own if absent.
     pub ticket_keys: Option<PathBuf>,
     /// From the first full handshake until a session is resumed no more.
     pub session_lifetime: Duration,
+}
+
+impl Config {
+    /// One worker, and otherwise the defaults of a configuration file.
+    #[must_use]
+    pub fn new(listeners: Vec<Listener>) -> Self {
+        Self {
+            listeners,
+            workers: 1,
+            pin_workers: Pinning::default(),
+            admin: None,
+            timeouts: Timeouts::default(),
+            max_connections: limits::MAX_CONNECTIONS_DEFAULT,
+            limits: LimitRules::default(),
+            ticket_keys: None,
+            session_lifetime: limits::SESSION_LIFETIME_DEFAULT,
+        }
+    }
 }
 
 /// Why there is no configuration. Its text names where the value was given, the key, the value and what is
@@ -185,7 +230,9 @@ pub enum ConfigError {
         allowed: String,
     },
     /// A pool is named that is not there.
-    #[error("{origin}: there is no pool {name:?}: add a [[pool]] with this name, or name one of these: {known}")]
+    #[error(
+        "{origin}: there is no pool {name:?}: add a [[pool]] with this name, or name one of these: {known}"
+    )]
     NoSuchPool {
         /// Where it is named.
         origin: Origin,
@@ -195,7 +242,10 @@ pub enum ConfigError {
         known: String,
     },
     /// A value of a route cannot be used.
-    #[error("{}:{line}: [[listener.route]] {key} = {value:?} is refused: allowed is {allowed}", .path.display())]
+    #[error(
+        "{}:{line}: [[listener.route]] {key} = {value:?} is refused: allowed is {allowed}",
+        .path.display()
+    )]
     Route {
         /// The file.
         path: PathBuf,

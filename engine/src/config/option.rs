@@ -102,13 +102,10 @@ options! {
     Listen: "listen", "--listen", "ADDR:PORT",
         default "", Own Text,
         "Address on which connections are accepted; with port 0 the kernel chooses the port";
-    Backend: "backend", "--backend", "ADDR:PORT|HOST:PORT|unix:PATH|unix:@NAME",
+    Backend: "backend", "--backend", "ADDR:PORT|HOST:PORT|unix:PATH|unix:@NAME|pool:NAME",
         default "", Own Texts,
         "Where accepted connections go: one address or several, each with any of weight=N, backup and \
-         max_connections=N behind it";
-    Pool: "pool", "--pool", "NAME",
-        default "", Own Text,
-        "Where accepted connections go, in place of backend: a [[pool]] of the file";
+         max_connections=N behind it; or a [[pool]] of the file";
     Balance: "balance", "--balance", "round-robin|least-connections|random-of-two|hash-client|hash-sni",
         default "round-robin", Pool Text,
         "How one of several backends is chosen";
@@ -127,10 +124,10 @@ options! {
     ResolveInterval: "resolve_interval", "--resolve-interval", "TIME",
         default "10s", Pool Text,
         "How often the host names of backends are resolved again";
-    Mode: "mode", "--mode", "terminate|originate|reencrypt|plain",
+    Mode: "mode", "--mode", "terminate|originate|reencrypt|passthrough|plain",
         default "terminate", Listener Text,
         "Which legs have TLS: the accepted one (terminate), the one to the backend (originate), both \
-         (reencrypt) or none (plain)";
+         (reencrypt), none of ours (passthrough, which reads the first hello for the route) or none (plain)";
     ServerName: "server_name", "--server-name", "NAME",
         default "", Listener Text,
         "With originate and reencrypt: the name that the server's certificate must have";
@@ -192,6 +189,13 @@ options! {
     Truncation: "truncation", "--truncation", "reset|fin",
         default "reset", Listener Text,
         "How the other leg ends after a FIN without close_notify: reset, or as after an orderly end";
+    AcceptProxy: "accept_proxy", "--accept-proxy", "NETWORK",
+        default "none is expected", Listener List,
+        "The networks of the balancers that connect, each with a PROXY header that says who the client is; \
+         others are refused";
+    ConnectionLog: "connection_log", "--connection-log", "N",
+        default "0", Process Number,
+        "Connections per second that get a line in the log when they end";
     Admin: "admin", "--admin", "ADDR:PORT",
         default "nowhere", Process Text,
         "Address on which /metrics, /healthz and /offload are served";
@@ -213,6 +217,30 @@ options! {
     Drain: "timeouts.drain", "--drain-timeout", "TIME",
         default "30s", Process Text,
         "From SIGTERM until what is still open is ended";
+    Lifetime: "timeouts.lifetime", "--lifetime", "TIME",
+        default "without end", Process Text,
+        "From accept until the connection is ended, whatever it does";
+    ListenerConnections: "limits.listener_connections", "--listener-connections", "N",
+        default "no limit", Process Number,
+        "Connections open at once per listener; then the listener pauses";
+    SourceConnections: "limits.source_connections", "--source-connections", "N",
+        default "no limit", Process Number,
+        "Connections open at once per source; more are refused";
+    SourceRate: "limits.source_rate", "--source-rate", "N",
+        default "no limit", Process Number,
+        "New connections per second and source; more are refused";
+    SourcePrefixV4: "limits.source_prefix_ipv4", "--source-prefix-ipv4", "BITS",
+        default "32", Process Number,
+        "How much of an IPv4 address is one source";
+    SourcePrefixV6: "limits.source_prefix_ipv6", "--source-prefix-ipv6", "BITS",
+        default "64", Process Number,
+        "How much of an IPv6 address is one source";
+    ConnectionRate: "limits.connection_rate", "--connection-rate", "N",
+        default "no limit", Process Number,
+        "New connections per second; then accepting pauses";
+    FullHandshakeRate: "limits.full_handshake_rate", "--full-handshake-rate", "N",
+        default "no limit", Process Number,
+        "Full handshakes of clients per second; more are refused, while resumed ones pass";
 }
 
 impl ConfigOption {

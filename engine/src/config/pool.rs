@@ -3,14 +3,16 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use offramp_ring::socket::Address;
 
 use super::limits::{
-    ENDPOINTS, MAX_CONNECTIONS, RESOLVE_INTERVAL_DEFAULT, Span, UNIX_PATH_BYTES, WEIGHT,
+    ENDPOINTS, MAX_CONNECTIONS, POOLS, RESOLVE_INTERVAL_DEFAULT, Span, UNIX_PATH_BYTES, WEIGHT,
 };
-use super::{ConfigError, ConfigOption, Raw};
+use super::option::Scope;
+use super::{ConfigError, ConfigOption, Given, Raw, RawPool, route};
 use crate::pool::Balance;
 
 /// Endpoints of which one gets each connection, and how they are treated.
@@ -108,7 +110,8 @@ pub struct ProxyTlvs {
 
 impl ProxyTlvs {
     /// How a configuration writes them.
-    pub const ALLOWED: &'static str = "alpn, authority, ssl, unique-id, crc32c, certificate (which needs ssl)";
+    pub const ALLOWED: &'static str =
+        "alpn, authority, ssl, unique-id, crc32c, certificate (which needs ssl)";
 
     /// Reads them as a configuration writes them.
     #[must_use]
@@ -213,8 +216,10 @@ impl Backend {
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         // The path of a Unix socket may have spaces.
-        let (mut address, mut this) =
-            (text, Self { target: Target::parse("x:1")?, weight: 1, is_backup: false, max_connections: None });
+        let (mut address, mut this) = (
+            text,
+            Self { target: Target::parse("x:1")?, weight: 1, is_backup: false, max_connections: None },
+        );
         while let Some((front, last)) = address.rsplit_once(' ') {
             match last.split_once('=') {
                 Some(("weight", number)) => {
@@ -235,12 +240,44 @@ impl Backend {
 }
 
 impl Raw {
+    /// The pools of the file, by name.
+    pub(super) fn all_pools(&mut self) -> Result<Vec<Arc<Pool>>, ConfigError> {
+        let raw_pools = std::mem::take(&mut self.pools);
+        if !POOLS.contains(&raw_pools.len()) {
+            return Err(ConfigError::Pools { count: raw_pools.len() });
+        }
+        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        for RawPool { path, line, name, given } in raw_pools {
+            let refused = |allowed: &str| ConfigError::PoolName {
+                path: path.clone(),
+                line,
+                name: name.clone(),
+                allowed: allowed.to_owned(),
+            };
+            if !is_pool_name(&name) {
+                return Err(refused("1 to 64 letters, digits, `-`, `_` and `.`"));
+            }
+            if route::find(&pools, &name).is_some() {
+                return Err(refused("a name that no other [[pool]] has"));
+            }
+            let mut raw = Self::default();
+            let is_inherited = |key: &ConfigOption| key.description().scope == Scope::Pool;
+            raw.given = self.given.iter().filter(|(key, _)| is_inherited(key)).map(cloned).collect();
+            raw.given.extend(given);
+            let missing = ConfigError::MissingInPool { path: path.clone(), line };
+            pools.push(Arc::new(raw.pool(name)?.ok_or(missing)?));
+        }
+        Ok(pools)
+    }
+
     /// The endpoints of a pool, if any are given.
     fn backends(&mut self) -> Result<Option<Vec<Backend>>, ConfigError> {
         let allowed = format!(
-            "{} to {} of these, each another: an IP address or a host name, and a port other than 0, such as 127.0.0.1:8080; or \
+            "{} to {} of these, each another: an IP address or a host name, and a port other than 0, such as \
+             127.0.0.1:8080; or \
              unix:PATH, or unix:@NAME for an abstract socket, of {} to {} bytes behind the colon and no NUL; \
-             each with any of weight=N ({} to {}), backup, max_connections=N behind it",
+             each with any of weight=N ({} to {}), backup, max_connections=N behind it; or alone pool:NAME, of a \
+             [[pool]]",
             ENDPOINTS.start(),
             ENDPOINTS.end(),
             UNIX_PATH_BYTES.start(),
@@ -265,7 +302,9 @@ impl Raw {
         let pool = Pool {
             name,
             backends: backends.clone().unwrap_or_default(),
-            balance: self.parsed(ConfigOption::Balance, Balance::ALLOWED, Balance::parse)?.unwrap_or_default(),
+            balance: self
+                .parsed(ConfigOption::Balance, Balance::ALLOWED, Balance::parse)?
+                .unwrap_or_default(),
             send_proxy: self
                 .parsed(ConfigOption::SendProxy, SendProxy::ALLOWED, SendProxy::parse)?
                 .unwrap_or_default(),
@@ -282,6 +321,15 @@ impl Raw {
         };
         Ok(backends.map(|_| pool))
     }
+}
+
+fn is_pool_name(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+fn cloned((key, given): (&ConfigOption, &Given)) -> (ConfigOption, Given) {
+    (*key, given.clone())
 }
 
 /// A path, or an abstract name behind an `@`. A NUL would end the one and begin the other.

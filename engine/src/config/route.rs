@@ -1,12 +1,17 @@
 //! Routes: which pool gets a connection, by what its client has asked for.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use offramp_ring::socket::Address;
 
 use super::limits::ALPN_BYTES;
-use super::{ConfigError, Origin, Pool};
+use super::option::Scope;
+use super::{ConfigError, ConfigOption, Given, Origin, Pool, Raw, RawListener};
+
+/// In front of the name of a pool, in place of the address of a backend.
+const POOL: &str = "pool:";
 
 /// Where the connections of a listener go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +62,8 @@ impl RawRoute {
             allowed: allowed.to_owned(),
         };
         if server_names.is_empty() && alpn.is_empty() {
-            let allowed = "one or more names; or give alpn; what no route matches goes to the backend or pool \
-                           of the listener";
+            let allowed = "one or more names; or give alpn; what no route matches goes to the backend or \
+                           pool of the listener";
             return Err(refused("sni", "", allowed));
         }
         let server_names: Vec<String> = server_names.iter().map(|name| name.to_ascii_lowercase()).collect();
@@ -88,6 +93,49 @@ pub(super) fn find(pools: &[Arc<Pool>], name: &str) -> Option<Arc<Pool>> {
 pub(super) fn known(pools: &[Arc<Pool>]) -> String {
     let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
     if names.is_empty() { "there is none".to_owned() } else { names.join(", ") }
+}
+
+/// What a listener says of its own pool means nothing where its connections go to one of the file.
+pub(super) fn check_own(listener: &RawListener) -> Result<(), ConfigError> {
+    let names_pool = |given: &Given| given.value.starts_with(POOL);
+    if !listener.given.get(&ConfigOption::Backend).is_some_and(names_pool) {
+        return Ok(());
+    }
+    match listener.given.iter().find(|(key, _)| key.description().scope == Scope::Pool) {
+        Some((key, given)) => {
+            Err(given.clone().refused(*key, "nothing beside backend = \"pool:…\": give it to the [[pool]]"))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Raw {
+    /// Where the connections go of a listener at this address.
+    pub(super) fn routes(
+        &mut self,
+        listen: SocketAddr,
+        raw_routes: Vec<RawRoute>,
+        pools: &[Arc<Pool>],
+    ) -> Result<Routes, ConfigError> {
+        let named = self.given.get(&ConfigOption::Backend).and_then(|given| {
+            let name = given.value.strip_prefix(POOL)?.to_owned();
+            Some((name, given.origin.clone()))
+        });
+        let default = named.map(|(name, origin)| {
+            self.given.remove(&ConfigOption::Backend);
+            let missing = |name| ConfigError::NoSuchPool { origin, name, known: known(pools) };
+            find(pools, &name).ok_or_else(|| missing(name))
+        });
+        let default = default.transpose()?;
+        // What is given of a pool is checked, whether it is this listener's or not.
+        let own = self.pool(listen.to_string())?.map(Arc::new);
+        let default = default.or(own);
+        if default.is_none() && raw_routes.is_empty() {
+            return Err(ConfigError::Missing { key: ConfigOption::Backend });
+        }
+        let rules: Vec<_> = raw_routes.into_iter().map(|raw| raw.check(pools)).collect::<Result<_, _>>()?;
+        Ok(Routes { rules, default })
+    }
 }
 
 impl Routes {
@@ -121,3 +169,86 @@ impl std::fmt::Display for Routes {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, file};
+
+    const POOLS: &str = "balance = \"hash-sni\"\n\
+                         [[pool]]\nname = \"a\"\nbackend = [\"10.0.0.1:1\", \"h.example:2 weight=3\"]\n\
+                         [[pool]]\nname = \"b\"\nbackend = \"unix:/b\"\nbalance = \"hash-client\"\n";
+
+    fn read(listener: &str) -> Result<Config, String> {
+        let text = format!("mode = \"plain\"\n{POOLS}[[listener]]\nlisten = \"127.0.0.1:1\"\n{listener}");
+        file::parse(Path::new("o.toml"), &text).and_then(Raw::check).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn routes_name_pools_and_the_rest_goes_to_the_backend() {
+        let route = "[[listener.route]]\nsni = [\"A.example\", \"*.b.example\"]\npool = \"b\"\n";
+        let config = read(&format!("backend = \"pool:a\"\n{route}")).unwrap();
+        let routes = &config.listeners[0].routes;
+        assert_eq!(routes.to_string(), "10.0.0.1:1, h.example:2 (1 route)");
+        assert_eq!(routes.rules[0].server_names, ["a.example", "*.b.example"], "in lower case");
+        let names: Vec<_> = routes.pools().map(|pool| (pool.name.as_str(), pool.balance.name())).collect();
+        assert_eq!(names, [("b", "hash-client"), ("a", "hash-sni")], "what a pool does not say it inherits");
+        assert_eq!(read(route).unwrap().listeners[0].routes.default, None);
+        let own = read("backend = \"10.0.0.9:9\"\n").unwrap();
+        let pool = own.listeners[0].routes.default.clone().unwrap();
+        assert_eq!((pool.name.as_str(), pool.balance.name()), ("127.0.0.1:1", "hash-sni"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_its_line() {
+        let route = |rest: &str| format!("backend = \"pool:a\"\n[[listener.route]]\n{rest}");
+        for (listener, expected) in [
+            ("".to_owned(), "o.toml:10: this [[listener]] has no backend"),
+            ("backend = \"pool:c\"\n".to_owned(), "o.toml:12: there is no pool \"c\""),
+            (
+                "backend = \"pool:a\"\nsend_proxy = \"v1\"\n".to_owned(),
+                "o.toml:13: send_proxy = \"v1\" is refused",
+            ),
+            (route("pool = \"c\"\nsni = \"x\"\n"), "o.toml:13: there is no pool \"c\""),
+            (route("pool = \"a\"\n"), "o.toml:13: [[listener.route]] sni = \"\" is refused"),
+            (route("pool = \"a\"\nsni = \"*\"\n"), "o.toml:13: [[listener.route]] sni = \"*\" is refused"),
+            (route("pool = \"a\"\nsni = \"192.0.2.1\"\n"), "sni = \"192.0.2.1\" is refused"),
+            (route("pool = \"a\"\nalpn = \"\"\n"), "o.toml:13: [[listener.route]] alpn = \"\" is refused"),
+            (route("sni = \"x\"\n"), "o.toml:13: this [[listener.route]] has no pool"),
+            (route("pool = 3\n"), "o.toml:14: pool must be a string, in quotes, not an integer"),
+            (route("pol = \"a\"\n"), "o.toml:14: unknown key pol: allowed here are sni, alpn, pool"),
+        ] {
+            let error = read(&listener).unwrap_err();
+            assert!(error.contains(expected), "{listener:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn pools_are_refused_with_their_line() {
+        let read = |pools: &str| {
+            let text = format!("listen = \"127.0.0.1:1\"\nbackend = \"pool:a\"\n{pools}");
+            file::parse(Path::new("o.toml"), &text).and_then(Raw::check).unwrap_err().to_string()
+        };
+        let good = "[[pool]]\nname = \"a\"\nbackend = \"10.0.0.1:1\"\n";
+        for (pools, expected) in [
+            ("[[pool]]\nbackend = \"10.0.0.1:1\"\n".to_owned(), "o.toml:3: this [[pool]] has no name"),
+            ("[[pool]]\nname = \"a\"\n".to_owned(), "o.toml:3: this [[pool]] has no backend"),
+            (good.replace("\"a\"", "\"a b\""), "o.toml:3: [[pool]] name = \"a b\" is refused"),
+            (
+                format!("{good}{good}"),
+                "o.toml:6: [[pool]] name = \"a\" is refused: allowed is a name that no other",
+            ),
+            (good.replace("10.0.0.1:1", "10.0.0.1"), "o.toml:5: backend = \"10.0.0.1\" is refused"),
+            (
+                good.replace(":1\"", ":1, 10.0.0.1:1\""),
+                "o.toml:5: backend = \"10.0.0.1:1, 10.0.0.1:1\" is refused",
+            ),
+            (format!("{good}tickets = \"on\"\n"), "o.toml:6: unknown key tickets: allowed here are"),
+            (format!("{good}balance = \"fair\"\n"), "o.toml:6: balance = \"fair\" is refused"),
+        ] {
+            assert!(read(&pools).contains(expected), "{pools:?}: {}", read(&pools));
+        }
+        assert!(read("").contains("o.toml:2: there is no pool \"a\"") && read("").contains("there is none"));
+    }
+}

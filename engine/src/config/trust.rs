@@ -41,16 +41,22 @@ impl Raw {
     pub(super) fn mode(&mut self) -> Result<Mode, ConfigError> {
         let written = self.given.get(&ConfigOption::Mode).map(|mode| mode.origin.clone());
         let name = self.parsed(ConfigOption::Mode, Mode::ALLOWED, |value| {
-            ["terminate", "originate", "reencrypt", "plain"].into_iter().find(|name| *name == value)
+            ["terminate", "originate", "reencrypt", "passthrough", "plain"]
+                .into_iter()
+                .find(|name| *name == value)
         })?;
         let name = name.unwrap_or(TERMINATE);
         let server_name = self.given.remove(&ConfigOption::ServerName);
-        if matches!(name, "terminate" | "plain") {
+        if matches!(name, "terminate" | "passthrough" | "plain") {
             if let Some(given) = server_name {
                 return Err(given.refused(ConfigOption::ServerName, Originate::ALLOWED_NAME));
             }
             return match self.given.remove(&ConfigOption::ServerCa) {
-                None => Ok(if name == "plain" { Mode::Plain } else { Mode::Terminate }),
+                None => Ok(match name {
+                    "plain" => Mode::Plain,
+                    "passthrough" => Mode::Passthrough,
+                    _ => Mode::Terminate,
+                }),
                 Some(given) => Err(given.refused(
                     ConfigOption::ServerCa,
                     "a file of authorities, and only with mode = \"originate\" or \"reencrypt\"; for \
@@ -104,11 +110,13 @@ impl Raw {
         if !mode.is_server() {
             // With "originate" they were the server's, and are taken.
             if let Some(listed) = listed {
-                return Err(listed
-                    .refused(ConfigOption::Fingerprints, "nothing with mode = \"plain\": there is no TLS"));
+                return Err(listed.refused(
+                    ConfigOption::Fingerprints,
+                    "nothing with mode = \"plain\" or \"passthrough\": there is no TLS of ours",
+                ));
             }
-            let for_servers = "nothing with mode = \"originate\" or \"plain\", where clients are not asked; \
-                               for the server: server_ca or fingerprints";
+            let for_servers = "nothing with mode = \"originate\", \"passthrough\" or \"plain\", where \
+                               clients are not asked; for the server: server_ca or fingerprints";
             return match (asked, file) {
                 (Some(asked), _) if auth != ClientAuth::None => {
                     Err(asked.refused(ConfigOption::ClientAuth, for_servers))

@@ -1,8 +1,8 @@
 //! A pool: endpoints of which one gets each connection.
 //!
 //! A worker has pools of its own ([`Pool`]); what it knows of an endpoint with the others and with the
-//! control plane is the endpoint's [`EndpointState`]. Nobody waits for anybody: the control plane sets whether
-//! an endpoint is up, workers count connections and failures.
+//! control plane is the endpoint's [`EndpointState`]. Nobody waits for anybody: the control plane sets
+//! whether an endpoint is up, workers count connections and failures.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub mod health;
 mod state;
 
 pub use balance::{Balance, ENDPOINTS_MAX, Key};
-pub use state::EndpointState;
+pub use state::{ConnectionCount, EndpointState};
 
 use crate::sys::socket::{Address, SockAddr};
 use balance::{Balancer, Candidate, identity};
@@ -91,7 +91,8 @@ impl Tried {
 }
 
 impl Pool {
-    /// Of at most [`ENDPOINTS_MAX`] endpoints; those beyond get nothing. `seed` differs from worker to worker.
+    /// Of at most [`ENDPOINTS_MAX`] endpoints; those beyond get nothing. `seed` differs from worker to
+    /// worker.
     #[must_use]
     pub fn new(name: Arc<str>, mut endpoints: Vec<Endpoint>, rules: PoolRules, seed: u64) -> Self {
         endpoints.truncate(ENDPOINTS_MAX);
@@ -100,6 +101,14 @@ impl Pool {
         let PoolRules { balance, slow_start_ms, origin } = rules;
         let balancer = Balancer::new(balance, &identities, seed);
         Self { name, endpoints, balancer, origin, slow_start_ms, balance }
+    }
+
+    /// With the rules of a configuration that says nothing of them.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "nothing comes up slowly here: any instant will do")]
+    pub fn of(name: Arc<str>, endpoints: Vec<Endpoint>) -> Self {
+        let rules = PoolRules { balance: Balance::RoundRobin, slow_start_ms: 0, origin: Instant::now() };
+        Self::new(name, endpoints, rules, 0)
     }
 
     /// The next endpoint for a connection, by its place; none if there is none that it has not tried and that
@@ -152,10 +161,8 @@ mod tests {
         Endpoint::new(address, Arc::new(EndpointState::new(2))).expect("an address")
     }
 
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn pool(endpoints: Vec<Endpoint>) -> Pool {
-        let rules = PoolRules { balance: Balance::RoundRobin, slow_start_ms: 0, origin: Instant::now() };
-        Pool::new("p".into(), endpoints, rules, 1)
+        Pool::of("p".into(), endpoints)
     }
 
     fn chosen(pool: &Pool, tried: Tried) -> Option<u16> {

@@ -27,11 +27,14 @@ pub struct EndpointState {
     up_since: AtomicU64,
     /// Consecutive failures.
     failures: AtomicU32,
-    /// One counter per worker.
-    connections: Box<[WorkerConnections]>,
+    connections: ConnectionCount,
 }
 
-/// The connections of one worker to the endpoint. Only that worker writes them.
+/// Connections of all workers, each of which writes a counter of its own.
+#[derive(Debug)]
+pub struct ConnectionCount(Box<[WorkerConnections]>);
+
+/// The connections of one worker. Only that worker writes them.
 ///
 /// Aligned to two cache lines: no two workers' counters share a line, nor a pair that is fetched together.
 #[derive(Debug, Default)]
@@ -46,7 +49,7 @@ impl EndpointState {
         Self {
             up_since: AtomicU64::new(ALWAYS_UP),
             failures: AtomicU32::new(0),
-            connections: (0..workers).map(|_| WorkerConnections::default()).collect(),
+            connections: ConnectionCount::new(workers),
         }
     }
 
@@ -74,34 +77,19 @@ impl EndpointState {
 
     /// Counts a connection that this worker opens. Only the worker with this index may call this.
     pub fn enter(&self, worker: usize) {
-        self.update(worker, |connections| connections.saturating_add(1));
+        self.connections.enter(worker);
     }
 
     /// Counts a connection that this worker closes. Only the worker with this index may call this, once per
     /// [`enter`](Self::enter).
     pub fn leave(&self, worker: usize) {
-        self.update(worker, |connections| {
-            debug_assert!(connections > 0, "a connection leaves that did not enter");
-            connections.saturating_sub(1)
-        });
+        self.connections.leave(worker);
     }
 
-    /// There is one writer per counter, so a load and a store suffice. A worker without a counter is ignored.
-    fn update(&self, worker: usize, change: impl FnOnce(u32) -> u32) {
-        debug_assert!(worker < self.connections.len(), "a worker without a counter");
-        if let Some(WorkerConnections(connections)) = self.connections.get(worker) {
-            connections.store(change(connections.load(Ordering::Relaxed)), Ordering::Relaxed);
-        }
-    }
-
-    /// The open connections of all workers to the endpoint.
-    ///
-    /// Two workers that choose at the same moment do not see each other's new connection. A limit that is
-    /// compared with this sum may be exceeded by up to the number of workers minus 1.
+    /// The open connections of all workers to the endpoint; see [`ConnectionCount::sum`].
     #[must_use]
     pub fn connections(&self) -> u32 {
-        let each = self.connections.iter().map(|WorkerConnections(own)| own.load(Ordering::Relaxed));
-        each.fold(0, u32::saturating_add)
+        self.connections.sum()
     }
 
     /// Counts a connection to the endpoint that failed. Any worker may call this.
@@ -146,6 +134,52 @@ impl EndpointState {
         }
         let gained = elapsed.saturating_mul(u64::from(SHARE_FULL - SHARE_MIN)) / slow_start_ms;
         u32::try_from(gained).map_or(SHARE_FULL, |gained| SHARE_MIN + gained)
+    }
+}
+
+impl ConnectionCount {
+    /// None yet. `workers` is the number of workers; their indices are 0 to `workers - 1`.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| WorkerConnections::default()).collect())
+    }
+
+    /// Counts a connection that this worker opens. Only the worker with this index may call this.
+    pub fn enter(&self, worker: usize) {
+        self.update(worker, |connections| connections.saturating_add(1));
+    }
+
+    /// Counts a connection that this worker closes. Only the worker with this index may call this, once per
+    /// [`enter`](Self::enter).
+    pub fn leave(&self, worker: usize) {
+        self.update(worker, |connections| {
+            debug_assert!(connections > 0, "a connection leaves that did not enter");
+            connections.saturating_sub(1)
+        });
+    }
+
+    /// Those of all workers.
+    ///
+    /// Two workers that count at the same moment do not see each other's new connection. A limit that is
+    /// compared with this sum may be exceeded by up to the number of workers minus 1.
+    #[must_use]
+    pub fn sum(&self) -> u32 {
+        let each = self.0.iter().map(|WorkerConnections(own)| own.load(Ordering::Relaxed));
+        each.fold(0, u32::saturating_add)
+    }
+
+    /// Those of one worker.
+    #[must_use]
+    pub fn of(&self, worker: usize) -> u32 {
+        self.0.get(worker).map_or(0, |WorkerConnections(own)| own.load(Ordering::Relaxed))
+    }
+
+    /// There is one writer per counter, so a load and a store suffice. A worker without a counter is ignored.
+    fn update(&self, worker: usize, change: impl FnOnce(u32) -> u32) {
+        debug_assert!(worker < self.0.len(), "a worker without a counter");
+        if let Some(WorkerConnections(connections)) = self.0.get(worker) {
+            connections.store(change(connections.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
     }
 }
 

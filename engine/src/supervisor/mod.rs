@@ -7,6 +7,7 @@ mod control;
 mod crew;
 mod error;
 mod files;
+mod pool_rounds;
 mod pools;
 mod pulse;
 mod record_paths;
@@ -151,12 +152,14 @@ impl Engine {
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
+        let limits = control.services.lock().limits();
         let names = connection_names(config.workers)?;
         let setups = counters.into_iter().enumerate().map(|(index, counters)| Setup {
             index,
             name: names[index],
             max_connections: share(descriptors.max_connections, config.workers, index),
             counters,
+            limits: Arc::clone(&limits),
             mailbox: Arc::clone(&control.mailboxes[index]),
         });
         let crew = Crew::start(setups, &cpus, control.clone())?;
@@ -174,8 +177,7 @@ impl Engine {
         let reload: Reload = Box::new(move || reload(&theirs));
         let tick = look_at_files(tickets, control.services.clone());
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
-        let pools = control.services.lock().pools();
-        pools.start(control.services.clone(), crew.reports())?;
+        pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
         let (workers, watch) = (config.workers, Some(watch));

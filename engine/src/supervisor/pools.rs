@@ -1,19 +1,16 @@
-//! The endpoints of all pools: where they are, and whether they are up. Workers read what is decided here, and
-//! report what becomes of connections.
+//! The endpoints of all pools: where they are, and whether they are up. Workers read what is decided here,
+//! and report what becomes of connections.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::StartError;
-use super::crew::{Report, vital};
 use super::resolver::{Name, Resolver};
-use super::services::Services;
-use crate::config::limits::{ENDPOINTS, PROBES_MAX, TICK, Timeouts};
+use crate::config::limits::{ENDPOINTS, PROBES_MAX, Timeouts};
 use crate::config::{Config, HealthCheck, Pool, Target};
+use crate::limit::{LimitRules, Limits};
 use crate::pool::health::{Change, Health, HealthRules};
 use crate::pool::{Endpoint, EndpointState, PoolRules};
 use crate::sys::attempt::Attempt;
@@ -77,27 +74,6 @@ impl Pools {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Starts the thread that looks after the endpoints once a [`TICK`]. `services` get new endpoints when a
-    /// host name is elsewhere.
-    pub(super) fn start(self, services: Services, reports: Sender<Report>) -> Result<(), StartError> {
-        // Nothing is sent: it is a wait that ends with the engine.
-        let (alive, ended) = std::sync::mpsc::channel::<()>();
-        services.lock().keep_alive(alive);
-        let mut is_elsewhere = false;
-        vital("pools", reports, move || {
-            while ended.recv_timeout(TICK) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                is_elsewhere |= self.lock().round(now());
-                // A reload may be waiting for a file; the next round will do.
-                if is_elsewhere && let Some(in_force) = services.try_lock() {
-                    in_force.reroute();
-                    is_elsewhere = false;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(())
-    }
 }
 
 impl State {
@@ -151,6 +127,14 @@ impl State {
         found
     }
 
+    /// Limits, with the sources that are counted already.
+    pub(super) fn limits(&self, rules: LimitRules, earlier: Option<&Limits>) -> Arc<Limits> {
+        Arc::new(match earlier {
+            Some(earlier) => earlier.changed(rules, self.origin),
+            None => Limits::new(rules, self.origin),
+        })
+    }
+
     /// What is the same for the endpoints of a pool.
     pub(super) fn rules(&self, pool: &Pool) -> PoolRules {
         let slow_start_ms = u64::try_from(pool.slow_start.as_millis()).unwrap_or(u64::MAX);
@@ -192,7 +176,7 @@ impl State {
     }
 
     /// Decides which endpoints are up. Whether a host name is elsewhere.
-    fn round(&mut self, now: Instant) -> bool {
+    pub(super) fn round(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.origin);
         self.rounds += 1;
         let mut probes = 0;
@@ -242,7 +226,7 @@ impl Place {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the control plane owns a clock of its own")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

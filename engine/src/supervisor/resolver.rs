@@ -65,8 +65,8 @@ impl Resolver {
         Self { lookup, known: BTreeMap::new(), questions, asked: Some(asked), answers, answer }
     }
 
-    /// Names that are to be known from now on, each with how often it is resolved again; others are forgotten.
-    /// Waits until those that are new have an answer, but no longer than `patience`.
+    /// Names that are to be known from now on, each with how often it is resolved again; others are
+    /// forgotten. Waits until those that are new have an answer, but no longer than `patience`.
     pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant, patience: Duration) {
         self.known.retain(|name, _| names.contains_key(name));
         for (name, interval) in names {

@@ -7,21 +7,20 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::seen::Seen;
 use super::pools::{self, Pools};
+use super::seen::Seen;
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
 use crate::config::{self, Config, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
+use crate::limit::{LimitRules, Limits};
 use crate::metrics::Expiries;
+use crate::pool::{ConnectionCount, Pool};
 use crate::sys::probe::Ktls;
 use crate::tls::{Tickets, TlsPolicy, warnings};
-use crate::pool::Pool;
-use crate::worker::{
-    Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId,
-};
+use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
@@ -31,6 +30,7 @@ impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
         let pools = Pools::new(mailboxes.len());
+        let limits = pools.lock().limits(LimitRules::default(), None);
         let in_force = InForce {
             mailboxes,
             tickets,
@@ -43,19 +43,33 @@ impl Services {
             warned: Vec::new(),
             expiries: Arc::default(),
             pools,
+            limits,
             alive: None,
         };
         Self(Arc::new(Mutex::new(in_force)))
     }
 
-    /// The same, unless somebody has it.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, InForce>> {
-        self.0.try_lock().ok()
+    /// For who does not keep them alive.
+    pub(super) fn downgrade(&self) -> WeakServices {
+        WeakServices(Arc::downgrade(&self.0))
     }
 
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
     pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same, for as long as somebody else has them.
+pub(super) struct WeakServices(Weak<Mutex<InForce>>);
+
+impl WeakServices {
+    /// Does this with them; not if somebody has locked them, or if they are gone. Whether it was done.
+    pub(super) fn try_with(&self, what: impl FnOnce(&mut InForce)) -> bool {
+        let Some(services) = self.0.upgrade() else { return false };
+        let Ok(mut in_force) = services.try_lock() else { return false };
+        what(&mut in_force);
+        true
     }
 }
 
@@ -87,6 +101,7 @@ pub(super) struct InForce {
     warned: Vec<String>,
     expiries: Arc<Mutex<Expiries>>,
     pools: Pools,
+    limits: Arc<Limits>,
     /// Dropped with the services: the thread that looks after the pools ends with it.
     alive: Option<Sender<()>>,
 }
@@ -100,6 +115,8 @@ pub(super) struct Running {
     pub(super) listener: Listener,
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
+    /// Of all workers.
+    connections: Arc<ConnectionCount>,
 }
 
 impl InForce {
@@ -124,6 +141,11 @@ impl InForce {
             let (running, bound) = self.run(listener.clone(), before, found)?;
             services.push(running);
             sockets.push(bound);
+        }
+        if *self.limits.rules() != new.limits {
+            self.limits = self.pools.lock().limits(new.limits, Some(&self.limits));
+            let limits = || Command::Limits(Arc::clone(&self.limits));
+            self.mailboxes.iter().for_each(|mailbox| mailbox.post(limits()));
         }
         let is_start = self.services.is_empty();
         (self.timeouts, self.seen, self.services) = (new.timeouts, seen, services);
@@ -151,9 +173,12 @@ impl InForce {
     ) -> Result<(Running, Vec<OwnedFd>), StartError> {
         let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
         let records = match listener.mode {
-            Mode::Plain => RecordPaths::without_tls(),
+            Mode::Plain | Mode::Passthrough => RecordPaths::without_tls(),
             _ => RecordPaths::choose(&listener.offload, found)?,
         };
+        let workers = self.mailboxes.len();
+        let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
+        let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
         let (id, listen, sockets) = match before {
             Some(before) => {
                 listener.keepalive = before.listener.keepalive;
@@ -166,7 +191,7 @@ impl InForce {
                 (ServiceId(self.next_id), listen, sockets)
             }
         };
-        Ok((Running { id, listen, listener, records, legs }, sockets))
+        Ok((Running { id, listen, listener, records, legs, connections }, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
@@ -215,6 +240,11 @@ impl InForce {
     /// What is known of the pools.
     pub(super) fn pools(&self) -> Pools {
         self.pools.clone()
+    }
+
+    /// What clients may use.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits)
     }
 
     /// Keeps it for as long as there are services.
@@ -289,6 +319,8 @@ impl Running {
             rules: rules.collect(),
             default: default.as_ref().and_then(place),
             destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
+            connections: Arc::clone(&self.connections),
+            balancers: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
         }
     }
@@ -301,6 +333,8 @@ impl Running {
             timeouts,
             offload: self.records.offer(),
             record_limit: self.listener.offload.record_limit,
+            accepts_proxy: !self.listener.accept_proxy.is_empty(),
+            passes_tls_through: self.listener.mode == Mode::Passthrough,
             takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
             expect_no_pad: self.records.expects_no_pad(),
         }

@@ -1,20 +1,26 @@
 //! Who gets a slot: as many connections as the cap allows, of which unfinished handshakes have a share. While
 //! there is no slot for a newcomer, a handshake has less time, and the oldest one ends for it.
 
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use super::about::{About, ConnectionId};
+use super::about::{About, ConnectionId, Timeline};
+use super::apply::refused;
 use super::faults::{Circumstances, Kind};
 use super::listener::SINGLES;
 use super::mailbox::ServiceId;
 use super::owner::Owner;
+use super::route::Route;
+use super::served::Served;
 use crate::conn::Conn;
 use crate::conn::event::Event;
+use crate::conn::fault::Fault;
 use crate::metrics::Counter;
 use crate::sys::ring::Outcome;
+use crate::sys::socket;
 
 /// Connections taken in one turn: each has only a receive to be started.
 const TURN_ACCEPTS: usize = 256;
@@ -52,19 +58,7 @@ impl Worker {
                     served.listener.finished();
                 }
                 if !self.draining {
-                    self.counters.add(Counter::Accepted, 1);
-                    let route = Arc::clone(&served.route);
-                    let conn = Conn::new(Arc::clone(&served.policy));
-                    let about = route.wants_about().then(|| {
-                        self.next_connection += 1;
-                        let id = ConnectionId { worker: self.name, serial: self.next_connection };
-                        Box::new(About::of(socket.as_fd(), id))
-                    });
-                    let id = self.slots.insert(conn, route, socket, self.now);
-                    if let Some(slot) = self.slots.get(id) {
-                        slot.about = about;
-                    }
-                    self.step(id, Event::Opened);
+                    self.take_in(service, socket);
                 }
             }
             Outcome::Failed { errno, .. } => {
@@ -81,30 +75,97 @@ impl Worker {
         }
     }
 
+    /// A connection was accepted: it gets a slot, unless where it comes from forbids it.
+    fn take_in(&mut self, service: ServiceId, socket: OwnedFd) {
+        let Some(served) = self.services.get(&service) else { return };
+        self.counters.add(Counter::Accepted, 1);
+        self.limits.accepted(self.now);
+        let route = Arc::clone(&served.route);
+        let has_balancers = !route.balancers.is_empty();
+        let counts = self.limits.counts_sources() && !has_balancers;
+        let about = (counts || self.limits.logs_connections() || route.wants_about()).then(|| {
+            self.next_connection += 1;
+            let id = ConnectionId { worker: self.name, serial: self.next_connection };
+            let timeline = self.limits.logs_connections().then(|| Box::new(Timeline::begin(self.now)));
+            Box::new(About { timeline, ..About::of(socket.as_fd(), id) })
+        });
+        let client = about.as_ref().and_then(|about| about.client);
+        let source = match client {
+            Some(client) if has_balancers && !route.is_balancer(client.ip()) => Err(Fault::ProxyUntrusted),
+            Some(client) if counts => self.limits.enter(client.ip(), self.now).map(Some).map_err(refused),
+            _ => Ok(None),
+        };
+        let source = match source {
+            Ok(source) => source,
+            Err(fault) => return self.turn_away(&route, client, socket, fault),
+        };
+        route.connections.enter(self.index);
+        let conn = Conn::new(Arc::clone(&served.policy));
+        let id = self.slots.insert(conn, route, socket, self.now);
+        if let Some(slot) = self.slots.get(id) {
+            (slot.about, slot.source) = (about, source);
+        }
+        self.step(id, Event::Opened);
+    }
+
+    /// Resets a connection that gets no slot: nothing of TLS is done for it.
+    fn turn_away(&mut self, route: &Route, client: Option<SocketAddr>, socket: OwnedFd, fault: Fault) {
+        self.counters.add(Counter::Closed, 1);
+        self.counters.fault(fault.index());
+        let listener = Some(route.listen);
+        let who = || Circumstances { client, listener, ..Circumstances::default() };
+        self.faults.take(Kind::Fault(fault), self.now, who);
+        // A Unix socket has no reset; its peer reads end of file.
+        let _ = socket::abort_on_close(socket.as_fd());
+        self.ring.close(socket);
+    }
+
     /// Accepts or pauses by what room is left. What was accepted and waits for a slot takes of it, so that no
     /// more descriptors are open than the cap allows for, and one a listener.
     fn accept(&mut self) {
         let waiting = self.ring.accepts_waiting();
         let free = self.room().saturating_sub(waiting);
         let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
-        let most = if self.is_flooded() { SINGLES } else { free };
+        let most = if self.is_flooded() || self.is_rated() { SINGLES } else { free };
         let room = free.min(most).max(usize::from(has_evictable));
         let share = room.div_ceil(self.services.len().max(1));
         let is_short = std::mem::take(&mut self.is_short);
+        let reserve = self.max_connections / (2 * self.services.len().max(1));
+        let left = |served: &Served| reserve.saturating_sub(served.route.connections.of(self.index) as usize);
+        let reserved: usize = self.services.values().map(left).sum();
+        let mut limited = 0;
         for served in self.services.values_mut() {
+            // The others keep what is reserved for them.
+            let of_others = reserved - left(served);
+            let share = if free == 0 { share } else { share.min(free.saturating_sub(of_others)) };
+            let limit = self.limits.rules().listener_connections.map(|limit| limit.get());
+            let below = limit.map(|limit| limit.saturating_sub(served.route.connections.sum()) as usize);
+            let is_limited = below == Some(0);
+            limited += u64::from(is_limited && !std::mem::replace(&mut served.is_limited, is_limited));
+            served.is_limited = is_limited;
+            let share = share.min(below.unwrap_or(usize::MAX));
             if is_short {
                 served.listener.rest(self.now, &mut self.ring);
-            } else if room > 0 {
+            } else if share > 0 && self.rated_until.is_none() {
                 served.listener.accept(share, self.now, &mut self.ring);
             } else {
                 served.listener.pause(&mut self.ring);
             }
         }
+        self.counters.add(Counter::ListenerLimits, limited);
         if free == 0 && !self.is_full {
             self.counters.add(Counter::AcceptPaused, 1);
             self.faults.take(Kind::Full, self.now, Circumstances::default);
         }
         self.is_full = free == 0;
+    }
+
+    /// Whether new connections have a rate, and so are accepted by few; and until when none is.
+    fn is_rated(&mut self) -> bool {
+        let was_rated = self.rated_until.is_some();
+        self.rated_until = self.limits.next_connection(self.now).map(|pause| self.now + pause);
+        self.counters.add(Counter::RateLimits, u64::from(self.rated_until.is_some() && !was_rated));
+        self.limits.rules().connection_rate.is_some()
     }
 
     /// Whether handshakes come faster than they can be done, or did a moment ago.

@@ -3,12 +3,15 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use super::connection_log;
 use super::faults::Circumstances;
 use super::owner::{Ring, SlotId};
 use super::slots::{Slot, Slots};
 use super::timers::Timers;
-use crate::conn::action::{Action, ControlKind, Milestone, RecordPath, Report};
+use crate::conn::action::{Action, ControlKind, Milestone, ProxiedAddresses, RecordPath, Report};
 use crate::conn::event::{Event, Leg, Operation};
+use crate::conn::fault::Fault;
+use crate::limit::{Limits, SourceRefusal};
 use crate::metrics::{Counter, Counters};
 use crate::sys::ktls::{self, Material};
 use crate::sys::socket;
@@ -22,6 +25,7 @@ pub(super) struct Executor<'a> {
     pub(super) ring: &'a mut Ring,
     pub(super) counters: &'a Counters,
     pub(super) timers: &'a mut Timers,
+    pub(super) limits: &'a Limits,
     /// The worker's index.
     pub(super) worker: usize,
     pub(super) now: Instant,
@@ -41,6 +45,12 @@ impl Executor<'_> {
     /// Carries out one action of the connection in a slot.
     pub(super) fn apply(&mut self, id: SlotId, action: Action) -> Applied {
         match action {
+            Action::Proxied(addresses) => return self.proxied(id, *addresses),
+            Action::Asked(asked) => {
+                if let Some(about) = self.slots.get(id).and_then(|slot| slot.about.as_mut()) {
+                    about.asked = Some(asked);
+                }
+            }
             Action::Established { leg, info } => self.established(id, leg, info),
             Action::Connect => return self.connect(id),
             Action::InstallKeys { leg, direction, keys } => return self.install(id, leg, direction, &keys),
@@ -56,11 +66,13 @@ impl Executor<'_> {
                 self.remember_client(id, leg);
                 self.release(id, leg, reset);
             }
-            Action::Note(milestone) => self.note(milestone),
+            Action::Note(milestone) => self.note(id, milestone),
             Action::Close(report) => {
                 Leg::BOTH.into_iter().for_each(|leg| self.release(id, leg, false));
                 if let Some(mut slot) = self.slots.remove(id) {
                     slot.target.ended(&slot.route, &report, self.worker);
+                    slot.route.connections.leave(self.worker);
+                    slot.source.into_iter().for_each(|source| self.limits.leave(source));
                 }
                 return Applied::Closed(report);
             }
@@ -87,6 +99,10 @@ impl Executor<'_> {
     /// Opens the far leg.
     fn connect(&mut self, id: SlotId) -> Applied {
         let Some(slot) = self.slots.get(id) else { return Applied::Started };
+        let now = self.now;
+        if let Some(timeline) = slot.timeline() {
+            timeline.routed.get_or_insert(now);
+        }
         let Slot { route, target, about, far, .. } = slot;
         let Some(endpoint) = target.next(route, about.as_deref(), self.worker, self.now) else {
             return Applied::Event(Event::NoEndpoint);
@@ -97,6 +113,34 @@ impl Executor<'_> {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
                 Applied::Event(Event::Failed { leg: Leg::Far, operation: Operation::Connect, errno })
             }
+        }
+    }
+
+    /// A balancer has said who the client is: from here on that is the source.
+    fn proxied(&mut self, id: SlotId, addresses: ProxiedAddresses) -> Applied {
+        let Some(slot) = self.slots.get(id) else { return Applied::Started };
+        if let Some(about) = &mut slot.about {
+            about.proxied(addresses);
+        }
+        if self.limits.counts_sources() {
+            match self.limits.enter(addresses.client.ip(), self.now) {
+                Ok(source) => slot.source = Some(source),
+                Err(refusal) => return Applied::Event(Event::TurnedAway(refused(refusal))),
+            }
+        }
+        Applied::Started
+    }
+
+    /// The line of a connection that is over.
+    pub(super) fn log(&mut self, id: SlotId, report: &Report, unlogged: &mut u64) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if slot.timeline().is_none() {
+            return;
+        }
+        if self.limits.may_log(self.now) {
+            connection_log::write(slot, report, self.now, self.worker, std::mem::take(unlogged));
+        } else {
+            *unlogged += 1;
         }
     }
 
@@ -194,26 +238,43 @@ impl Executor<'_> {
         Circumstances { client, listener: Some(slot.route.listen), backend, ..Circumstances::of(report) }
     }
 
-    fn note(&self, milestone: Milestone) {
+    fn note(&mut self, id: SlotId, milestone: Milestone) {
         let counter = match milestone {
             Milestone::KeyUpdateSent => Counter::KeyUpdatesSent,
             Milestone::Received { kind, count } => {
                 self.counters.add(control_counter(kind), u64::from(count));
                 return;
             }
-            Milestone::RecordPath { direction, path: by } => match (direction, by) {
-                (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
-                (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
-                (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,
-                (Direction::Rx, RecordPath::Userspace) => Counter::UserspaceRx,
-                (_, RecordPath::Fallback { errno }) => {
-                    let (fell_back, refused) = refusal_counters(direction, errno);
-                    self.counters.add(refused, 1);
-                    fell_back
+            Milestone::RecordPath { leg, direction, path } => {
+                if let Some(timeline) = self.slots.get(id).and_then(Slot::timeline) {
+                    timeline.takes_path(leg, direction, path);
                 }
-            },
+                self.record_path(direction, path)
+            }
         };
         self.counters.add(counter, 1);
+    }
+
+    fn record_path(&self, direction: Direction, path: RecordPath) -> Counter {
+        match (direction, path) {
+            (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
+            (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
+            (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,
+            (Direction::Rx, RecordPath::Userspace) => Counter::UserspaceRx,
+            (_, RecordPath::Fallback { errno }) => {
+                let (fell_back, refused) = refusal_counters(direction, errno);
+                self.counters.add(refused, 1);
+                fell_back
+            }
+        }
+    }
+}
+
+/// The fault of a connection that its source may not open.
+pub(super) fn refused(refusal: SourceRefusal) -> Fault {
+    match refusal {
+        SourceRefusal::Connections => Fault::SourceConnections,
+        SourceRefusal::Rate => Fault::SourceRate,
     }
 }
 

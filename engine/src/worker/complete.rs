@@ -1,5 +1,7 @@
 //! A completion of the ring, as the event that it means to its connection.
 
+use std::time::Instant;
+
 use super::owner::{Ring, SlotId};
 use super::slots::{Slot, Slots};
 use crate::buf::Bufs;
@@ -22,6 +24,7 @@ pub(super) fn read(
     (id, leg, operation): (SlotId, Leg, Operation),
     outcome: Outcome,
     slots: &mut Slots,
+    now: Instant,
     ring: &mut Ring,
     bufs: &mut Bufs,
 ) -> Decoded {
@@ -49,7 +52,7 @@ pub(super) fn read(
             slot.target.failed(&slot.route);
             Decoded::Event(Event::Failed { leg, operation, errno: libc::ECONNREFUSED })
         }
-        Outcome::Connected => Decoded::Event(connected(slot, bufs)),
+        Outcome::Connected => Decoded::Event(connected(slot, now, bufs)),
         Outcome::Failed { errno, buf: None } if operation == Operation::Connect => {
             slot.target.failed(&slot.route);
             Decoded::Event(Event::Failed { leg, operation, errno })
@@ -82,7 +85,7 @@ pub(super) fn read(
 }
 
 /// The far leg is open. Without TLS that is all that the endpoint is there for.
-fn connected(slot: &mut Slot, bufs: &mut Bufs) -> Event {
+fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
     let Slot { route, target, about, .. } = slot;
     let proxy = target.destination(route).and_then(|destination| destination.proxy);
     let preamble = proxy.zip(about.as_deref()).map(|(proxy, about)| {
@@ -93,8 +96,13 @@ fn connected(slot: &mut Slot, bufs: &mut Bufs) -> Event {
     if slot.conn.policy().far.tls().is_none() {
         target.succeeded(route);
     }
-    // Nobody asks for it any more.
-    slot.about = None;
+    if let Some(timeline) = slot.timeline() {
+        timeline.connected = Some(now);
+    } else if let Some(about) = slot.about.take() {
+        // Nobody asks for the rest of it any more; the socket would say that the client is the balancer.
+        let is_proxied = !slot.route.balancers.is_empty();
+        slot.client = about.client.filter(|_| is_proxied).map(Box::new);
+    }
     Event::Connected { preamble }
 }
 

@@ -6,6 +6,7 @@ use super::route::Route;
 use crate::config::limits::Timeouts;
 use crate::conn::policy::{Policy, Security};
 use crate::conn::record_path::Offer;
+use crate::pool::ConnectionCount;
 
 /// No TLS on either leg.
 pub(super) fn policy() -> Arc<Policy> {
@@ -15,6 +16,8 @@ pub(super) fn policy() -> Arc<Policy> {
         timeouts: Timeouts::default(),
         offload: Offer::default(),
         record_limit: 1024,
+        accepts_proxy: false,
+        passes_tls_through: false,
         takes_fin_for_the_end: false,
         expect_no_pad: false,
     })
@@ -27,6 +30,8 @@ pub(super) fn route() -> Arc<Route> {
         rules: Vec::new(),
         default: None,
         destinations: Vec::new(),
+        connections: Arc::new(ConnectionCount::new(1)),
+        balancers: Vec::new(),
         keepalive: false,
     })
 }

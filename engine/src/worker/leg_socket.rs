@@ -110,8 +110,8 @@ impl LegSocket {
         self.start(action, id, ring);
     }
 
-    /// Connects the leg to `endpoint`; an attempt before is given up. With `keepalive`, TCP asks an endpoint on
-    /// another host if it is still there: on this one it cannot vanish without a word.
+    /// Connects the leg to `endpoint`; an attempt before is given up. With `keepalive`, TCP asks an endpoint
+    /// on another host if it is still there: on this one it cannot vanish without a word.
     ///
     /// # Errors
     /// No socket is to be had: EMFILE, ENFILE, ENOBUFS, ENOMEM.

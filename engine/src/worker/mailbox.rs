@@ -1,7 +1,7 @@
 //! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
 //! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
-//! pointless. A worker that does not turn has at most three commands waiting per service, and three others.
+//! pointless. A worker that does not turn has at most three commands waiting per service, and four others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::route::Route;
 use crate::conn::policy::Policy;
+use crate::limit::Limits;
 use crate::sys::socket;
 
 /// Names a service from its beginning to its end, in every worker; no other gets the same.
@@ -45,6 +46,8 @@ pub enum Command {
     },
     /// To accept no more for the service; its connections go on.
     Remove(ServiceId),
+    /// What clients may use from now on.
+    Limits(Arc<Limits>),
     /// The kill switch: whether the kernel may be given further directions. What it has stays with it.
     Offload(bool),
     /// To accept no more at all and let what is open finish, for the time of a drain.
@@ -101,6 +104,7 @@ impl Mailbox {
                     return;
                 }
             }
+            Command::Limits(_) => commands.retain(|it| !matches!(it, Command::Limits(_))),
             Command::Offload(_) => commands.retain(|it| !matches!(it, Command::Offload(_))),
             Command::Drain => commands.retain(|it| !matches!(it, Command::Drain)),
             Command::End => commands.clear(),
@@ -150,6 +154,7 @@ mod tests {
             Command::Add(Service { id, .. }) => format!("add {}", id.0),
             Command::Update { id, .. } => format!("update {}", id.0),
             Command::Remove(id) => format!("remove {}", id.0),
+            Command::Limits(_) => "limits".to_owned(),
             Command::Offload(allowed) => format!("offload {allowed}"),
             Command::Drain => "drain".to_owned(),
             Command::End => "end".to_owned(),

@@ -9,6 +9,7 @@ mod admission;
 mod apply;
 mod bulk;
 mod complete;
+mod connection_log;
 mod faults;
 #[cfg(test)]
 mod fixtures;
@@ -35,6 +36,7 @@ use crate::conn::action::{Action, Outbox, Report};
 use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::conn::policy::Turn;
+use crate::limit::Limits;
 use crate::metrics::{Counter, Counters, Gauge};
 use crate::sys::heap;
 use crate::sys::ring::{self, Outcome};
@@ -42,9 +44,9 @@ use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use mailbox::{Command, Mailbox, Service, ServiceId};
+use owner::{Completion, Owner, Ring, SlotId};
 pub use proxy::ProxyHeader;
 pub use route::{Destination, Route, Rule};
-use owner::{Completion, Owner, Ring, SlotId};
 use served::Served;
 use slots::Slots;
 pub use switch::OffloadSwitch;
@@ -74,6 +76,8 @@ pub struct Setup {
     pub max_connections: usize,
     /// This worker's counters.
     pub counters: Arc<Counters>,
+    /// What clients may use.
+    pub limits: Arc<Limits>,
     /// What the control plane tells it, with the services of the start in it.
     pub mailbox: Arc<Mailbox>,
 }
@@ -117,6 +121,9 @@ struct Worker {
     services: BTreeMap<ServiceId, Served>,
     /// The kill switch.
     may_offload: bool,
+    limits: Arc<Limits>,
+    /// Connections that are over and had no line in the log.
+    unlogged: u64,
     counters: Arc<Counters>,
     faults: FaultLog,
     mailbox: Arc<Mailbox>,
@@ -126,6 +133,8 @@ struct Worker {
     bulk: VecDeque<Completion>,
     /// No slot was free at the end of the last turn.
     is_full: bool,
+    /// Until then no connection is accepted: there were as many as the rate allows.
+    rated_until: Option<Instant>,
     /// A backend found no descriptor.
     is_short: bool,
     /// Until then connections are accepted by few.
@@ -156,6 +165,9 @@ impl Worker {
             timers: Timers::default(),
             services: BTreeMap::new(),
             may_offload: true,
+            limits: setup.limits,
+            unlogged: 0,
+            rated_until: None,
             counters: setup.counters,
             faults: FaultLog::new(setup.index),
             mailbox: setup.mailbox,
@@ -210,7 +222,7 @@ impl Worker {
         if !(self.bulk.is_empty() && self.parked.is_empty() && self.parked_handshakes.is_empty()) {
             return Some(Duration::ZERO);
         }
-        let own = [self.tidy_at, self.next_eviction()];
+        let own = [self.tidy_at, self.next_eviction(), self.rated_until];
         let own = own
             .into_iter()
             .flatten()
@@ -282,6 +294,7 @@ impl Worker {
             (id, leg, operation),
             outcome,
             &mut self.slots,
+            self.now,
             &mut self.ring,
             &mut self.outbox.bufs,
         );
@@ -298,22 +311,36 @@ impl Worker {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             let Some(slot) = self.slots.get(id) else { continue };
-            let turn = Turn { now: self.now, may_offload: self.may_offload };
+            let (now, may_offload) = (self.now, self.may_offload);
+            let turn = Turn { now, may_offload, may_begin_full: self.limits.may_begin_full(now) };
             slot.conn.step(event, turn, &mut self.outbox);
             let [near, far] = std::mem::take(&mut self.outbox.received);
             self.counters.add(Counter::BytesFromNear, near);
             self.counters.add(Counter::BytesFromFar, far);
+            if let Some(timeline) = slot.timeline() {
+                timeline.bytes[0] += near;
+                timeline.bytes[1] += far;
+            }
+            for _ in 0..std::mem::take(&mut self.outbox.full_begun) {
+                self.limits.began_full(now);
+            }
             let mut executor = Executor {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
                 counters: &self.counters,
                 timers: &mut self.timers,
+                limits: &self.limits,
                 worker: self.index,
                 now: self.now,
             };
             for action in self.outbox.drain() {
                 if let Action::Close(Report { fault: Some(fault), .. }) = &action {
                     self.faults.take(Kind::Fault(*fault), self.now, || executor.circumstances(id, &action));
+                }
+                if let Action::Close(report) = &action
+                    && self.limits.logs_connections()
+                {
+                    executor.log(id, report, &mut self.unlogged);
                 }
                 match executor.apply(id, action) {
                     Applied::Started => {}
@@ -380,6 +407,7 @@ impl Worker {
             ring: &mut self.ring,
             counters: &self.counters,
             timers: &mut self.timers,
+            limits: &self.limits,
             worker: self.index,
             now: self.now,
         };

@@ -34,16 +34,17 @@ impl ProxyHeader {
         (version != SendProxy::Off).then_some(Self { version, tlvs })
     }
 
-    /// Writes the header of a connection into an empty `buf`. Without both addresses, as of a client on a Unix
-    /// socket, it says that they are unknown.
+    /// Writes the header of a connection into an empty `buf`. Without both addresses, as of a client on a
+    /// Unix socket, it says that they are unknown.
     pub(super) fn write(self, about: &About, buf: &mut Buf) {
-        let addresses = about.client.zip(about.local).map(|(client, local)| {
-            ProxiedAddress::stream(client, local)
-        });
+        let addresses =
+            about.client.zip(about.local).map(|(client, local)| ProxiedAddress::stream(client, local));
         let mut bytes = Vec::with_capacity(256);
         let written = match self.version {
             SendProxy::Off => return,
-            SendProxy::V1 => addresses.map_or_else(Header::with_local, Header::with_address).encode_v1(&mut bytes),
+            SendProxy::V1 => {
+                addresses.map_or_else(Header::with_local, Header::with_address).encode_v1(&mut bytes)
+            }
             SendProxy::V2 => {
                 let tlvs = self.tlvs(about);
                 Header::with_tlvs(addresses, tlvs).encode_v2(&mut bytes)
@@ -142,8 +143,8 @@ mod tests {
             client: "192.0.2.7:4711".parse().ok(),
             local: "192.0.2.1:443".parse().ok(),
             near: Some(Box::new(near)),
-            far: None,
             id: ConnectionId { worker: 1, serial: 2 },
+            ..About::default()
         }
     }
 
@@ -167,7 +168,10 @@ mod tests {
         let bytes = header(SendProxy::V2, ALL, &about);
         let (read, length) = Header::parse(&bytes, ParseConfig::default()).expect("a header");
         assert_eq!(length, bytes.len());
-        assert_eq!(read.proxied_address().map(|it| (it.source, it.destination)), about.client.zip(about.local));
+        assert_eq!(
+            read.proxied_address().map(|it| (it.source, it.destination)),
+            about.client.zip(about.local)
+        );
         assert_eq!((read.alpn(), read.authority()), (Some(&b"msrp"[..]), Some("a.example")));
         assert_eq!(read.unique_id(), Some(&b"00000000000000010000000000000002"[..]));
         let ssl = read.ssl().expect("it was TLS");

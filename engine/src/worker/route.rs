@@ -1,11 +1,13 @@
 //! Where the connections of a service go: rules that lead to pools.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::about::About;
 use super::proxy::ProxyHeader;
-use crate::pool::Pool;
-use crate::tls::TlsInfo;
+use crate::pool::{ConnectionCount, Pool};
 
 /// Where the connections of a service come from and go to; each worker has its own.
 #[derive(Debug)]
@@ -18,6 +20,11 @@ pub struct Route {
     pub default: Option<usize>,
     /// Every pool that is named.
     pub destinations: Vec<Destination>,
+    /// The connections of the service, in all workers.
+    pub connections: Arc<ConnectionCount>,
+    /// The networks of the balancers in front, whose PROXY headers are believed; with none there are no
+    /// balancers.
+    pub balancers: Vec<IpNet>,
     /// Whether TCP asks endpoints on other hosts if they are still there.
     pub keepalive: bool,
 }
@@ -44,11 +51,10 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn matches(&self, info: Option<&TlsInfo>) -> bool {
-        let name = info.and_then(|info| info.server_name.as_deref());
-        let alpn = info.and_then(|info| info.alpn.as_deref());
+    fn matches(&self, about: Option<&About>) -> bool {
+        let name = about.and_then(About::server_name);
         let is_name = |pattern: &String| name.is_some_and(|name| matches_name(pattern, name));
-        let is_alpn = |protocol: &Vec<u8>| alpn == Some(protocol);
+        let is_alpn = |protocol: &Vec<u8>| about.is_some_and(|about| about.has_alpn(protocol));
         (self.server_names.is_empty() || self.server_names.iter().any(is_name))
             && (self.alpn.is_empty() || self.alpn.iter().any(is_alpn))
     }
@@ -62,19 +68,36 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 }
 
 impl Route {
+    /// All connections of a listener that is bound there go to one pool, in a process of one worker.
+    #[must_use]
+    pub fn to(listen: SocketAddr, pool: Pool) -> Self {
+        Self {
+            listen,
+            rules: Vec::new(),
+            default: Some(0),
+            destinations: vec![Destination { pool, proxy: None }],
+            connections: Arc::new(ConnectionCount::new(1)),
+            balancers: Vec::new(),
+            keepalive: true,
+        }
+    }
+
     /// Whether somebody decides by what a connection is, or is told: then that is kept until it is connected.
     #[must_use]
     pub fn wants_about(&self) -> bool {
-        let wants = |it: &Destination| {
-            it.proxy.is_some() || it.pool.wants_client() || it.pool.wants_server_name()
-        };
-        !self.rules.is_empty() || self.destinations.iter().any(wants)
+        let wants =
+            |it: &Destination| it.proxy.is_some() || it.pool.wants_client() || it.pool.wants_server_name();
+        !self.rules.is_empty() || !self.balancers.is_empty() || self.destinations.iter().any(wants)
+    }
+
+    /// Whether somebody who connects from there may say who the client is.
+    pub(super) fn is_balancer(&self, address: IpAddr) -> bool {
+        self.balancers.iter().any(|network| network.contains(&address))
     }
 
     /// Where a connection goes, as a place in [`Route::destinations`].
     pub(super) fn find(&self, about: Option<&About>) -> Option<usize> {
-        let info = about.and_then(|about| about.near.as_deref());
-        let rule = self.rules.iter().find(|rule| rule.matches(info));
+        let rule = self.rules.iter().find(|rule| rule.matches(about));
         rule.map(|rule| rule.destination).or(self.default)
     }
 }

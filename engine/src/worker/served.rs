@@ -17,6 +17,8 @@ pub(super) struct Served {
     /// For the connections that are accepted from now on.
     pub(super) policy: Arc<Policy>,
     pub(super) route: Arc<Route>,
+    /// It has as many connections as a listener may.
+    pub(super) is_limited: bool,
 }
 
 impl Served {
@@ -45,6 +47,7 @@ impl Worker {
                     }
                     self.forget(id);
                 }
+                Command::Limits(limits) => self.limits = limits,
                 Command::Offload(allowed) => self.may_offload = allowed,
                 Command::Drain => self.drain(),
                 Command::End => self.ending = true,
@@ -59,7 +62,7 @@ impl Worker {
         } else {
             listener.accept(1, self.now, &mut self.ring);
         }
-        self.services.insert(id, Served { listener, policy, route });
+        self.services.insert(id, Served { listener, policy, route, is_limited: false });
     }
 
     /// Drops a service that was removed, once the accepts that it had started are over: what they have

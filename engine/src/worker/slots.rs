@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::about::About;
+use super::about::{About, Timeline};
 use super::leg_socket::LegSocket;
 use super::owner::SlotId;
 use super::route::Route;
 use super::target::Target;
 use crate::conn::Conn;
 use crate::conn::event::Leg;
+use crate::limit::SourceKey;
 
 /// One connection and its sockets.
 pub(super) struct Slot {
@@ -35,9 +36,16 @@ pub(super) struct Slot {
     pub(super) about: Option<Box<About>>,
     /// The endpoint.
     pub(super) target: Target,
+    /// Where it comes from, if that is counted.
+    pub(super) source: Option<SourceKey>,
 }
 
 impl Slot {
+    /// Its course, if the log wants it.
+    pub(super) fn timeline(&mut self) -> Option<&mut Timeline> {
+        self.about.as_mut()?.timeline.as_deref_mut()
+    }
+
     pub(super) fn leg(&mut self, leg: Leg) -> &mut LegSocket {
         match leg {
             Leg::Near => &mut self.near,
@@ -78,6 +86,7 @@ impl Slots {
             client: None,
             about: None,
             target: Target::default(),
+            source: None,
         };
         slot.leg(Leg::Near).open(socket);
         let index = u32::try_from(self.slots.insert(slot)).expect("the connection cap is far below 2^32");

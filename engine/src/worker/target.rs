@@ -35,7 +35,7 @@ impl Target {
         self.destination = Some(destination);
         let key = about.map_or_else(Key::default, |about| Key {
             client: about.client.map(|client| client.ip()),
-            server_name: about.near.as_ref().and_then(|info| info.server_name.as_deref()),
+            server_name: about.server_name(),
         });
         let pool = &route.destinations.get(destination)?.pool;
         let place = pool.choose(self.tried, key, now)?;
@@ -74,7 +74,8 @@ impl Target {
 
     /// The connection is over.
     pub(super) fn ended(&mut self, route: &Route, report: &Report, worker: usize) {
-        let is_ours = matches!(report.fault, Some(Fault::Internal | Fault::DrainTimeout));
+        let is_ours =
+            matches!(report.fault, Some(Fault::Internal | Fault::DrainTimeout | Fault::LifetimeOver));
         if self.is_open && report.culprit == Some(Leg::Far) && !is_ours {
             self.failed(route);
         }

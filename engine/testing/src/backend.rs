@@ -32,6 +32,10 @@ pub enum BackendBehavior {
     AnswerAfterEnd,
     /// Sends `EARLY_ANSWER` and ends its output at once; then reads to the end.
     EndFirst,
+    /// Sends this and ends its output at once; then reads to the end.
+    Says(&'static str),
+    /// Sends back the PROXY header that comes first, in hexadecimal and as a line; then as `Echo`.
+    TakesProxy,
     /// The first byte chooses: `e` echo, `r` reset, `s` silence until the client ends.
     Obedient,
 }
@@ -169,6 +173,16 @@ fn converse(mut socket: &TcpStream, input: &mut Input<'_>, manner: BackendBehavi
             socket.write_all(LATE_ANSWER)?;
             socket.shutdown(Shutdown::Write)
         }
+        BackendBehavior::TakesProxy => {
+            let header = proxy_header(input)?;
+            socket.write_all(format!("{}\n", hex(&header)).as_bytes())?;
+            echo(socket, input, None)
+        }
+        BackendBehavior::Says(text) => {
+            socket.write_all(text.as_bytes())?;
+            socket.shutdown(Shutdown::Write)?;
+            read_to_end(input)
+        }
         BackendBehavior::EndFirst => {
             socket.write_all(EARLY_ANSWER)?;
             socket.shutdown(Shutdown::Write)?;
@@ -224,6 +238,26 @@ fn source(mut socket: &TcpStream, input: &mut Input<'_>, seed: u64, bytes: usize
         let read = read_to_end(input);
         writer.join().expect("the writer does not panic").and(read)
     })
+}
+
+/// A PROXY header, which nobody has to be believed who sends it here.
+fn proxy_header(input: &mut Input<'_>) -> io::Result<Vec<u8>> {
+    let mut header = vec![0; 16];
+    input.read_exact(&mut header[..12])?;
+    if header.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+        input.read_exact(&mut header[12..])?;
+        let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
+        header.resize(16 + rest, 0);
+        input.read_exact(&mut header[16..])?;
+        return Ok(header);
+    }
+    header.truncate(12);
+    while !header.ends_with(b"\n") {
+        let mut byte = [0];
+        input.read_exact(&mut byte)?;
+        header.push(byte[0]);
+    }
+    Ok(header)
 }
 
 fn read_to_end(input: &mut Input<'_>) -> io::Result<()> {

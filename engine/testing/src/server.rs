@@ -30,6 +30,7 @@ pub struct Setup {
     identities: Vec<&'static Identity>,
     extra: Vec<String>,
     says_offload: bool,
+    is_from_file: bool,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
 }
@@ -46,7 +47,25 @@ impl Setup {
     pub fn new(backend: impl ToString) -> Self {
         let identities = vec![Identity::ecdsa(), Identity::rsa()];
         let (backend, extra) = (backend.to_string(), Vec::new());
-        Self { backend, identities, extra, says_offload: true, stdout: None, stderr: None }
+        Self {
+            backend,
+            identities,
+            extra,
+            says_offload: true,
+            is_from_file: false,
+            stdout: None,
+            stderr: None,
+        }
+    }
+
+    /// What a configuration file says: no backend, identity, listener or offload beside it.
+    pub fn from_file(file: &Path) -> Self {
+        let mut setup = Self::new("");
+        setup.extra = vec!["--config".to_owned(), file.to_str().expect("UTF-8").to_owned()];
+        setup.identities.clear();
+        setup.is_from_file = true;
+        setup.says_offload = false;
+        setup
     }
 
     /// Where its log goes, which the lab then does not see.
@@ -81,13 +100,17 @@ impl Setup {
     pub fn start(self) -> TestServer {
         raise_descriptor_limit();
         let files = scratch();
-        let mut arguments = vec!["--backend".to_owned(), self.backend];
+        let mut arguments = Vec::new();
+        if !self.is_from_file {
+            arguments.extend(["--backend".to_owned(), self.backend]);
+        }
         for identity in &self.identities {
             arguments.extend(identity_flags(identity, files.path()));
         }
         let has = |flag: &str| self.extra.iter().any(|word| word == flag);
         let defaults = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--workers", "1")];
-        for (flag, value) in defaults.into_iter().filter(|(flag, _)| !has(flag)) {
+        let is_due = |flag: &str| !(has(flag) || self.is_from_file && flag == "--listen");
+        for (flag, value) in defaults.into_iter().filter(|(flag, _)| is_due(flag)) {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
         if self.says_offload && !has("--offload") {
@@ -99,7 +122,8 @@ impl Setup {
             let at = arguments.iter().position(|word| word == flag).expect("it is given");
             arguments[at + 1].clone()
         };
-        let (given, listen, admin) = (self.stdout.is_some(), value("--listen"), value("--admin"));
+        let (given, admin) = (self.stdout.is_some(), value("--admin"));
+        let listen = if given { value("--listen") } else { String::new() };
         let mut process = Process::spawn(&arguments, self.stdout, self.stderr);
         let ready = if given {
             let admin = admin.parse().expect("an address");

@@ -131,8 +131,10 @@ fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
 fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
     let stray = PeerAction::Raw(vec![20, 3, 3, 0, 1, 1]);
     say(&[PeerAction::data(b"x"), stray, PeerAction::data(b"y")], true, |outcome, world| {
-        let by_kernel = Milestone::RecordPath { direction: Direction::Rx, path: RecordPath::Kernel };
-        let (fault, description) = if outcome.notes.contains(&by_kernel) {
+        let is_by_kernel = |note: &Milestone| {
+            matches!(note, Milestone::RecordPath { direction: Direction::Rx, path: RecordPath::Kernel, .. })
+        };
+        let (fault, description) = if outcome.notes.iter().any(is_by_kernel) {
             (Fault::BadRecord, alert::BAD_RECORD_MAC)
         } else {
             (Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE)

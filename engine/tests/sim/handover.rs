@@ -9,7 +9,7 @@ use crate::lab::{BOTH, SUITES, bytes, client, run};
 
 fn carried(notes: &[Milestone], direction: Direction) -> Vec<RecordPath> {
     let by = notes.iter().filter_map(|note| match note {
-        Milestone::RecordPath { direction: of, path: by } if *of == direction => Some(*by),
+        Milestone::RecordPath { direction: of, path: by, .. } if *of == direction => Some(*by),
         _ => None,
     });
     by.collect()

@@ -2,9 +2,9 @@
 
 use offramp_core::conn::fault::Fault;
 use offramp_core::conn::policy::Policy;
-use offramp_sim::{InjectedFault, Plan, Role};
+use offramp_sim::{Backend, InjectedFault, Plan, Role};
 
-use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, originating, peers, rules, run, run_under};
+use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, originating, peers, rules, run, run_under, server};
 
 /// The server's role on the leg that is connected, and the client's on the one that is accepted.
 #[test]
@@ -101,5 +101,42 @@ fn sides_say_what_the_handshake_came_to() {
         let info = outcome.established.expect("it was completed");
         assert_eq!(info.suite, u16::from(suite.suite()), "{suite:?}");
         assert_eq!((info.server_name.as_deref(), info.resumed), (Some("localhost"), false), "{suite:?}");
+    }
+}
+
+#[test]
+fn sides_take_a_proxy_header_off_the_near_leg() {
+    let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n";
+    for seed in 0..200_u64 {
+        let sends = bytes([0, 1, 100, 9000][seed as usize % 4], seed);
+        let mut plan = Plan::new(seed, Vec::new());
+        plan.backend = Backend::Greets([&header[..], &sends].concat());
+        let mut policy = originating([BOTH, NOTHING][seed as usize / 4 % 2]);
+        policy.accepts_proxy = true;
+        let outcome = run_under(plan, policy, server(SUITES[seed as usize % 6]));
+        assert_eq!(outcome.report.fault, None, "seed {seed}");
+        assert_eq!(outcome.proxied.map(|it| it.client.to_string()).as_deref(), Some("192.0.2.7:4711"));
+        assert!(outcome.peer.received == sends, "seed {seed}");
+    }
+}
+
+#[test]
+fn sides_name_what_comes_in_place_of_a_proxy_header() {
+    let malformed = [b"PROXY TCP4 1.2.3.4 ".as_slice(), &[b'9'; 200]].concat();
+    for (sends, fault) in [
+        (&b"GET / HTTP/1.1\r\n"[..], Fault::ProxyHeaderMissing),
+        (&malformed, Fault::ProxyHeaderMalformed),
+        (b"PROXY TCP4 1.2", Fault::ProxyHeaderTimeout),
+        (b"", Fault::ProxyHeaderTimeout),
+    ] {
+        for seed in 0..20 {
+            let mut plan = Plan::new(seed, Vec::new());
+            plan.backend = Backend::Greets(sends.to_vec());
+            let mut policy = originating(BOTH);
+            policy.accepts_proxy = true;
+            let outcome = run_under(plan, policy, server(SUITES[0]));
+            assert_eq!(outcome.report.fault, Some(fault), "seed {seed}: {:?}", sends.escape_ascii());
+            assert!(outcome.backend_was_reset && outcome.peer.received.is_empty(), "seed {seed}");
+        }
     }
 }

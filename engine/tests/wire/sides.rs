@@ -7,16 +7,19 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use offramp::config::{IdentityFiles, Originate, PeerRules, TrustAnchor, UnknownName};
 use offramp::conn::fault::Fault;
 use offramp::conn::policy::{Legs, Policy};
 use offramp::conn::record_path::Offer;
+use offramp::limit::{LimitRules, Limits};
 use offramp::metrics::{Counter, Counters, Metrics};
+use offramp::pool::{Endpoint, EndpointState, Pool};
 use offramp::sys::probe::{self, Rekey};
 use offramp::sys::socket::{self, Address};
 use offramp::tls::{Settings, TlsRole};
-use offramp::worker::{self, Command, Endpoint, Mailbox, Route, Service, ServiceId};
+use offramp::worker::{self, Command, Mailbox, Route, Service, ServiceId};
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::{Identity, NAME};
 use offramp_testing::peer::{BOTH, Version, plain};
@@ -53,16 +56,19 @@ impl Running {
     fn start(role: OurRole, leg: TlsLeg, far: SocketAddr) -> Self {
         let listener = socket::listener(([127, 0, 0, 1], 0).into(), false, 16).expect("a free port");
         let addr = socket::local_addr(listener.as_fd()).expect("it is bound");
-        let endpoint = Endpoint::new(Address::Tcp(far), false).expect("an address");
-        let route = Arc::new(Route { listen: addr, endpoints: vec![endpoint] });
+        let state = Arc::new(EndpointState::new(1));
+        let endpoint = Endpoint::new(Address::Tcp(far), state).expect("an address");
+        let route = Arc::new(Route::to(addr, Pool::of("far".into(), vec![endpoint])));
         let (mailbox, policy) = (Arc::new(Mailbox::new().expect("an eventfd")), Arc::new(policy(role, leg)));
         let service = Service { id: ServiceId(1), listener, policy, route };
         mailbox.post(Command::Add(service));
         let counters = Arc::new(Counters::new(Fault::LABELS));
         let setup = worker::Setup {
             index: 0,
+            name: 0,
             max_connections: 16,
             counters: Arc::clone(&counters),
+            limits: Arc::new(Limits::new(LimitRules::default(), Instant::now())),
             mailbox: Arc::clone(&mailbox),
         };
         let thread = thread::spawn(|| worker::run(setup, |ready| ready.expect("a ring")));
@@ -101,6 +107,8 @@ fn policy(role: OurRole, leg: TlsLeg) -> Policy {
         timeouts: offramp::config::limits::Timeouts::default(),
         offload: Offer { tx: found.tx, rx: found.rx, after_bytes: 0, rekeys },
         record_limit: u64::MAX,
+        accepts_proxy: false,
+        passes_tls_through: false,
         takes_fin_for_the_end: false,
         expect_no_pad: false,
     }

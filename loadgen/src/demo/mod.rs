@@ -11,10 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
-use offramp::config::{
-    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Routes, Truncation, UnknownName,
-};
+use offramp::config::{Config, IdentityFiles, Listener, Routes};
 use offramp::metrics::{Counter, Metrics};
 use offramp::supervisor::Engine;
 use offramp::sys::socket::Address;
@@ -128,32 +125,11 @@ impl Terminator {
 }
 
 fn config(backend: SocketAddr, identity: &Identity) -> Config {
-    Config {
-        listeners: vec![Listener {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            routes: Routes::to(Address::Tcp(backend)),
-            identities: vec![IdentityFiles {
-                certificate: identity.certificate_file(),
-                key: identity.key_file(),
-                ocsp: None,
-            }],
-            mode: Mode::Terminate,
-            unknown_name: UnknownName::First,
-            truncation: Truncation::Reset,
-            keepalive: true,
-            offload: OffloadRules::default(),
-            alpn: Vec::new(),
-            peers: PeerRules::default(),
-            tickets: true,
-        }],
-        workers: WORKERS,
-        pin_workers: Pinning::Off,
-        admin: None,
-        timeouts: Timeouts::default(),
-        max_connections: CONNECTIONS_MAX,
-        ticket_keys: None,
-        session_lifetime: SESSION_LIFETIME_DEFAULT,
-    }
+    let files =
+        IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
+    let (listen, routes) = ((Ipv4Addr::LOCALHOST, 0).into(), Routes::to(Address::Tcp(backend)));
+    let listener = Listener::new(listen, routes, vec![files]);
+    Config { workers: WORKERS, max_connections: CONNECTIONS_MAX, ..Config::new(vec![listener]) }
 }
 
 fn by_path(metrics: &Metrics) -> RecordPaths {

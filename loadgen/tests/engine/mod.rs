@@ -2,10 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use offramp::config::limits::{SESSION_LIFETIME_DEFAULT, Timeouts};
-use offramp::config::{
-    Config, IdentityFiles, Listener, Mode, OffloadRules, PeerRules, Pinning, Truncation, UnknownName,
-};
+use offramp::config::{Config, IdentityFiles, Listener, Routes};
 use offramp::supervisor::Engine;
 use offramp::sys::socket::Address;
 use offramp_loadgen::identity::Identity;
@@ -17,32 +14,10 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
     if !ring::is_there() {
         return None;
     }
-    let listener = Listener {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        backend: Address::Tcp(backend),
-        identities: vec![IdentityFiles {
-            certificate: identity.certificate_file(),
-            key: identity.key_file(),
-            ocsp: None,
-        }],
-        mode: Mode::Terminate,
-        unknown_name: UnknownName::First,
-        truncation: Truncation::Reset,
-        keepalive: true,
-        offload: OffloadRules::default(),
-        alpn: Vec::new(),
-        peers: PeerRules::default(),
-        tickets,
-    };
-    let config = Config {
-        listeners: vec![listener],
-        workers: 1,
-        pin_workers: Pinning::Off,
-        admin: None,
-        timeouts: Timeouts::default(),
-        max_connections: 64,
-        ticket_keys: None,
-        session_lifetime: SESSION_LIFETIME_DEFAULT,
-    };
+    let files =
+        IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
+    let (listen, routes) = ((Ipv4Addr::LOCALHOST, 0).into(), Routes::to(Address::Tcp(backend)));
+    let listener = Listener { tickets, ..Listener::new(listen, routes, vec![files]) };
+    let config = Config { max_connections: 64, ..Config::new(vec![listener]) };
     Some(Engine::start(config).expect("the engine starts"))
 }

@@ -169,13 +169,15 @@ pub enum Mode {
     Originate(Originate),
     /// TLS comes in and TLS goes out: two sessions.
     Reencrypt(Originate),
+    /// TLS comes in and goes out untouched: its first hello is read for the route.
+    Passthrough,
     /// Plain bytes come in and go out.
     Plain,
 }
 
 impl Mode {
     /// How a configuration writes it.
-    pub const ALLOWED: &'static str = "terminate, originate, reencrypt or plain";
+    pub const ALLOWED: &'static str = "terminate, originate, reencrypt, passthrough or plain";
 
     /// How a configuration writes this one.
     #[must_use]
@@ -184,11 +186,18 @@ impl Mode {
             Self::Terminate => "terminate",
             Self::Originate(_) => "originate",
             Self::Reencrypt(_) => "reencrypt",
+            Self::Passthrough => "passthrough",
             Self::Plain => "plain",
         }
     }
 
-    /// Whether TLS comes in.
+    /// Whether there is no TLS of ours.
+    #[must_use]
+    pub fn has_no_tls(&self) -> bool {
+        matches!(self, Self::Passthrough | Self::Plain)
+    }
+
+    /// Whether TLS comes in that is ours.
     #[must_use]
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Terminate | Self::Reencrypt(_))
@@ -199,7 +208,7 @@ impl Mode {
     pub fn server(&self) -> Option<&Originate> {
         match self {
             Self::Originate(server) | Self::Reencrypt(server) => Some(server),
-            Self::Terminate | Self::Plain => None,
+            Self::Terminate | Self::Passthrough | Self::Plain => None,
         }
     }
 }

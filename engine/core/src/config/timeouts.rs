@@ -13,6 +13,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Our last byte sent until the peer closed too.
     pub linger: Duration,
+    /// Accept until the connection is ended whatever it does; none for as long as it lasts.
+    pub lifetime: Option<Duration>,
     /// Start of a drain until what is still open is ended.
     pub drain: Duration,
 }
@@ -24,6 +26,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             idle: Duration::from_secs(3600),
             linger: Duration::from_secs(2),
+            lifetime: None,
             drain: Duration::from_secs(30),
         }
     }

@@ -26,6 +26,11 @@ impl Accept {
     /// The leg is open: receive.
     pub(super) fn begin(leg: Leg, out: &mut Outbox) -> Self {
         out.push(Action::ReceiveHandshake { leg });
+        Self::new(leg)
+    }
+
+    /// The first bytes are there.
+    pub(super) fn new(leg: Leg) -> Self {
         Self { leg, first_bytes: None }
     }
 

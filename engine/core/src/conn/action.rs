@@ -1,10 +1,13 @@
 //! What a connection wants done, as the core tells the shell.
 
+use std::net::SocketAddr;
+
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::{Buf, Bufs};
 use crate::tls::TlsInfo;
 pub use crate::tls::evidence::Evidence;
+use crate::tls::peek::Asked;
 use crate::tls::secrets::{Direction, TrafficKeys};
 
 /// Most actions that one event can cause.
@@ -13,6 +16,10 @@ pub const MAX_ACTIONS: usize = 24;
 /// What is to be done. On each leg at most one receive and one send are under way at a time.
 #[derive(Debug)]
 pub enum Action {
+    /// A balancer has said who the client is, and where it connected. Not answered.
+    Proxied(Box<ProxiedAddresses>),
+    /// What the client of a connection asks for whose TLS is passed through. Not answered.
+    Asked(Box<Asked>),
     /// A handshake is complete and its peer accepted. Not answered.
     Established {
         /// Where.
@@ -123,11 +130,22 @@ pub enum Action {
     Close(Report),
 }
 
+/// What a PROXY header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxiedAddresses {
+    /// Who connected.
+    pub client: SocketAddr,
+    /// To which address.
+    pub local: SocketAddr,
+}
+
 /// What is worth counting on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Milestone {
     /// It is settled who carries the records of a direction.
     RecordPath {
+        /// Where.
+        leg: Leg,
         /// Which.
         direction: Direction,
         /// By whom they are sealed or opened.
@@ -208,13 +226,18 @@ pub struct Outbox {
     pub bufs: Bufs,
     /// Bytes of plaintext that came from the near leg, and from the far leg, since the shell last took them.
     pub received: [u64; 2],
+    /// Whether a full handshake may be begun as a server.
+    pub(super) may_begin_full: bool,
+    /// How many were, since the shell last took them.
+    pub full_begun: u32,
 }
 
 impl Outbox {
     /// An empty one that keeps at most `keep` free buffers.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { actions: Vec::with_capacity(MAX_ACTIONS), bufs: Bufs::new(keep), received: [0; 2] }
+        let (actions, bufs) = (Vec::with_capacity(MAX_ACTIONS), Bufs::new(keep));
+        Self { actions, bufs, received: [0; 2], may_begin_full: true, full_begun: 0 }
     }
 
     /// Takes the actions out, in order.

@@ -1,5 +1,5 @@
-//! The far leg: one endpoint of the route after the other, until one is open or the time is over. What goes in
-//! front of everything else is sent here.
+//! The far leg: one endpoint of the route after the other, until one is open or the time is over. What goes
+//! in front of everything else is sent here.
 
 use std::time::{Duration, Instant};
 

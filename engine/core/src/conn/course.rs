@@ -4,18 +4,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+mod ending;
+
 use super::accept::Accept;
-use super::action::{Action, Evidence, Outbox, Report};
+use super::action::{Evidence, Outbox};
 use super::busy::Busy;
 use super::connect::Connect;
 use super::event::{Event, Leg, Operation};
-use super::fault::{Blame, Fault};
-use super::handshake::{Failure, Finished, Handshake, Handshaken};
+use super::fault::Fault;
+use super::handshake::{Finished, Handshake, Handshaken};
 use super::hold::Hold;
 use super::offload::Offload;
+use super::peek::Peek;
 use super::policy::Security;
-use super::record_path::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
-use super::relay::{Cut, Ending, PlainSide, Relay, Side, TlsSide};
+use super::proxied::Proxied;
+use super::record_path::LegEnd;
+use super::relay::{Cut, PlainSide, Relay, Side, TlsSide};
 use super::shutdown::{Shutdown, give_back};
 use super::{Next, Rules};
 use crate::buf::Buf;
@@ -33,7 +37,9 @@ pub(super) struct Course {
     near: Option<Side>,
     pub(super) is_established: bool,
     pub(super) deadline: Option<Instant>,
-    pub(super) drain_until: Option<Instant>,
+    /// When it is ended: its lifetime is over, or a drain.
+    pub(super) ends_at: Option<Instant>,
+    is_draining: bool,
     /// What may have been offending, for the report.
     evidence: Option<Box<Evidence>>,
     /// The fingerprints that became known while it lasted, by leg.
@@ -44,8 +50,10 @@ pub(super) struct Course {
 pub(super) enum Stage {
     /// The near leg is not open.
     Begin,
+    Proxied(Box<Proxied>),
+    Peek(Box<Peek>),
     Accept(Accept),
-    Connect(Connect),
+    Connect(Box<Connect>),
     Handshake(Box<Handshake>),
     Hold(Box<Hold>),
     Offload(Box<Offload>),
@@ -63,7 +71,8 @@ impl Course {
             near: None,
             is_established: false,
             deadline: None,
-            drain_until: None,
+            ends_at: None,
+            is_draining: false,
             evidence: None,
             pinned: None,
         }
@@ -77,9 +86,10 @@ impl Course {
         }
     }
 
-    /// Whether the time of a drain is over.
-    fn is_drained(&self, now: Instant) -> bool {
-        self.drain_until.is_some_and(|until| until <= now)
+    /// Why it is ended now, if its lifetime is over or a drain.
+    fn overdue(&self, now: Instant) -> Option<Fault> {
+        let fault = if self.is_draining { Fault::DrainTimeout } else { Fault::LifetimeOver };
+        self.ends_at.is_some_and(|until| until <= now).then_some(fault)
     }
 
     /// Takes one event; all that follows from it is in `out` when this returns.
@@ -90,9 +100,13 @@ impl Course {
         }
         self.busy.take(&event);
         match &event {
-            Event::Opened => self.deadline = Some(now + rules.policy.timeouts.handshake),
+            Event::Opened => {
+                self.deadline = Some(now + rules.policy.timeouts.handshake);
+                self.ends_at = rules.policy.timeouts.lifetime.map(|lifetime| now + lifetime);
+            }
             Event::Drain { until } => {
-                self.drain_until = Some(self.drain_until.map_or(*until, |earlier| earlier.min(*until)));
+                self.is_draining = true;
+                self.ends_at = Some(self.ends_at.map_or(*until, |earlier| earlier.min(*until)));
             }
             // The kernel opens what comes, and what comes is a record that is not data.
             Event::Failed { operation: Operation::Receive, errno: libc::EIO, .. } => {}
@@ -102,6 +116,9 @@ impl Course {
         if let Event::Pinned { leg, fingerprints } = event {
             return self.pin(leg, fingerprints, now, rules, out);
         }
+        if let Event::TurnedAway(fault) = event {
+            return self.turn_away(fault, now, rules, out);
+        }
         // The stage that lasts is not moved for each event.
         if matches!(self.stage, Stage::Relay(_)) {
             self.relay(event, now, rules, out);
@@ -109,6 +126,8 @@ impl Course {
         }
         self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Begin => self.open_near(event, now, rules, out),
+            Stage::Proxied(stage) => self.proxied(stage, event, now, rules, out),
+            Stage::Peek(stage) => self.peek(stage, event, now, rules, out),
             Stage::Accept(stage) => self.accept(stage, event, now, rules, out),
             Stage::Connect(stage) => self.connect(stage, event, now, rules, out),
             Stage::Handshake(stage) => self.handshake(stage, event, now, rules, out),
@@ -129,7 +148,8 @@ impl Course {
     /// The near leg was accepted: it is secured first.
     fn open_near(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
         match event {
-            Event::Opened => self.secure(Leg::Near, now, rules, out),
+            Event::Opened if rules.policy.accepts_proxy => Stage::Proxied(Box::new(Proxied::begin(out))),
+            Event::Opened => self.secure(Leg::Near, None, now, rules, out),
             Event::Drain { .. } => Stage::Begin,
             other => {
                 give_back(other, out);
@@ -138,15 +158,78 @@ impl Course {
         }
     }
 
-    /// A leg is open: it is secured as its policy has it.
-    fn secure(&mut self, leg: Leg, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
-        match rules.policy.security(leg) {
-            Security::Plain => self.join(Side::Plain(PlainSide::new(leg)), leg, now, rules, out),
-            Security::Tls(tls) if tls.is_client() => {
-                self.begin_handshake(leg, Buf::with_capacity(0), now, rules, out)
+    /// The near leg has a balancer in front of it.
+    fn proxied(
+        &mut self,
+        mut stage: Box<Proxied>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        match stage.on(event, out) {
+            Next::Stay => Stage::Proxied(stage),
+            Next::Advance(first) => self.secure(Leg::Near, first, now, rules, out),
+            Next::End(fault) => {
+                stage.release(out);
+                if stage.first_bytes.is_some() {
+                    self.evidence.get_or_insert_default().reason = stage.first_bytes;
+                }
+                self.fail(Cut { fault, culprit: Some(Leg::Near) }, LegEnd::Closed, now, rules, out)
             }
-            Security::Tls(_) => Stage::Accept(Accept::begin(leg, out)),
         }
+    }
+
+    /// A leg is open: it is secured as its policy has it. `first` has come already.
+    fn secure(
+        &mut self,
+        leg: Leg,
+        first: Option<Buf>,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let received = |buf: Buf| Event::Received { leg, count: buf.len(), buf, more: false };
+        match (rules.policy.security(leg), first) {
+            (Security::Plain, first) if leg == Leg::Near && rules.policy.passes_tls_through => match first {
+                Some(buf) => self.peek(Box::new(Peek::new()), received(buf), now, rules, out),
+                None => Stage::Peek(Box::new(Peek::begin(out))),
+            },
+            (Security::Plain, first) => {
+                self.join(Side::Plain(PlainSide::new(leg, first)), leg, now, rules, out)
+            }
+            (Security::Tls(tls), first) if tls.is_client() => {
+                let first = first.unwrap_or_else(|| Buf::with_capacity(0));
+                self.begin_handshake(leg, first, now, rules, out)
+            }
+            (Security::Tls(_), Some(buf)) => self.accept(Accept::new(leg), received(buf), now, rules, out),
+            (Security::Tls(_), None) => Stage::Accept(Accept::begin(leg, out)),
+        }
+    }
+
+    /// The TLS of the near leg is passed through.
+    fn peek(
+        &mut self,
+        mut stage: Box<Peek>,
+        event: Event,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let (fault, end) = match stage.on(event, out) {
+            Ok(Next::Stay) => return Stage::Peek(stage),
+            Ok(Next::Advance(hello)) => {
+                let side = Side::Plain(PlainSide::new(Leg::Near, Some(hello)));
+                return self.join(side, Leg::Near, now, rules, out);
+            }
+            Ok(Next::End(fault)) => (fault, LegEnd::Closed),
+            Err(failure) => (failure.fault, failure.into()),
+        };
+        stage.release(out);
+        if stage.first_bytes.is_some() {
+            self.evidence.get_or_insert_default().reason = stage.first_bytes;
+        }
+        self.fail(Cut { fault, culprit: Some(Leg::Near) }, end, now, rules, out)
     }
 
     /// A leg is ready to move bytes: the far one is connected, or the relay begins.
@@ -154,7 +237,7 @@ impl Course {
         match (leg, self.near.take()) {
             (Leg::Near, _) => {
                 self.near = Some(side);
-                let stage = Connect::begin(now, rules.policy.timeouts.connect, out);
+                let stage = Box::new(Connect::begin(now, rules.policy.timeouts.connect, out));
                 self.deadline = Some(stage.deadline());
                 Stage::Connect(stage)
             }
@@ -196,18 +279,17 @@ impl Course {
 
     fn connect(
         &mut self,
-        mut stage: Connect,
+        mut stage: Box<Connect>,
         event: Event,
         now: Instant,
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let is_drained = matches!(event, Event::Expired) && self.is_drained(now);
-        let next = if is_drained { Next::End(Fault::DrainTimeout) } else { stage.on(event, now, out) };
-        match next {
-            Next::End(fault @ Fault::DrainTimeout) => {
-                self.fail(Cut { fault, culprit: None }, LegEnd::Closed, now, rules, out)
-            }
+        let overdue = self.overdue(now).filter(|_| matches!(event, Event::Expired));
+        if let Some(fault) = overdue {
+            return self.fail(Cut { fault, culprit: None }, LegEnd::Closed, now, rules, out);
+        }
+        match stage.on(event, now, out) {
             Next::Stay => {
                 self.deadline = Some(stage.deadline());
                 Stage::Connect(stage)
@@ -217,7 +299,7 @@ impl Course {
             }
             Next::Advance(()) => {
                 self.deadline = Some(now + rules.policy.timeouts.handshake);
-                self.secure(Leg::Far, now, rules, out)
+                self.secure(Leg::Far, None, now, rules, out)
             }
         }
     }
@@ -311,13 +393,13 @@ impl Course {
         let leg = stage.leg();
         match event {
             Event::Expired => {
-                let is_drained = self.is_drained(now);
+                let overdue = self.overdue(now);
                 // Otherwise it ends for a newcomer, as a handshake does.
                 let is_due = self.deadline.is_some_and(|deadline| deadline <= now);
-                let cut = match (is_drained, is_due) {
-                    (true, _) => Cut { fault: Fault::DrainTimeout, culprit: None },
-                    (false, false) => Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) },
-                    (false, true) => {
+                let cut = match (overdue, is_due) {
+                    (Some(fault), _) => Cut { fault, culprit: None },
+                    (None, false) => Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) },
+                    (None, true) => {
                         let failure = stage.expire(out);
                         return self.refuse(leg, failure, now, rules, out);
                     }
@@ -332,20 +414,6 @@ impl Course {
                 self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out)
             }
         }
-    }
-
-    fn refuse(
-        &mut self,
-        leg: Leg,
-        mut failure: Failure,
-        now: Instant,
-        rules: &Rules<'_>,
-        out: &mut Outbox,
-    ) -> Stage {
-        self.keep(failure.evidence.take());
-        let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
-        let ended = self.ended(cut, heard, failure.into(), out);
-        self.end(ended, now, rules, out)
     }
 
     fn begin_offload(
@@ -403,9 +471,12 @@ impl Course {
             Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
         );
         let had_lost_a_peer = !moved && relay.has_lost_a_peer();
-        let is_drained = self.drain_until.is_some_and(|until| until <= now);
+        let is_over = self.ends_at.is_some_and(|until| until <= now);
         let result = match event {
-            Event::Expired if is_drained => Err(Cut { fault: Fault::DrainTimeout, culprit: None }),
+            Event::Expired if is_over => {
+                let fault = if self.is_draining { Fault::DrainTimeout } else { Fault::LifetimeOver };
+                Err(Cut { fault, culprit: None })
+            }
             event => relay.on(event, now, rules, out),
         };
         let has_lost_a_peer = relay.has_lost_a_peer();
@@ -419,83 +490,5 @@ impl Course {
         if let Stage::Relay(relay) = std::mem::replace(&mut self.stage, Stage::Closed) {
             self.stage = self.end_relay(*relay, result.err(), now, rules, out);
         }
-    }
-
-    /// The relay ends: cut, or because both sides have ended.
-    fn end_relay(
-        &mut self,
-        relay: Relay,
-        cut: Option<Cut>,
-        now: Instant,
-        rules: &Rules<'_>,
-        out: &mut Outbox,
-    ) -> Stage {
-        let ended = match cut {
-            None => relay.end_in_order(out),
-            Some(cut) => relay.end(cut, out),
-        };
-        self.end(ended, now, rules, out)
-    }
-
-    /// Keeps what a stage knows beside what the system said.
-    fn keep(&mut self, evidence: Option<Evidence>) {
-        if let Some(evidence) = evidence {
-            let errno = self.evidence.take().and_then(|before| before.errno);
-            self.evidence = Some(Box::new(Evidence { errno, ..evidence }));
-        }
-    }
-
-    /// Before the relay: the leg that is being opened ends like this, and the near one, if it is ready, too.
-    fn fail(&mut self, cut: Cut, end: LegEnd, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
-        let ended = self.ended(cut, None, end, out);
-        self.end(ended, now, rules, out)
-    }
-
-    fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
-        let Cut { fault, culprit } = cut;
-        let Some(near) = self.near.take() else {
-            let (near, far) = (end, LegEnd::Closed);
-            return Ended { fault: Some(fault), culprit, heard, near, far };
-        };
-        let near = match near {
-            // Nothing of it was passed on: there is nothing to be delivered.
-            Side::Plain(_) if fault.blame() == Blame::Nobody => LegEnd::Plain(PlainEnd::InOrder),
-            Side::Plain(_) => LegEnd::Plain(PlainEnd::Reset),
-            near => near.end(Ending { fault, culprit, is_cut: false }, None, out),
-        };
-        Ended { fault: Some(fault), culprit, heard, near, far: end }
-    }
-
-    /// Into the last stage, from wherever.
-    fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
-        // What this very event has begun counts too.
-        self.busy.give(out.actions());
-        let mut stage = Box::new(Shutdown::begin(ended, now, rules.policy.timeouts, out));
-        if let Some(until) = self.drain_until.take() {
-            stage.on(Event::Drain { until }, now, out);
-        }
-        self.go_on_ending(stage, out)
-    }
-
-    fn go_on_ending(&mut self, mut stage: Box<Shutdown>, out: &mut Outbox) -> Stage {
-        self.busy.give(out.actions());
-        match stage.advance(self.busy, out) {
-            None => {
-                (self.deadline, self.drain_until) = (stage.deadline(), None);
-                Stage::Shutdown(stage)
-            }
-            Some(report) => {
-                (self.deadline, self.drain_until) = (None, None);
-                let evidence = self.evidence.take().filter(|_| report.fault.is_some());
-                out.push(Action::Close(Report { evidence, ..report }));
-                Stage::Closed
-            }
-        }
-    }
-}
-
-impl From<Failure> for LegEnd {
-    fn from(failure: Failure) -> Self {
-        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(LastRecord::Bytes(alert))))
     }
 }

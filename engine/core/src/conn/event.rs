@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::fault::Fault;
 use crate::buf::Buf;
 use crate::config::Fingerprint;
 use crate::tls::secrets::Direction;
@@ -144,6 +145,8 @@ pub enum Event {
         /// The certificate must have one of them.
         fingerprints: Arc<[Fingerprint]>,
     },
+    /// The shell ends it for this reason.
+    TurnedAway(Fault),
     /// The deadline that the connection asked for is over.
     Expired,
     /// The engine is being stopped; what is still open at this time will be ended.
@@ -173,7 +176,7 @@ impl Event {
             | Self::Sequence { leg, .. }
             | Self::Pinned { leg, .. }
             | Self::Failed { leg, .. } => Some(*leg),
-            Self::Expired | Self::Drain { .. } => None,
+            Self::TurnedAway(_) | Self::Expired | Self::Drain { .. } => None,
         }
     }
 }

@@ -61,6 +61,18 @@ faults! {
     /// The peer closed or reset without having sent a byte.
     ClosedBeforeHello = "closed_before_hello", Tls, Debug, None,
         "A port check, or the health check of a balancer; nothing to do.";
+    /// No PROXY header precedes the connection, and `accept_proxy` wants one.
+    ProxyHeaderMissing = "proxy_header_missing", Tls, Warn, None,
+        "Have the balancer send one, or remove `accept_proxy`; the log line has the first bytes.";
+    /// The PROXY header is not one, has a wrong checksum, or is longer than 4096 bytes.
+    ProxyHeaderMalformed = "proxy_header_malformed", Tls, Warn, None,
+        "Look at the balancer; it may send fewer TLVs.";
+    /// The PROXY header did not come in time.
+    ProxyHeaderTimeout = "proxy_header_timeout", Tls, Info, None,
+        "A balancer's health check that sends nothing; `timeouts.handshake` is the limit.";
+    /// A peer connected that may not say who its client is: it is in no network of `accept_proxy`.
+    ProxyUntrusted = "proxy_untrusted", Tls, Warn, None,
+        "Add the network of the balancer to `accept_proxy`; for others open another listener.";
     /// The first bytes are no TLS handshake record.
     NotTls = "not_tls", Tls, Info, None,
         "A client that speaks plain text, or scans: look at `client`.";
@@ -176,6 +188,18 @@ faults! {
     /// Still open when the drain was over.
     DrainTimeout = "drain_timeout", Us, Debug, Some(alert::CLOSE_NOTIFY),
         "Nothing, or a longer `timeouts.drain`.";
+    /// The connection has lasted for `timeouts.lifetime`.
+    LifetimeOver = "lifetime_over", Us, Debug, Some(alert::CLOSE_NOTIFY),
+        "Nothing, or a longer `timeouts.lifetime`.";
+    /// More full handshakes come per second than `limits.full_handshake_rate` allows.
+    FullHandshakeLimit = "full_handshake_limit", Tls, Info, None,
+        "A flood of clients without a session, or a limit below what real clients need after a restart.";
+    /// The source of the connection has as many open as `limits.source_connections` allows.
+    SourceConnections = "source_connections", Tls, Info, None,
+        "One client opens too many, or many share an address (NAT): raise the limit.";
+    /// The source opens more connections per second than `limits.source_rate` allows.
+    SourceRate = "source_rate", Tls, Info, None,
+        "One client reconnects too fast, or many share an address (NAT): raise the limit.";
     /// A key has protected as many records as it may, and there is no next one. In the middle of a stream a
     /// close_notify would make it look whole.
     RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR),

@@ -181,7 +181,9 @@ impl Handshake {
             return Err(Failure::silent(Fault::Internal));
         };
         let mut outgoing = out.bufs.take();
+        self.session.allow_full(out.may_begin_full);
         let progress = self.session.feed(&mut incoming, &mut outgoing);
+        out.full_begun += u32::from(self.session.took_full());
         match progress {
             Err(refusal) => {
                 out.bufs.give(incoming);
@@ -269,6 +271,7 @@ impl From<Refusal> for Fault {
             Refusal::PeerChainTooLong => Self::PeerChainTooLong,
             Refusal::Closed => Self::ClosedInHandshake,
             Refusal::FlightTooLong => Self::HandshakeTooLong,
+            Refusal::FullHandshakeLimit => Self::FullHandshakeLimit,
             Refusal::Internal => Self::Internal,
         }
     }

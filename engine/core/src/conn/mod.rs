@@ -1,7 +1,7 @@
 //! The data path: what happens to one connection, decided without a socket, a clock, a lock or a counter.
 //!
 //! ```text
-//! near leg:  accept → handshake → (hold) → offload ─┐          plain: nothing to do
+//! near leg:  accept → handshake → (hold) → offload ─┐          plain: nothing to do, or peek
 //!                                                   connect
 //! far leg:   accept → handshake → (hold) → offload ─┴→ relay → shutdown
 //! ```
@@ -22,7 +22,9 @@ pub mod fault;
 mod handshake;
 mod hold;
 mod offload;
+mod peek;
 pub mod policy;
+mod proxied;
 pub mod record_path;
 mod relay;
 mod shutdown;
@@ -84,8 +86,8 @@ impl Conn {
     /// When it wants [`Event::Expired`], if nothing happens before; asked again after every step.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let Course { deadline, drain_until, .. } = &self.course;
-        [*deadline, self.course.record_until(), *drain_until].into_iter().flatten().min()
+        let Course { deadline, ends_at, .. } = &self.course;
+        [*deadline, self.course.record_until(), *ends_at].into_iter().flatten().min()
     }
 
     /// Whether its handshake was completed.
@@ -102,7 +104,8 @@ impl Conn {
 
     /// Takes one event; all that follows from it is in `out` when this returns.
     pub fn step(&mut self, event: Event, turn: Turn, out: &mut Outbox) {
-        let Turn { now, may_offload } = turn;
+        let Turn { now, may_offload, may_begin_full } = turn;
+        out.may_begin_full = may_begin_full;
         self.course.step(event, now, &Rules { policy: &self.policy, may_offload }, out);
     }
 }

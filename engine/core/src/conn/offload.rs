@@ -108,7 +108,7 @@ impl Offload {
                 // Not settled: the relay will say.
                 HandoverState::Later | HandoverState::Wanted | HandoverState::Offered => continue,
             };
-            out.push(Action::Note(Milestone::RecordPath { direction, path: by }));
+            out.push(Action::Note(Milestone::RecordPath { leg: self.leg, direction, path: by }));
         }
         let left = |fate| (fate == HandoverState::Later).then_some(self.after_bytes);
         let (tx_left, rx_left) = (left(self.tx.fate), left(self.rx.fate));

@@ -15,6 +15,10 @@ pub struct Policy {
     pub near: Security,
     /// How the leg that is connected is secured.
     pub far: Security,
+    /// Whether a PROXY header precedes everything on the near leg.
+    pub accepts_proxy: bool,
+    /// Whether the hello of a near leg without TLS is read, and passed on as it came.
+    pub passes_tls_through: bool,
     /// The deadlines.
     pub timeouts: Timeouts,
     /// What the kernel may be asked to carry.
@@ -107,4 +111,6 @@ pub struct Turn {
     pub now: Instant,
     /// Whether the kernel may be given further directions: the kill switch.
     pub may_offload: bool,
+    /// Whether a full handshake may be begun as a server. One more may be in the same turn.
+    pub may_begin_full: bool,
 }

@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::certificate::{self, Checked};
 use super::findings::{Findings, Period, Purpose};
+use super::full::GuardedKey;
 use super::identity_error::IdentityError;
 use super::info;
 use super::key_kind;
@@ -31,6 +32,8 @@ const MAX_OCSP_BYTES: usize = 16 * 1024;
 /// One certificate chain with its key and the names that it is for.
 struct Identity {
     certified: Arc<CertifiedKey>,
+    /// Its key, for questions that begin nothing.
+    signing: Arc<dyn SigningKey>,
     /// The same with an OCSP response, while that is current.
     stapled: Option<(Arc<CertifiedKey>, Period)>,
     /// Of an ECDSA key.
@@ -164,17 +167,18 @@ impl Identity {
             file: files.key.clone(),
             problem: key_kind::unusable(&key.der()),
         })?;
-        let certified = CertifiedKey::new(chain, signing);
+        let mut certified = CertifiedKey::new(chain, Arc::clone(&signing));
         certified.keys_match().map_err(|_| IdentityError::NotAPair {
             key: files.key.clone(),
             certificate: files.certificate.clone(),
         })?;
+        certified.key = Arc::new(GuardedKey(Arc::clone(&signing)));
         let staple = |file: &PathBuf| {
             let stapled = ocsp::staple(file, read_ocsp(file)?, &certified, findings);
             stapled.ok_or_else(|| no_ocsp_response(file))
         };
         let stapled = files.ocsp.as_ref().map(staple).transpose()?.flatten();
-        Ok(Self { certified: Arc::new(certified), stapled, curve, names, known_by })
+        Ok(Self { certified: Arc::new(certified), signing, stapled, curve, names, known_by })
     }
 
     fn has_name(&self, name: &str) -> bool {
@@ -204,11 +208,11 @@ impl Identity {
     /// rustls does not tell (B5b): the chain goes out as it is configured, which RFC 8446 §4.4.2.2 allows
     /// where there is no other.
     fn can_serve(&self, hello: &Hello<'_>) -> bool {
-        let algorithm = self.certified.key.algorithm();
+        let algorithm = self.signing.algorithm();
         let suits =
             |suite: &CipherSuite| suites_key(*suite).is_some_and(|key| key.is_none_or(|k| k == algorithm));
         hello.suites.iter().any(suits)
-            && self.certified.key.choose_scheme(hello.schemes).is_some()
+            && self.signing.choose_scheme(hello.schemes).is_some()
             && self.curve.is_none_or(|curve| hello.takes_curve(curve))
     }
 }

@@ -14,6 +14,7 @@ mod certificate;
 pub mod cipher;
 pub mod evidence;
 mod findings;
+mod full;
 mod hello;
 mod identity;
 mod identity_error;
@@ -23,6 +24,7 @@ mod ocsp;
 mod originate;
 #[cfg(test)]
 mod pair;
+pub mod peek;
 mod peer;
 mod peer_error;
 mod pending;

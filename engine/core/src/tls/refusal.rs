@@ -39,6 +39,8 @@ pub enum Refusal {
     FlightTooLong,
     /// The fault is ours.
     Internal,
+    /// A full handshake was due, and none may be begun now.
+    FullHandshakeLimit,
 }
 
 /// What rustls 0.23 says, by text alone, when there is no identity for a hello; its access_denied is left

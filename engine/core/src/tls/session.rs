@@ -19,6 +19,7 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CommonState, ConnectionTrafficSecrets, Error, HandshakeKind, ServerConfig};
 
 use super::evidence::{self, Evidence, Offered};
+use super::full::{Full, with_permission};
 use super::hello::{Finding, HelloReader};
 use super::info::{self, TlsInfo};
 use super::originate::Origination;
@@ -51,6 +52,9 @@ pub struct Session {
     refuses_unknown_names: bool,
     /// In the server's role: what the client has asked for.
     server_name: Option<Box<str>>,
+    /// In the server's role: whether a full handshake may be begun now.
+    may_begin_full: bool,
+    has_begun_full: bool,
 }
 
 /// rustls's connection, by role.
@@ -140,9 +144,22 @@ impl Session {
             judge,
             refuses_unknown_names,
             server_name: None,
+            may_begin_full: true,
+            has_begun_full: false,
             offered: None,
             reason: None,
         })
+    }
+
+    /// Whether a full handshake may be begun as a server in the calls of [`Session::feed`] that follow; at
+    /// the beginning it may.
+    pub fn allow_full(&mut self, may_begin: bool) {
+        self.may_begin_full = may_begin;
+    }
+
+    /// Whether one was begun since this was asked last.
+    pub fn took_full(&mut self) -> bool {
+        std::mem::take(&mut self.has_begun_full)
     }
 
     /// Takes what it can use from the front of `incoming` and appends what is to be sent to `outgoing`. Stops
@@ -169,12 +186,21 @@ impl Session {
                 // Whatever a ticket said that was opened or offered, and not used.
                 self.origin = SessionBirth::default();
             }
-            let (discard, turn) = with_origin(&mut self.origin, || connection.turn(shown, outgoing));
+            let call = || with_origin(&mut self.origin, || connection.turn(shown, outgoing));
+            let ((discard, turn), full) = with_permission(self.may_begin_full, call);
+            self.has_begun_full |= full == Full::Begun;
             self.server_name = info::take_server_name().or(self.server_name.take());
             let wants_more = match turn {
                 Turn::Sent => false,
                 Turn::WantsMore => true,
                 Turn::Refused(refusal) => return Err(refusal),
+                Turn::Failed(error) if full == Full::Refused => {
+                    self.flush_alert(incoming, outgoing);
+                    if let Some(alert) = self.unsaid_alert(&error).filter(|_| outgoing.is_empty()) {
+                        outgoing.extend(&alert_in_the_clear(alert));
+                    }
+                    return Err(Refusal::FullHandshakeLimit);
+                }
                 Turn::Failed(error) if is_unknown_name(&error) || is_no_name(&error) => {
                     outgoing.extend(&alert_in_the_clear(UNRECOGNIZED_NAME));
                     return Err(Refusal::UnknownName);

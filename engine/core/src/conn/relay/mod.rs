@@ -205,7 +205,7 @@ impl Relay {
         let is_cut = !self.has_passed_all_on()
             || self.near.has_half_a_record()
             || self.far.has_half_a_record()
-            || fault == Fault::DrainTimeout && has_no_plain_leg;
+            || matches!(fault, Fault::DrainTimeout | Fault::LifetimeOver) && has_no_plain_leg;
         let ending = Ending { fault, culprit, is_cut };
         let Self { near, far, to_near, to_far, .. } = self;
         let heard = near.heard().or_else(|| far.heard());
@@ -271,6 +271,6 @@ fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Out
 }
 
 /// It is settled who carries the records of a direction.
-fn note(direction: Direction, by: RecordPath, out: &mut Outbox) {
-    out.push(Action::Note(Milestone::RecordPath { direction, path: by }));
+fn note(leg: Leg, direction: Direction, path: RecordPath, out: &mut Outbox) {
+    out.push(Action::Note(Milestone::RecordPath { leg, direction, path }));
 }

@@ -18,11 +18,19 @@ pub(in crate::conn) struct PlainSide {
     ended: bool,
     /// The peer takes no more; what still comes from it is passed on.
     broken: bool,
+    /// What was received before the relay began.
+    first: Option<Buf>,
 }
 
 impl PlainSide {
-    pub(in crate::conn) fn new(leg: Leg) -> Self {
-        Self { leg, receiving: false, sending: false, eof: false, ended: false, broken: false }
+    /// `first` was received already.
+    pub(in crate::conn) fn new(leg: Leg, first: Option<Buf>) -> Self {
+        Self { leg, receiving: false, sending: false, eof: false, ended: false, broken: false, first }
+    }
+
+    /// Gives what it holds back to the free list.
+    pub(in crate::conn) fn release(self, out: &mut Outbox) {
+        self.first.into_iter().for_each(|buf| out.bufs.give(buf));
     }
 
     /// What happened on this leg; what was received is `received` afterwards.
@@ -71,11 +79,16 @@ impl PlainSide {
         }
     }
 
-    pub(super) fn receive_next(&mut self, out: &mut Outbox) {
+    /// What was received before; receives the next bytes where there is none.
+    pub(super) fn receive_next(&mut self, out: &mut Outbox) -> Option<Buf> {
+        if self.first.is_some() {
+            return self.first.take();
+        }
         if !self.receiving && !self.eof {
             self.receiving = true;
             out.push(Action::Receive { leg: self.leg, max: PLAINTEXT_BYTES });
         }
+        None
     }
 
     pub(super) fn leg(&self) -> Leg {

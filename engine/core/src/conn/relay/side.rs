@@ -73,9 +73,9 @@ impl Side {
         match self {
             Self::Plain(side) => {
                 if may {
-                    side.receive_next(out);
+                    *received = side.receive_next(out);
                 }
-                Ok(false)
+                Ok(received.is_some() && may)
             }
             Self::Tls(side) => side.receive_next(received, may, max, out),
         }
@@ -157,14 +157,21 @@ impl Side {
     pub(in crate::conn) fn end(self, ending: Ending, held: Option<Buf>, out: &mut Outbox) -> LegEnd {
         match self {
             Self::Tls(side) => LegEnd::Tls(side.end(ending, held, out)),
-            Self::Plain(side) => LegEnd::Plain(plain_end(&side, ending, held, out)),
+            Self::Plain(side) => {
+                let end = plain_end(&side, ending, held, out);
+                side.release(out);
+                LegEnd::Plain(end)
+            }
         }
     }
 
     /// How this leg ends when both sides have ended.
     pub(super) fn end_in_order(self, out: &mut Outbox) -> LegEnd {
         match self {
-            Self::Plain(_) => LegEnd::Plain(PlainEnd::InOrder),
+            Self::Plain(side) => {
+                side.release(out);
+                LegEnd::Plain(PlainEnd::InOrder)
+            }
             Self::Tls(side) => LegEnd::Tls(side.end_in_order(out)),
         }
     }
@@ -182,7 +189,7 @@ fn plain_end(side: &PlainSide, ending: Ending, held: Option<Buf>, out: &mut Outb
     let end = match ending.fault {
         // It takes nothing more, or has had its time.
         _ if ending.culprit == Some(side.leg()) || side.is_broken() => PlainEnd::Reset,
-        Fault::DrainTimeout => PlainEnd::Reset,
+        Fault::DrainTimeout | Fault::LifetimeOver => PlainEnd::Reset,
         Fault::IdleTimeout if ending.is_cut => PlainEnd::Reset,
         Fault::IdleTimeout => PlainEnd::InOrder,
         // Its end was passed on as one: the operator takes FIN alone for an end.

@@ -30,7 +30,7 @@ impl TlsSide {
             return true;
         }
         self.receiver.left = None;
-        note(Direction::Rx, RecordPath::Userspace, out);
+        note(self.leg, Direction::Rx, RecordPath::Userspace, out);
         false
     }
 
@@ -49,7 +49,7 @@ impl TlsSide {
             return true;
         }
         self.sender.left = None;
-        note(Direction::Tx, RecordPath::Userspace, out);
+        note(self.leg, Direction::Tx, RecordPath::Userspace, out);
         false
     }
 
@@ -64,7 +64,7 @@ impl TlsSide {
                 };
                 self.receiver.path = Receiver::Kernel(Count::from(sequence));
                 if self.receiver.left.take().is_some() {
-                    note(direction, RecordPath::Kernel, out);
+                    note(self.leg, direction, RecordPath::Kernel, out);
                 }
             }
             Direction::Tx => {
@@ -75,7 +75,7 @@ impl TlsSide {
                 };
                 self.sender.path = Transmitter::Kernel(Count::from(sequence));
                 if self.sender.left.take().is_some() {
-                    note(direction, RecordPath::Kernel, out);
+                    note(self.leg, direction, RecordPath::Kernel, out);
                 }
             }
         }
@@ -100,7 +100,7 @@ impl TlsSide {
             }
         };
         if left.is_some() {
-            note(direction, RecordPath::Fallback { errno }, out);
+            note(self.leg, direction, RecordPath::Fallback { errno }, out);
             return Ok(());
         }
         // The peer has our KeyUpdate and expects the next key: nothing can be sent to it any more.

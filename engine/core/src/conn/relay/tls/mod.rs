@@ -321,10 +321,10 @@ impl TlsSide {
     /// Gives what it holds back to the free list.
     fn release(self, out: &mut Outbox) {
         if self.sender.left.is_some() {
-            note(Direction::Tx, RecordPath::Userspace, out);
+            note(self.leg, Direction::Tx, RecordPath::Userspace, out);
         }
         if self.receiver.left.is_some() {
-            note(Direction::Rx, RecordPath::Userspace, out);
+            note(self.leg, Direction::Rx, RecordPath::Userspace, out);
         }
         self.receiver.partial.into_iter().for_each(|buf| out.bufs.give(buf));
     }

@@ -1,0 +1,146 @@
+//! How a connection ends, from whatever stage of its course.
+
+use std::time::Instant;
+
+use super::{Course, Stage};
+use crate::conn::Rules;
+use crate::conn::action::{Action, Evidence, Outbox, Report};
+use crate::conn::event::{Event, Leg};
+use crate::conn::fault::{Blame, Fault};
+use crate::conn::handshake::Failure;
+use crate::conn::record_path::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
+use crate::conn::relay::{Cut, Ending, Relay, Side};
+use crate::conn::shutdown::Shutdown;
+
+impl Course {
+    /// It ends wherever it stands; what ends already goes on ending.
+    pub(super) fn turn_away(&mut self, fault: Fault, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
+        let cut = Cut { fault, culprit: None };
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
+            stage @ (Stage::Shutdown(_) | Stage::Closed) => stage,
+            Stage::Relay(relay) => self.end_relay(*relay, Some(cut), now, rules, out),
+            stage => {
+                stage.release(out);
+                self.fail(cut, LegEnd::Closed, now, rules, out)
+            }
+        };
+        self.busy.give(out.actions());
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        leg: Leg,
+        mut failure: Failure,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        self.keep(failure.evidence.take());
+        let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
+        let ended = self.ended(cut, heard, failure.into(), out);
+        self.end(ended, now, rules, out)
+    }
+
+    /// The relay ends: cut, or because both sides have ended.
+    pub(super) fn end_relay(
+        &mut self,
+        relay: Relay,
+        cut: Option<Cut>,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let ended = match cut {
+            None => relay.end_in_order(out),
+            Some(cut) => relay.end(cut, out),
+        };
+        self.end(ended, now, rules, out)
+    }
+
+    /// Keeps what a stage knows beside what the system said.
+    pub(super) fn keep(&mut self, evidence: Option<Evidence>) {
+        if let Some(evidence) = evidence {
+            let errno = self.evidence.take().and_then(|before| before.errno);
+            self.evidence = Some(Box::new(Evidence { errno, ..evidence }));
+        }
+    }
+
+    /// Before the relay: the leg that is being opened ends like this, and the near one, if it is ready, too.
+    pub(super) fn fail(
+        &mut self,
+        cut: Cut,
+        end: LegEnd,
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Stage {
+        let ended = self.ended(cut, None, end, out);
+        self.end(ended, now, rules, out)
+    }
+
+    pub(super) fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
+        let Cut { fault, culprit } = cut;
+        let Some(near) = self.near.take() else {
+            let (near, far) = (end, LegEnd::Closed);
+            return Ended { fault: Some(fault), culprit, heard, near, far };
+        };
+        let near = match near {
+            // Nothing of it was passed on: there is nothing to be delivered.
+            Side::Plain(side) => {
+                side.release(out);
+                let is_orderly = fault.blame() == Blame::Nobody;
+                LegEnd::Plain(if is_orderly { PlainEnd::InOrder } else { PlainEnd::Reset })
+            }
+            near => near.end(Ending { fault, culprit, is_cut: false }, None, out),
+        };
+        Ended { fault: Some(fault), culprit, heard, near, far: end }
+    }
+
+    /// Into the last stage, from wherever.
+    pub(super) fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+        // What this very event has begun counts too.
+        self.busy.give(out.actions());
+        let mut stage = Box::new(Shutdown::begin(ended, now, rules.policy.timeouts, out));
+        if let Some(until) = self.ends_at.take().filter(|_| self.is_draining) {
+            stage.on(Event::Drain { until }, now, out);
+        }
+        self.go_on_ending(stage, out)
+    }
+
+    pub(super) fn go_on_ending(&mut self, mut stage: Box<Shutdown>, out: &mut Outbox) -> Stage {
+        self.busy.give(out.actions());
+        match stage.advance(self.busy, out) {
+            None => {
+                (self.deadline, self.ends_at) = (stage.deadline(), None);
+                Stage::Shutdown(stage)
+            }
+            Some(report) => {
+                (self.deadline, self.ends_at) = (None, None);
+                let evidence = self.evidence.take().filter(|_| report.fault.is_some());
+                out.push(Action::Close(Report { evidence, ..report }));
+                Stage::Closed
+            }
+        }
+    }
+}
+
+impl Stage {
+    /// Gives what it holds back to the free list.
+    fn release(self, out: &mut Outbox) {
+        match self {
+            Self::Proxied(mut stage) => stage.release(out),
+            Self::Peek(mut stage) => stage.release(out),
+            Self::Handshake(stage) => stage.release(out),
+            Self::Hold(stage) => stage.release(out),
+            Self::Offload(stage) => stage.release(out),
+            Self::Begin | Self::Accept(_) | Self::Connect(_) => {}
+            Self::Relay(_) | Self::Shutdown(_) | Self::Closed => {}
+        }
+    }
+}
+
+impl From<Failure> for LegEnd {
+    fn from(failure: Failure) -> Self {
+        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(LastRecord::Bytes(alert))))
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection whose TLS is passed through: its first hello is read for the route, and then relayed as it
+//! came.
+
+use super::Next;
+use super::action::{Action, Outbox};
+use super::event::{Event, Leg};
+use super::fault::Fault;
+use super::handshake::Failure;
+use crate::buf::Buf;
+use crate::tls::evidence::quoted;
+use crate::tls::peek::HelloPeek;
+
+/// Most bytes of a hello that are kept: one buffer. The longest of a client that offers post-quantum groups
+/// has a few thousand.
+const HELLO_BYTES_MAX: usize = crate::buf::BUF_BYTES;
+/// Bytes of what is no TLS that the log shows.
+const FIRST_BYTES: usize = 16;
+
+/// Waits for the hello.
+#[derive(Debug)]
+pub(super) struct Peek {
+    peek: HelloPeek,
+    incoming: Option<Buf>,
+    /// What came in its place, for the log.
+    pub(super) first_bytes: Option<Box<str>>,
+}
+
+impl Peek {
+    /// Without having received anything yet.
+    pub(super) fn begin(out: &mut Outbox) -> Self {
+        out.push(Action::ReceiveHandshake { leg: Leg::Near });
+        Self::new()
+    }
+
+    pub(super) fn new() -> Self {
+        Self { peek: HelloPeek::new(), incoming: None, first_bytes: None }
+    }
+
+    /// Advances with all that came, once the hello is complete.
+    ///
+    /// # Errors
+    /// It is no hello, which is answered by an alert where one is due.
+    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
+        Ok(match event {
+            Event::Received { buf, count: 0, .. } => {
+                out.bufs.give(buf);
+                let has_begun = self.incoming.is_some();
+                Next::End(if has_begun { Fault::ClosedInHandshake } else { Fault::ClosedBeforeHello })
+            }
+            Event::Received { buf, .. } => return self.take(buf, out),
+            Event::Failed { .. } if self.incoming.is_some() => Next::End(Fault::ClosedInHandshake),
+            Event::Failed { .. } => Next::End(Fault::ClosedBeforeHello),
+            Event::Drain { .. } if self.incoming.is_none() => Next::End(Fault::ClosedBeforeHello),
+            Event::Drain { .. } => Next::Stay,
+            Event::Expired => Next::End(Fault::HandshakeTimeout),
+            _ => Next::End(Fault::Internal),
+        })
+    }
+
+    fn take(&mut self, buf: Buf, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
+        let read = self.peek.read(buf.filled());
+        let whole = match self.incoming.take() {
+            None => buf,
+            Some(front) => {
+                let joined = Buf::joined(front.filled(), buf.filled());
+                [front, buf].into_iter().for_each(|buf| out.bufs.give(buf));
+                joined
+            }
+        };
+        match read {
+            Ok(Some(asked)) => {
+                out.push(Action::Asked(Box::new(asked)));
+                Ok(Next::Advance(whole))
+            }
+            Ok(None) if whole.len() < HELLO_BYTES_MAX => {
+                self.incoming = Some(out.bufs.fit(whole));
+                out.push(Action::ReceiveHandshake { leg: Leg::Near });
+                Ok(Next::Stay)
+            }
+            Ok(None) => {
+                out.bufs.give(whole);
+                Ok(Next::End(Fault::HandshakeTooLong))
+            }
+            Err((refusal, alert)) => {
+                let is_tls = whole.filled().first() == Some(&22);
+                let fault = if is_tls { refusal.into() } else { Fault::NotTls };
+                self.first_bytes = Some(quoted(&whole.filled()[..whole.len().min(FIRST_BYTES)]));
+                out.bufs.give(whole);
+                if !is_tls || alert.is_empty() {
+                    return Ok(Next::End(fault));
+                }
+                let mut said = out.bufs.take();
+                said.extend(&alert);
+                Err(Failure::with(fault, said))
+            }
+        }
+    }
+
+    /// Gives what it holds back to the free list.
+    pub(super) fn release(&mut self, out: &mut Outbox) {
+        self.incoming.take().into_iter().for_each(|buf| out.bufs.give(buf));
+    }
+}

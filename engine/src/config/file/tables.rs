@@ -1,0 +1,127 @@
+//! The tables of the file that are not made of options alone: identities, listeners, pools and routes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Place, Section, Value, line_at, type_of};
+use crate::config::option::Kind;
+use crate::config::{ConfigError, IdentityFiles, RawListener, RawPool, RawRoute};
+
+impl Place<'_> {
+    /// Of the top, or of a listener: `what` is the name of the table.
+    pub(super) fn identities(
+        &self,
+        what: &str,
+        value: &Value<'_>,
+    ) -> Result<Vec<IdentityFiles>, ConfigError> {
+        let tables = self.tables(what, value)?.into_iter();
+        tables.map(|(at, table)| self.identity(what, at, table)).collect()
+    }
+
+    fn identity(
+        &self,
+        what: &str,
+        at: Range<usize>,
+        table: &DeTable<'_>,
+    ) -> Result<IdentityFiles, ConfigError> {
+        let [mut certificate, mut key, mut ocsp] = [None, None, None];
+        for (name, value) in table {
+            let slot = match name.get_ref().as_ref() {
+                "certificate" => &mut certificate,
+                "key" => &mut key,
+                "ocsp" => &mut ocsp,
+                other => {
+                    let message =
+                        format!("unknown key {other}: allowed in [[{what}]] are certificate, key, ocsp");
+                    return Err(self.malformed(name.span(), message));
+                }
+            };
+            let DeValue::String(path) = value.get_ref() else {
+                let (wanted, found) = (Kind::Path.written(), type_of(value.get_ref()));
+                let message = format!("{} must be {wanted}, not {found}", name.get_ref());
+                return Err(self.malformed(value.span(), message));
+            };
+            *slot = Some(self.directory().join(path.as_ref()));
+        }
+        let missing = |name| self.malformed(at.clone(), format!("this [[{what}]] has no {name}"));
+        let certificate = certificate.ok_or_else(|| missing("certificate"))?;
+        Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
+    }
+
+    pub(super) fn listener(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawListener, ConfigError> {
+        let mut listener = RawListener {
+            path: self.path.to_owned(),
+            line: line_at(self.text, at.start),
+            given: BTreeMap::new(),
+            identities: Vec::new(),
+            routes: Vec::new(),
+        };
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "identity" => listener.identities = self.identities("listener.identity", value)?,
+                "route" => {
+                    let routes = self.tables("listener.route", value)?.into_iter();
+                    listener.routes =
+                        routes.map(|(at, table)| self.route(at, table)).collect::<Result<_, _>>()?;
+                }
+                _ => {
+                    let (key, given) = self.value(Section::Listener, name, value)?;
+                    listener.given.insert(key, given);
+                }
+            }
+        }
+        Ok(listener)
+    }
+
+    pub(super) fn pool(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawPool, ConfigError> {
+        let line = line_at(self.text, at.start);
+        let (mut pool_name, mut given) = (None, BTreeMap::new());
+        for (name, value) in table {
+            if name.get_ref() == "name" {
+                pool_name = Some(self.text("name", value)?);
+            } else {
+                let (key, value) = self.value(Section::Pool, name, value)?;
+                given.insert(key, value);
+            }
+        }
+        let name = pool_name.ok_or_else(|| self.malformed(at, "this [[pool]] has no name".to_owned()))?;
+        Ok(RawPool { path: self.path.to_owned(), line, name, given })
+    }
+
+    fn route(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawRoute, ConfigError> {
+        let line = line_at(self.text, at.start);
+        let (mut server_names, mut alpn, mut pool) = (Vec::new(), Vec::new(), None);
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "sni" => server_names = self.texts("sni", value)?,
+                "alpn" => alpn = self.texts("alpn", value)?,
+                "pool" => pool = Some(self.text("pool", value)?),
+                other => {
+                    let message = format!("unknown key {other}: allowed here are sni, alpn, pool");
+                    return Err(self.malformed(name.span(), message));
+                }
+            }
+        }
+        let missing = || self.malformed(at, "this [[listener.route]] has no pool".to_owned());
+        let pool = pool.ok_or_else(missing)?;
+        Ok(RawRoute { path: self.path.to_owned(), line, server_names, alpn, pool })
+    }
+
+    fn text(&self, name: &str, value: &Value<'_>) -> Result<String, ConfigError> {
+        let found = value.get_ref();
+        found.as_str().map(ToOwned::to_owned).ok_or_else(|| {
+            let message = format!("{name} must be {}, not {}", Kind::Text.written(), type_of(found));
+            self.malformed(value.span(), message)
+        })
+    }
+
+    /// Of an array of strings, or one string.
+    fn texts(&self, name: &str, value: &Value<'_>) -> Result<Vec<String>, ConfigError> {
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().map(|item| self.text(name, item)).collect(),
+            _ => Ok(vec![self.text(name, value)?]),
+        }
+    }
+}
