@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use offramp_core::config::{IdentityFiles, PeerRules, Timeouts, UnknownName};
+use offramp_core::config::{IdentityFiles, PeerRules, PostQuantum, Timeouts, UnknownName};
 use offramp_core::conn::Conn;
 use offramp_core::conn::action::{Action, Outbox};
 use offramp_core::conn::event::{Event, Leg};
@@ -186,6 +186,7 @@ pub fn tls_policy(identity: &Identity) -> Result<TlsPolicy> {
         unknown_name: UnknownName::First,
         alpn: &[],
         tickets: true,
+        post_quantum: PostQuantum::Off,
         peers: &PeerRules::default(),
     };
     let tickets = Arc::new(Tickets::generate(SESSION_SECONDS, 0)?);

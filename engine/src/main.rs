@@ -15,7 +15,7 @@ mod command;
 
 use command::serve::Serve;
 use command::ticket_key::{self, TicketKeyTask};
-use offramp::config::{Raw, file};
+use offramp::config::{Listener, Raw, file};
 use offramp::conformance;
 use offramp::conn::policy::Legs;
 use offramp::log::Log;
@@ -146,11 +146,10 @@ fn check(path: &std::path::Path) -> ExitCode {
             Err(error) => return refuse(&format_args!("{}: {error}", path.display())),
         }
     }
-    for exposed in TlsPolicy::exposed_keys(config.listeners.iter().flat_map(|listener| &listener.identities))
-    {
+    for exposed in TlsPolicy::exposed_keys(config.listeners.iter().flat_map(Listener::all_identities)) {
         warning.push_str(&format!("warning: {exposed}\n"));
     }
-    let identities: usize = config.listeners.iter().map(|listener| listener.identities.len()).sum();
+    let identities: usize = config.listeners.iter().map(|listener| listener.all_identities().count()).sum();
     let listeners = match config.listeners.len() {
         1 => String::new(),
         count => format!("{count} listeners, "),

@@ -101,8 +101,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 /// TCP finds out when the peer has vanished without a word, and keeps what lies between from forgetting the
 /// connection (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; tcp(7)). What a listener accepts
-/// inherits it. TCP_USER_TIMEOUT is left alone: it would also end a connection whose peer answers, and only
-/// does not read (zero window).
+/// inherits it.
 ///
 /// # Errors
 /// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.

@@ -3,6 +3,9 @@
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 /// Places in `struct tcp_info`, which only ever grows at its end; the last of them are there since 4.19.
 const UNACKED_AT: usize = 24;
@@ -10,6 +13,16 @@ const NOTSENT_BYTES_AT: usize = 144;
 const BYTES_SENT_AT: usize = 200;
 const BYTES_RETRANS_AT: usize = 208;
 const INFO_BYTES: usize = 216;
+
+/// What was sent waits this long to be acknowledged, or for a peer whose window is closed, until the connection
+/// fails with ETIMEDOUT (TCP_USER_TIMEOUT, tcp(7)); with SO_KEEPALIVE a silent peer has the same time. What a
+/// listener accepts inherits it.
+///
+/// # Errors
+/// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.
+pub fn give_up_after(socket: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_user_timeout(Some(time))
+}
 
 /// The sending side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use rustls::{
 
 use super::sources::{self, Key, Noon, private_key};
 use offramp_core::config::{
-    ClientAuth, Fingerprint, IdentityFiles, Mode, Originate, PeerRules, Timeouts, TrustAnchor, UnknownName,
+    ClientAuth, Fingerprint, IdentityFiles, Mode, Originate, PeerRules, PostQuantum, Timeouts, TrustAnchor,
+    UnknownName,
 };
 use offramp_core::conn::policy::{Policy, Security};
 use offramp_core::conn::record_path::Offer;
@@ -102,7 +103,8 @@ fn tls_policy(
 ) -> Result<TlsPolicy, Box<dyn std::error::Error>> {
     let unknown_name = UnknownName::First;
     let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
-    let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, peers };
+    let post_quantum = PostQuantum::Off;
+    let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, post_quantum, peers };
     Ok(TlsPolicy::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
 }
 

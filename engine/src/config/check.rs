@@ -13,13 +13,13 @@ use ipnet::IpNet;
 
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
-    SESSION_LIFETIME_DEFAULT, Span, Timeouts, WORKERS,
+    SESSION_LIFETIME_DEFAULT, Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
 };
 use super::option::Scope;
 use super::{
     Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, RawRoute, Truncation, UnknownName,
-    route, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, PostQuantum, RawRoute, Truncation,
+    UnknownName, route, trust,
 };
 
 /// What was given, not yet checked.
@@ -28,6 +28,8 @@ pub struct Raw {
     pub(super) given: BTreeMap<ConfigOption, Given>,
     /// Certificate chains with their keys, in the order given.
     pub identities: Vec<IdentityFiles>,
+    /// What backends are shown with TLS on both legs.
+    pub backend_identity: Option<IdentityFiles>,
     /// The listeners of the file beside the one that `listen` at its top makes.
     pub listeners: Vec<RawListener>,
     /// The pools of the file.
@@ -45,6 +47,8 @@ pub struct RawListener {
     pub given: BTreeMap<ConfigOption, Given>,
     /// If it has none, those of the top.
     pub identities: Vec<IdentityFiles>,
+    /// If it has none, that of the top.
+    pub backend_identity: Option<IdentityFiles>,
     /// What of its connections goes elsewhere.
     pub routes: Vec<RawRoute>,
 }
@@ -137,7 +141,7 @@ impl Raw {
         }
         let mut listeners = Vec::with_capacity(count);
         if others.len() < count {
-            listeners.push(self.clone().listener(Vec::new(), pools)?);
+            listeners.extend(self.clone().listener(Vec::new(), pools)?);
         }
         self.given.retain(|key, _| key.description().scope != Scope::Own);
         for other in others {
@@ -151,21 +155,32 @@ impl Raw {
             if is_plain || !other.identities.is_empty() {
                 raw.identities = other.identities;
             }
-            listeners.push(raw.listener(other.routes, pools).map_err(|error| match error {
+            if raw.given.get(&ConfigOption::Mode).is_none_or(|mode| mode.value != "reencrypt") {
+                raw.backend_identity = None;
+            }
+            raw.backend_identity = other.backend_identity.or(raw.backend_identity);
+            listeners.extend(raw.listener(other.routes, pools).map_err(|error| match error {
                 ConfigError::Missing { key } => {
                     ConfigError::MissingInListener { path: other.path, line: other.line, key }
                 }
                 error => error,
             })?);
         }
-        Ok(listeners)
+        match listeners.len() {
+            count if LISTENERS.contains(&count) => Ok(listeners),
+            count => Err(ConfigError::Listeners { count }),
+        }
     }
 
-    fn listener(mut self, raw_routes: Vec<RawRoute>, pools: &[Arc<Pool>]) -> Result<Listener, ConfigError> {
+    fn listener(
+        mut self,
+        raw_routes: Vec<RawRoute>,
+        pools: &[Arc<Pool>],
+    ) -> Result<Vec<Listener>, ConfigError> {
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());
-        let listen =
-            self.address(ConfigOption::Listen)?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
+        let all = self.listen()?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
+        let listen = all[0];
         let listener = Listener {
             listen,
             routes: self.routes(listen, raw_routes, pools)?,
@@ -177,8 +192,15 @@ impl Raw {
             truncation: self
                 .parsed(ConfigOption::Truncation, Truncation::ALLOWED, Truncation::parse)?
                 .unwrap_or_default(),
+            post_quantum: self
+                .parsed(ConfigOption::PostQuantum, PostQuantum::ALLOWED, PostQuantum::parse)?
+                .unwrap_or_default(),
+            backend_identity: self.backend_identity.take(),
             tickets: self.switch(ConfigOption::Tickets)?.unwrap_or(true),
             keepalive: self.switch(ConfigOption::Keepalive)?.unwrap_or(true),
+            tcp_user_timeout: self
+                .duration(ConfigOption::TcpUserTimeout, Span::TCP_USER)?
+                .unwrap_or(TCP_USER_TIMEOUT_DEFAULT),
             accept_proxy: self.accept_proxy()?,
             peers: self.peers(&mode)?,
             mode,
@@ -190,13 +212,28 @@ impl Raw {
             (false, true) => (0, 0),
         };
         let (count, mode) = (listener.identities.len(), listener.mode.name());
+        if listener.backend_identity.is_some() && !matches!(listener.mode, Mode::Reencrypt(_)) {
+            return Err(ConfigError::BackendIdentity { mode });
+        }
         if count > most {
             return Err(ConfigError::Identities { count, mode, most });
         }
         if count < least {
             return Err(ConfigError::NoIdentity { mode });
         }
-        Ok(listener)
+        Ok(all.into_iter().map(|listen| Listener { listen, ..listener.clone() }).collect())
+    }
+
+    /// At least one, each another unless the kernel chooses the port.
+    fn listen(&mut self) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
+        let allowed = "one or more of these, each another: an IP address and a port, such as 127.0.0.1:8443 \
+                       or [::1]:8443";
+        self.parsed(ConfigOption::Listen, allowed, |value| {
+            let all: Vec<SocketAddr> =
+                value.split(',').map(|text| text.trim().parse().ok()).collect::<Option<_>>()?;
+            let is_new = |nth: usize| all[nth].port() == 0 || !all[..nth].contains(&all[nth]);
+            (0..all.len()).all(is_new).then_some(all)
+        })
     }
 
     fn alpn(&mut self) -> Result<Vec<String>, ConfigError> {
@@ -385,7 +422,7 @@ pub(super) mod tests {
     #[test]
     fn a_refusal_names_flag_value_and_what_is_allowed() {
         let error = error_with(ConfigOption::Listen, "localhost:1");
-        let start = "--listen: listen = \"localhost:1\" is refused: allowed is an IP address and a port";
+        let start = "--listen: listen = \"localhost:1\" is refused: allowed is one or more of these";
         assert!(error.starts_with(start), "{error}");
         for value in
             ["", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "unix:", &format!("unix:{}", "x".repeat(108))]

@@ -39,6 +39,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
     for (name, value) in table.get_ref() {
         match name.get_ref().as_ref() {
             "identity" => raw.identities = place.identities("identity", value)?,
+            "backend_identity" => {
+                raw.backend_identity = place.backend_identity("backend_identity", value)?;
+            }
             "listener" => {
                 let listeners = place.tables("listener", value)?.into_iter();
                 raw.listeners =
@@ -86,8 +89,8 @@ impl Section {
     /// Names that stand for tables.
     fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Top => &["identity", "limits", "listener", "pool", "timeouts"],
-            Self::Listener => &["identity", "route"],
+            Self::Top => &["backend_identity", "identity", "limits", "listener", "pool", "timeouts"],
+            Self::Listener => &["backend_identity", "identity", "route"],
             Self::Pool => &["name"],
             Self::Timeouts | Self::Limits => &[],
         }

@@ -68,6 +68,9 @@ pub const UNIX_PATH_BYTES: RangeInclusive<usize> = 1..=107;
 /// `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
+/// How long TCP waits for an acknowledgment, unless told otherwise: as long as keepalive does.
+pub const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(240);
+
 /// How long a session may be resumed, counted from its first full handshake, unless told otherwise.
 pub const SESSION_LIFETIME_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
@@ -109,6 +112,8 @@ impl Span {
     pub const LINGER: Self = Self::new(Duration::from_millis(10), Duration::from_secs(60));
     /// `session_lifetime`; RFC 8446 §4.6.1 allows no ticket more than a week.
     pub const SESSION: Self = Self::new(Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    /// `tcp_user_timeout`.
+    pub const TCP_USER: Self = Self::new(Duration::from_secs(1), Duration::from_secs(24 * 3600));
     /// `timeouts.lifetime`.
     pub const LIFETIME: Self = Self::new(Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
     /// `slow_start`; zero for none.

@@ -26,8 +26,8 @@ pub use check::{Raw, RawListener, RawPool};
 pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
-    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor,
-    UnknownName,
+    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, PostQuantum,
+    TrustAnchor, UnknownName,
 };
 
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
@@ -54,6 +54,8 @@ pub struct Listener {
     /// At least one; chosen by SNI and signature scheme, the first is the default. In the client's role at
     /// most one, for a server that asks for a certificate.
     pub identities: Vec<IdentityFiles>,
+    /// With TLS on both legs: what a server is shown that asks for a certificate.
+    pub backend_identity: Option<IdentityFiles>,
     /// What becomes of a client that asks for a name that no identity has.
     pub unknown_name: UnknownName,
     /// How the plain leg ends where a peer's FIN comes without close_notify.
@@ -64,8 +66,13 @@ pub struct Listener {
     pub alpn: Vec<String>,
     /// Whether session tickets (RFC 5077, RFC 8446 §4.6.1) are issued and accepted.
     pub tickets: bool,
+    /// Whether the post-quantum group is offered.
+    pub post_quantum: PostQuantum,
     /// Whether TCP asks a silent peer of either leg if it is still there.
     pub keepalive: bool,
+    /// How long what was sent on either leg may wait to be acknowledged, or to be taken by a peer that reads
+    /// nothing (TCP_USER_TIMEOUT).
+    pub tcp_user_timeout: Duration,
     /// The networks of balancers, which say in a PROXY header who the client is; others are refused. With
     /// none, no header is expected.
     pub accept_proxy: Vec<IpNet>,
@@ -87,10 +94,18 @@ impl Listener {
             offload: OffloadRules::default(),
             alpn: Vec::new(),
             tickets: true,
+            post_quantum: PostQuantum::default(),
+            backend_identity: None,
             keepalive: true,
+            tcp_user_timeout: limits::TCP_USER_TIMEOUT_DEFAULT,
             accept_proxy: Vec::new(),
             peers: PeerRules::default(),
         }
+    }
+
+    /// Every identity of either leg.
+    pub fn all_identities(&self) -> impl Iterator<Item = &IdentityFiles> {
+        self.identities.iter().chain(&self.backend_identity)
     }
 
     /// What TLS needs to know of the accepted leg, if it has TLS.
@@ -98,17 +113,18 @@ impl Listener {
         self.mode.is_server().then(|| self.settings(TlsRole::Server, &self.identities))
     }
 
-    /// What TLS needs to know of the connected leg, if it has TLS. The identities are those of one leg: with
-    /// TLS on both, clients are shown them and servers none.
+    /// What TLS needs to know of the connected leg, if it has TLS. With TLS on both, clients are shown the
+    /// identities, and servers the one for backends, if there is one.
     fn far(&self) -> Option<Settings<'_>> {
-        let identities = if self.mode.is_server() { &[] } else { &*self.identities };
+        let own = self.backend_identity.as_ref().map_or(&[][..], std::slice::from_ref);
+        let identities = if self.mode.is_server() { own } else { &*self.identities };
         self.mode.server().map(|server| self.settings(TlsRole::Client(server), identities))
     }
 
     fn settings<'a>(&'a self, role: TlsRole<'a>, identities: &'a [IdentityFiles]) -> Settings<'a> {
         let Self { unknown_name, alpn, tickets, peers, .. } = self;
-        let (unknown_name, tickets) = (*unknown_name, *tickets);
-        Settings { role, identities, unknown_name, alpn, tickets, peers }
+        let (unknown_name, tickets, post_quantum) = (*unknown_name, *tickets, self.post_quantum);
+        Settings { role, identities, unknown_name, alpn, tickets, post_quantum, peers }
     }
 
     /// Reads and checks all files that it names ([`Legs::load`]).
@@ -304,6 +320,12 @@ pub enum ConfigError {
          or [[identity]] in the file"
     )]
     NoIdentity {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// An identity for backends is given where none is shown.
+    #[error("mode = \"{mode}\" shows backends no backend_identity: remove it, or use mode = \"reencrypt\"")]
+    BackendIdentity {
         /// The mode.
         mode: &'static str,
     },

@@ -100,8 +100,8 @@ macro_rules! options {
 
 options! {
     Listen: "listen", "--listen", "ADDR:PORT",
-        default "", Own Text,
-        "Address on which connections are accepted; with port 0 the kernel chooses the port";
+        default "", Own Texts,
+        "Address, or several, on which connections are accepted; with port 0 the kernel chooses the port";
     Backend: "backend", "--backend", "ADDR:PORT|HOST:PORT|unix:PATH|unix:@NAME|pool:NAME",
         default "", Own Texts,
         "Where accepted connections go: one address or several, each with any of weight=N, backup and \
@@ -161,9 +161,15 @@ options! {
     Tickets: "tickets", "--tickets", "on|off",
         default "on", Listener Text,
         "Session tickets";
+    PostQuantum: "post_quantum", "--post-quantum", "off|allow|prefer",
+        default "off", Listener Text,
+        "Whether the post-quantum group X25519MLKEM768 is negotiated, which the 3GPP profile does not list";
     Keepalive: "keepalive", "--keepalive", "on|off",
         default "on", Listener Text,
         "Whether TCP keepalive probes silent peers of either leg";
+    TcpUserTimeout: "tcp_user_timeout", "--tcp-user-timeout", "TIME",
+        default "4m", Listener Text,
+        "How long TCP waits for a peer of either leg to acknowledge or to take what was sent";
     TicketKeys: "ticket_keys", "--ticket-keys", "FILE",
         default "keys of this process alone", Process Path,
         "The ticket keys that several hosts share";

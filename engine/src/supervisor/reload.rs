@@ -1,5 +1,5 @@
-//! What of the configuration can change while the engine runs: listeners, but for their `keepalive`, and
-//! timeouts.
+//! What of the configuration can change while the engine runs: listeners, but for what their sockets were given
+//! (`keepalive`, `tcp_user_timeout`), pools, limits and timeouts.
 
 use super::{Control, ticket_clock, watch};
 use crate::config::{Config, ConfigError, ConfigOption, OffloadPolicy};
@@ -39,14 +39,17 @@ fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String,
     } else {
         format!("; not in force until a restart: {}", waiting.join(", "))
     };
-    Ok(format!("listeners and timeouts in force; {}{rest}", texts.join("; ")))
+    Ok(format!("listeners, pools, limits and timeouts in force; {}{rest}", texts.join("; ")))
 }
 
 /// What of `new` differs from what runs, and cannot change while it runs.
 fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
+    let user_timeout =
+        |config: &Config| config.listeners.iter().map(|it| it.tcp_user_timeout).collect::<Vec<_>>();
     let keepalive = |config: &Config| config.listeners.iter().map(|it| it.keepalive).collect::<Vec<_>>();
     let differs = [
         (ConfigOption::Keepalive, keepalive(running) != keepalive(new)),
+        (ConfigOption::TcpUserTimeout, user_timeout(running) != user_timeout(new)),
         (ConfigOption::Workers, running.workers != new.workers),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
         (ConfigOption::Admin, running.admin != new.admin),

@@ -34,7 +34,7 @@ impl Seen {
 
 /// All that a listener names and that is read when it is loaded.
 fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
-    let identities = listener.identities.iter().flat_map(|identity| {
+    let identities = listener.all_identities().flat_map(|identity| {
         [Some(&identity.certificate), Some(&identity.key), identity.ocsp.as_ref()].into_iter().flatten()
     });
     let anchors = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.trust_anchor)];

@@ -126,7 +126,7 @@ impl InForce {
     }
 
     /// Puts the listeners and timeouts of a configuration in force, of which `found` is what the kernel can
-    /// do; `keepalive` of a listener that stays is that of its socket, and stays too. Where anything is
+    /// do; `keepalive` and `tcp_user_timeout` of a listener that stays are those of its socket, and stay too. Where anything is
     /// wrong, all stays as it is.
     pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
         self.afford(new.listeners.len())?;
@@ -182,6 +182,7 @@ impl InForce {
         let (id, listen, sockets) = match before {
             Some(before) => {
                 listener.keepalive = before.listener.keepalive;
+                listener.tcp_user_timeout = before.listener.tcp_user_timeout;
                 (before.id, before.listen, Vec::new())
             }
             None => {
@@ -322,6 +323,7 @@ impl Running {
             connections: Arc::clone(&self.connections),
             balancers: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
+            tcp_user_timeout: self.listener.tcp_user_timeout,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Listener};
 use crate::sys::errno;
 use crate::sys::socket;
+use crate::sys::tcp;
 
 /// The listener's sockets, one for each worker, with their options; each prefers what arrives on its CPU of
 /// `incoming_cpus`, where there are any.
@@ -20,6 +21,11 @@ pub(super) fn listening(
     let sockets = bind_workers(listener.listen, workers)?;
     if listener.keepalive {
         keep_alive(&sockets);
+    }
+    for socket in &sockets {
+        if let Err(error) = tcp::give_up_after(socket.as_fd(), listener.tcp_user_timeout) {
+            tracing::warn!(error = errno::name(&error), "tcp_user_timeout: not for what is accepted");
+        }
     }
     prefer_incoming(&sockets, incoming_cpus);
     Ok(sockets)

@@ -55,7 +55,7 @@ impl Watch {
 
 /// One line for each key file to which everybody has access.
 pub(super) fn warn_of_exposed_keys<'a>(listeners: impl Iterator<Item = &'a Listener>) {
-    for warning in TlsPolicy::exposed_keys(listeners.flat_map(|listener| &listener.identities)) {
+    for warning in TlsPolicy::exposed_keys(listeners.flat_map(Listener::all_identities)) {
         tracing::warn!("{warning}");
     }
 }

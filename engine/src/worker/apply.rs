@@ -107,7 +107,7 @@ impl Executor<'_> {
         let Some(endpoint) = target.next(route, about.as_deref(), self.worker, self.now) else {
             return Applied::Event(Event::NoEndpoint);
         };
-        match far.connect(endpoint, route.keepalive, id, self.ring) {
+        match far.connect(endpoint, route, id, self.ring) {
             Ok(()) => Applied::Started,
             Err(e) => {
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::route::Route;
-use crate::config::limits::Timeouts;
+use crate::config::limits::{TCP_USER_TIMEOUT_DEFAULT, Timeouts};
 use crate::conn::policy::{Policy, Security};
 use crate::conn::record_path::Offer;
 use crate::pool::ConnectionCount;
@@ -33,5 +33,6 @@ pub(super) fn route() -> Arc<Route> {
         connections: Arc::new(ConnectionCount::new(1)),
         balancers: Vec::new(),
         keepalive: false,
+        tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
     })
 }

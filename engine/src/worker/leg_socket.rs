@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::owner::{Owner, Ring, SlotId};
+use super::route::Route;
 use super::sealing::{Look, Sealing};
 use crate::buf::Buf;
 use crate::conn::action::Action;
@@ -11,6 +12,7 @@ use crate::conn::event::{Leg, Operation};
 use crate::pool::Endpoint;
 use crate::sys::ring::Started;
 use crate::sys::socket;
+use crate::sys::tcp;
 
 /// The socket of a leg.
 #[derive(Default)]
@@ -110,15 +112,15 @@ impl LegSocket {
         self.start(action, id, ring);
     }
 
-    /// Connects the leg to `endpoint`; an attempt before is given up. With `keepalive`, TCP asks an endpoint
-    /// on another host if it is still there: on this one it cannot vanish without a word.
+    /// Connects the leg to `endpoint`; an attempt before is given up. TCP asks an endpoint on another
+    /// host if it is still there, as the route says: on this one it cannot vanish without a word.
     ///
     /// # Errors
     /// No socket is to be had: EMFILE, ENFILE, ENOBUFS, ENOMEM.
     pub(super) fn connect(
         &mut self,
         endpoint: &Endpoint,
-        keepalive: bool,
+        route: &Route,
         id: SlotId,
         ring: &mut Ring,
     ) -> io::Result<()> {
@@ -128,9 +130,10 @@ impl LegSocket {
         self.attempts = self.attempts.wrapping_add(1);
         let socket: &OwnedFd = self.socket.insert(socket::outgoing(&endpoint.address)?);
         let socket = socket.as_fd();
-        if keepalive && !endpoint.address.is_local() {
+        if !endpoint.address.is_local() {
             // It is a TCP socket, which is all that could fail here.
-            let _ = socket::keep_alive(socket);
+            let _ = tcp::give_up_after(socket, route.tcp_user_timeout);
+            let _ = if route.keepalive { socket::keep_alive(socket) } else { Ok(()) };
         }
         self.port = endpoint.address.port().unwrap_or(0);
         let owner = Owner::Connect(id, self.attempts);

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::about::About;
 use super::proxy::ProxyHeader;
+use crate::config::limits::TCP_USER_TIMEOUT_DEFAULT;
 use crate::pool::{ConnectionCount, Pool};
 
 /// Where the connections of a service come from and go to; each worker has its own.
@@ -27,6 +29,8 @@ pub struct Route {
     pub balancers: Vec<IpNet>,
     /// Whether TCP asks endpoints on other hosts if they are still there.
     pub keepalive: bool,
+    /// How long TCP waits for endpoints to acknowledge, or to take what was sent.
+    pub tcp_user_timeout: Duration,
 }
 
 /// A pool, and what its endpoints get in front of everything else.
@@ -79,6 +83,7 @@ impl Route {
             connections: Arc::new(ConnectionCount::new(1)),
             balancers: Vec::new(),
             keepalive: true,
+            tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
         }
     }
 

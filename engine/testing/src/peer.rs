@@ -58,6 +58,19 @@ pub fn plain(version: Version) -> Arc<ClientConfig> {
     config(version, None, None)
 }
 
+/// The same client with other cryptography, and a store of sessions of its own.
+pub fn with_provider(config: &ClientConfig, provider: rustls::crypto::CryptoProvider) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for identity in Identity::all() {
+        roots.add(identity.der.clone()).expect("the certificate can be a trust anchor");
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("the suites fit");
+    let mut other = builder.with_root_certificates(roots).with_no_client_auth();
+    other.alpn_protocols.clone_from(&config.alpn_protocols);
+    other
+}
+
 /// Takes a certificate whatever its names are.
 pub fn trusting_any_name(config: &mut ClientConfig) {
     let provider = aws_lc_rs::default_provider();

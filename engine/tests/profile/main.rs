@@ -19,5 +19,6 @@ mod conformance;
 mod extensions;
 mod negotiation;
 mod originate;
+mod post_quantum;
 mod servers;
 mod tickets;

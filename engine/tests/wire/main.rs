@@ -32,6 +32,7 @@ mod peers;
 mod policy;
 mod pools;
 mod proxy;
+mod proxy_interop;
 mod record_paths;
 mod reencrypt;
 mod relay;

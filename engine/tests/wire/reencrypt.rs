@@ -172,7 +172,7 @@ fn contradictory_roles_are_named_by_their_key() {
         ("--mode reencrypt --cert c --key k", ["server_name is missing", "--server-name"]),
         ("--mode reencrypt --server-name a.test --cert c --key k", ["mode = \"reencrypt\"", "server_ca"]),
         ("--mode reencrypt --server-name a.test --server-ca c", ["there is no identity", "reencrypt"]),
-        ("--mode both", ["--mode: mode = \"both\"", "terminate, originate, reencrypt or plain"]),
+        ("--mode both", ["--mode: mode = \"both\"", "terminate, originate, reencrypt, passthrough or plain"]),
     ] {
         let said = with(words);
         assert!(parts.iter().all(|part| said.contains(part)), "{words}: {said}");

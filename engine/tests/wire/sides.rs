@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use offramp::config::{IdentityFiles, Originate, PeerRules, TrustAnchor, UnknownName};
+use offramp::config::{IdentityFiles, Originate, PeerRules, PostQuantum, TrustAnchor, UnknownName};
 use offramp::conn::fault::Fault;
 use offramp::conn::policy::{Legs, Policy};
 use offramp::conn::record_path::Offer;
@@ -96,7 +96,8 @@ fn policy(role: OurRole, leg: TlsLeg) -> Policy {
         OurRole::Client => (TlsRole::Client(&server), &[][..]),
     };
     let (unknown_name, peers) = (UnknownName::First, &PeerRules::default());
-    let settings = Some(Settings { role, identities, unknown_name, alpn: &[], tickets: false, peers });
+    let (alpn, tickets, post_quantum) = (&[][..], false, PostQuantum::Off);
+    let settings = Some(Settings { role, identities, unknown_name, alpn, tickets, post_quantum, peers });
     let (near, far) = if leg == TlsLeg::Near { (settings, None) } else { (None, settings) };
     let Legs { near, far } = Legs::load(near, far, None, None).expect("a good policy");
     let found = probe::ktls();

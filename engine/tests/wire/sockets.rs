@@ -175,3 +175,35 @@ fn keepalive_runs_on_both_legs_unless_off() {
         server.stop();
     }
 }
+
+/// A phone that is gone with data on its way to it: nothing is acknowledged, and nobody resets.
+#[test]
+fn a_vanished_peer_is_given_up_while_data_waits() {
+    const ELSEWHERE: &str = "198.51.100.1";
+    if !is_alone("a_vanished_peer_is_given_up_while_data_waits", &[&format!("{ELSEWHERE}/32")]) {
+        return;
+    }
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = backend.local_addr().expect("it is bound");
+    let server = Setup::new(address).flags("--tcp-user-timeout 1s --keepalive off").start();
+    let config = plain(Version::Tls13);
+    let mut peer = Peer::dial(server.addr, &config, NAME);
+    let from = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    from.bind(&SocketAddr::new(ELSEWHERE.parse().expect("an address"), 0).into()).expect("it is ours");
+    from.connect(&server.addr.into()).expect("the server accepts");
+    peer.tcp = from.into();
+    peer.handshake().expect("both are on this host");
+    let mut far = backend.accept().expect("the plain leg comes").0;
+    let before = server.metrics();
+    // From here on nothing reaches the peer, and its own packets have no source any more.
+    ip(&["addr", "del", &format!("{ELSEWHERE}/32"), "dev", "lo"]);
+    ip(&["route", "add", "blackhole", &format!("{ELSEWHERE}/32")]);
+    far.write_all(b"to nobody").expect("the server takes it");
+    assert_eq!(server.faulted(&before, 1), ["tls_peer_reset"]);
+    server.terminate();
+}
+
+fn ip(words: &[&str]) {
+    let output = Command::new("ip").args(words).output().expect("ip runs");
+    assert!(output.status.success(), "ip {words:?}: {}", text(&output));
+}

@@ -4,11 +4,13 @@
 use std::path::PathBuf;
 
 mod peers;
+mod post_quantum;
 mod timeouts;
 
 pub use peers::{
     ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
 };
+pub use post_quantum::PostQuantum;
 pub use timeouts::Timeouts;
 
 /// A certificate chain and its private key, both PEM files.

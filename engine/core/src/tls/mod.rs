@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{DnsName, ServerName};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
-use crate::config::{IdentityFiles, Originate, PeerRules, UnknownName};
+use crate::config::{IdentityFiles, Originate, PeerRules, PostQuantum, UnknownName};
 
 mod authorities;
 mod certificate;
@@ -75,6 +75,8 @@ pub struct Settings<'a> {
     pub alpn: &'a [String],
     /// Whether sessions are resumed by tickets.
     pub tickets: bool,
+    /// Whether the post-quantum group is offered.
+    pub post_quantum: PostQuantum,
     /// Which clients may connect.
     pub peers: &'a PeerRules,
 }
@@ -140,6 +142,8 @@ impl TlsPolicy {
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
     ) -> Result<Self, TlsPolicyError> {
+        let provider = profile::with_post_quantum(Arc::clone(&sources.provider), settings.post_quantum);
+        let sources = &Sources { provider, ..sources.clone() };
         match settings.role {
             TlsRole::Server => Self::terminate(sources, settings, tickets.filter(|_| settings.tickets)),
             TlsRole::Client(rules) => {

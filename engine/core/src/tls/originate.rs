@@ -64,6 +64,8 @@ impl Origination {
         made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
         made_of.add(&alpn);
         let Sources { provider, time, .. } = sources.clone();
+        let groups: Vec<_> = provider.kx_groups.iter().map(|it| u16::from(it.name()).to_be_bytes()).collect();
+        made_of.add(&groups);
         let name = ServerName::try_from(rules.server_name.clone())
             .map_err(|_| TlsPolicyError::ServerName(rules.server_name.clone()))?;
         made_of.add(&[[rules.trust.kind(), u8::from(!identities.is_empty())]]);

@@ -13,7 +13,8 @@ use super::session::{Established, Progress, Session};
 use super::{PeerRefusal, Settings, Tickets, TlsPolicy, TlsRole};
 use crate::buf::{BUF_BYTES, Buf};
 use crate::config::{
-    Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
+    Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, PostQuantum, TrustAnchor,
+    UnknownName,
 };
 
 /// The files of a certificate with these names, and its fingerprint.
@@ -40,7 +41,8 @@ impl Rules {
     fn tls(&self) -> Settings<'_> {
         let Self { identities, mode, peers } = self;
         let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
-        Settings { role, identities, unknown_name: UnknownName::First, alpn: &[], tickets: true, peers }
+        let (unknown_name, post_quantum) = (UnknownName::First, PostQuantum::Off);
+        Settings { role, identities, unknown_name, alpn: &[], tickets: true, post_quantum, peers }
     }
 }
 

@@ -3,7 +3,8 @@
 //! numbers in brackets here and elsewhere in `tls` are the rows of the conformance
 //! statement, `conformance.toml`.
 //!
-//! One profile, whatever the access network (A2): none of this is configurable. rustls itself has no
+//! One profile, whatever the access network (A2): none of this is configurable, but that a post-quantum group
+//! may stand beside those of the profile (`post_quantum`). rustls itself has no
 //! compression but null (B12a), no renegotiation (A6c) and no PSK but resumption (A9); what else it leaves
 //! open is closed in [`TlsPolicy::load`](super::TlsPolicy::load). DTLS, which is to have
 //! the same list (A8), is not there yet.
@@ -16,6 +17,7 @@ use rustls::{SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 use webpki::aws_lc_rs as verify;
 
 use super::secrets::{Aead, Version};
+use crate::config::PostQuantum;
 
 /// TLS 1.3 and 1.2 (B2), and nothing else: SSL, TLS 1.0 and 1.1 shall not be used (TS 33.210 clause 6.2.1)
 /// (B1).
@@ -79,6 +81,18 @@ static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         (SignatureScheme::RSA_PKCS1_SHA512, &[verify::RSA_PKCS1_2048_8192_SHA512]),
     ],
 };
+
+/// The same cryptography with the post-quantum group, where the operator wants it beside the profile.
+pub(super) fn with_post_quantum(provider: Arc<CryptoProvider>, wanted: PostQuantum) -> Arc<CryptoProvider> {
+    let hybrid: &dyn SupportedKxGroup = kx_group::X25519MLKEM768;
+    let groups = provider.kx_groups.iter().copied();
+    let kx_groups = match wanted {
+        PostQuantum::Off => return provider,
+        PostQuantum::Allow => groups.chain([hybrid]).collect(),
+        PostQuantum::Prefer => [hybrid].into_iter().chain(groups).collect(),
+    };
+    Arc::new(CryptoProvider { kx_groups, ..CryptoProvider::clone(&provider) })
+}
 
 /// The cryptography of the profile; of the library's default, randomness and the reading of keys are left.
 pub(super) fn provider() -> Arc<CryptoProvider> {

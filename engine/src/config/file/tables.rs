@@ -50,17 +50,36 @@ impl Place<'_> {
         Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
     }
 
+    /// At most one.
+    pub(super) fn backend_identity(
+        &self,
+        what: &str,
+        value: &Value<'_>,
+    ) -> Result<Option<IdentityFiles>, ConfigError> {
+        let table = self.table(&format!("[{what}]"), value)?;
+        let identity = self.identity(what, value.span(), table)?;
+        if identity.ocsp.is_some() {
+            let message = format!("unknown key ocsp: allowed in [{what}] are certificate, key");
+            return Err(self.malformed(value.span(), message));
+        }
+        Ok(Some(identity))
+    }
+
     pub(super) fn listener(&self, at: Range<usize>, table: &DeTable<'_>) -> Result<RawListener, ConfigError> {
         let mut listener = RawListener {
             path: self.path.to_owned(),
             line: line_at(self.text, at.start),
             given: BTreeMap::new(),
             identities: Vec::new(),
+            backend_identity: None,
             routes: Vec::new(),
         };
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "identity" => listener.identities = self.identities("listener.identity", value)?,
+                "backend_identity" => {
+                    listener.backend_identity = self.backend_identity("listener.backend_identity", value)?;
+                }
                 "route" => {
                     let routes = self.tables("listener.route", value)?.into_iter();
                     listener.routes =
