@@ -66,8 +66,8 @@ impl Drop for Loadgen {
 /// The configuration number `nth`: what can change does, and a second listener comes and goes.
 fn configuration(nth: usize, backends: [SocketAddr; 2], files: &[(PathBuf, PathBuf)]) -> String {
     let [one, two] = backends;
-    let (certificate, key) = &files[nth % 2];
-    let (other_certificate, other_key) = &files[1 - nth % 2];
+    // In this order always: a session of TLS 1.2 has a suite, and with it a kind of certificate.
+    let [(certificate, key), (other_certificate, other_key)] = files else { panic!("two") };
     let pool = match nth % 3 {
         0 => format!("[\"{one}\", \"{two} weight=3\"]"),
         1 => format!("\"{two}\""),
