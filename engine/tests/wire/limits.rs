@@ -34,13 +34,13 @@ fn source_with_too_many_connections_is_refused() {
 #[test]
 fn source_that_connects_too_fast_is_refused() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let server = Setup::new(backend.addr).flags("--source-rate 3").start();
+    let server = Setup::new(backend.addr).flags("--source-rate 1").start();
     let before = server.metrics();
     (0..20).for_each(|_| drop(end_of_dial(server.addr, b"no TLS\r\n")));
     server.faulted(&before, 20);
     let faults = server.metrics().faults();
     let [refused, served] = ["source_rate", "not_tls"].map(|label| faults.get(label).copied().unwrap_or(0));
-    assert!(served >= 3 && refused >= 1 && served + refused == 20, "{faults:?}");
+    assert!(served >= 1 && refused >= 1 && served + refused == 20, "{faults:?}");
     server.stop();
 }
 

@@ -73,7 +73,7 @@ fn a_silent_endpoint_is_given_up_for_the_next() {
     let addr = offramp::sys::socket::local_addr(std::os::fd::AsFd::as_fd(&silent)).expect("it is bound");
     let _queued: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(addr)).take(1).collect();
     let backend = Backend::start(BackendBehavior::Says("two"));
-    let server = Setup::new(format!("{addr}, {}", backend.addr)).flags("--connect-timeout 2s").start();
+    let server = Setup::new(format!("{addr}, {}", backend.addr)).flags("--connect-timeout 8s").start();
     let by_name = answers(&server, 2);
     assert_eq!(by_name, BTreeMap::from([("two".into(), 2)]));
     assert_eq!(server.settled().faults().len(), 0);

@@ -95,7 +95,7 @@ fn proxy_header_of_a_balancer_is_believed_and_passed_on() {
 #[test]
 fn proxy_header_that_is_none_is_a_named_fault() {
     let backend = Backend::start(BackendBehavior::Echo);
-    let flags = "--accept-proxy 127.0.0.0/8 --handshake-timeout 300ms";
+    let flags = "--accept-proxy 127.0.0.0/8 --handshake-timeout 5s";
     let server = Setup::new(backend.addr).flags(flags).start();
     for (sent, fault) in [
         (&b"\x16\x03\x01\x02\x00\x01"[..], "proxy_header_missing"),
@@ -130,7 +130,7 @@ fn proxy_header_precedes_tls_to_the_backend() {
     let dir = offramp_testing::tools::scratch();
     let trust = offramp_testing::peer::trust_file(dir.path());
     let server = Setup::new(backend.addr)
-        .flags(&format!("{flags} {trust} --send-proxy v1 --handshake-timeout 500ms"))
+        .flags(&format!("{flags} {trust} --send-proxy v1 --handshake-timeout 5s"))
         .start();
     let before = server.metrics();
     // The backend answers the header with a line, which is no TLS.
