@@ -183,6 +183,7 @@ pub fn tls_policy(identity: &Identity) -> Result<TlsPolicy> {
     let settings = Settings {
         role: TlsRole::Server,
         identities: &[files],
+        found: &[],
         unknown_name: UnknownName::First,
         alpn: &[],
         tickets: true,

@@ -146,10 +146,16 @@ fn check(path: &std::path::Path) -> ExitCode {
             Err(error) => return refuse(&format_args!("{}: {error}", path.display())),
         }
     }
-    for exposed in TlsPolicy::exposed_keys(config.listeners.iter().flat_map(Listener::all_identities)) {
+    for exposed in TlsPolicy::exposed_keys(
+        config.listeners.iter().flat_map(Listener::all_identities).collect::<Vec<_>>().iter(),
+    ) {
         warning.push_str(&format!("warning: {exposed}\n"));
     }
-    let identities: usize = config.listeners.iter().map(|listener| listener.all_identities().count()).sum();
+    let mut identities: Vec<_> = config.listeners.iter().flat_map(Listener::all_identities).collect();
+    // Listeners may have the same.
+    identities.sort_by(|one, other| (&one.certificate, &one.key).cmp(&(&other.certificate, &other.key)));
+    identities.dedup();
+    let identities = identities.len();
     let listeners = match config.listeners.len() {
         1 => String::new(),
         count => format!("{count} listeners, "),

@@ -61,7 +61,7 @@ fn make() -> Result<Fixture, Box<dyn std::error::Error>> {
     std::fs::write(&files.certificate, certificate.pem())?;
     std::fs::write(&files.key, KeyPair::try_from(&private_key())?.serialize_pem())?;
     let (nobody, pending) = (PeerRules::default(), TrustAnchor::Pending);
-    let held = PeerRules { auth: ClientAuth::Require, trust_anchor: pending.clone() };
+    let held = PeerRules { auth: ClientAuth::Require, trust_anchor: pending.clone(), ..PeerRules::default() };
     let server = |peers| tls_policy(&Mode::Terminate, slice::from_ref(&files), true, peers);
     let held_server = Originate { server_name: "localhost".to_owned(), trust: pending };
     Ok(Fixture {
@@ -104,7 +104,9 @@ fn tls_policy(
     let unknown_name = UnknownName::First;
     let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
     let post_quantum = PostQuantum::Off;
-    let settings = Settings { role, identities, unknown_name, alpn: &[], tickets, post_quantum, peers };
+    let found = &[];
+    let settings =
+        Settings { role, identities, found, unknown_name, alpn: &[], tickets, post_quantum, peers };
     Ok(TlsPolicy::load_from(&sources::sources(), settings, Some(&self::tickets()?))?)
 }
 

@@ -28,6 +28,8 @@ pub struct Raw {
     pub(super) given: BTreeMap<ConfigOption, Given>,
     /// Certificate chains with their keys, in the order given.
     pub identities: Vec<IdentityFiles>,
+    /// Directories of more.
+    pub identity_directories: Vec<PathBuf>,
     /// What backends are shown with TLS on both legs.
     pub backend_identity: Option<IdentityFiles>,
     /// The listeners of the file beside the one that `listen` at its top makes.
@@ -47,6 +49,8 @@ pub struct RawListener {
     pub given: BTreeMap<ConfigOption, Given>,
     /// If it has none, those of the top.
     pub identities: Vec<IdentityFiles>,
+    /// The same.
+    pub identity_directories: Vec<PathBuf>,
     /// If it has none, that of the top.
     pub backend_identity: Option<IdentityFiles>,
     /// What of its connections goes elsewhere.
@@ -97,6 +101,7 @@ impl Raw {
         trust::override_with(&mut self.given, flags.given);
         if !flags.identities.is_empty() {
             self.identities = flags.identities;
+            self.identity_directories.clear();
         }
         self
     }
@@ -152,8 +157,9 @@ impl Raw {
                 [Mode::Plain.name(), Mode::Passthrough.name()].contains(&mode.value.as_str())
             });
             // What others show is of no use without TLS; its own would be a contradiction.
-            if is_plain || !other.identities.is_empty() {
+            if is_plain || !other.identities.is_empty() || !other.identity_directories.is_empty() {
                 raw.identities = other.identities;
+                raw.identity_directories = other.identity_directories;
             }
             if raw.given.get(&ConfigOption::Mode).is_none_or(|mode| mode.value != "reencrypt") {
                 raw.backend_identity = None;
@@ -205,13 +211,18 @@ impl Raw {
             peers: self.peers(&mode)?,
             mode,
             identities: self.identities,
+            identity_directories: self.identity_directories,
         };
         let (least, most) = match (is_server, is_plain) {
             (true, _) => (*IDENTITIES.start(), *IDENTITIES.end()),
             (false, false) => (0, 1),
             (false, true) => (0, 0),
         };
-        let (count, mode) = (listener.identities.len(), listener.mode.name());
+        let directories = listener.identity_directories.len();
+        let (count, mode) = (listener.identities.len() + directories, listener.mode.name());
+        if directories > 0 && !is_server {
+            return Err(ConfigError::Identities { count, mode, most: 0 });
+        }
         if listener.backend_identity.is_some() && !matches!(listener.mode, Mode::Reencrypt(_)) {
             return Err(ConfigError::BackendIdentity { mode });
         }

@@ -38,7 +38,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
     let mut raw = Raw::default();
     for (name, value) in table.get_ref() {
         match name.get_ref().as_ref() {
-            "identity" => raw.identities = place.identities("identity", value)?,
+            "identity" => {
+                (raw.identities, raw.identity_directories) = place.identities("identity", value)?;
+            }
             "backend_identity" => {
                 raw.backend_identity = place.backend_identity("backend_identity", value)?;
             }

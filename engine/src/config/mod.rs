@@ -11,6 +11,7 @@ use std::time::Duration;
 mod check;
 mod clients;
 mod collisions;
+pub mod directory;
 pub mod file;
 pub mod limits;
 mod offload;
@@ -26,8 +27,8 @@ pub use check::{Raw, RawListener, RawPool};
 pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
-    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerRules, PostQuantum,
-    TrustAnchor, UnknownName,
+    ClientAuth, Fingerprint, FingerprintHash, IdentityFiles, Mode, Originate, PeerName, PeerRules,
+    PostQuantum, TrustAnchor, UnknownName,
 };
 
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
@@ -54,6 +55,8 @@ pub struct Listener {
     /// At least one; chosen by SNI and signature scheme, the first is the default. In the client's role at
     /// most one, for a server that asks for a certificate.
     pub identities: Vec<IdentityFiles>,
+    /// Directories of more identities, which are read again when they change.
+    pub identity_directories: Vec<PathBuf>,
     /// With TLS on both legs: what a server is shown that asks for a certificate.
     pub backend_identity: Option<IdentityFiles>,
     /// What becomes of a client that asks for a name that no identity has.
@@ -89,6 +92,7 @@ impl Listener {
             routes,
             mode: Mode::Terminate,
             identities,
+            identity_directories: Vec::new(),
             unknown_name: UnknownName::default(),
             truncation: Truncation::default(),
             offload: OffloadRules::default(),
@@ -103,20 +107,28 @@ impl Listener {
         }
     }
 
-    /// Every identity of either leg.
-    pub fn all_identities(&self) -> impl Iterator<Item = &IdentityFiles> {
-        self.identities.iter().chain(&self.backend_identity)
+    /// Every identity of either leg, those included that lie in directories now.
+    #[must_use]
+    pub fn all_identities(&self) -> Vec<IdentityFiles> {
+        let named = self.identities.iter().chain(&self.backend_identity).cloned();
+        named.chain(self.found()).collect()
+    }
+
+    /// What lies in directories now.
+    fn found(&self) -> Vec<IdentityFiles> {
+        self.identity_directories.iter().flat_map(|directory| directory::pairs(directory)).collect()
     }
 
     /// What TLS needs to know of the accepted leg, if it has TLS.
-    fn near(&self) -> Option<Settings<'_>> {
-        self.mode.is_server().then(|| self.settings(TlsRole::Server, &self.identities))
+    fn near<'a>(&'a self, found: &'a [IdentityFiles]) -> Option<Settings<'a>> {
+        let settings = || self.settings(TlsRole::Server, &self.identities);
+        self.mode.is_server().then(|| Settings { found, ..settings() })
     }
 
     /// What TLS needs to know of the connected leg, if it has TLS. With TLS on both, clients are shown the
     /// identities, and servers the one for backends, if there is one.
     fn far(&self) -> Option<Settings<'_>> {
-        let own = self.backend_identity.as_ref().map_or(&[][..], std::slice::from_ref);
+        let own = self.backend_identity.as_slice();
         let identities = if self.mode.is_server() { own } else { &*self.identities };
         self.mode.server().map(|server| self.settings(TlsRole::Client(server), identities))
     }
@@ -124,7 +136,7 @@ impl Listener {
     fn settings<'a>(&'a self, role: TlsRole<'a>, identities: &'a [IdentityFiles]) -> Settings<'a> {
         let Self { unknown_name, alpn, tickets, peers, .. } = self;
         let (unknown_name, tickets, post_quantum) = (*unknown_name, *tickets, self.post_quantum);
-        Settings { role, identities, unknown_name, alpn, tickets, post_quantum, peers }
+        Settings { role, identities, found: &[], unknown_name, alpn, tickets, post_quantum, peers }
     }
 
     /// Reads and checks all files that it names ([`Legs::load`]).
@@ -136,7 +148,7 @@ impl Listener {
         tickets: Option<&Arc<Tickets>>,
         earlier: Option<&Legs>,
     ) -> Result<Legs, TlsPolicyError> {
-        Legs::load(self.near(), self.far(), tickets, earlier)
+        Legs::load(self.near(&self.found()), self.far(), tickets, earlier)
     }
 }
 
@@ -273,6 +285,14 @@ pub enum ConfigError {
         value: String,
         /// What is allowed.
         allowed: String,
+    },
+    /// Too many routes.
+    #[error("{count} routes of the listener {listen} are refused: allowed are up to {}", limits::ROUTES.end())]
+    Routes {
+        /// How many there are.
+        count: usize,
+        /// Of which listener.
+        listen: SocketAddr,
     },
     /// Too many pools.
     #[error("{count} pools are refused: allowed are up to {}", limits::POOLS.end())]

@@ -182,6 +182,12 @@ options! {
     ClientCa: "client_ca", "--client-ca", "PEM",
         default "", Listener Path,
         "The authorities that issue clients' certificates";
+    ClientCrl: "client_crl", "--client-crl", "PEM",
+        default "", Listener Path,
+        "Beside client_ca: the lists of the certificates that the authorities have revoked";
+    ClientNames: "client_names", "--client-names", "DNSNAME|URI",
+        default "any name", Listener List,
+        "Beside client_ca: the names of which a client's certificate must have one";
     Fingerprints: "fingerprints", "--fingerprints", "HASH AA:BB:…",
         default "", Listener List,
         "The certificates that the peer may have, by their fingerprints as in SDP: servers' with originate \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use offramp_ring::socket::Address;
 
-use super::limits::ALPN_BYTES;
+use super::limits::{ALPN_BYTES, ROUTES};
 use super::option::Scope;
 use super::{ConfigError, ConfigOption, Given, Origin, Pool, Raw, RawListener};
 
@@ -132,6 +132,9 @@ impl Raw {
         let default = default.or(own);
         if default.is_none() && raw_routes.is_empty() {
             return Err(ConfigError::Missing { key: ConfigOption::Backend });
+        }
+        if !ROUTES.contains(&raw_routes.len()) {
+            return Err(ConfigError::Routes { count: raw_routes.len(), listen });
         }
         let rules: Vec<_> = raw_routes.into_iter().map(|raw| raw.check(pools)).collect::<Result<_, _>>()?;
         Ok(Routes { rules, default })

@@ -2,12 +2,13 @@
 //! rule that is passed over lets everybody in.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use offramp_core::tls::is_server_name;
 
 use super::{
-    ClientAuth, ConfigError, ConfigOption, Fingerprint, Given, Mode, Origin, Originate, PeerRules, Raw,
-    TrustAnchor,
+    ClientAuth, ConfigError, ConfigOption, Fingerprint, Given, Mode, Origin, Originate, PeerName, PeerRules,
+    Raw, TrustAnchor,
 };
 
 const TERMINATE: &str = "terminate";
@@ -29,9 +30,11 @@ pub(super) fn override_with(
         has(ConfigOption::ClientCa) || has(ConfigOption::ServerCa) || has(ConfigOption::Fingerprints);
     inherited.retain(|key, _| match key {
         ConfigOption::ClientAuth | ConfigOption::ServerName => !changes_role,
-        ConfigOption::ClientCa | ConfigOption::ServerCa | ConfigOption::Fingerprints => {
-            !changes_role && !asks_nobody && !names_trust
-        }
+        ConfigOption::ClientCa
+        | ConfigOption::ClientCrl
+        | ConfigOption::ClientNames
+        | ConfigOption::ServerCa
+        | ConfigOption::Fingerprints => !changes_role && !asks_nobody && !names_trust,
         _ => true,
     });
     inherited.extend(own);
@@ -122,7 +125,7 @@ impl Raw {
                     Err(asked.refused(ConfigOption::ClientAuth, for_servers))
                 }
                 (_, Some(file)) => Err(file.refused(ConfigOption::ClientCa, for_servers)),
-                _ => Ok(PeerRules::default()),
+                _ => self.narrowed(false).map(|_| PeerRules::default()),
             };
         }
         let fingerprints = self.fingerprints()?;
@@ -157,8 +160,25 @@ impl Raw {
             Some(asked) if auth != ClientAuth::None && trust_anchor == TrustAnchor::Nobody => {
                 Err(asked.refused(ConfigOption::ClientAuth, nobody))
             }
-            _ => Ok(PeerRules { auth, trust_anchor }),
+            _ => {
+                let has_authorities = matches!(trust_anchor, TrustAnchor::Authorities(_));
+                let (revocation, names) = self.narrowed(has_authorities)?;
+                Ok(PeerRules { auth, trust_anchor, revocation, names })
+            }
         }
+    }
+
+    /// What narrows whom authorities vouch for; without authorities it would be passed over.
+    fn narrowed(&mut self, has_authorities: bool) -> Result<(Option<PathBuf>, Vec<PeerName>), ConfigError> {
+        for key in [ConfigOption::ClientCrl, ConfigOption::ClientNames] {
+            if let Some(given) = self.given.get(&key).filter(|_| !has_authorities) {
+                return Err(given.clone().refused(key, "nothing without client_ca"));
+            }
+        }
+        let names = self.parsed(ConfigOption::ClientNames, PeerName::ALLOWED, |value| {
+            value.split(',').map(|name| PeerName::parse(name.trim())).collect::<Option<Vec<_>>>()
+        })?;
+        Ok((self.path(ConfigOption::ClientCrl)?, names.unwrap_or_default()))
     }
 }
 

@@ -17,11 +17,12 @@ const SOURCES_RESERVED: usize = 64;
 /// What a configuration says of limits. `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitRules {
-    /// Connections open at once per listener, exceeded by up to the number of workers less one.
+    /// Connections open at once per listener, exceeded by up to 16 for each worker but one: those whose accept is
+    /// under way.
     pub listener_connections: Option<NonZeroU32>,
     /// What one source may use.
     pub sources: SourceRules,
-    /// New connections per second, of all listeners.
+    /// New connections per second, of all listeners; the burst is as many, and up to 16 for each worker.
     pub connection_rate: Option<NonZeroU32>,
     /// Full handshakes of clients per second, of all listeners; those that resume a session are not counted.
     pub full_handshake_rate: Option<NonZeroU32>,
@@ -98,8 +99,8 @@ impl Limits {
 
     /// A connection was accepted.
     pub fn accepted(&self, now: Instant) {
-        // Those that are accepted at one moment by several workers may exceed the rate: they are here by now.
-        let _ = self.connection_rate.as_ref().is_none_or(|rate| rate.try_take(now));
+        // Those whose accept was under way may exceed the burst: they are here by now.
+        self.connection_rate.iter().for_each(|rate| rate.charge(now));
     }
 
     /// Whether connections get lines in the log at all.
@@ -122,7 +123,7 @@ impl Limits {
 
     /// A full handshake was begun.
     pub fn began_full(&self, now: Instant) {
-        let _ = self.full_handshake_rate.as_ref().is_none_or(|rate| rate.try_take(now));
+        self.full_handshake_rate.iter().for_each(|rate| rate.charge(now));
     }
 }
 

@@ -60,6 +60,15 @@ impl RateLimit {
         self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
+    /// Takes a token at `now`, whether one is available or not: the bucket owes it then, and the next one is
+    /// available as much later. For what has happened already.
+    pub fn charge(&self, now: Instant) {
+        let now = self.gcra.units(now.saturating_duration_since(self.origin));
+        let take = |full_at: u64| Some(self.gcra.charge(full_at, now));
+        // It always has a next value.
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+    }
+
     /// How long after `now` the next token is available, rounded up to a nanosecond; `None` if one is
     /// available now. Another thread may take this token first.
     #[must_use]
@@ -104,10 +113,16 @@ impl Gcra {
         Duration::from_secs(units / self.second) + Duration::from_nanos(nanos)
     }
 
+    /// Takes a token at `now` from a bucket that is full at `full_at`, which may owe it afterwards. Returns when
+    /// the bucket is full after that.
+    fn charge(self, full_at: u64, now: u64) -> u64 {
+        full_at.max(now).saturating_add(self.token)
+    }
+
     /// Takes a token at `now` from a bucket that is full at `full_at`. Returns when the bucket is full after
     /// that; `None` if no token is available.
     pub(super) fn take(self, full_at: u64, now: u64) -> Option<u64> {
-        let next = full_at.max(now).saturating_add(self.token);
+        let next = self.charge(full_at, now);
         (next <= now.saturating_add(self.depth)).then_some(next)
     }
 
@@ -289,5 +304,15 @@ mod tests {
             let back = slow.duration(slow.convert(there, fast));
             assert!(back <= elapsed && elapsed - back <= nanosecond * 2, "{elapsed:?}: {back:?}");
         }
+    }
+
+    #[test]
+    fn charge_beyond_the_burst_is_paid_back() {
+        let (origin, now) = (origin(), origin());
+        let limit = RateLimit::new(number(10), number(10), origin);
+        (0..30).for_each(|_| limit.charge(now));
+        let pause = limit.next_at(now).expect("it owes 20");
+        assert!(pause > 2 * SECOND && pause < 3 * SECOND, "{pause:?}");
+        assert!(!limit.try_take(now + 2 * SECOND) && limit.try_take(now + pause));
     }
 }

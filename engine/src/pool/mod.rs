@@ -44,9 +44,9 @@ impl Endpoint {
         Ok(Self { address, sockaddr, weight: 1, is_backup: false, max_connections: u32::MAX, state })
     }
 
-    fn may_take(&self, is_backup: bool) -> bool {
-        self.is_backup == is_backup
-            && self.state.is_up()
+    /// Whether it has room, and is up, if that matters.
+    fn may_take(&self, must_be_up: bool) -> bool {
+        (!must_be_up || self.state.is_up())
             && (self.max_connections == u32::MAX || self.state.connections() < self.max_connections)
     }
 }
@@ -61,6 +61,7 @@ pub struct Pool {
     /// The zero of the clock of [`EndpointState::set_up`].
     origin: Instant,
     slow_start_ms: u64,
+    is_probed: bool,
     balance: Balance,
 }
 
@@ -69,6 +70,8 @@ pub struct Pool {
 pub struct PoolRules {
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// Whether endpoints are probed: then one that is down gets nothing in any case.
+    pub is_probed: bool,
     /// How long an endpoint that came up gets fewer connections, in milliseconds.
     pub slow_start_ms: u64,
     /// The zero of the clock by which endpoints come up.
@@ -98,39 +101,48 @@ impl Pool {
         endpoints.truncate(ENDPOINTS_MAX);
         let identities: Vec<u64> =
             endpoints.iter().map(|endpoint| identity(&endpoint.address.to_string())).collect();
-        let PoolRules { balance, slow_start_ms, origin } = rules;
+        let PoolRules { balance, slow_start_ms, is_probed, origin } = rules;
         let balancer = Balancer::new(balance, &identities, seed);
-        Self { name, endpoints, balancer, origin, slow_start_ms, balance }
+        Self { name, endpoints, balancer, origin, slow_start_ms, is_probed, balance }
     }
 
     /// With the rules of a configuration that says nothing of them.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "nothing comes up slowly here: any instant will do")]
     pub fn of(name: Arc<str>, endpoints: Vec<Endpoint>) -> Self {
-        let rules = PoolRules { balance: Balance::RoundRobin, slow_start_ms: 0, origin: Instant::now() };
+        let rules = PoolRules {
+            balance: Balance::RoundRobin,
+            slow_start_ms: 0,
+            is_probed: false,
+            origin: Instant::now(),
+        };
         Self::new(name, endpoints, rules, 0)
     }
 
     /// The next endpoint for a connection, by its place; none if there is none that it has not tried and that
-    /// may take one. Backups come behind all others.
+    /// may take one. Backups come behind all others, and behind those, where nothing is probed, what is down.
     #[must_use]
     pub fn choose(&self, tried: Tried, key: Key<'_>, now: Instant) -> Option<usize> {
         // The usual pool has no choice to make.
         if let [only] = &*self.endpoints {
-            return (!tried.has(0) && only.may_take(only.is_backup)).then_some(0);
+            return (!tried.has(0) && only.may_take(true)).then_some(0);
         }
         let since = now.saturating_duration_since(self.origin).as_millis();
         let now_ms = u64::try_from(since).unwrap_or(u64::MAX);
-        let among = |is_backup| {
+        let among = |is_wanted: &dyn Fn(&Endpoint) -> bool| {
             let candidate = |place: usize| {
                 let endpoint = self.endpoints.get(place)?;
                 let weight = endpoint.weight * endpoint.state.share(now_ms, self.slow_start_ms);
-                let may = !tried.has(place) && endpoint.may_take(is_backup);
+                let may = !tried.has(place) && is_wanted(endpoint);
                 may.then(|| Candidate { weight, connections: endpoint.state.connections() })
             };
             self.balancer.choose(candidate, key)
         };
-        among(false).or_else(|| among(true))
+        let is_main = |endpoint: &Endpoint| !endpoint.is_backup && endpoint.may_take(true);
+        let is_backup = |endpoint: &Endpoint| endpoint.is_backup && endpoint.may_take(true);
+        // What connections have found out is not more than a guess once nobody else is left.
+        let is_any = |endpoint: &Endpoint| !self.is_probed && endpoint.may_take(false);
+        among(&is_main).or_else(|| among(&is_backup)).or_else(|| among(&is_any))
     }
 
     /// Whether it has to know who the client is.
@@ -181,6 +193,8 @@ mod tests {
         tried.add(2);
         assert_eq!(chosen(&pool, tried), Some(2));
         tried.add(1);
+        assert_eq!(chosen(&pool, tried), Some(1), "the one that is down, rather than none");
+        tried.add(0);
         assert_eq!(chosen(&pool, tried), None);
     }
 

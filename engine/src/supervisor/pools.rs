@@ -50,6 +50,8 @@ struct Watched {
     health: Health,
     rules: HealthRules,
     probe: Option<io::Result<Attempt>>,
+    /// The round in which it was probed last.
+    probed_in: u64,
 }
 
 impl std::fmt::Debug for State {
@@ -111,7 +113,7 @@ impl State {
                 });
             }
         }
-        let is_probed = pool.health_check == HealthCheck::Tcp;
+        let is_probed = pool.health_check != HealthCheck::Off;
         // One alone is tried always: there is none that its connections could go to.
         let is_alone = found.len() == 1 && !is_probed;
         let rules = HealthRules {
@@ -138,7 +140,8 @@ impl State {
     /// What is the same for the endpoints of a pool.
     pub(super) fn rules(&self, pool: &Pool) -> PoolRules {
         let slow_start_ms = u64::try_from(pool.slow_start.as_millis()).unwrap_or(u64::MAX);
-        PoolRules { balance: pool.balance, slow_start_ms, origin: self.origin }
+        let is_probed = pool.health_check != HealthCheck::Off;
+        PoolRules { balance: pool.balance, slow_start_ms, is_probed, origin: self.origin }
     }
 
     /// Forgets endpoints that no pool has any more.
@@ -169,6 +172,7 @@ impl State {
                     health: Health::new(),
                     rules: HealthRules::default(),
                     probe: None,
+                    probed_in: 0,
                 });
                 state
             }
@@ -179,18 +183,24 @@ impl State {
     pub(super) fn round(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.origin);
         self.rounds += 1;
-        let mut probes = 0;
-        for (nth, (place, watched)) in (0_u64..).zip(&mut self.endpoints) {
+        for (place, watched) in &mut self.endpoints {
             let probe = watched.probe.take().map(|probe| probe.and_then(Attempt::finish));
-            // Each in its turn, so that not all are probed at once.
-            let is_due = (self.rounds + nth).is_multiple_of(PROBE_ROUNDS);
-            if watched.rules.is_probed && is_due && probes < PROBES_MAX {
-                probes += 1;
-                watched.probe = Some(Attempt::begin(&watched.address));
-            }
             watched.decide(place, probe, since);
         }
+        self.probe();
         self.resolver.tick(now)
+    }
+
+    /// Begins to probe those that were not for a while, first those that wait longest.
+    fn probe(&mut self) {
+        let rounds = self.rounds;
+        let is_due = |it: &&mut Watched| it.rules.is_probed && it.probed_in + PROBE_ROUNDS <= rounds;
+        let mut due: Vec<&mut Watched> = self.endpoints.values_mut().filter(is_due).collect();
+        due.sort_by_key(|watched| watched.probed_in);
+        for watched in due.into_iter().take(PROBES_MAX) {
+            watched.probed_in = rounds;
+            watched.probe = Some(Attempt::begin(&watched.address));
+        }
     }
 }
 
@@ -313,5 +323,22 @@ mod tests {
         let later = get();
         assert!(!Arc::ptr_eq(&first[0].state, &later[0].state));
         assert!(Arc::ptr_eq(&first[1].state, &later[1].state));
+    }
+
+    #[test]
+    fn every_endpoint_is_probed_however_many_there_are() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let pools = Pools::new(1);
+        // Ten pools of sixty addresses of this host.
+        for pool_nth in 0..10 {
+            let backends = (1..=60).map(|host| format!("127.0.{pool_nth}.{host}:{port}"));
+            let config = config(&backends.collect::<Vec<_>>().join(","), "tcp");
+            let named = Pool { name: pool_nth.to_string(), ..Pool::clone(&pool(&config)) };
+            pools.lock().endpoints(&named, config.timeouts);
+        }
+        rounds(&pools, 1..10);
+        let unprobed = pools.lock().endpoints.values().filter(|watched| watched.probed_in == 0).count();
+        assert_eq!((pools.lock().endpoints.len(), unprobed), (600, 0));
     }
 }

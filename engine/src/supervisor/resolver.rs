@@ -17,6 +17,9 @@ use crate::config::limits::ENDPOINTS;
 /// Threads that resolve: as many names as that may hang without holding up the others.
 const THREADS: usize = 4;
 
+/// Answers that a start or a reload waits for; others come later.
+const ANSWERS_MAX: usize = 10 * THREADS;
+
 /// A name and the port behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
@@ -66,7 +69,8 @@ impl Resolver {
     }
 
     /// Names that are to be known from now on, each with how often it is resolved again; others are
-    /// forgotten. Waits until those that are new have an answer, but no longer than `patience`.
+    /// forgotten. Waits until those that are new have an answer, but no longer than `patience` for each answer,
+    /// and for no more than 40 of them.
     pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant, patience: Duration) {
         self.known.retain(|name, _| names.contains_key(name));
         for (name, interval) in names {
@@ -80,7 +84,9 @@ impl Resolver {
             self.known.entry(name).or_insert(new).interval = interval;
         }
         self.ask(now);
-        while self.known.values().any(|known| !known.has_answer) {
+        let left = self.known.values().filter(|known| !known.has_answer).count();
+        // A slow answer takes a thread for as long, of which there are several.
+        for _ in 0..left.min(ANSWERS_MAX) {
             let Ok(answer) = self.answers.recv_timeout(patience) else { break };
             self.take(answer, now);
         }

@@ -1,48 +1,52 @@
 //! The files that listeners name, and whether they are as they were.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::config::{Listener, TrustAnchor};
 use offramp_files::Stamp;
 
-/// Of each file of the listeners, in their order; `None` where there is none.
+/// Each file of the listeners, in their order, and as it was; `None` where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen(Vec<Option<Stamp>>);
+pub(super) struct Seen(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Seen {
     /// As they are now; to be taken before they are read, or a change in between would be missed.
     pub(super) fn of<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Self {
-        Self(listeners.into_iter().flat_map(files).map(Stamp::of).collect())
+        let seen = |path: PathBuf| (path.clone(), Stamp::of(&path));
+        Self(listeners.into_iter().flat_map(files).map(seen).collect())
     }
 
-    /// Which files of the listeners are no longer as they were.
-    pub(super) fn changed<'a>(&self, listeners: impl Iterator<Item = &'a Listener>, now: &Self) -> String {
-        let mut changed: Vec<String> = Vec::new();
-        for (path, (before, now)) in listeners.flat_map(files).zip(self.0.iter().zip(&now.0)) {
-            let path = path.display().to_string();
-            if before != now && !changed.contains(&path) {
-                changed.push(path);
-            }
-        }
-        changed.join(", ")
+    /// Which files are no longer as they were, have come or are gone.
+    pub(super) fn changed(&self, now: &Self) -> String {
+        let differs = |(one, other): (&Self, &Self)| {
+            let is_in_other = |seen: &&(PathBuf, Option<Stamp>)| other.0.contains(seen);
+            one.0
+                .iter()
+                .filter(|seen| !is_in_other(seen))
+                .map(|(path, _)| path.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        let changed: BTreeSet<String> = [(self, now), (now, self)].into_iter().flat_map(differs).collect();
+        changed.into_iter().collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.0.iter().all(Option::is_some)
+        self.0.iter().all(|(_, stamp)| stamp.is_some())
     }
 }
 
-/// All that a listener names and that is read when it is loaded.
-fn files(listener: &Listener) -> impl Iterator<Item = &Path> {
-    let identities = listener.all_identities().flat_map(|identity| {
-        [Some(&identity.certificate), Some(&identity.key), identity.ocsp.as_ref()].into_iter().flatten()
+/// All that a listener names, or that lies in a directory which it names, and that is read when it is loaded.
+fn files(listener: &Listener) -> Vec<PathBuf> {
+    let identities = listener.all_identities().into_iter().flat_map(|identity| {
+        [Some(identity.certificate), Some(identity.key), identity.ocsp].into_iter().flatten()
     });
     let anchors = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.trust_anchor)];
     let authorities = anchors.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
         TrustAnchor::Authorities(file) => Some(file),
         _ => None,
     });
-    identities.chain(authorities).map(AsRef::as_ref)
+    identities.chain(authorities.chain(&listener.peers.revocation).cloned()).collect()
 }
 
 #[cfg(test)]
@@ -59,7 +63,7 @@ mod tests {
         let mut listener = raw.check().unwrap().listeners.remove(0);
         listener.identities[0].ocsp = Some("/d/ocsp".into());
         listener.peers.trust_anchor = TrustAnchor::Authorities("/d/ca.pem".into());
-        let named: Vec<_> = files(&listener).map(|path| path.display().to_string()).collect();
+        let named: Vec<_> = files(&listener).iter().map(|path| path.display().to_string()).collect();
         assert_eq!(named, ["/d/c.pem", "/d/k.pem", "/d/ocsp", "/d/ca.pem"]);
     }
 }

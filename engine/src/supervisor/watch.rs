@@ -38,7 +38,7 @@ impl Watch {
             return;
         }
         self.settling = None;
-        let changed = in_force.seen.changed(in_force.listeners(), &now);
+        let changed = in_force.seen.changed(&now);
         in_force.seen = now;
         match in_force.reread() {
             Ok(()) => {
@@ -55,7 +55,8 @@ impl Watch {
 
 /// One line for each key file to which everybody has access.
 pub(super) fn warn_of_exposed_keys<'a>(listeners: impl Iterator<Item = &'a Listener>) {
-    for warning in TlsPolicy::exposed_keys(listeners.flat_map(Listener::all_identities)) {
+    for warning in TlsPolicy::exposed_keys(&listeners.flat_map(Listener::all_identities).collect::<Vec<_>>())
+    {
         tracing::warn!("{warning}");
     }
 }

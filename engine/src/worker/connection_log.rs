@@ -26,7 +26,6 @@ pub(super) fn write(slot: &Slot, report: &Report, now: Instant, worker: usize, u
     let total_ms = millis(Some(*accepted), Some(now));
     let fault = report.fault.map(Fault::label);
     let heard = report.heard.map(alert::name);
-    let sent = report.fault.and_then(Fault::alert).map(alert::name);
     let [tx, rx] = paths[Leg::Near as usize].map(|path| path.map(path_name));
     let [far_tx, far_rx] = paths[Leg::Far as usize].map(|path| path.map(path_name));
     tracing::info!(
@@ -51,7 +50,6 @@ pub(super) fn write(slot: &Slot, report: &Report, now: Instant, worker: usize, u
         total_ms,
         fault,
         alert_received = heard,
-        alert = sent,
         unlogged = (unlogged > 0).then_some(unlogged),
         "connection"
     );

@@ -69,7 +69,7 @@ impl ProxyHeader {
         if let Some(alpn) = info.and_then(|info| info.alpn.as_deref()).filter(|_| these.alpn) {
             tlvs.push(Tlv::Alpn(Cow::Borrowed(alpn)));
         }
-        if let Some(name) = info.and_then(|info| info.server_name.as_deref()).filter(|_| these.authority) {
+        if let Some(name) = about.server_name().filter(|_| these.authority) {
             tlvs.push(Tlv::Authority(Cow::Borrowed(name)));
         }
         if let Some(info) = info.filter(|_| these.ssl) {

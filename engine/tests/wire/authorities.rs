@@ -80,7 +80,7 @@ fn authorities_out_of_their_bounds_vouch_for_nobody() {
         }
         let warned = offramp.stderr();
         assert!(warned.contains(warning) && warned.contains(".pem: ") != warning.is_empty(), "{warned}");
-        offramp.reload("listeners and timeouts in force");
+        offramp.reload("timeouts in force");
         let again = offramp.stderr().split_off(warned.len());
         assert!(again.contains(warning), "SIGHUP: {again}");
         offramp.stop();

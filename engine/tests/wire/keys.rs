@@ -145,7 +145,7 @@ fn keys_are_in_memory_in_no_form_of_their_file() {
     for renewed in std::iter::once(first).chain(rest) {
         renewed.write(directory.path());
         if before.is_some() {
-            server.reload("listeners and timeouts in force");
+            server.reload("timeouts in force");
         }
         assert_eq!(shown(&server, &[&renewed]), der(&renewed.certificate));
         assert_eq!(found(server.pid(), &needles(&renewed.key)), 0, "as it is in the file");

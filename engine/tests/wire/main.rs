@@ -25,6 +25,7 @@ mod liveness;
 mod log;
 mod memory;
 mod midway;
+mod narrowed;
 mod offload;
 mod originate;
 mod originate_control;

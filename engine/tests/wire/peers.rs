@@ -243,10 +243,10 @@ fn a_session_does_not_outlive_what_let_it_in() {
         goes_on(&offramp, &config, HandshakeKind::Full);
         goes_on(&offramp, &config, HandshakeKind::Resumed);
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&other))).expect("written");
-        offramp.reload("listeners and timeouts in force");
+        offramp.reload("timeouts in force");
         refused(&offramp, &config, "BadCertificate", "peer_certificate_refused");
         std::fs::write(files.path().join("offramp.toml"), listener(&told(&known))).expect("written");
-        offramp.reload("listeners and timeouts in force");
+        offramp.reload("timeouts in force");
         offramp.addr = access;
     }
     offramp.settled();

@@ -97,7 +97,8 @@ fn policy(role: OurRole, leg: TlsLeg) -> Policy {
     };
     let (unknown_name, peers) = (UnknownName::First, &PeerRules::default());
     let (alpn, tickets, post_quantum) = (&[][..], false, PostQuantum::Off);
-    let settings = Some(Settings { role, identities, unknown_name, alpn, tickets, post_quantum, peers });
+    let settings =
+        Some(Settings { role, identities, found: &[], unknown_name, alpn, tickets, post_quantum, peers });
     let (near, far) = if leg == TlsLeg::Near { (settings, None) } else { (None, settings) };
     let Legs { near, far } = Legs::load(near, far, None, None).expect("a good policy");
     let found = probe::ktls();

@@ -56,7 +56,7 @@ fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
 
 #[test]
 fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() {
-    const IN_FORCE: &str = "listeners and timeouts in force";
+    const IN_FORCE: &str = "timeouts in force";
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");

@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
+mod peer_name;
 mod peers;
 mod post_quantum;
 mod timeouts;
 
+pub use peer_name::PeerName;
 pub use peers::{
     ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
 };

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::PeerName;
+
 /// Whether clients are asked for a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAuth {
@@ -132,6 +134,10 @@ pub struct PeerRules {
     pub auth: ClientAuth,
     /// Who vouches for it.
     pub trust_anchor: TrustAnchor,
+    /// With authorities: the certificates that they have revoked, in this file.
+    pub revocation: Option<PathBuf>,
+    /// With authorities: the names of which a certificate must have one; with none any will do.
+    pub names: Vec<PeerName>,
 }
 
 /// What becomes of a client that asks for a name (RFC 6066 §3) that no identity has.

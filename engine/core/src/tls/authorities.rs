@@ -8,8 +8,8 @@
 //! An end entity that is listed in the file itself, byte for byte, needs no issuer: a self-signed certificate
 //! is its own. It may be an authority too, as the certificates of `openssl req -x509` are.
 //!
-//! Nothing here revokes: an authority that is taken out of the file, a fingerprint that is taken out of the
-//! list and a reload do.
+//! What revokes is a list of the authority's (`revocation`), or an authority that is taken out of the file, a
+//! fingerprint that is taken out of the list, and a reload.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,12 +21,13 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, VerifiedPath};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, RevocationOptions, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::evidence;
 use super::findings::{Dates, Findings, Purpose};
 use super::peer_error::{BAD_CERTIFICATE, PeerError, check_key};
+use super::revocation::Revocation;
 use super::signatures::handshake_signatures;
 
 /// Most certificates that a peer may show where a path is sought, its own included: a path has at most six
@@ -54,6 +55,7 @@ pub(super) struct Authorities {
     bounds: Vec<Bounds>,
     purpose: Purpose,
     algorithms: WebPkiSupportedAlgorithms,
+    revocation: Option<Revocation>,
 }
 
 /// What an authority's own certificate allows.
@@ -108,7 +110,19 @@ impl Authorities {
                 }
             }
         }
-        Ok(Self { listed, names, anchors, bounds, purpose, algorithms })
+        Ok(Self { listed, names, anchors, bounds, purpose, algorithms, revocation: None })
+    }
+
+    /// With the certificates that they have revoked, in this file.
+    ///
+    /// # Errors
+    /// [`PeerError::Revocation`].
+    pub(super) fn with_revoked(mut self, file: &Path, findings: &mut Findings) -> Result<Self, PeerError> {
+        let subjects = self.listed.iter().filter_map(|der| X509Certificate::from_der(der).ok());
+        let subjects: Vec<_> =
+            subjects.map(|(_, certificate)| certificate.subject().as_raw().to_vec()).collect();
+        self.revocation = Some(Revocation::load(file, &subjects, findings)?);
+        Ok(self)
     }
 
     /// Whether they vouch for a peer with this certificate, which has shown these issuers, at this time; for
@@ -132,9 +146,17 @@ impl Authorities {
         } else {
             let judge = |path: &VerifiedPath<'_>| self.judge(path, now);
             let (algorithms, usage) = (self.algorithms.all, self.purpose.usage());
-            entity
-                .verify_for_usage(algorithms, &self.anchors, issuers, now, usage, None, Some(&judge))
-                .map_err(refusal)?;
+            let verify = |revocation: Option<RevocationOptions<'_>>| {
+                let anchors = &self.anchors;
+                entity
+                    .verify_for_usage(algorithms, anchors, issuers, now, usage, revocation, Some(&judge))
+                    .map(|_| ())
+            };
+            match &self.revocation {
+                None => verify(None),
+                Some(lists) => lists.with_options(verify),
+            }
+            .map_err(refusal)?;
         }
         if let Some(name) = name {
             entity.verify_is_valid_for_subject_name(name).map_err(refusal)?;
@@ -316,6 +338,9 @@ fn refusal(error: webpki::Error) -> Error {
         W::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         W::InvalidCertValidity => CertificateError::Expired,
         W::UnknownIssuer => CertificateError::UnknownIssuer,
+        W::CertRevoked => CertificateError::Revoked,
+        W::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        W::CrlExpired { .. } => CertificateError::ExpiredRevocationList,
         W::CertNotValidForName(context) => CertificateError::NotValidForNameContext {
             expected: context.expected,
             presented: context.presented,

@@ -9,6 +9,7 @@ use rustls::pki_types::UnixTime;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
+use super::revocation;
 use super::ticket_keys::UnixSeconds;
 
 /// Most warnings of one listener; the rest is a number.
@@ -103,6 +104,8 @@ pub(super) struct Findings {
     dated: Vec<Dated>,
     /// OCSP responses.
     responses: Vec<(PathBuf, Period)>,
+    /// Lists of revoked certificates: which of the file, and their nextUpdate.
+    revocations: Vec<(PathBuf, usize, ASN1Time)>,
     remarks: Vec<String>,
 }
 
@@ -117,6 +120,11 @@ impl Findings {
     /// Keeps when an OCSP response is current.
     pub(super) fn response(&mut self, file: &Path, period: Period) {
         self.responses.push((file.to_owned(), period));
+    }
+
+    /// Keeps until when a list of revoked certificates is current.
+    pub(super) fn revocation(&mut self, file: &Path, nth: usize, until: ASN1Time) {
+        self.revocations.push((file.to_owned(), nth, until));
     }
 
     /// Keeps a warning that does not depend on the time.
@@ -140,7 +148,11 @@ impl Findings {
                 period.until
             )
         });
-        let mut all: Vec<String> = self.remarks.iter().cloned().chain(dated).chain(responses).collect();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let lists = self.revocations.iter();
+        let lists = lists.filter_map(|(file, nth, until)| revocation::warning(file, *nth, *until, seconds));
+        let mut all: Vec<String> =
+            self.remarks.iter().cloned().chain(dated).chain(responses).chain(lists).collect();
         if all.len() > WARNINGS_MAX {
             let rest = all.len() - WARNINGS_MAX;
             all.truncate(WARNINGS_MAX);

@@ -64,6 +64,28 @@ impl Identities {
         Ok(Self { all: files.iter().map(load).collect::<Result<_, _>>()?, unknown_name })
     }
 
+    /// With others, as far as they can be used.
+    pub(super) fn with_found(
+        mut self,
+        sources: &Sources,
+        found: &[IdentityFiles],
+        purpose: Purpose,
+        findings: &mut Findings,
+    ) -> Self {
+        for files in found {
+            match Identity::load(files, sources.signing_key, purpose, findings) {
+                Ok(identity) => self.all.push(identity),
+                Err(error) => findings.remark(format!("not used: {error}")),
+            }
+        }
+        self
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// The first.
     pub(super) fn first(self) -> CertifiedKey {
         let first = self.all.into_iter().next().expect("who loads identities has at least one");

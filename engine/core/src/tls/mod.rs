@@ -30,6 +30,7 @@ mod peer_error;
 mod pending;
 mod profile;
 mod refusal;
+mod revocation;
 pub mod secrets;
 pub mod session;
 mod sessions;
@@ -69,6 +70,9 @@ pub struct Settings<'a> {
     pub role: TlsRole<'a>,
     /// At least one in the server's role, at most one in the client's.
     pub identities: &'a [IdentityFiles],
+    /// Others in the server's role, as they were found in directories: one that cannot be used is named in a
+    /// warning, and the rest serves.
+    pub found: &'a [IdentityFiles],
     /// What becomes of a client that asks for a name that no identity has.
     pub unknown_name: UnknownName,
     /// The application protocols (RFC 7301), in order of preference.
@@ -113,8 +117,8 @@ pub enum TlsPolicyError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// There is none.
-    #[error("no certificate: add an [[identity]] with certificate and key, or --cert and --key")]
-    NoIdentity,
+    #[error("no certificate: add an [[identity]] with certificate and key, or --cert and --key{0}")]
+    NoIdentity(String),
     /// Who may connect cannot be told.
     #[error(transparent)]
     Peers(#[from] PeerError),
@@ -163,13 +167,15 @@ impl TlsPolicy {
         settings: Settings<'_>,
         tickets: Option<&Arc<Tickets>>,
     ) -> Result<Self, TlsPolicyError> {
-        let Settings { identities, peers, alpn, unknown_name, .. } = settings;
-        if identities.is_empty() {
-            return Err(TlsPolicyError::NoIdentity);
-        }
+        let Settings { identities, found, peers, alpn, unknown_name, .. } = settings;
         let mut findings = Findings::default();
         let identities =
-            Identities::load_from(sources, identities, unknown_name, Purpose::Servers, &mut findings)?;
+            Identities::load_from(sources, identities, unknown_name, Purpose::Servers, &mut findings)?
+                .with_found(sources, found, Purpose::Servers, &mut findings);
+        if identities.is_empty() {
+            let why: String = findings.warnings(0).iter().map(|line| format!("; {line}")).collect();
+            return Err(TlsPolicyError::NoIdentity(why));
+        }
         let Sources { provider, time, .. } = sources.clone();
         let random = provider.secure_random;
         let peers = Arc::new(Peers::load(peers, &provider, &mut findings)?);

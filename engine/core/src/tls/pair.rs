@@ -42,7 +42,7 @@ impl Rules {
         let Self { identities, mode, peers } = self;
         let role = mode.server().map_or(TlsRole::Server, TlsRole::Client);
         let (unknown_name, post_quantum) = (UnknownName::First, PostQuantum::Off);
-        Settings { role, identities, unknown_name, alpn: &[], tickets: true, post_quantum, peers }
+        Settings { role, identities, found: &[], unknown_name, alpn: &[], tickets: true, post_quantum, peers }
     }
 }
 

@@ -21,14 +21,14 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::authorities::Authorities;
 use super::findings::{Findings, Purpose};
 use super::peer_error::{PeerError, check_key};
 use super::signatures::handshake_signatures;
 use super::tickets::TicketScope;
-use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerRules, TrustAnchor};
+use crate::config::{ClientAuth, Fingerprint, FingerprintHash, PeerName, PeerRules, TrustAnchor};
 use offramp_files as files;
 use offramp_files::pem::{self, PemError};
 
@@ -54,6 +54,8 @@ pub(super) enum PeerVerdict {
 pub(super) struct Peers {
     auth: ClientAuth,
     trust_anchor: Vouching,
+    /// Of which a certificate must have one.
+    names: Vec<PeerName>,
     class: TicketScope,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -84,6 +86,10 @@ impl Peers {
                 authorities.iter().for_each(|authority| made_of.extend_from_slice(authority));
                 let authorities =
                     Authorities::load(file, authorities, Purpose::Clients, algorithms, findings)?;
+                let authorities = match &rules.revocation {
+                    None => authorities,
+                    Some(file) => authorities.with_revoked(file, findings)?,
+                };
                 Vouching::Authorities(Arc::new(authorities))
             }
             (TrustAnchor::Fingerprints(told), _) => {
@@ -107,7 +113,8 @@ impl Peers {
         };
         let mut class = [0; 16];
         class.copy_from_slice(&digest(&SHA256, &made_of).as_ref()[..16]);
-        Ok(Self { auth: rules.auth, trust_anchor, class: TicketScope(class), verifier })
+        let names = rules.names.clone();
+        Ok(Self { auth: rules.auth, trust_anchor, names, class: TicketScope(class), verifier })
     }
 
     /// Under what sessions of this listener are made.
@@ -140,6 +147,7 @@ impl Peers {
             }
             Vouching::Pending => return Ok(PeerVerdict::Pending(own.clone().into_owned())),
         };
+        let holds = holds && (self.names.is_empty() || has_name(own, &self.names));
         if holds { Ok(PeerVerdict::Holds) } else { Err(PeerRefusal::Refused) }
     }
 }
@@ -148,6 +156,17 @@ impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peers").field("auth", &self.auth).finish_non_exhaustive()
     }
+}
+
+/// Whether the certificate has one of these names.
+fn has_name(certificate: &CertificateDer<'_>, names: &[PeerName]) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok(Some(alternatives)) = parsed.subject_alternative_name() else { return false };
+    alternatives.value.general_names.iter().any(|name| match name {
+        GeneralName::DNSName(dns) => names.iter().any(|wanted| wanted.is_dns(dns)),
+        GeneralName::URI(uri) => names.iter().any(|wanted| wanted.is_uri(uri)),
+        _ => false,
+    })
 }
 
 /// Whether the certificate has one of these fingerprints.
@@ -273,8 +292,8 @@ mod tests {
     }
 
     fn peers(auth: ClientAuth, trust_anchor: TrustAnchor) -> Peers {
-        Peers::load(&PeerRules { auth, trust_anchor }, &profile::provider(), &mut Findings::default())
-            .expect("nothing to read")
+        let rules = PeerRules { auth, trust_anchor, ..PeerRules::default() };
+        Peers::load(&rules, &profile::provider(), &mut Findings::default()).expect("nothing to read")
     }
 
     /// As CertificateVerify carries it (RFC 8446 §4.4.3).
@@ -369,7 +388,8 @@ mod tests {
         let load = |content: &str| {
             let file = dir.path().join("ca.pem");
             std::fs::write(&file, content).expect("writes");
-            let rules = PeerRules { auth: ClientAuth::Require, trust_anchor: TrustAnchor::Authorities(file) };
+            let trust_anchor = TrustAnchor::Authorities(file);
+            let rules = PeerRules { auth: ClientAuth::Require, trust_anchor, ..PeerRules::default() };
             let peers = Peers::load(&rules, &profile::provider(), &mut Findings::default());
             peers.map(|_| ()).map_err(|error| error.to_string())
         };
@@ -381,5 +401,26 @@ mod tests {
         assert!(load(&broken).is_err_and(|error| error.contains("ca.pem: cannot be read as PEM")));
         let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(load(no_x509).is_err_and(|error| error.contains("certificate 1 is no authority")));
+    }
+
+    #[test]
+    fn names_narrow_whom_authorities_vouch_for() {
+        let with = |names: &[&str], san: &str| {
+            let names: Vec<PeerName> =
+                names.iter().map(|name| PeerName::parse(name).expect("a name")).collect();
+            let mut params = CertificateParams::new(Vec::new()).expect("no name");
+            let text = san.try_into().expect("ASCII");
+            params.subject_alt_names.push(if san.contains("://") {
+                rcgen::SanType::URI(text)
+            } else {
+                rcgen::SanType::DnsName(text)
+            });
+            let key = KeyPair::generate().expect("a key");
+            has_name(params.self_signed(&key).expect("signs").der(), &names)
+        };
+        assert!(with(&["phone.example"], "phone.example") && with(&["a.example", "*.example"], "b.example"));
+        assert!(!with(&["*.example"], "a.b.example") && !with(&["spiffe://example/*"], "example"));
+        assert!(with(&["spiffe://example/*"], "spiffe://example/phone"));
+        assert!(!has_name(&vec![0x30, 0].into(), &[PeerName::Dns("a".to_owned())]), "no certificate");
     }
 }

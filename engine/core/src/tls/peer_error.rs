@@ -20,6 +20,14 @@ pub enum PeerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The lists of revoked certificates cannot be used.
+    #[error("{}: {problem}; this file must have PEM lists of revoked certificates (X509 CRL)", .file.display())]
+    Revocation {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl PeerError {

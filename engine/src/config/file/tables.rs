@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
@@ -10,14 +11,27 @@ use crate::config::option::Kind;
 use crate::config::{ConfigError, IdentityFiles, RawListener, RawPool, RawRoute};
 
 impl Place<'_> {
-    /// Of the top, or of a listener: `what` is the name of the table.
+    /// Of the top, or of a listener: `what` is the name of the table. The pairs, and the directories of more.
     pub(super) fn identities(
         &self,
         what: &str,
         value: &Value<'_>,
-    ) -> Result<Vec<IdentityFiles>, ConfigError> {
-        let tables = self.tables(what, value)?.into_iter();
-        tables.map(|(at, table)| self.identity(what, at, table)).collect()
+    ) -> Result<(Vec<IdentityFiles>, Vec<PathBuf>), ConfigError> {
+        let (mut pairs, mut directories) = (Vec::new(), Vec::new());
+        for (at, table) in self.tables(what, value)? {
+            let directory = table.iter().find(|(name, _)| name.get_ref() == "directory");
+            match directory {
+                None => pairs.push(self.identity(what, at, table)?),
+                Some((_, value)) if table.len() == 1 => {
+                    directories.push(PathBuf::from(self.relative(&self.text("directory", value)?)));
+                }
+                Some(_) => {
+                    let message = format!("[[{what}]] has either directory, or certificate and key");
+                    return Err(self.malformed(at, message));
+                }
+            }
+        }
+        Ok((pairs, directories))
     }
 
     fn identity(
@@ -71,12 +85,16 @@ impl Place<'_> {
             line: line_at(self.text, at.start),
             given: BTreeMap::new(),
             identities: Vec::new(),
+            identity_directories: Vec::new(),
             backend_identity: None,
             routes: Vec::new(),
         };
         for (name, value) in table {
             match name.get_ref().as_ref() {
-                "identity" => listener.identities = self.identities("listener.identity", value)?,
+                "identity" => {
+                    (listener.identities, listener.identity_directories) =
+                        self.identities("listener.identity", value)?;
+                }
                 "backend_identity" => {
                     listener.backend_identity = self.backend_identity("listener.backend_identity", value)?;
                 }

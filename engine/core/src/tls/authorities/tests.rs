@@ -252,3 +252,79 @@ fn a_chain_is_refused_by_its_length_before_a_path_is_sought() {
     assert_eq!(verify(&authorities, &named(SAME_NAME_MAX)), Ok(()));
     assert_eq!(verify(&authorities, &named(SAME_NAME_MAX + 1)), Err(CHAIN_TOO_LONG));
 }
+
+/// What `by` has revoked, in a list that is current until a number of seconds from now.
+fn list(by: &Made, revoked: &[&Made], seconds: i64) -> String {
+    let at = |seconds: i64| {
+        let day = date_time_ymd(1970, 1, 1);
+        day + Duration::from_secs((NOW as i64 + seconds) as u64)
+    };
+    let serial = |made: &Made| {
+        let (_, parsed) = X509Certificate::from_der(made.certificate.der()).expect("X.509");
+        rcgen::SerialNumber::from_slice(parsed.raw_serial())
+    };
+    let revoked_certs = revoked.iter().map(|made| rcgen::RevokedCertParams {
+        serial_number: serial(made),
+        revocation_time: at(-100),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: at(-1000),
+        next_update: at(seconds),
+        crl_number: rcgen::SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    params.signed_by(&Issuer::from_params(&by.params, &by.key)).expect("signs").pem().expect("PEM")
+}
+
+#[test]
+fn revoked_certificates_are_refused_and_lists_expire() {
+    let signs_lists = |params: &mut CertificateParams| {
+        ca(params);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    };
+    let (root, other) = (own("root", signs_lists), own("other", signs_lists));
+    let client = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    };
+    let (good, bad) = (issued(&root, "good", client), issued(&root, "bad", client));
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("crl.pem");
+    let verify = |list: &str, made: &Made, findings: &mut Findings| {
+        std::fs::write(&file, list).expect("a file");
+        let algorithms = profile::provider().signature_verification_algorithms;
+        let listed = vec![root.certificate.der().clone()];
+        let loaded = Authorities::load(Path::new("ca.pem"), listed, Purpose::Clients, algorithms, findings);
+        let loaded =
+            loaded.expect("authorities").with_revoked(&file, findings).map_err(|it| it.to_string())?;
+        loaded.verify(made.certificate.der(), &[], None, now()).map_err(|error| error.to_string())
+    };
+    let mut findings = Findings::default();
+    let current = list(&root, &[&bad], 1000);
+    assert_eq!(verify(&current, &good, &mut findings), Ok(()));
+    assert!(verify(&current, &bad, &mut findings).expect_err("revoked").contains("Revoked"));
+    assert!(findings.warnings(NOW).is_empty(), "{:?}", findings.warnings(NOW));
+    let expired = list(&root, &[], -10);
+    let refused = verify(&expired, &good, &mut findings).expect_err("nobody vouches any more");
+    assert!(refused.contains("Expired"), "{refused}");
+    let warnings = findings.warnings(NOW).join(";");
+    assert!(warnings.contains("crl.pem: list 1 is out of date (nextUpdate was"), "{warnings}");
+    let foreign = list(&other, &[&good], 1000);
+    let refused = verify(&foreign, &good, &mut findings).expect_err("its issuer has no list");
+    assert!(refused.contains("UnknownRevocationStatus"), "{refused}");
+    let warnings = findings.warnings(NOW).join(";");
+    assert!(
+        warnings.contains("list 1 is of CN=other") && warnings.contains("none of the authorities"),
+        "{warnings}"
+    );
+    for (text, expected) in [
+        ("", "has no list"),
+        ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "list 1 cannot be used"),
+    ] {
+        let refused = verify(text, &good, &mut findings).expect_err("no list");
+        assert!(refused.contains(expected), "{refused}");
+    }
+}
