@@ -1,5 +1,5 @@
-//! A hundred reloads under load: nobody notices. The load is that of `loadgen`, which plans its connections ahead and
-//! verifies each byte.
+//! A hundred reloads under load: nobody notices. The load is that of `loadgen`, which plans its connections
+//! ahead and verifies each byte.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 use std::io::{BufRead, BufReader};
@@ -38,7 +38,8 @@ impl Loadgen {
     fn client(server: &TestServer, trust: &Path, words: &str) -> Self {
         let (target, trust) = (server.addr, trust.display());
         Self::start(&format!(
-            "{words} --target {target} --ca {trust} --sni {NAME} -t 1 -d 10m --warm-up 100ms --json --quiet --pin off"
+            "{words} --target {target} --ca {trust} --sni {NAME} -t 1 -d 10m --warm-up 100ms --json --quiet \
+             --pin off"
         ))
     }
 

@@ -14,9 +14,9 @@ const BYTES_SENT_AT: usize = 200;
 const BYTES_RETRANS_AT: usize = 208;
 const INFO_BYTES: usize = 216;
 
-/// What was sent waits this long to be acknowledged, or for a peer whose window is closed, until the connection
-/// fails with ETIMEDOUT (TCP_USER_TIMEOUT, tcp(7)); with SO_KEEPALIVE a silent peer has the same time. What a
-/// listener accepts inherits it.
+/// What was sent waits this long to be acknowledged, or for a peer whose window is closed, until the
+/// connection fails with ETIMEDOUT (TCP_USER_TIMEOUT, tcp(7)); with SO_KEEPALIVE a silent peer has the same
+/// time. What a listener accepts inherits it.
 ///
 /// # Errors
 /// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.

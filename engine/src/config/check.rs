@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
@@ -235,18 +232,6 @@ impl Raw {
         Ok(all.into_iter().map(|listen| Listener { listen, ..listener.clone() }).collect())
     }
 
-    /// At least one, each another unless the kernel chooses the port.
-    fn listen(&mut self) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
-        let allowed = "one or more of these, each another: an IP address and a port, such as 127.0.0.1:8443 \
-                       or [::1]:8443";
-        self.parsed(ConfigOption::Listen, allowed, |value| {
-            let all: Vec<SocketAddr> =
-                value.split(',').map(|text| text.trim().parse().ok()).collect::<Option<_>>()?;
-            let is_new = |nth: usize| all[nth].port() == 0 || !all[..nth].contains(&all[nth]);
-            (0..all.len()).all(is_new).then_some(all)
-        })
-    }
-
     fn alpn(&mut self) -> Result<Vec<String>, ConfigError> {
         let allowed = format!(
             "names of application protocols, each of {} to {} bytes, such as \"msrp\"",
@@ -258,11 +243,6 @@ impl Raw {
             names.iter().all(|name| ALPN_BYTES.contains(&name.len())).then_some(names)
         })?;
         Ok(names.unwrap_or_default())
-    }
-
-    fn address(&mut self, key: ConfigOption) -> Result<Option<SocketAddr>, ConfigError> {
-        let allowed = "an IP address and a port, such as 127.0.0.1:8443 or [::1]:8443";
-        self.parsed(key, allowed, |value| value.parse().ok())
     }
 
     fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
@@ -311,15 +291,6 @@ impl Raw {
             lifetime: self.duration(ConfigOption::Lifetime, Span::LIFETIME)?,
             drain: self.duration(ConfigOption::Drain, Span::DRAIN)?.unwrap_or(default.drain),
         })
-    }
-
-    fn accept_proxy(&mut self) -> Result<Vec<IpNet>, ConfigError> {
-        let allowed = "IP addresses and networks, such as \"10.0.0.0/8\" or \"2001:db8::1\"";
-        let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        let networks = self.parsed(ConfigOption::AcceptProxy, allowed, |value| {
-            value.split(',').map(|text| network(text.trim())).collect::<Option<Vec<_>>>()
-        })?;
-        Ok(networks.unwrap_or_default())
     }
 
     /// Each worker gets a share, so that there must be at least one connection for each.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use super::IdentityFiles;
 use super::limits::IDENTITIES;
 
-/// The pairs of a directory, in the order of their names, at most 1024; none if it cannot be read, as while it
-/// is being replaced.
+/// The pairs of a directory, in the order of their names, at most 1024; none if it cannot be read, as while
+/// it is being replaced.
 ///
-/// A pair is `NAME.crt` or `NAME.pem` with `NAME.key` beside it, and `NAME.ocsp` if there is one; `NAME.pem` alone
-/// if the key is in it too; or a directory with `fullchain.pem` and `privkey.pem`, or with `tls.crt` and
+/// A pair is `NAME.crt` or `NAME.pem` with `NAME.key` beside it, and `NAME.ocsp` if there is one;
+/// `NAME.pem` alone if the key is in it too; or a directory with `fullchain.pem` and `privkey.pem`, or with
+/// `tls.crt` and
 /// `tls.key`.
 #[must_use]
 pub fn pairs(directory: &Path) -> Vec<IdentityFiles> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod addresses;
 mod check;
 mod clients;
 mod collisions;
@@ -287,7 +288,10 @@ pub enum ConfigError {
         allowed: String,
     },
     /// Too many routes.
-    #[error("{count} routes of the listener {listen} are refused: allowed are up to {}", limits::ROUTES.end())]
+    #[error(
+        "{count} routes of the listener {listen} are refused: allowed are up to {}",
+        limits::ROUTES.end()
+    )]
     Routes {
         /// How many there are.
         count: usize,

@@ -276,8 +276,8 @@ impl Raw {
             "{} to {} of these, each another: an IP address or a host name, and a port other than 0, such as \
              127.0.0.1:8080; or \
              unix:PATH, or unix:@NAME for an abstract socket, of {} to {} bytes behind the colon and no NUL; \
-             each with any of weight=N ({} to {}), backup, max_connections=N behind it; or alone pool:NAME, of a \
-             [[pool]]",
+             each with any of weight=N ({} to {}), backup, max_connections=N behind it; or alone \
+             pool:NAME, of a [[pool]]",
             ENDPOINTS.start(),
             ENDPOINTS.end(),
             UNIX_PATH_BYTES.start(),

@@ -17,8 +17,8 @@ const SOURCES_RESERVED: usize = 64;
 /// What a configuration says of limits. `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitRules {
-    /// Connections open at once per listener, exceeded by up to 16 for each worker but one: those whose accept is
-    /// under way.
+    /// Connections open at once per listener, exceeded by up to 16 for each worker but one: those whose
+    /// accept is under way.
     pub listener_connections: Option<NonZeroU32>,
     /// What one source may use.
     pub sources: SourceRules,

@@ -113,8 +113,8 @@ impl Gcra {
         Duration::from_secs(units / self.second) + Duration::from_nanos(nanos)
     }
 
-    /// Takes a token at `now` from a bucket that is full at `full_at`, which may owe it afterwards. Returns when
-    /// the bucket is full after that.
+    /// Takes a token at `now` from a bucket that is full at `full_at`, which may owe it afterwards. Returns
+    /// when the bucket is full after that.
     fn charge(self, full_at: u64, now: u64) -> u64 {
         full_at.max(now).saturating_add(self.token)
     }

@@ -109,8 +109,8 @@ impl SourceKey {
 /// [`enter`](Self::enter) and [`leave`](Self::leave) lock one of 64 shards for the time of a hash map lookup.
 /// The hash is keyed randomly in each process, so clients cannot choose addresses that collide.
 ///
-/// Connections are counted also while there is no limit, for who calls it then: the worker does not, so that a
-/// limit that a reload sets first counts from there.
+/// Connections are counted also while there is no limit, for who calls it then: the worker does not, so
+/// that a limit that a reload sets first counts from there.
 pub struct Sources {
     origin: Instant,
     /// `prefix_v4` in the upper byte, `prefix_v6` in the lower one.

@@ -1,5 +1,5 @@
-//! What of the configuration can change while the engine runs: listeners, but for what their sockets were given
-//! (`keepalive`, `tcp_user_timeout`), pools, limits and timeouts.
+//! What of the configuration can change while the engine runs: listeners, but for what their sockets were
+//! given (`keepalive`, `tcp_user_timeout`), pools, limits and timeouts.
 
 use super::{Control, ticket_clock, watch};
 use crate::config::{Config, ConfigError, ConfigOption, OffloadPolicy};

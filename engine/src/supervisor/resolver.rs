@@ -69,8 +69,8 @@ impl Resolver {
     }
 
     /// Names that are to be known from now on, each with how often it is resolved again; others are
-    /// forgotten. Waits until those that are new have an answer, but no longer than `patience` for each answer,
-    /// and for no more than 40 of them.
+    /// forgotten. Waits until those that are new have an answer, but no longer than `patience` for each
+    /// answer, and for no more than 40 of them.
     pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant, patience: Duration) {
         self.known.retain(|name, _| names.contains_key(name));
         for (name, interval) in names {

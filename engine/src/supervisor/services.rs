@@ -125,9 +125,9 @@ impl InForce {
         (self.incoming_cpus, self.descriptors) = (incoming_cpus, descriptors);
     }
 
-    /// Puts the listeners, limits and timeouts of a configuration in force, of which `found` is what the kernel can
-    /// do; `keepalive` and `tcp_user_timeout` of a listener that stays are those of its socket, and stay too. Where anything is
-    /// wrong, all stays as it is.
+    /// Puts the listeners, limits and timeouts of a configuration in force, of which `found` is what the
+    /// kernel can do; `keepalive` and `tcp_user_timeout` of a listener that stays are those of its socket,
+    /// and stay too. Where anything is wrong, all stays as it is.
     pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
         self.afford(new.listeners.len())?;
         self.pools.lock().prepare(new);

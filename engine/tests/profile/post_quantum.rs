@@ -1,5 +1,5 @@
-//! Post-quantum key exchange, which the operator may put beside the profile: off by default, it resumes, it is
-//! asked for by HelloRetryRequest, and its long hello may come in any number of segments.
+//! Post-quantum key exchange, which the operator may put beside the profile: off by default, it resumes, it
+//! is asked for by HelloRetryRequest, and its long hello may come in any number of segments.
 
 use std::sync::Arc;
 
@@ -118,7 +118,8 @@ fn post_quantum_is_offered_to_servers() {
     ] {
         let inner = setup(&backend, theirs).start();
         let flags = format!(
-            "--mode reencrypt --server-name {NAME} --server-ca {trust} --post-quantum {ours} --connection-log 9"
+            "--mode reencrypt --server-name {NAME} --server-ca {trust} --post-quantum {ours} \
+             --connection-log 9"
         );
         let outer = Setup::new(inner.addr).flags(&flags).start();
         let mut peer = Peer::open(outer.addr, &config(Version::Tls13, None, None));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rustls_pki_types::DnsName;
+
 /// A name among the subjectAltNames of a certificate (RFC 5280 §4.2.1.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerName {
@@ -13,8 +15,8 @@ pub enum PeerName {
 
 impl PeerName {
     /// How a configuration writes it.
-    pub const ALLOWED: &'static str = "DNS names, such as \"phone.example\" or \"*.example\", and URIs, such as \
-         \"spiffe://example.org/phone\" or \"spiffe://example.org/*\"";
+    pub const ALLOWED: &'static str = "DNS names, such as \"phone.example\" or \"*.example\", and URIs, \
+         such as \"spiffe://a.example/phone\" or \"spiffe://a.example/*\"";
 
     /// Reads it as a configuration writes it.
     #[must_use]
@@ -25,7 +27,7 @@ impl PeerName {
             return (is_printable && !stem.contains('*')).then(|| Self::Uri(text.to_owned()));
         }
         let stem = text.strip_prefix("*.").unwrap_or(text);
-        crate::tls::is_dns_name(stem).then(|| Self::Dns(text.to_ascii_lowercase()))
+        DnsName::try_from(stem).is_ok().then(|| Self::Dns(text.to_ascii_lowercase()))
     }
 
     /// Whether a DNS name of a certificate is this one.
@@ -78,10 +80,10 @@ mod tests {
 
     #[test]
     fn peer_name_of_uri_matches_whole_or_by_its_beginning() {
-        let exact = PeerName::parse("spiffe://example.org/a").expect("a name");
-        assert!(exact.is_uri("spiffe://example.org/a") && !exact.is_uri("spiffe://example.org/ab"));
-        let stem = PeerName::parse("spiffe://example.org/*").expect("a name");
-        assert!(stem.is_uri("spiffe://example.org/ab/c") && !stem.is_uri("spiffe://example.com/a"));
+        let exact = PeerName::parse("spiffe://a.example/a").expect("a name");
+        assert!(exact.is_uri("spiffe://a.example/a") && !exact.is_uri("spiffe://a.example/ab"));
+        let stem = PeerName::parse("spiffe://a.example/*").expect("a name");
+        assert!(stem.is_uri("spiffe://a.example/ab/c") && !stem.is_uri("spiffe://b.example/a"));
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(super) struct Connect {
     until: Instant,
     /// How long an endpoint may take while others have not been tried.
     patience: Duration,
-    /// When the next endpoint is tried in place of the attempt that is under way; none while the preamble is sent.
+    /// When the next endpoint is tried in place of the attempt that is under way; none while the preamble
+    /// is sent.
     next_at: Option<Instant>,
     /// Another endpoint was asked for while an attempt was under way.
     is_under_way: bool,

@@ -244,7 +244,7 @@ impl Course {
             (Leg::Far, Some(near)) => {
                 self.is_established = true;
                 self.deadline = Some(now + rules.policy.timeouts.idle);
-                let mut relay = Box::new(Relay::begin(near, side));
+                let mut relay = Box::new(Relay::begin(near, side, out));
                 match relay.start(now, rules, out) {
                     Ok(false) => Stage::Relay(relay),
                     result => self.end_relay(*relay, result.err(), now, rules, out),

@@ -9,7 +9,6 @@ use rustls::pki_types::UnixTime;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
-use super::revocation;
 use super::ticket_keys::UnixSeconds;
 
 /// Most warnings of one listener; the rest is a number.
@@ -150,7 +149,13 @@ impl Findings {
         });
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let lists = self.revocations.iter();
-        let lists = lists.filter_map(|(file, nth, until)| revocation::warning(file, *nth, *until, seconds));
+        let lists = lists.filter(|(.., until)| until.timestamp() <= seconds).map(|(file, nth, until)| {
+            format!(
+                "{}: list {nth} is out of date (nextUpdate was {until}): clients of its issuer are refused; \
+                 fetch another",
+                file.display()
+            )
+        });
         let mut all: Vec<String> =
             self.remarks.iter().cloned().chain(dated).chain(responses).chain(lists).collect();
         if all.len() > WARNINGS_MAX {

@@ -21,7 +21,10 @@ pub enum PeerError {
         problem: String,
     },
     /// The lists of revoked certificates cannot be used.
-    #[error("{}: {problem}; this file must have PEM lists of revoked certificates (X509 CRL)", .file.display())]
+    #[error(
+        "{}: {problem}; this file must have PEM lists of revoked certificates (X509 CRL)",
+        .file.display()
+    )]
     Revocation {
         /// The file.
         file: PathBuf,

@@ -13,7 +13,6 @@ use webpki::{
     RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
-use x509_parser::time::ASN1Time;
 
 use super::findings::Findings;
 use super::peer_error::PeerError;
@@ -46,8 +45,8 @@ impl Revocation {
             let issuer = parsed.issuer();
             if !issuers.iter().any(|subject| subject == issuer.as_raw()) {
                 findings.remark(format!(
-                    "{}: list {nth} is of {issuer}, which is none of the authorities: it revokes certificates \
-                     of an issuer below them, or nothing",
+                    "{}: list {nth} is of {issuer}, which is none of the authorities: it revokes \
+                     certificates of an issuer below them, or nothing",
                     file.display()
                 ));
             }
@@ -72,15 +71,4 @@ impl Revocation {
                 .build()
         }))
     }
-}
-
-/// The warning of a list that is out of date at `now`, in seconds since 1970.
-pub(super) fn warning(file: &Path, nth: usize, until: ASN1Time, now: i64) -> Option<String> {
-    (until.timestamp() <= now).then(|| {
-        format!(
-            "{}: list {nth} is out of date (nextUpdate was {until}): clients of its issuer are refused; fetch \
-             another",
-            file.display()
-        )
-    })
 }

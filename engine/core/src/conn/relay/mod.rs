@@ -53,8 +53,13 @@ pub(super) struct Cut {
 }
 
 impl Relay {
-    pub(super) fn begin(near: Side, far: Side) -> Self {
-        Self { near, far, to_near: None, to_far: None, expires_after: None }
+    pub(super) fn begin(mut near: Side, far: Side, out: &mut Outbox) -> Self {
+        let to_far = match &mut near {
+            Side::Plain(side) => side.take_first(),
+            Side::Tls(_) => None,
+        };
+        out.count(Leg::Near, to_far.as_ref());
+        Self { near, far, to_near: None, to_far, expires_after: None }
     }
 
     /// Begins with what has come behind the handshakes. Returns whether both sides have ended.

@@ -79,16 +79,16 @@ impl PlainSide {
         }
     }
 
-    /// What was received before; receives the next bytes where there is none.
-    pub(super) fn receive_next(&mut self, out: &mut Outbox) -> Option<Buf> {
-        if self.first.is_some() {
-            return self.first.take();
-        }
+    /// What was received before the relay began.
+    pub(super) fn take_first(&mut self) -> Option<Buf> {
+        self.first.take()
+    }
+
+    pub(super) fn receive_next(&mut self, out: &mut Outbox) {
         if !self.receiving && !self.eof {
             self.receiving = true;
             out.push(Action::Receive { leg: self.leg, max: PLAINTEXT_BYTES });
         }
-        None
     }
 
     pub(super) fn leg(&self) -> Leg {
