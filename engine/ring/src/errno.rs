@@ -46,6 +46,16 @@ pub fn name(error: &io::Error) -> String {
     known.map_or_else(|| format!("errno {number}"), |(_, name)| (*name).to_owned())
 }
 
+/// Whether a connect failed for what this host lacks, and not for the other side: descriptors, memory, local
+/// ports.
+#[must_use]
+pub fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

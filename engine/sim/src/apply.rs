@@ -3,7 +3,7 @@
 use super::plan::Outcome;
 use super::watch::{Misuse, Watched};
 use super::world::{Asked, ENDPOINTS, Want, World};
-use offramp_core::conn::action::{Action, Report};
+use offramp_core::conn::action::{Action, ProxiedAddresses, Report};
 use offramp_core::conn::event::{Event, Leg};
 use offramp_core::tls::secrets::{Direction, TrafficKeys};
 use offramp_proto::buf::{Buf, SMALL_BYTES};
@@ -19,7 +19,7 @@ impl World {
             }
             Action::Connect => self.events.push_back(Event::NoEndpoint),
             Action::Established { info, .. } => self.established = Some(info),
-            Action::Proxied(addresses) => self.proxied = Some(*addresses),
+            Action::Proxied(addresses) => self.proxied(*addresses),
             Action::Asked(_) => {}
             Action::Receive { leg, max } if leg == plain => {
                 on_plain(asked.plain_released);
@@ -80,6 +80,12 @@ impl World {
             Action::Note(milestone) => self.notes.push(milestone),
             Action::Close(report) => self.report = Some(report),
         }
+    }
+
+    fn proxied(&mut self, addresses: ProxiedAddresses) {
+        self.proxied = Some(addresses);
+        let turned_away = self.plan.turns_away.map(Event::TurnedAway);
+        self.events.push_back(turned_away.unwrap_or(Event::Admitted));
     }
 
     fn install(&mut self, leg: Leg, direction: Direction, keys: &TrafficKeys) {

@@ -7,6 +7,7 @@ use super::peer::{Peer, Script};
 use super::watch::{Watched, Wire};
 use offramp_core::config::Fingerprint;
 use offramp_core::conn::action::{Milestone, ProxiedAddresses, Report};
+use offramp_core::conn::fault::Fault;
 use offramp_core::tls::TlsInfo;
 
 /// What the backend does, once the plain leg is open.
@@ -64,6 +65,8 @@ pub struct Plan {
     pub first_is_silent: bool,
     /// Whether the last one does not.
     pub last_is_silent: bool,
+    /// Why the client that a PROXY header names is turned away, if it is.
+    pub turns_away: Option<Fault>,
     /// Whether a full handshake may be begun as a server.
     pub may_begin_full: bool,
     /// What is sent on the plain leg before anything else, if that is the one that is connected.
@@ -96,6 +99,7 @@ impl Plan {
             first_refuses: None,
             first_is_silent: false,
             last_is_silent: false,
+            turns_away: None,
             may_begin_full: true,
             preamble: None,
             habits,

@@ -35,9 +35,9 @@ pub struct LimitRules {
 pub struct Limits {
     rules: LimitRules,
     sources: Arc<Sources>,
-    connection_rate: Option<RateLimit>,
-    full_handshake_rate: Option<RateLimit>,
-    connection_log: Option<RateLimit>,
+    connection_rate: Option<Arc<RateLimit>>,
+    full_handshake_rate: Option<Arc<RateLimit>>,
+    connection_log: Option<Arc<RateLimit>>,
 }
 
 impl Limits {
@@ -52,11 +52,26 @@ impl Limits {
     #[must_use]
     pub fn changed(&self, rules: LimitRules, origin: Instant) -> Self {
         self.sources.set_rules(rules.sources);
-        Self::with(rules, Arc::clone(&self.sources), origin)
+        let mut changed = Self::with(rules, Arc::clone(&self.sources), origin);
+        // A bucket whose rate is what it was stays as empty as it is.
+        let keep = |is_same: bool, new: &mut Option<Arc<RateLimit>>, old: &Option<Arc<RateLimit>>| {
+            if is_same {
+                new.clone_from(old);
+            }
+        };
+        let LimitRules { connection_rate, full_handshake_rate, connection_log, .. } = self.rules;
+        let is_same = connection_rate == rules.connection_rate;
+        keep(is_same, &mut changed.connection_rate, &self.connection_rate);
+        let is_same = full_handshake_rate == rules.full_handshake_rate;
+        keep(is_same, &mut changed.full_handshake_rate, &self.full_handshake_rate);
+        let is_same = connection_log == rules.connection_log;
+        keep(is_same, &mut changed.connection_log, &self.connection_log);
+        changed
     }
 
     fn with(rules: LimitRules, sources: Arc<Sources>, origin: Instant) -> Self {
-        let rate = |per_second: Option<NonZeroU32>| per_second.map(|it| RateLimit::per_second(it, origin));
+        let rate =
+            |per_second: Option<NonZeroU32>| per_second.map(|it| Arc::new(RateLimit::per_second(it, origin)));
         Self {
             rules,
             sources,

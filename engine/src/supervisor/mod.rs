@@ -177,9 +177,13 @@ impl Engine {
         let reload: Reload = Box::new(move || reload(&theirs));
         let tick = look_at_files(tickets, control.services.clone());
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
-        pool_rounds::start(control.services.clone(), crew.reports())?;
+        let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
-        let watch = spawn("offramp-control".to_owned(), move || crew.watch(pulse, admin, log))?;
+        let watch = spawn("offramp-control".to_owned(), move || {
+            let outcome = crew.watch(pulse, admin, log);
+            drop(pools);
+            outcome
+        })?;
         let (workers, watch) = (config.workers, Some(watch));
         Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
     }

@@ -8,16 +8,12 @@ use super::pools;
 use super::services::Services;
 use crate::config::limits::TICK;
 
-/// Starts it. `services` get new endpoints when a host name is elsewhere. It ends with them.
-pub(super) fn start(services: Services, reports: Sender<Report>) -> Result<(), StartError> {
+/// Starts it. `services` get new endpoints when a host name is elsewhere. It ends when what it gives back is
+/// dropped.
+pub(super) fn start(services: Services, reports: Sender<Report>) -> Result<Sender<()>, StartError> {
     // Nothing is sent: it is a wait that ends when the other end is dropped.
     let (alive, ended) = channel::<()>();
-    let pools = {
-        let mut in_force = services.lock();
-        in_force.keep_alive(alive);
-        in_force.pools()
-    };
-    let services = services.downgrade();
+    let pools = services.lock().pools();
     let mut is_elsewhere = false;
     vital("pools", reports, move || {
         while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
@@ -29,5 +25,5 @@ pub(super) fn start(services: Services, reports: Sender<Report>) -> Result<(), S
         }
         Ok(())
     })?;
-    Ok(())
+    Ok(alive)
 }

@@ -1,8 +1,8 @@
 //! The endpoints of all pools: where they are, and whether they are up. Workers read what is decided here,
 //! and report what becomes of connections.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,18 +79,13 @@ impl Pools {
 }
 
 impl State {
-    /// Before a configuration is put in force: resolves its names.
+    /// Before a configuration is put in force, or refused: resolves its names.
     pub(super) fn prepare(&mut self, config: &Config) {
         let mut names = BTreeMap::new();
         for pool in config.listeners.iter().flat_map(|listener| listener.routes.pools()) {
-            for backend in &pool.backends {
-                if let Target::Name { host, port } = &backend.target {
-                    let name = Name { host: host.clone(), port: *port };
-                    names.insert(name, pool.resolve_interval);
-                }
-            }
+            names.extend(names_of(pool).map(|name| (name, pool.resolve_interval)));
         }
-        self.resolver.want(names, now(), RESOLVE_PATIENCE);
+        self.resolver.want(names, now, RESOLVE_PATIENCE);
     }
 
     /// The endpoints of a pool, as they are known now.
@@ -124,6 +119,10 @@ impl State {
         for endpoint in &found {
             if let Some(watched) = self.endpoints.get_mut(&Place::of(pool, &endpoint.address)) {
                 watched.rules = rules;
+                if is_alone && !watched.state.is_up() {
+                    (watched.health, watched.probe) = (Health::new(), None);
+                    watched.state.set_up(true, 0);
+                }
             }
         }
         found
@@ -144,10 +143,15 @@ impl State {
         PoolRules { balance: pool.balance, slow_start_ms, is_probed, origin: self.origin }
     }
 
-    /// Forgets endpoints that no pool has any more.
-    pub(super) fn forget_others(&mut self, in_force: &[(String, Address)]) {
+    /// Forgets the names and endpoints that no pool in force has any more, but for endpoints that have
+    /// connections or are down: they may come back.
+    pub(super) fn forget_others(&mut self, in_force: &[(Arc<Pool>, Address)]) {
+        self.resolver.keep(&in_force.iter().flat_map(|(pool, _)| names_of(pool)).collect());
+        let places: BTreeSet<Place> =
+            in_force.iter().map(|(pool, address)| Place::of(pool, address)).collect();
         self.endpoints.retain(|place, watched| {
-            in_force.iter().any(|(pool, address)| *pool == place.pool && *address == watched.address)
+            let is_known = watched.state.connections() > 0 || !watched.state.is_up();
+            places.contains(place) || is_known
         });
     }
 
@@ -185,6 +189,8 @@ impl State {
         self.rounds += 1;
         for (place, watched) in &mut self.endpoints {
             let probe = watched.probe.take().map(|probe| probe.and_then(Attempt::finish));
+            // What this host lacks says nothing of the endpoint.
+            let probe = probe.filter(|probe| probe.as_ref().err().is_none_or(|error| !errno::is_ours(error)));
             watched.decide(place, probe, since);
         }
         self.probe();
@@ -202,6 +208,13 @@ impl State {
             watched.probe = Some(Attempt::begin(&watched.address));
         }
     }
+}
+
+fn names_of(pool: &Pool) -> impl Iterator<Item = Name> {
+    pool.backends.iter().filter_map(|backend| match &backend.target {
+        Target::Name { host, port } => Some(Name { host: host.clone(), port: *port }),
+        Target::Address(_) => None,
+    })
 }
 
 impl Watched {
@@ -319,7 +332,7 @@ mod tests {
         let (first, again) = (get(), get());
         assert!(Arc::ptr_eq(&first[0].state, &again[0].state));
         let address = first[1].address.clone();
-        pools.lock().forget_others(&[(pool(&config).name.clone(), address)]);
+        pools.lock().forget_others(&[(pool(&config), address)]);
         let later = get();
         assert!(!Arc::ptr_eq(&first[0].state, &later[0].state));
         assert!(Arc::ptr_eq(&first[1].state, &later[1].state));

@@ -3,7 +3,7 @@
 //!
 //! A name that cannot be resolved keeps the addresses that it had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,9 +16,6 @@ use crate::config::limits::ENDPOINTS;
 
 /// Threads that resolve: as many names as that may hang without holding up the others.
 const THREADS: usize = 4;
-
-/// Answers that a start or a reload waits for; others come later.
-const ANSWERS_MAX: usize = 10 * THREADS;
 
 /// A name and the port behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,11 +65,15 @@ impl Resolver {
         Self { lookup, known: BTreeMap::new(), questions, asked: Some(asked), answers, answer }
     }
 
-    /// Names that are to be known from now on, each with how often it is resolved again; others are
-    /// forgotten. Waits until those that are new have an answer, but no longer than `patience` for each
-    /// answer, and for no more than 40 of them.
-    pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant, patience: Duration) {
-        self.known.retain(|name, _| names.contains_key(name));
+    /// Names that are to be known beside those that are, each with how often it is resolved again. Waits
+    /// until those that are new have an answer, but no longer than `patience` by this clock.
+    pub(super) fn want(
+        &mut self,
+        names: BTreeMap<Name, Duration>,
+        clock: fn() -> Instant,
+        patience: Duration,
+    ) {
+        let now = clock();
         for (name, interval) in names {
             let new = Known {
                 addresses: Vec::new(),
@@ -84,12 +85,16 @@ impl Resolver {
             self.known.entry(name).or_insert(new).interval = interval;
         }
         self.ask(now);
-        let left = self.known.values().filter(|known| !known.has_answer).count();
-        // A slow answer takes a thread for as long, of which there are several.
-        for _ in 0..left.min(ANSWERS_MAX) {
-            let Ok(answer) = self.answers.recv_timeout(patience) else { break };
+        while self.known.values().any(|known| !known.has_answer) {
+            let left = (now + patience).saturating_duration_since(clock());
+            let Ok(answer) = self.answers.recv_timeout(left) else { break };
             self.take(answer, now);
         }
+    }
+
+    /// Forgets all names but these.
+    pub(super) fn keep(&mut self, names: &BTreeSet<Name>) {
+        self.known.retain(|name, _| names.contains(name));
     }
 
     /// What is known of a name: at most 64 addresses, in a fixed order.
@@ -225,8 +230,8 @@ mod tests {
             2 => Ok(Vec::new()),
             _ => Ok(addresses(1)),
         }));
+        resolver.want(wanted(&["a"]), beginning, PATIENCE);
         let mut now = beginning();
-        resolver.want(wanted(&["a"]), now, PATIENCE);
         assert_eq!(resolver.addresses(&name("a")).len(), 2);
         assert!(!resolver.tick(now) && asked.load(Ordering::SeqCst) == 1, "nothing is due");
         for _ in 0..2 {
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn resolver_takes_64_of_a_thousand_addresses() {
         let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1000))));
-        resolver.want(wanted(&["many"]), beginning(), PATIENCE);
+        resolver.want(wanted(&["many"]), beginning, PATIENCE);
         let found = resolver.addresses(&name("many"));
         assert!(found.len() == 64 && found.is_sorted());
     }
@@ -260,7 +265,7 @@ mod tests {
             }
             Ok(addresses(1))
         }));
-        resolver.want(wanted(&["a", "hangs"]), beginning(), Duration::from_millis(200));
+        resolver.want(wanted(&["a", "hangs"]), beginning, Duration::from_millis(200));
         assert!(resolver.addresses(&name("hangs")).is_empty());
         assert_eq!(resolver.addresses(&name("a")).len(), 1);
         drop(release);
@@ -271,8 +276,10 @@ mod tests {
     #[test]
     fn resolver_forgets_names_that_nobody_wants() {
         let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1))));
-        resolver.want(wanted(&["a", "b"]), beginning(), PATIENCE);
-        resolver.want(wanted(&["b"]), beginning(), PATIENCE);
+        resolver.want(wanted(&["a", "b"]), beginning, PATIENCE);
+        resolver.want(wanted(&["b"]), beginning, PATIENCE);
+        assert!(!resolver.addresses(&name("a")).is_empty(), "it may be refused yet what wants b alone");
+        resolver.keep(&[name("b")].into());
         assert!(resolver.addresses(&name("a")).is_empty() && !resolver.addresses(&name("b")).is_empty());
     }
 }

@@ -6,8 +6,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pools::{self, Pools};
 use super::seen::Seen;
@@ -44,32 +43,20 @@ impl Services {
             expiries: Arc::default(),
             pools,
             limits,
-            alive: None,
         };
         Self(Arc::new(Mutex::new(in_force)))
     }
 
-    /// For who does not keep them alive.
-    pub(super) fn downgrade(&self) -> WeakServices {
-        WeakServices(Arc::downgrade(&self.0))
+    /// Does this with them, unless somebody has locked them. Whether it was done.
+    pub(super) fn try_with(&self, what: impl FnOnce(&mut InForce)) -> bool {
+        let Ok(mut in_force) = self.0.try_lock() else { return false };
+        what(&mut in_force);
+        true
     }
 
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
     pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The same, for as long as somebody else has them.
-pub(super) struct WeakServices(Weak<Mutex<InForce>>);
-
-impl WeakServices {
-    /// Does this with them; not if somebody has locked them, or if they are gone. Whether it was done.
-    pub(super) fn try_with(&self, what: impl FnOnce(&mut InForce)) -> bool {
-        let Some(services) = self.0.upgrade() else { return false };
-        let Ok(mut in_force) = services.try_lock() else { return false };
-        what(&mut in_force);
-        true
     }
 }
 
@@ -102,8 +89,6 @@ pub(super) struct InForce {
     expiries: Arc<Mutex<Expiries>>,
     pools: Pools,
     limits: Arc<Limits>,
-    /// Dropped with the services: the thread that looks after the pools ends with it.
-    alive: Option<Sender<()>>,
 }
 
 /// A service as the workers have it.
@@ -232,7 +217,7 @@ impl InForce {
         let mut in_force = Vec::new();
         for pool in self.services.iter().flat_map(|running| running.listener.routes.pools()) {
             for endpoint in pools.endpoints(pool, self.timeouts) {
-                in_force.push((pool.name.clone(), endpoint.address));
+                in_force.push((Arc::clone(pool), endpoint.address));
             }
         }
         pools.forget_others(&in_force);
@@ -246,11 +231,6 @@ impl InForce {
     /// What clients may use.
     pub(super) fn limits(&self) -> Arc<Limits> {
         Arc::clone(&self.limits)
-    }
-
-    /// Keeps it for as long as there are services.
-    pub(super) fn keep_alive(&mut self, alive: Sender<()>) {
-        self.alive = Some(alive);
     }
 
     /// The listeners, in the order of the configuration.

@@ -29,6 +29,9 @@ const TURN_ACCEPTS: usize = 256;
 const FLOOD: usize = 16;
 /// How long accepting goes on by few after that.
 const FLOOD_REST: Duration = Duration::from_millis(100);
+/// Between two looks for a handshake that has had its time, of a listener that may have no further
+/// connection.
+const HELD_LOOK: Duration = Duration::from_millis(100);
 /// The part of `timeouts.handshake` that a handshake has while a newcomer finds no slot.
 const EVICTION_SHARE: u32 = 4;
 
@@ -77,6 +80,7 @@ impl Worker {
 
     /// A connection was accepted: it gets a slot, unless where it comes from forbids it.
     fn take_in(&mut self, service: ServiceId, socket: OwnedFd) {
+        self.evict_of(service);
         let Some(served) = self.services.get(&service) else { return };
         self.counters.add(Counter::Accepted, 1);
         self.limits.accepted(self.now);
@@ -126,7 +130,8 @@ impl Worker {
         let waiting = self.ring.accepts_waiting();
         let free = self.room().saturating_sub(waiting);
         let has_evictable = waiting == 0 && self.next_eviction().is_some_and(|at| at <= self.now);
-        let most = if self.is_flooded() || self.is_rated() { SINGLES } else { free };
+        let (is_flooded, is_rated) = (self.is_flooded(), self.is_rated());
+        let most = if is_flooded || is_rated { SINGLES } else { free };
         let room = free.min(most).max(usize::from(has_evictable));
         let share = room.div_ceil(self.services.len().max(1));
         let is_short = std::mem::take(&mut self.is_short);
@@ -144,6 +149,8 @@ impl Worker {
             limited += u64::from(is_limited && !std::mem::replace(&mut served.is_limited, is_limited));
             served.is_limited = is_limited;
             let share = share.min(below.unwrap_or(usize::MAX));
+            served.is_held = share == 0 && free > 0;
+            let share = share.max(usize::from(served.is_held && served.has_evictable));
             if is_short {
                 served.listener.rest(self.now, &mut self.ring);
             } else if share > 0 && self.rated_until.is_none() {
@@ -153,11 +160,36 @@ impl Worker {
             }
         }
         self.counters.add(Counter::ListenerLimits, limited);
+        self.look_for_evictable();
         if free == 0 && !self.is_full {
             self.counters.add(Counter::AcceptPaused, 1);
             self.faults.take(Kind::Full, self.now, Circumstances::default);
         }
         self.is_full = free == 0;
+    }
+
+    /// Of each listener that may have no further connection, whether a handshake has had its time.
+    fn look_for_evictable(&mut self) {
+        for served in self.services.values_mut().filter(|served| served.is_held) {
+            if served.look_at <= self.now {
+                served.look_at = self.now + HELD_LOOK;
+                let oldest = self.slots.oldest_unfinished_of(&served.route.connections);
+                let time = served.policy.timeouts.handshake / EVICTION_SHARE;
+                served.has_evictable = oldest.is_some_and(|(_, began)| began + time <= self.now);
+            }
+        }
+    }
+
+    /// A listener that may have no further connection has one nevertheless: its oldest handshake ends for it.
+    fn evict_of(&mut self, service: ServiceId) {
+        let Some(served) = self.services.get_mut(&service).filter(|served| served.is_held) else { return };
+        if !std::mem::take(&mut served.has_evictable) {
+            return;
+        }
+        if let Some((id, _)) = self.slots.oldest_unfinished_of(&served.route.connections) {
+            self.counters.add(Counter::HandshakesEvicted, 1);
+            self.step(id, Event::Expired);
+        }
     }
 
     /// Whether new connections have a rate, and so are accepted by few; and until when none is.

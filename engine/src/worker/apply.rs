@@ -13,6 +13,7 @@ use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::limit::{Limits, SourceRefusal};
 use crate::metrics::{Counter, Counters};
+use crate::sys::errno;
 use crate::sys::ktls::{self, Material};
 use crate::sys::socket;
 use crate::sys::tcp;
@@ -110,6 +111,11 @@ impl Executor<'_> {
         match far.connect(endpoint, route, id, self.ring) {
             Ok(()) => Applied::Started,
             Err(e) => {
+                if errno::is_ours(&e) {
+                    target.spare();
+                } else {
+                    target.failed(route);
+                }
                 let errno = e.raw_os_error().unwrap_or(libc::EIO);
                 Applied::Event(Event::Failed { leg: Leg::Far, operation: Operation::Connect, errno })
             }
@@ -128,7 +134,7 @@ impl Executor<'_> {
                 Err(refusal) => return Applied::Event(Event::TurnedAway(refused(refusal))),
             }
         }
-        Applied::Started
+        Applied::Event(Event::Admitted)
     }
 
     /// The line of a connection that is over.
@@ -220,7 +226,7 @@ impl Executor<'_> {
     /// accepted one, and then nobody could say any more who that was.
     fn remember_client(&mut self, id: SlotId, leg: Leg) {
         let Some(slot) = self.slots.get(id) else { return };
-        if leg == Leg::Near {
+        if leg == Leg::Near && slot.client.is_none() {
             slot.client =
                 slot.leg(leg).socket().and_then(|socket| socket::peer_addr(socket).ok()).map(Box::new);
         }

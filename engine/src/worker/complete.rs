@@ -1,11 +1,13 @@
 //! A completion of the ring, as the event that it means to its connection.
 
+use std::io;
 use std::time::Instant;
 
 use super::owner::{Ring, SlotId};
 use super::slots::{Slot, Slots};
 use crate::buf::Bufs;
 use crate::conn::event::{Event, Leg, Operation};
+use crate::sys::errno;
 use crate::sys::ring::Outcome;
 use crate::sys::socket;
 
@@ -54,7 +56,11 @@ pub(super) fn read(
         }
         Outcome::Connected => Decoded::Event(connected(slot, now, bufs)),
         Outcome::Failed { errno, buf: None } if operation == Operation::Connect => {
-            slot.target.failed(&slot.route);
+            if errno::is_ours(&io::Error::from_raw_os_error(errno)) {
+                slot.target.spare();
+            } else {
+                slot.target.failed(&slot.route);
+            }
             Decoded::Event(Event::Failed { leg, operation, errno })
         }
         Outcome::Failed { errno: libc::ENOBUFS, buf: None } if operation == Operation::Receive => {

@@ -228,7 +228,10 @@ impl Worker {
             .flatten()
             .filter(|at| *at > self.now)
             .map(|at| at.saturating_duration_since(self.now));
-        let rests = self.services.values().filter_map(|served| served.listener.patience(self.now));
+        let held = self.services.values().filter(|served| served.is_held).map(|served| served.look_at);
+        let held = held.map(|at| at.saturating_duration_since(self.now));
+        let rests =
+            self.services.values().filter_map(|served| served.listener.patience(self.now)).chain(held);
         rests.chain(self.timers.patience(self.now)).chain(self.faults.patience(self.now)).chain(own).min()
     }
 

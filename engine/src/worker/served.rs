@@ -1,6 +1,7 @@
 //! The services of a worker, and the commands of the control plane that change them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Worker;
 use super::faults::Circumstances;
@@ -19,6 +20,12 @@ pub(super) struct Served {
     pub(super) route: Arc<Route>,
     /// It has as many connections as a listener may.
     pub(super) is_limited: bool,
+    /// It may have no further connection, while others may.
+    pub(super) is_held: bool,
+    /// One of its handshakes has had its time, and ends for a newcomer.
+    pub(super) has_evictable: bool,
+    /// When to look for that again.
+    pub(super) look_at: Instant,
 }
 
 impl Served {
@@ -62,7 +69,18 @@ impl Worker {
         } else {
             listener.accept(1, self.now, &mut self.ring);
         }
-        self.services.insert(id, Served { listener, policy, route, is_limited: false });
+        self.services.insert(
+            id,
+            Served {
+                listener,
+                policy,
+                route,
+                is_limited: false,
+                is_held: false,
+                has_evictable: false,
+                look_at: self.now,
+            },
+        );
     }
 
     /// Drops a service that was removed, once the accepts that it had started are over: what they have

@@ -16,6 +16,7 @@ use super::target::Target;
 use crate::conn::Conn;
 use crate::conn::event::Leg;
 use crate::limit::SourceKey;
+use crate::pool::ConnectionCount;
 
 /// One connection and its sockets.
 pub(super) struct Slot {
@@ -121,6 +122,16 @@ impl Slots {
             self.by_age.pop_front();
         }
         None
+    }
+
+    /// The same among the connections of a service.
+    pub(super) fn oldest_unfinished_of(&self, service: &Arc<ConnectionCount>) -> Option<(SlotId, Instant)> {
+        let is_one = |id: &SlotId| {
+            let slot = self.slots.get(id.index as usize);
+            let is_of = |slot: &&Slot| Arc::ptr_eq(&slot.route.connections, service);
+            is_unfinished(&self.slots, *id) && slot.filter(is_of).is_some()
+        };
+        self.by_age.iter().find(|(id, _)| is_one(id)).copied()
     }
 
     /// The tenant, unless it has left.

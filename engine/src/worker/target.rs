@@ -72,6 +72,11 @@ impl Target {
         self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.failed());
     }
 
+    /// What this host lacks says nothing of the endpoint.
+    pub(super) fn spare(&mut self) {
+        self.is_open = false;
+    }
+
     /// The connection is over.
     pub(super) fn ended(&mut self, route: &Route, report: &Report, worker: usize) {
         let is_ours =

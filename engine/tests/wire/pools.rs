@@ -233,3 +233,31 @@ fn a_pass_through_reads_the_name_and_changes_nothing() {
     outer.stop();
     inner.stop();
 }
+
+/// What a refused file no longer has is still in force, and so are its host names.
+#[test]
+fn a_refused_reload_forgets_no_host_name() {
+    let (backend, dir) = (Backend::start(BackendBehavior::Says("two")), scratch());
+    let (certificate, key) = Identity::ecdsa().write(dir.path());
+    let file = dir.path().join("offramp.toml");
+    let write = |backend: String, key: &Path| {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nbackend = \"{backend}\"\n[[identity]]\ncertificate = {certificate:?}\n\
+             key = {key:?}\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+    };
+    let named = format!("localhost:{}", backend.addr.port());
+    write(named, &key);
+    let server = Setup::from_file(&file).start();
+    assert_eq!(answer_to(server.addr, &plain(Version::Tls13), NAME), "two");
+    write(backend.addr.to_string(), &dir.path().join("gone.key"));
+    server.reload("the configuration in force stays");
+    // The certificate is renewed: what is in force is read again.
+    let renewed = Identity::ecdsa();
+    std::fs::write(dir.path().join("next"), &renewed.certificate).expect("a file");
+    std::fs::rename(dir.path().join("next"), &certificate).expect("a file");
+    eventually("it was read", || server.stderr().contains("changed and in force"));
+    assert_eq!(answer_to(server.addr, &plain(Version::Tls13), NAME), "two");
+    server.stop();
+}

@@ -16,7 +16,7 @@ pub const MAX_ACTIONS: usize = 24;
 /// What is to be done. On each leg at most one receive and one send are under way at a time.
 #[derive(Debug)]
 pub enum Action {
-    /// A balancer has said who the client is, and where it connected. Not answered.
+    /// A balancer has said who the client is, and where it connected. Answered by `Admitted` or `TurnedAway`.
     Proxied(Box<ProxiedAddresses>),
     /// What the client of a connection asks for whose TLS is passed through. Not answered.
     Asked(Box<Asked>),

@@ -119,6 +119,9 @@ impl Course {
         if let Event::TurnedAway(fault) = event {
             return self.turn_away(fault, now, rules, out);
         }
+        if let Some(fault) = self.overdue(now).filter(|_| matches!(event, Event::Expired)) {
+            return self.turn_away(fault, now, rules, out);
+        }
         // The stage that lasts is not moved for each event.
         if matches!(self.stage, Stage::Relay(_)) {
             self.relay(event, now, rules, out);
@@ -285,10 +288,6 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let overdue = self.overdue(now).filter(|_| matches!(event, Event::Expired));
-        if let Some(fault) = overdue {
-            return self.fail(Cut { fault, culprit: None }, LegEnd::Closed, now, rules, out);
-        }
         match stage.on(event, now, out) {
             Next::Stay => {
                 self.deadline = Some(stage.deadline());
@@ -393,17 +392,12 @@ impl Course {
         let leg = stage.leg();
         match event {
             Event::Expired => {
-                let overdue = self.overdue(now);
                 // Otherwise it ends for a newcomer, as a handshake does.
-                let is_due = self.deadline.is_some_and(|deadline| deadline <= now);
-                let cut = match (overdue, is_due) {
-                    (Some(fault), _) => Cut { fault, culprit: None },
-                    (None, false) => Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) },
-                    (None, true) => {
-                        let failure = stage.expire(out);
-                        return self.refuse(leg, failure, now, rules, out);
-                    }
-                };
+                if self.deadline.is_some_and(|deadline| deadline <= now) {
+                    let failure = stage.expire(out);
+                    return self.refuse(leg, failure, now, rules, out);
+                }
+                let cut = Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) };
                 stage.release(out);
                 self.fail(cut, LegEnd::Closed, now, rules, out)
             }
@@ -471,14 +465,7 @@ impl Course {
             Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
         );
         let had_lost_a_peer = !moved && relay.has_lost_a_peer();
-        let is_over = self.ends_at.is_some_and(|until| until <= now);
-        let result = match event {
-            Event::Expired if is_over => {
-                let fault = if self.is_draining { Fault::DrainTimeout } else { Fault::LifetimeOver };
-                Err(Cut { fault, culprit: None })
-            }
-            event => relay.on(event, now, rules, out),
-        };
+        let result = relay.on(event, now, rules, out);
         let has_lost_a_peer = relay.has_lost_a_peer();
         if moved || has_lost_a_peer != had_lost_a_peer {
             let Timeouts { idle, drain, .. } = rules.policy.timeouts;

@@ -145,6 +145,8 @@ pub enum Event {
         /// The certificate must have one of them.
         fingerprints: Arc<[Fingerprint]>,
     },
+    /// The client that a PROXY header names may connect.
+    Admitted,
     /// The shell ends it for this reason.
     TurnedAway(Fault),
     /// The deadline that the connection asked for is over.
@@ -176,7 +178,7 @@ impl Event {
             | Self::Sequence { leg, .. }
             | Self::Pinned { leg, .. }
             | Self::Failed { leg, .. } => Some(*leg),
-            Self::TurnedAway(_) | Self::Expired | Self::Drain { .. } => None,
+            Self::Admitted | Self::TurnedAway(_) | Self::Expired | Self::Drain { .. } => None,
         }
     }
 }

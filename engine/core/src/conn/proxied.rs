@@ -24,7 +24,7 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Waits for the header.
 #[derive(Debug)]
 pub(super) struct Proxied {
-    /// What has come of it, if anything has.
+    /// What has come of it, if anything has; behind it, what follows.
     incoming: Option<Buf>,
     /// What came in its place, for the log.
     pub(super) first_bytes: Option<Box<str>>,
@@ -58,6 +58,7 @@ impl Proxied {
                 };
                 self.read(whole, out)
             }
+            Event::Admitted => Next::Advance(self.incoming.take()),
             Event::Failed { .. } => Next::End(Fault::ClosedBeforeHello),
             Event::Drain { .. } if self.incoming.is_none() => Next::End(Fault::ClosedBeforeHello),
             Event::Drain { .. } => Next::Stay,
@@ -69,15 +70,18 @@ impl Proxied {
     fn read(&mut self, mut buf: Buf, out: &mut Outbox) -> Next<Option<Buf>> {
         match parse(buf.filled()) {
             Ok((addresses, length)) => {
-                if let Some(addresses) = addresses {
-                    out.push(Action::Proxied(Box::new(addresses)));
-                }
                 buf.consume(length);
-                if buf.is_empty() {
+                let behind = if buf.is_empty() {
                     out.bufs.give(buf);
-                    return Next::Advance(None);
-                }
-                Next::Advance(Some(buf))
+                    None
+                } else {
+                    Some(buf)
+                };
+                let Some(addresses) = addresses else { return Next::Advance(behind) };
+                // Whether that client may connect is asked before anything is done for it.
+                self.incoming = behind;
+                out.push(Action::Proxied(Box::new(addresses)));
+                Next::Stay
             }
             Err(None) => {
                 self.incoming = Some(out.bufs.fit(buf));

@@ -89,7 +89,8 @@ impl Identities {
     /// The first.
     pub(super) fn first(self) -> CertifiedKey {
         let first = self.all.into_iter().next().expect("who loads identities has at least one");
-        CertifiedKey::clone(&first.certified)
+        // What we sign as a client is no handshake of a client's.
+        CertifiedKey { key: first.signing, ..CertifiedKey::clone(&first.certified) }
     }
 
     /// What clients may know this listener by: the names and addresses of all its certificates, whatever
