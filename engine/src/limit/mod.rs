@@ -112,7 +112,7 @@ impl Limits {
         self.connection_rate.as_ref()?.next_at(now)
     }
 
-    /// A connection was accepted.
+    /// A connection was accepted, and its source may open it.
     pub fn accepted(&self, now: Instant) {
         // Those whose accept was under way may exceed the burst: they are here by now.
         self.connection_rate.iter().for_each(|rate| rate.charge(now));

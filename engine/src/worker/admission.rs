@@ -83,7 +83,6 @@ impl Worker {
         self.evict_of(service);
         let Some(served) = self.services.get(&service) else { return };
         self.counters.add(Counter::Accepted, 1);
-        self.limits.accepted(self.now);
         let route = Arc::clone(&served.route);
         let has_balancers = !route.balancers.is_empty();
         let counts = self.limits.counts_sources() && !has_balancers;
@@ -95,7 +94,10 @@ impl Worker {
         });
         let client = about.as_ref().and_then(|about| about.client);
         let source = match client {
-            Some(client) if has_balancers && !route.is_balancer(client.ip()) => Err(Fault::ProxyUntrusted),
+            // Who has no address any more is no balancer either.
+            _ if has_balancers && !client.is_some_and(|client| route.is_balancer(client.ip())) => {
+                Err(Fault::ProxyUntrusted)
+            }
             Some(client) if counts => self.limits.enter(client.ip(), self.now).map(Some).map_err(refused),
             _ => Ok(None),
         };
@@ -103,6 +105,7 @@ impl Worker {
             Ok(source) => source,
             Err(fault) => return self.turn_away(&route, client, socket, fault),
         };
+        self.limits.accepted(self.now);
         route.connections.enter(self.index);
         let conn = Conn::new(Arc::clone(&served.policy));
         let id = self.slots.insert(conn, route, socket, self.now);

@@ -104,6 +104,10 @@ fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
     }
     if let Some(timeline) = slot.timeline() {
         timeline.connected = Some(now);
+        // The log has no certificate, which may have 64 KiB.
+        if let Some(near) = slot.about.as_mut().and_then(|about| about.near.as_mut()) {
+            near.certificate = None;
+        }
     } else if let Some(about) = slot.about.take() {
         // Nobody asks for the rest of it any more; the socket would say that the client is the balancer.
         let is_proxied = !slot.route.balancers.is_empty();

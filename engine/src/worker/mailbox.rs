@@ -1,7 +1,7 @@
 //! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
 //! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
-//! pointless. A worker that does not turn has at most three commands waiting per service, and four others.
+//! pointless. A worker that does not turn has at most three commands waiting per service, and three others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -130,9 +130,11 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::time::Instant;
 
     use super::super::fixtures::{policy, route};
     use super::*;
+    use crate::limit::LimitRules;
 
     fn add(id: u32) -> Command {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port").into();
@@ -145,6 +147,11 @@ mod tests {
 
     fn remove(id: u32) -> Command {
         Command::Remove(ServiceId(id))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn limits() -> Command {
+        Command::Limits(Arc::new(Limits::new(LimitRules::default(), Instant::now())))
     }
 
     fn left(commands: impl IntoIterator<Item = Command>) -> Vec<String> {
@@ -173,6 +180,7 @@ mod tests {
             left(switched.into_iter().chain([Command::Drain, Command::Drain])),
             ["offload true", "drain"]
         );
+        assert_eq!(left([limits(), add(1), limits()]), ["add 1", "limits"]);
         assert_eq!(left([add(1), Command::End, Command::Drain, add(2)]), ["end"]);
     }
 
@@ -182,6 +190,7 @@ mod tests {
             [
                 update(nth % 4),
                 Command::Offload(nth % 2 == 0),
+                limits(),
                 remove(nth % 4),
                 Command::Drain,
                 update(nth % 4),

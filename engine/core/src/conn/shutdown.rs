@@ -361,7 +361,11 @@ fn deliver(leg: Leg, held: Option<Buf>, out: &mut Outbox) -> PlainPhase {
 
 /// Nobody is left whom it could be told.
 pub(super) fn give_back(event: Event, out: &mut Outbox) {
-    if let Event::Received { buf, .. } | Event::Sent { buf, .. } | Event::Record { buf, .. } = event {
+    if let Event::Received { buf, .. }
+    | Event::Sent { buf, .. }
+    | Event::Record { buf, .. }
+    | Event::Connected { preamble: Some(buf) } = event
+    {
         out.bufs.give(buf);
     }
 }
