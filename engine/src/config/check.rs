@@ -183,12 +183,12 @@ impl Raw {
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());
         let all = self.listen()?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
-        let listen = all[0];
+        let (listen, alpn) = (all[0], self.alpn()?);
         let listener = Listener {
             listen,
-            routes: self.routes(listen, raw_routes, pools)?,
+            routes: self.routes(listen, raw_routes, pools, &route::Heard { mode: &mode, alpn: &alpn })?,
             offload: self.offload()?,
-            alpn: self.alpn()?,
+            alpn,
             unknown_name: self
                 .parsed(ConfigOption::UnknownName, UnknownName::ALLOWED, UnknownName::parse)?
                 .unwrap_or_default(),

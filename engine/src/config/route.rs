@@ -8,7 +8,7 @@ use offramp_ring::socket::Address;
 
 use super::limits::{ALPN_BYTES, ROUTES};
 use super::option::Scope;
-use super::{ConfigError, ConfigOption, Given, Origin, Pool, Raw, RawListener};
+use super::{ConfigError, ConfigOption, Given, Mode, Origin, Pool, Raw, RawListener};
 
 /// In front of the name of a pool, in place of the address of a backend.
 const POOL: &str = "pool:";
@@ -50,8 +50,8 @@ pub struct RawRoute {
 }
 
 impl RawRoute {
-    /// A rule for one of `pools`.
-    pub(super) fn check(self, pools: &[Arc<Pool>]) -> Result<Route, ConfigError> {
+    /// A rule for one of `pools`, of a listener whose clients may say what it asks for.
+    fn check(self, pools: &[Arc<Pool>], heard: &Heard<'_>) -> Result<Route, ConfigError> {
         let Self { path, line, server_names, alpn, pool } = self;
         let origin = Origin::File { path: path.clone(), line };
         let refused = |key: &'static str, value: &str, allowed: &str| ConfigError::Route {
@@ -75,12 +75,46 @@ impl RawRoute {
         if let Some(name) = alpn.iter().find(|name| !ALPN_BYTES.contains(&name.len())) {
             return Err(refused("alpn", name, "names of application protocols, each of 1 to 255 bytes"));
         }
+        if let Some((key, value, allowed)) = heard.never(&server_names, &alpn) {
+            return Err(refused(key, value, &allowed));
+        }
         let pool = find(pools, &pool).ok_or_else(|| ConfigError::NoSuchPool {
             origin,
             name: pool.clone(),
             known: known(pools),
         })?;
         Ok(Route { server_names, alpn, pool })
+    }
+}
+
+/// What a listener hears of its clients before it chooses a pool.
+pub(super) struct Heard<'a> {
+    pub(super) mode: &'a Mode,
+    /// The protocols that may be negotiated.
+    pub(super) alpn: &'a [String],
+}
+
+impl Heard<'_> {
+    /// What of a route can never match: its key, its value, and what is allowed in place of it.
+    fn never<'r>(&self, names: &'r [String], alpn: &'r [String]) -> Option<(&'static str, &'r str, String)> {
+        let mode = self.mode.name();
+        match self.mode {
+            Mode::Passthrough => None,
+            Mode::Terminate | Mode::Reencrypt(_) => {
+                let unheard = alpn.iter().find(|name| !self.alpn.contains(name))?;
+                let allowed = if self.alpn.is_empty() {
+                    "a protocol of the alpn of the listener, which has none".to_owned()
+                } else {
+                    format!("a protocol of the alpn of the listener: {}", self.alpn.join(", "))
+                };
+                Some(("alpn", unheard, allowed))
+            }
+            Mode::Originate(_) | Mode::Plain => {
+                let (key, value) =
+                    names.first().map(|name| ("sni", name)).or_else(|| Some(("alpn", alpn.first()?)))?;
+                Some((key, value, format!("no route with mode = \"{mode}\": its clients send no hello")))
+            }
+        }
     }
 }
 
@@ -116,6 +150,7 @@ impl Raw {
         listen: SocketAddr,
         raw_routes: Vec<RawRoute>,
         pools: &[Arc<Pool>],
+        heard: &Heard<'_>,
     ) -> Result<Routes, ConfigError> {
         let named = self.given.get(&ConfigOption::Backend).and_then(|given| {
             let name = given.value.strip_prefix(POOL)?.to_owned();
@@ -136,7 +171,7 @@ impl Raw {
         if !ROUTES.contains(&raw_routes.len()) {
             return Err(ConfigError::Routes { count: raw_routes.len(), listen });
         }
-        let rules: Vec<_> = raw_routes.into_iter().map(|raw| raw.check(pools)).collect::<Result<_, _>>()?;
+        let rules = raw_routes.into_iter().map(|raw| raw.check(pools, heard)).collect::<Result<_, _>>()?;
         Ok(Routes { rules, default })
     }
 }
@@ -184,7 +219,8 @@ mod tests {
                          [[pool]]\nname = \"b\"\nbackend = \"unix:/b\"\nbalance = \"hash-client\"\n";
 
     fn read(listener: &str) -> Result<Config, String> {
-        let text = format!("mode = \"plain\"\n{POOLS}[[listener]]\nlisten = \"127.0.0.1:1\"\n{listener}");
+        let text =
+            format!("mode = \"passthrough\"\n{POOLS}[[listener]]\nlisten = \"127.0.0.1:1\"\n{listener}");
         file::parse(Path::new("o.toml"), &text).and_then(Raw::check).map_err(|error| error.to_string())
     }
 
@@ -218,6 +254,18 @@ mod tests {
             (route("pool = \"a\"\nsni = \"*\"\n"), "o.toml:13: [[listener.route]] sni = \"*\" is refused"),
             (route("pool = \"a\"\nsni = \"192.0.2.1\"\n"), "sni = \"192.0.2.1\" is refused"),
             (route("pool = \"a\"\nalpn = \"\"\n"), "o.toml:13: [[listener.route]] alpn = \"\" is refused"),
+            (
+                format!("mode = \"plain\"\n{}", route("pool = \"a\"\nsni = \"x\"\n")),
+                "o.toml:14: [[listener.route]] sni = \"x\" is refused: allowed is no route",
+            ),
+            (
+                format!("mode = \"terminate\"\nalpn = [\"h2\"]\n{}", route("pool = \"a\"\nalpn = \"x\"\n")),
+                "alpn = \"x\" is refused: allowed is a protocol of the alpn of the listener: h2",
+            ),
+            (
+                format!("mode = \"terminate\"\n{}", route("pool = \"a\"\nalpn = \"x\"\n")),
+                "of the listener, which has none",
+            ),
             (route("sni = \"x\"\n"), "o.toml:13: this [[listener.route]] has no pool"),
             (route("pool = 3\n"), "o.toml:14: pool must be a string, in quotes, not an integer"),
             (route("pol = \"a\"\n"), "o.toml:14: unknown key pol: allowed here are sni, alpn, pool"),
