@@ -94,12 +94,6 @@ impl Course {
 
     /// Takes one event; all that follows from it is in `out` when this returns.
     pub(super) fn step(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
-        // Nearly every event is such a one: nothing else is looked at for it.
-        if event.moves_bytes() && matches!(self.stage, Stage::Relay(_)) {
-            self.busy.take(&event);
-            self.relay(event, now, rules, out);
-            return self.busy.give(out.actions());
-        }
         let is_news = matches!(event, Event::Moved { .. } | Event::Unreadable { .. });
         if is_news && !matches!(self.stage, Stage::Relay(_) | Stage::Shutdown(_)) {
             return;
@@ -128,7 +122,7 @@ impl Course {
         if let Some(fault) = self.overdue(now).filter(|_| matches!(event, Event::Expired)) {
             return self.turn_away(fault, now, rules, out);
         }
-        // The relay is not taken out of the stage for each event.
+        // The stage that lasts is not moved for each event.
         if matches!(self.stage, Stage::Relay(_)) {
             self.relay(event, now, rules, out);
             return self.busy.give(out.actions());
@@ -466,7 +460,10 @@ impl Course {
 
     fn relay(&mut self, event: Event, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
         let Stage::Relay(relay) = &mut self.stage else { return };
-        let moved = event.moves_bytes();
+        let moved = matches!(
+            event,
+            Event::Received { .. } | Event::Moved { .. } | Event::Sent { .. } | Event::Record { .. }
+        );
         let had_lost_a_peer = !moved && relay.has_lost_a_peer();
         let result = relay.on(event, now, rules, out);
         let has_lost_a_peer = relay.has_lost_a_peer();

@@ -159,11 +159,6 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether bytes came or went with it.
-    pub(super) fn moves_bytes(&self) -> bool {
-        matches!(self, Self::Received { .. } | Self::Moved { .. } | Self::Sent { .. } | Self::Record { .. })
-    }
-
     /// The leg that it is of; none if it is of the whole connection.
     #[must_use]
     pub fn leg(&self) -> Option<Leg> {
