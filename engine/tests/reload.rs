@@ -34,7 +34,7 @@ impl Loadgen {
         (backend, addr.unwrap_or_else(|| panic!("no address in {line:?}")))
     }
 
-    /// A client of `server`, which goes on until it is told to end.
+    /// A client of `server`, which goes on until the test ends it.
     fn client(server: &TestServer, trust: &Path, words: &str) -> Self {
         let (target, trust) = (server.addr, trust.display());
         Self::start(&format!(
@@ -116,7 +116,7 @@ fn a_hundred_reloads_under_load_fail_nobody() {
     }
     loads.into_iter().for_each(|load| drop(load.report()));
     let faults = server.metrics().faults();
-    // The load ends as it is told, in the middle of things.
+    // The test ends the load in the middle of its work.
     let others: Vec<_> = faults
         .iter()
         .filter(|(label, _)| {

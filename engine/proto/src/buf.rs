@@ -207,6 +207,15 @@ impl Bufs {
         fitting
     }
 
+    /// What came first, if anything did, and `back` behind it, as one buffer.
+    #[must_use]
+    pub fn join(&mut self, front: Option<Buf>, back: Buf) -> Buf {
+        let Some(front) = front else { return back };
+        let joined = Buf::joined(front.filled(), back.filled());
+        [front, back].into_iter().for_each(|buf| self.give(buf));
+        joined
+    }
+
     /// Gives a buffer back; one that is not of the free list, or one too many, goes to the allocator.
     pub fn give(&mut self, mut buf: Buf) {
         if !buf.is_lent {

@@ -87,7 +87,8 @@ impl Route {
         }
     }
 
-    /// Whether somebody decides by what a connection is, or is told: then that is kept until it is connected.
+    /// Whether a rule, a balancer or a PROXY header needs what is known of a connection: then it is kept until the
+    /// connection is connected.
     #[must_use]
     pub fn wants_about(&self) -> bool {
         let wants =

@@ -1,4 +1,4 @@
-//! PROXY headers: what the backend is told of the client, and what a balancer in front tells us.
+//! PROXY headers: what the backend learns of the client, and what a balancer in front says.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

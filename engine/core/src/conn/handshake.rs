@@ -98,14 +98,7 @@ impl Handshake {
             }
             Event::Received { buf, .. } => {
                 self.receiving = false;
-                self.incoming = Some(match self.incoming.take() {
-                    None => buf,
-                    Some(front) => {
-                        let joined = Buf::joined(front.filled(), buf.filled());
-                        out.bufs.give(buf);
-                        joined
-                    }
-                });
+                self.incoming = Some(out.bufs.join(self.incoming.take(), buf));
                 self.feed_unless_busy(out)?;
             }
             Event::Sent { buf, .. } => {

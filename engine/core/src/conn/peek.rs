@@ -59,14 +59,7 @@ impl Peek {
 
     fn take(&mut self, buf: Buf, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
         let read = self.peek.read(buf.filled());
-        let whole = match self.incoming.take() {
-            None => buf,
-            Some(front) => {
-                let joined = Buf::joined(front.filled(), buf.filled());
-                [front, buf].into_iter().for_each(|buf| out.bufs.give(buf));
-                joined
-            }
-        };
+        let whole = out.bufs.join(self.incoming.take(), buf);
         match read {
             Ok(Some(asked)) => {
                 out.push(Action::Asked(Box::new(asked)));

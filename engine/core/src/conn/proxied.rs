@@ -48,14 +48,7 @@ impl Proxied {
                 })
             }
             Event::Received { buf, .. } => {
-                let whole = match self.incoming.take() {
-                    None => buf,
-                    Some(front) => {
-                        let joined = Buf::joined(front.filled(), buf.filled());
-                        [front, buf].into_iter().for_each(|buf| out.bufs.give(buf));
-                        joined
-                    }
-                };
+                let whole = out.bufs.join(self.incoming.take(), buf);
                 self.read(whole, out)
             }
             Event::Admitted => Next::Advance(self.incoming.take()),
