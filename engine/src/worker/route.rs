@@ -87,8 +87,8 @@ impl Route {
         }
     }
 
-    /// Whether a rule, a balancer or a PROXY header needs what is known of a connection: then it is kept until the
-    /// connection is connected.
+    /// Whether a rule, a pool, a balancer or a PROXY header needs what is known of a connection: then that is
+    /// kept until an endpoint is connected.
     #[must_use]
     pub fn wants_about(&self) -> bool {
         let wants =

@@ -6,7 +6,7 @@ use super::event::{Event, Leg};
 use super::fault::{Fault, alert};
 use super::handshake::Failure;
 use crate::buf::Buf;
-use crate::tls::evidence::quoted;
+use crate::tls::evidence::first_bytes;
 use crate::tls::record::{Header, RecordType};
 use crate::tls::session::alert_in_the_clear;
 use offramp_proto::handshake::CLIENT_HELLO;
@@ -18,9 +18,6 @@ pub(super) struct Accept {
     /// What came in place of TLS, for the log.
     pub(super) first_bytes: Option<Box<str>>,
 }
-
-/// Bytes of what is no TLS that the log shows.
-const FIRST_BYTES: usize = 16;
 
 impl Accept {
     /// The leg is open: receive.
@@ -50,7 +47,7 @@ impl Accept {
             }
             Event::Received { buf, .. } if starts_a_handshake(buf.filled()) => Next::Advance(buf),
             Event::Received { buf, .. } => {
-                self.first_bytes = Some(quoted(&buf.filled()[..buf.filled().len().min(FIRST_BYTES)]));
+                self.first_bytes = Some(first_bytes(buf.filled()));
                 let refused = refused_in_sslv2_framing(buf.filled());
                 out.bufs.give(buf);
                 let Some((fault, alert)) = refused else { return Ok(Next::End(Fault::NotTls)) };

@@ -7,14 +7,12 @@ use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::handshake::Failure;
 use crate::buf::Buf;
-use crate::tls::evidence::quoted;
+use crate::tls::evidence::first_bytes;
 use crate::tls::peek::HelloPeek;
 
 /// Most bytes of a hello that are kept: one buffer. The longest of a client that offers post-quantum groups
 /// has a few thousand.
 const HELLO_BYTES_MAX: usize = crate::buf::BUF_BYTES;
-/// Bytes of what is no TLS that the log shows.
-const FIRST_BYTES: usize = 16;
 
 /// Waits for the hello.
 #[derive(Debug)]
@@ -77,7 +75,7 @@ impl Peek {
             Err((refusal, alert)) => {
                 let is_tls = whole.filled().first() == Some(&22);
                 let fault = if is_tls { refusal.into() } else { Fault::NotTls };
-                self.first_bytes = Some(quoted(&whole.filled()[..whole.len().min(FIRST_BYTES)]));
+                self.first_bytes = Some(first_bytes(whole.filled()));
                 out.bufs.give(whole);
                 if !is_tls || alert.is_empty() {
                     return Ok(Next::End(fault));

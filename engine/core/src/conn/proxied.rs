@@ -9,13 +9,11 @@ use super::action::{Action, Outbox, ProxiedAddresses};
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use crate::buf::Buf;
-use crate::tls::evidence::quoted;
+use crate::tls::evidence::first_bytes;
 
 /// Bytes of the longest header that is taken: that of version 1 has 107 at most, and one of version 2 with
 /// all that is known of a client, its certificate included, may have some thousands.
 const HEADER_BYTES_MAX: usize = 4096;
-/// Bytes of what is no header that the log shows.
-const FIRST_BYTES: usize = 16;
 
 /// The beginnings of headers.
 const V1: &[u8] = b"PROXY ";
@@ -82,7 +80,7 @@ impl Proxied {
                 Next::Stay
             }
             Err(Some(fault)) => {
-                self.first_bytes = Some(quoted(&buf.filled()[..buf.len().min(FIRST_BYTES)]));
+                self.first_bytes = Some(first_bytes(buf.filled()));
                 out.bufs.give(buf);
                 Next::End(fault)
             }

@@ -7,6 +7,8 @@ use offramp_proto::handshake::CLIENT_HELLO;
 use std::cell::RefCell;
 use std::fmt::Display;
 
+/// Bytes of what is neither TLS nor the header awaited that the log shows.
+const FIRST_BYTES: usize = 16;
 /// Bytes of a peer that are quoted at most; each is at most four characters.
 const QUOTED_BYTES_MAX: usize = 256;
 /// Versions that are named at most.
@@ -124,6 +126,11 @@ pub fn quoted(bytes: &[u8]) -> Box<str> {
     let shown = &bytes[..bytes.len().min(QUOTED_BYTES_MAX)];
     let mark = if shown.len() < bytes.len() { "[...]" } else { "" };
     format!("{}{mark}", shown.escape_ascii()).into()
+}
+
+/// The beginning of what came in place of something else, as the log shows it.
+pub fn first_bytes(bytes: &[u8]) -> Box<str> {
+    quoted(&bytes[..bytes.len().min(FIRST_BYTES)])
 }
 
 thread_local! {
