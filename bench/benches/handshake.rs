@@ -37,7 +37,7 @@ fn say(peer: &mut ClientConnection) -> Vec<u8> {
 fn ours(policy: &TlsPolicy, client: &Arc<ClientConfig>, wanted: HandshakeKind) -> Duration {
     let (mut total, mut peer) = (Duration::ZERO, begin(client));
     let (mut incoming, mut outgoing) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
-    let mut session = timed(&mut total, || Session::begin(policy).expect("a session"));
+    let mut session = timed(&mut total, || Session::begin(policy, None).expect("a session"));
     loop {
         incoming.extend(&say(&mut peer));
         let progress = timed(&mut total, || session.feed(&mut incoming, &mut outgoing));

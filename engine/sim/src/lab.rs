@@ -63,7 +63,8 @@ fn make() -> Result<Fixture, Box<dyn std::error::Error>> {
     let (nobody, pending) = (PeerRules::default(), TrustAnchor::Pending);
     let held = PeerRules { auth: ClientAuth::Require, trust_anchor: pending.clone(), ..PeerRules::default() };
     let server = |peers| tls_policy(&Mode::Terminate, slice::from_ref(&files), true, peers);
-    let held_server = Originate { server_name: "localhost".to_owned(), trust: pending };
+    let held_server =
+        Originate { server_name: "localhost".to_owned(), forward_server_name: false, trust: pending };
     Ok(Fixture {
         server_policy: Arc::new(server(&nobody)?),
         client_policy: Arc::new(originate(&certificate.pem(), false)?),
@@ -90,7 +91,8 @@ fn originate(pem: &str, resumes: bool) -> Result<TlsPolicy, Box<dyn std::error::
     let authority = dir.path().join("a.pem");
     std::fs::write(&authority, pem)?;
     let server_name = "localhost".to_owned();
-    let rules = Originate { server_name, trust: TrustAnchor::Authorities(authority) };
+    let rules =
+        Originate { server_name, forward_server_name: false, trust: TrustAnchor::Authorities(authority) };
     tls_policy(&Mode::Originate(rules), &[], resumes, &PeerRules::default())
 }
 
@@ -140,7 +142,11 @@ pub fn held_originating(offer: Offer) -> Policy {
 /// If the policy cannot be loaded.
 #[must_use]
 pub fn held_resuming(offer: Offer) -> Policy {
-    let rules = Originate { server_name: "localhost".to_owned(), trust: TrustAnchor::Pending };
+    let rules = Originate {
+        server_name: "localhost".to_owned(),
+        forward_server_name: false,
+        trust: TrustAnchor::Pending,
+    };
     let policy = tls_policy(&Mode::Originate(rules), &[], true, &PeerRules::default());
     rules_of(Arc::new(policy.expect("what was loaded before")), offer)
 }

@@ -269,7 +269,7 @@ impl Raw {
         })
     }
 
-    fn switch(&mut self, key: ConfigOption) -> Result<Option<bool>, ConfigError> {
+    pub(super) fn switch(&mut self, key: ConfigOption) -> Result<Option<bool>, ConfigError> {
         self.parsed(key, "on or off", |value| match value {
             "on" => Some(true),
             "off" => Some(false),

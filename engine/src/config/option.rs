@@ -131,6 +131,9 @@ options! {
     ServerName: "server_name", "--server-name", "NAME",
         default "", Listener Text,
         "With originate and reencrypt: the name that the server's certificate must have";
+    ForwardServerName: "forward_server_name", "--forward-server-name", "on|off",
+        default "off", Listener Text,
+        "With reencrypt: the name that the client asks for takes the place of server_name";
     ServerCa: "server_ca", "--server-ca", "PEM",
         default "", Listener Path,
         "With originate and reencrypt: the authorities that issue the server's certificate, unless \

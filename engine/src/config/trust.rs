@@ -29,7 +29,9 @@ pub(super) fn override_with(
     let names_trust =
         has(ConfigOption::ClientCa) || has(ConfigOption::ServerCa) || has(ConfigOption::Fingerprints);
     inherited.retain(|key, _| match key {
-        ConfigOption::ClientAuth | ConfigOption::ServerName => !changes_role,
+        ConfigOption::ClientAuth | ConfigOption::ServerName | ConfigOption::ForwardServerName => {
+            !changes_role
+        }
         ConfigOption::ClientCa
         | ConfigOption::ClientCrl
         | ConfigOption::ClientNames
@@ -50,6 +52,7 @@ impl Raw {
         })?;
         let name = name.unwrap_or(TERMINATE);
         let server_name = self.given.remove(&ConfigOption::ServerName);
+        let forward_server_name = self.forward_server_name(name)?;
         if matches!(name, "terminate" | "passthrough" | "plain") {
             if let Some(given) = server_name {
                 return Err(given.refused(ConfigOption::ServerName, Originate::ALLOWED_NAME));
@@ -89,8 +92,22 @@ impl Raw {
                 });
             }
         };
-        let server = Originate { server_name, trust };
+        let server = Originate { server_name, forward_server_name, trust };
         Ok(if name == "originate" { Mode::Originate(server) } else { Mode::Reencrypt(server) })
+    }
+
+    /// Only a client with TLS has asked for a name.
+    fn forward_server_name(&mut self, mode: &str) -> Result<bool, ConfigError> {
+        let given = self.given.get(&ConfigOption::ForwardServerName).cloned();
+        let is_on = self.switch(ConfigOption::ForwardServerName)?.unwrap_or(false);
+        match given.filter(|_| is_on && mode != "reencrypt") {
+            Some(given) => Err(given.refused(
+                ConfigOption::ForwardServerName,
+                "on with mode = \"reencrypt\" alone: other clients ask for no name, or their TLS is passed \
+                 through",
+            )),
+            None => Ok(is_on),
+        }
     }
 
     fn fingerprints(&mut self) -> Result<Option<Vec<Fingerprint>>, ConfigError> {
@@ -292,6 +309,22 @@ mod tests {
         );
         let listener = check(&listed, &format!("{origin}\nserver_ca = \"/ca\"")).unwrap();
         assert_eq!(listener.peers, PeerRules::default());
+    }
+
+    #[test]
+    fn forward_server_name_needs_reencrypt() {
+        let server = [(ConfigOption::ServerName, "a.example"), (ConfigOption::ServerCa, "ca.pem")];
+        let forward = |mode, value| {
+            with(
+                &[&server[..], &[(ConfigOption::Mode, mode), (ConfigOption::ForwardServerName, value)]]
+                    .concat(),
+            )
+        };
+        assert!(forward("reencrypt", "on").is_ok() && forward("originate", "off").is_ok());
+        let error = forward("originate", "on").unwrap_err();
+        assert!(error.starts_with("--forward-server-name: ") && error.contains("reencrypt"), "{error}");
+        let error = with(&[(ConfigOption::ForwardServerName, "on")]).unwrap_err();
+        assert!(error.starts_with("--forward-server-name: ") && error.contains("reencrypt"), "{error}");
     }
 
     #[test]

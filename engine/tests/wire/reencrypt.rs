@@ -6,8 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use rustls::CipherSuite;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::foreign::Typed;
 use offramp_testing::identity::{Identity, NAME};
-use offramp_testing::peer::{End, Peer, Version, dial, drain, plain};
+use offramp_testing::peer::{End, Peer, Version, dial, drain, plain, trust_file};
 use offramp_testing::rng::{Noise, Rng, sha256_of};
 use offramp_testing::server::{Setup, TestServer, refused};
 use offramp_testing::tls_server::{self, Talk};
@@ -94,6 +95,48 @@ fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
         let is_told = matches!(&end, End::Alert(alert) if alert.contains("InternalError"));
         assert!(bytes.is_empty() && is_told, "{fault}: {end:?}");
         assert_eq!(offramp.faulted(&before, 1), [fault]);
+        offramp.stop();
+    }
+}
+
+/// A server is asked for the name that the client has asked for, must have it, and is resumed by it.
+#[test]
+fn reencrypt_forwards_the_name_of_the_client() {
+    for version in [Version::Tls12, Version::Tls13] {
+        let files = scratch();
+        let (certificate, key) = Identity::two().write(files.path());
+        let words = format!(
+            "{} -rev -servername two.test -cert2 {} -key2 {}",
+            if version == Version::Tls12 { "-tls1_2" } else { "-tls1_3" },
+            certificate.display(),
+            key.display(),
+        );
+        let (_server, server) = Typed::openssl_server(files.path(), &words);
+        let flags = format!(
+            "--mode reencrypt --server-name {NAME} --forward-server-name on --server-ca {} --workers 1",
+            trust_file(files.path())
+        );
+        let identities = [Identity::ecdsa(), Identity::one(), Identity::two()];
+        let offramp = Setup::new(server).identities(&identities).flags(&flags).start();
+        let dial = |name: &str| Peer::dial(offramp.addr, &plain(version), name);
+        let is_served = |name: &str| {
+            let mut peer = dial(name);
+            peer.handshake().unwrap_or_else(|error| panic!("{name}: {error}"));
+            peer.send(b"abc\n");
+            assert_eq!(peer.receive(4), b"cba\n", "{version:?} {name}");
+            peer.close_notify();
+        };
+        [NAME, "two.test", NAME, "two.test"].into_iter().for_each(is_served);
+        assert_eq!(offramp.settled().handshakes("resumed"), 2, "{version:?}: one session per name");
+        let before = offramp.settled();
+        // The alert may overtake the end of the handshake.
+        let _ = dial("one.test").handshake();
+        assert_eq!(offramp.faulted(&before, 1), ["peer_certificate_refused"], "{version:?}");
+        // Without a name of the client it is server_name; the sessions of other names have stayed.
+        [NAME, "two.test", "127.0.0.1"].into_iter().for_each(is_served);
+        let metrics = offramp.settled();
+        let counts = (metrics.handshakes("full"), metrics.handshakes("resumed"));
+        assert_eq!(counts, (8 + 2, 5), "{version:?}: {}", metrics.raw);
         offramp.stop();
     }
 }

@@ -90,7 +90,11 @@ fn policy(role: OurRole, leg: TlsLeg) -> Policy {
     let files = scratch();
     let (certificate, key) = Identity::ecdsa().write(files.path());
     let identities = [IdentityFiles { certificate: certificate.clone(), key, ocsp: None }];
-    let server = Originate { server_name: NAME.to_owned(), trust: TrustAnchor::Authorities(certificate) };
+    let server = Originate {
+        server_name: NAME.to_owned(),
+        forward_server_name: false,
+        trust: TrustAnchor::Authorities(certificate),
+    };
     let (role, identities) = match role {
         OurRole::Server => (TlsRole::Server, &identities[..]),
         OurRole::Client => (TlsRole::Client(&server), &[][..]),

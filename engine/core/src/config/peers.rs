@@ -225,6 +225,8 @@ pub struct Originate {
     /// The name that it is asked for (RFC 6066 §3), and that its certificate must have where authorities
     /// vouch for it; [`is_server_name`](crate::tls::is_server_name) says whether it can be one.
     pub server_name: String,
+    /// The name that the client of the near leg has asked for takes the place of `server_name`.
+    pub forward_server_name: bool,
     /// Who vouches for its certificate; not [`TrustAnchor::Nobody`].
     pub trust: TrustAnchor,
 }

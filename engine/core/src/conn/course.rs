@@ -35,6 +35,8 @@ pub(super) struct Course {
     busy: Busy,
     /// The near side, ready, until the far one is.
     near: Option<Side>,
+    /// The name that the near peer has asked for, if the server of the far leg is to be asked for it.
+    asked_name: Option<Box<str>>,
     pub(super) is_established: bool,
     pub(super) deadline: Option<Instant>,
     /// When it is ended: its lifetime is over, or a drain.
@@ -69,6 +71,7 @@ impl Course {
             stage: Stage::Begin,
             busy: Busy::default(),
             near: None,
+            asked_name: None,
             is_established: false,
             deadline: None,
             ends_at: None,
@@ -315,7 +318,7 @@ impl Course {
             out.bufs.give(first);
             return self.fail(Cut { fault: Fault::Internal, culprit: None }, LegEnd::Closed, now, rules, out);
         };
-        match Handshake::begin(tls, leg, first, out) {
+        match Handshake::begin(tls, leg, first, self.asked_name.take().as_deref(), out) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
             Err(failure) => self.refuse(leg, failure, now, rules, out),
         }
@@ -419,6 +422,9 @@ impl Course {
         out: &mut Outbox,
     ) -> Stage {
         self.is_established = true;
+        if leg == Leg::Near && rules.policy.far.tls().is_some_and(|tls| tls.forwards_server_name()) {
+            self.asked_name.clone_from(&handshaken.established.info.server_name);
+        }
         let mut stage = Box::new(Offload::begin(handshaken, leg, rules.offer(), out));
         let next = stage.advance(out);
         self.after_offload(stage, next, now, rules, out)

@@ -73,9 +73,16 @@ impl Failure {
 }
 
 impl Handshake {
-    /// Begins with the client's first bytes; in the client's role with none.
-    pub(super) fn begin(tls: &TlsPolicy, leg: Leg, first: Buf, out: &mut Outbox) -> Result<Self, Failure> {
-        let session = match Session::begin(tls) {
+    /// Begins with the client's first bytes; in the client's role with none, and asks for `name` where names
+    /// are forwarded.
+    pub(super) fn begin(
+        tls: &TlsPolicy,
+        leg: Leg,
+        first: Buf,
+        name: Option<&str>,
+        out: &mut Outbox,
+    ) -> Result<Self, Failure> {
+        let session = match Session::begin(tls, name) {
             Ok(session) => session,
             Err(refusal) => {
                 out.bufs.give(first);

@@ -263,6 +263,12 @@ impl TlsPolicy {
     pub fn is_client(&self) -> bool {
         matches!(self.role, Role::Originate(_))
     }
+
+    /// Whether servers are asked for the name that the client of the other leg has asked for.
+    #[must_use]
+    pub fn forwards_server_name(&self) -> bool {
+        matches!(&self.role, Role::Originate(origination) if origination.forwards_name)
+    }
 }
 
 /// What is wrong with the certificates of all these listeners at this time, each line once: see

@@ -23,7 +23,10 @@ use crate::config::{Fingerprint, IdentityFiles, Originate, TrustAnchor, UnknownN
 /// All that a handshake in the client's role needs to know.
 pub(super) struct Origination {
     pub(super) config: Arc<ClientConfig>,
-    pub(super) name: ServerName<'static>,
+    /// The name that servers are asked for.
+    name: ServerName<'static>,
+    /// A name that the client has asked for takes its place.
+    pub(super) forwards_name: bool,
     trust: Trust,
     /// `None` where none are to be resumed.
     sessions: Option<Arc<ClientSessions>>,
@@ -61,7 +64,8 @@ impl Origination {
         findings: &mut Findings,
     ) -> Result<Self, TlsPolicyError> {
         let mut made_of = MadeOf::default();
-        made_of.add(&[rules.server_name.as_bytes(), &[u8::from(tickets.is_some())]]);
+        let flags = [tickets.is_some(), rules.forward_server_name].map(u8::from);
+        made_of.add(&[rules.server_name.as_bytes(), &flags]);
         made_of.add(&alpn);
         let Sources { provider, time, .. } = sources.clone();
         let groups: Vec<_> = provider.kx_groups.iter().map(|it| u16::from(it.name()).to_be_bytes()).collect();
@@ -124,18 +128,41 @@ impl Origination {
             let store = Arc::clone(sessions);
             Resumption::store(store).tls12_resumption(Tls12Resumption::SessionIdOrTickets)
         });
-        Ok(Self { config: Arc::new(config), name, trust, sessions, made_of: made_of.digest() })
+        let (config, forwards_name) = (Arc::new(config), rules.forward_server_name);
+        Ok(Self { config, name, forwards_name, trust, sessions, made_of: made_of.digest() })
     }
 
     /// Whether nothing has changed of what the two were made of.
     pub(super) fn is_made_of_the_same(&self, other: &Self) -> bool {
         self.made_of == other.made_of
     }
+}
 
-    /// Forgets all sessions, since one did not hold: the next handshake is a full one.
+/// The server of one handshake.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) origination: Arc<Origination>,
+    /// The name that it is asked for, if that is not the configured one.
+    forwarded: Option<ServerName<'static>>,
+}
+
+impl Server {
+    /// The server that is asked for `name` where names are forwarded, else for the configured name.
+    pub(super) fn new(origination: &Arc<Origination>, name: Option<&str>) -> Self {
+        let name = name.filter(|_| origination.forwards_name);
+        let forwarded = name.and_then(|name| ServerName::try_from(name.to_owned()).ok());
+        Self { origination: Arc::clone(origination), forwarded }
+    }
+
+    /// The name that it is asked for, and that its certificate must have.
+    pub(super) fn name(&self) -> &ServerName<'static> {
+        self.forwarded.as_ref().unwrap_or(&self.origination.name)
+    }
+
+    /// Forgets all sessions with it, since one was refused: the next handshake is a full one.
     pub(super) fn forget_sessions(&self) {
-        if let Some(sessions) = &self.sessions {
-            sessions.forget();
+        if let Some(sessions) = &self.origination.sessions {
+            sessions.forget(self.name());
         }
     }
 
@@ -161,10 +188,10 @@ impl Origination {
         now: UnixTime,
     ) -> Result<PeerVerdict, PeerRefusal> {
         let (own, issuers) = chain.and_then(<[_]>::split_first).ok_or(PeerRefusal::Missing)?;
-        let holds = match &self.trust {
+        let holds = match &self.origination.trust {
             Trust::Fingerprints(told) => is_told(told, own),
             Trust::Authorities(authorities) => {
-                !resumed || authorities.verify(own, issuers, Some(&self.name), now).is_ok()
+                !resumed || authorities.verify(own, issuers, Some(self.name()), now).is_ok()
             }
             Trust::Pending => return Ok(PeerVerdict::Pending(own.clone().into_owned())),
         };

@@ -58,13 +58,13 @@ fn server(identity: &IdentityFiles, tickets: &Arc<Tickets>) -> TlsPolicy {
 /// The client's role, for servers with one of these fingerprints.
 fn originate(told: &[Fingerprint]) -> Mode {
     let trust = TrustAnchor::Fingerprints(told.to_vec());
-    Mode::Originate(Originate { server_name: "a.example".to_owned(), trust })
+    Mode::Originate(Originate { server_name: "a.example".to_owned(), forward_server_name: false, trust })
 }
 
 /// Whether the handshake was resumed, and what the client makes of the server. The client's tickets of TLS
 /// 1.3, which come behind, it takes if the server is one that holds.
 fn shake(client: &TlsPolicy, server: &TlsPolicy) -> (bool, Result<(), PeerRefusal>) {
-    let begin = |policy| Session::begin(policy).expect("a session");
+    let begin = |policy| Session::begin(policy, None).expect("a session");
     let (mut client, mut server) = (begin(client), begin(server));
     let (mut up, mut down) = (Buf::with_capacity(BUF_BYTES), Buf::with_capacity(BUF_BYTES));
     let (mut client_is_done, mut server_is_done) = (false, false);

@@ -1,24 +1,23 @@
 //! A peer of a complete handshake whose fingerprints are not known yet.
 
 use std::fmt;
-use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::originate::Origination;
+use super::originate::Server;
 use super::peer::{PeerRefusal, is_told};
 use crate::config::Fingerprint;
 
 /// What is to be held against the fingerprints once they are known.
 pub struct PendingPeer {
     certificate: CertificateDer<'static>,
-    /// In the client's role: what keeps the sessions with this server.
-    origination: Option<Arc<Origination>>,
+    /// In the client's role: the server, with the sessions that are kept.
+    server: Option<Server>,
 }
 
 impl PendingPeer {
-    pub(super) fn new(certificate: CertificateDer<'static>, origination: Option<Arc<Origination>>) -> Self {
-        Self { certificate, origination }
+    pub(super) fn new(certificate: CertificateDer<'static>, server: Option<Server>) -> Self {
+        Self { certificate, server }
     }
 
     /// Judges it. Sessions with a server that does not hold are forgotten: one of them would bring the same
@@ -30,8 +29,8 @@ impl PendingPeer {
         if is_told(known, &self.certificate) {
             return Ok(());
         }
-        if let Some(origination) = &self.origination {
-            origination.forget_sessions();
+        if let Some(server) = &self.server {
+            server.forget_sessions();
         }
         Err(PeerRefusal::Refused)
     }

@@ -22,7 +22,7 @@ use super::evidence::{self, Evidence, Offered};
 use super::full::{Full, with_permission};
 use super::hello::{Finding, HelloReader};
 use super::info::{self, TlsInfo};
-use super::originate::Origination;
+use super::originate::Server;
 use super::peer::{PeerRefusal, PeerVerdict, Peers};
 use super::pending::PendingPeer;
 use super::profile::version_and_aead;
@@ -66,7 +66,7 @@ enum Connection {
 /// Who says whether the peer may stay.
 enum Judge {
     OfClients(Arc<ServerConfig>, Arc<Peers>),
-    OfServer(Arc<Origination>),
+    OfServer(Server),
 }
 
 /// What one call into rustls came to.
@@ -106,11 +106,11 @@ pub struct Established {
 }
 
 impl Session {
-    /// In the role that the policy is for.
+    /// In the role that the policy is for. A client asks for `name` if the policy forwards names.
     ///
     /// # Errors
     /// [`Refusal::Internal`] if the library refuses the configuration.
-    pub fn begin(policy: &TlsPolicy) -> Result<Self, Refusal> {
+    pub fn begin(policy: &TlsPolicy, name: Option<&str>) -> Result<Self, Refusal> {
         let internal = |_| Refusal::Internal;
         let mut origin = SessionBirth::default();
         let (connection, judge) = match &policy.role {
@@ -122,11 +122,12 @@ impl Session {
                 )
             }
             Role::Originate(origination) => {
-                let (config, name) = (Arc::clone(&origination.config), origination.name.clone());
+                let server = Server::new(origination, name);
+                let (config, name) = (Arc::clone(&origination.config), server.name().clone());
                 // The hello is made here, and with it a session is offered.
                 let client = with_origin(&mut origin, || UnbufferedClientConnection::new(config, name));
                 let client = client.map_err(internal)?;
-                (Connection::Client(Box::new(client)), Judge::OfServer(Arc::clone(origination)))
+                (Connection::Client(Box::new(client)), Judge::OfServer(server))
             }
         };
         let (hello, refuses_unknown_names) = match &policy.role {
@@ -169,11 +170,11 @@ impl Session {
     /// A [`Refusal`], after which the session must not be fed again; `outgoing` then ends with the alert.
     pub fn feed(&mut self, incoming: &mut Buf, outgoing: &mut Buf) -> Result<Progress, Refusal> {
         let result = self.advance(incoming, outgoing);
-        if let (Err(_), Judge::OfServer(origination)) = (result, &self.judge)
+        if let (Err(_), Judge::OfServer(server)) = (result, &self.judge)
             && self.origin != SessionBirth::default()
         {
             // It may be the session that was offered.
-            origination.forget_sessions();
+            server.forget_sessions();
         }
         result
     }
@@ -323,18 +324,18 @@ impl Session {
         let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = common.peer_certificates();
         let now = |time: &dyn TimeProvider| time.current_time().ok_or(Refusal::Internal);
-        let (verdict, origination) = match &self.judge {
+        let (verdict, server) = match &self.judge {
             Judge::OfClients(server, peers) => {
                 (peers.judge(chain, resumed, now(&*server.time_provider)?), None)
             }
-            Judge::OfServer(origination) => {
-                let now = now(&*origination.config.time_provider)?;
-                (origination.judge(chain, resumed, now), Some(origination))
+            Judge::OfServer(server) => {
+                let now = now(&*server.origination.config.time_provider)?;
+                (server.judge(chain, resumed, now), Some(server))
             }
         };
         let peer = verdict.map(|verdict| match verdict {
             PeerVerdict::Holds => None,
-            PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, origination.cloned())),
+            PeerVerdict::Pending(certificate) => Some(PendingPeer::new(certificate, server.cloned())),
         });
         let server_name = self.server_name;
         let info = Box::new(TlsInfo { server_name, ..self.connection.info(version, resumed)? });

@@ -1,5 +1,6 @@
-//! Sessions with a server, kept in the client's role for resumption (TS 33.328 Annex M) (A3b): in memory,
-//! bounded, one store a listener, which has one server.
+//! Sessions with servers, kept in the client's role for resumption (TS 33.328 Annex M) (A3b): in memory,
+//! bounded, one store per listener. The servers of a store have one policy and differ by name, if the names
+//! of clients are forwarded; else there is one name.
 //!
 //! A session counts from its first full handshake, as in the server's role, however often a server wraps it
 //! anew. The store is in shares, one for each worker as long as there are not more than [`SHARES`], so that
@@ -18,9 +19,10 @@ use super::ticket_keys::UnixSeconds;
 use super::tickets::{SessionBirth, Tickets};
 
 const SHARES: usize = 16;
-/// Most tickets of TLS 1.3 in a share, each for one handshake; the oldest make room. As many connections may
-/// be begun at once and all be resumed.
-const TICKETS: usize = 64;
+/// Most tickets of TLS 1.3 in a share, each for one handshake, and most sessions of TLS 1.2, one per name;
+/// the oldest make room. With one name, so many connections of TLS 1.3 may be begun at once and all be
+/// resumed.
+const KEPT_MAX: usize = 64;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -29,18 +31,33 @@ thread_local! {
     static SHARE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARES;
 }
 
-/// Something kept, with the time of its session's first full handshake.
+/// Something kept, with the name of the server and the time of its session's first full handshake.
 struct Kept<T> {
+    server: ServerName<'static>,
     origin: UnixSeconds,
     session: T,
 }
 
 #[derive(Default)]
 struct Share {
-    /// That the server chose last.
+    /// That a server chose last.
     group: Option<NamedGroup>,
-    tls12: Option<Kept<Tls12ClientSessionValue>>,
+    tls12: VecDeque<Kept<Tls12ClientSessionValue>>,
     tls13: VecDeque<Kept<Tls13ClientSessionValue>>,
+}
+
+impl<T> Kept<T> {
+    fn is_of(&self, server: &ServerName<'_>) -> bool {
+        self.server == *server
+    }
+}
+
+/// Keeps it; the oldest makes room.
+fn keep<T>(all: &mut VecDeque<Kept<T>>, kept: Kept<T>) {
+    if all.len() >= KEPT_MAX {
+        all.pop_front();
+    }
+    all.push_back(kept);
 }
 
 /// All of a listener's.
@@ -57,12 +74,13 @@ impl ClientSessions {
         Self { shares: Default::default(), has_tls12: AtomicBool::new(false), tickets }
     }
 
-    /// Forgets them all: the next handshake is a full one.
-    pub(super) fn forget(&self) {
+    /// Forgets those with a server: the next handshake with it is a full one.
+    pub(super) fn forget(&self, server: &ServerName<'_>) {
         for share in &self.shares {
-            *lock(share) = Share::default();
+            let mut share = lock(share);
+            share.tls12.retain(|kept| !kept.is_of(server));
+            share.tls13.retain(|kept| !kept.is_of(server));
         }
-        self.has_tls12.store(false, Ordering::Relaxed);
     }
 
     fn own(&self) -> MutexGuard<'_, Share> {
@@ -91,41 +109,47 @@ impl ClientSessionStore for ClientSessions {
         self.own().group
     }
 
-    fn set_tls12_session(&self, _server: ServerName<'static>, session: Tls12ClientSessionValue) {
+    fn set_tls12_session(&self, server: ServerName<'static>, session: Tls12ClientSessionValue) {
         let origin = SessionBirth::of_this_call(self.tickets.now());
-        self.own().tls12 = Some(Kept { origin, session });
+        let mut share = self.own();
+        share.tls12.retain(|kept| !kept.is_of(&server));
+        keep(&mut share.tls12, Kept { server, origin, session });
         self.has_tls12.store(true, Ordering::Relaxed);
     }
 
-    fn tls12_session(&self, _server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
         let (origin, session) = self.find(|share| {
-            let is_old = |kept: &mut Kept<_>| self.tickets.is_too_old(kept.origin);
-            share.tls12.take_if(is_old);
-            share.tls12.as_ref().map(|kept| (kept.origin, kept.session.clone()))
+            share.tls12.retain(|kept| !self.tickets.is_too_old(kept.origin));
+            let kept = share.tls12.iter().find(|kept| kept.is_of(server))?;
+            Some((kept.origin, kept.session.clone()))
         })?;
         SessionBirth::found(origin);
         Some(session)
     }
 
-    fn remove_tls12_session(&self, _server: &ServerName<'static>) {
-        if self.has_tls12.swap(false, Ordering::Relaxed) {
-            self.shares.iter().for_each(|share| lock(share).tls12 = None);
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        if !self.has_tls12.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for share in &self.shares {
+            let mut share = lock(share);
+            share.tls12.retain(|kept| !kept.is_of(server));
+            if !share.tls12.is_empty() {
+                self.has_tls12.store(true, Ordering::Relaxed);
+            }
         }
     }
 
-    fn insert_tls13_ticket(&self, _server: ServerName<'static>, session: Tls13ClientSessionValue) {
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, session: Tls13ClientSessionValue) {
         let origin = SessionBirth::of_this_call(self.tickets.now());
-        let mut share = self.own();
-        if share.tls13.len() >= TICKETS {
-            share.tls13.pop_front();
-        }
-        share.tls13.push_back(Kept { origin, session });
+        keep(&mut self.own().tls13, Kept { server, origin, session });
     }
 
-    fn take_tls13_ticket(&self, _server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         let kept = self.find(|share| {
             share.tls13.retain(|kept| !self.tickets.is_too_old(kept.origin));
-            share.tls13.pop_back()
+            let place = share.tls13.iter().rposition(|kept| kept.is_of(server))?;
+            share.tls13.remove(place)
         })?;
         SessionBirth::found(kept.origin);
         Some(kept.session)
