@@ -36,6 +36,8 @@ pub enum Counter {
     ListenerLimits,
     /// Times that accepting paused because of `limits.connection_rate`.
     RateLimits,
+    /// Times that receives began to wait because of `limits.buffer_memory`.
+    MemoryPauses,
     /// Handshakes ended before their time because no slot was free for a newcomer.
     HandshakesEvicted,
     /// Handshakes: version, full.
@@ -109,6 +111,8 @@ pub enum Gauge {
     Unfinished,
     /// Buffers lent out of the free list and not returned.
     BuffersLent,
+    /// Bytes of all buffers in use, those included that wait in the ring for what is received.
+    BufferBytes,
     /// Ring operations in flight.
     OperationsInFlight,
     /// 1 while no slot is free.
@@ -265,10 +269,11 @@ const FAMILIES: [Family; 11] = [
     },
     Family {
         name: "offramp_limit_pauses",
-        help: "Times that a worker stopped accepting because of a limit",
+        help: "Times that a worker stopped accepting (buffer_memory: receiving) because of a limit",
         series: &[
             (&[("limit", "listener_connections")], Counter::ListenerLimits),
             (&[("limit", "connection_rate")], Counter::RateLimits),
+            (&[("limit", "buffer_memory")], Counter::MemoryPauses),
         ],
     },
     Family {
@@ -342,6 +347,11 @@ const LEVELS: [(&str, &str, Gauge); GAUGES] = [
     ("offramp_connections_open", "Connections open", Gauge::Connections),
     ("offramp_handshakes_unfinished", "Connections open whose handshake is not complete", Gauge::Unfinished),
     ("offramp_buffers_lent", "Buffers in use", Gauge::BuffersLent),
+    (
+        "offramp_buffer_bytes",
+        "Bytes of buffers that hold what was received or wait for it",
+        Gauge::BufferBytes,
+    ),
     ("offramp_operations_in_flight", "Ring operations in flight", Gauge::OperationsInFlight),
     ("offramp_workers_full", "Workers without a free slot: connections wait in the backlog", Gauge::Full),
 ];

@@ -21,22 +21,33 @@ pub struct Buf {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    /// It is one of a free list's.
-    is_lent: bool,
+    origin: Origin,
+}
+
+/// Who counts a buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Nobody: it is of the allocator.
+    Uncounted,
+    /// A [`Bufs`], as one of its free list.
+    FreeList,
+    /// A [`Bufs`], by its bytes: it was made to fit.
+    Fitted,
 }
 
 impl Buf {
     /// An empty buffer of `capacity` bytes, zeroed.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, is_lent: false }
+        let bytes = vec![0; capacity].into_boxed_slice();
+        Self { bytes, start: 0, end: 0, origin: Origin::Uncounted }
     }
 
     /// A buffer that holds `front` and behind it `back`, and has no room for more.
     #[must_use]
     pub fn joined(front: &[u8], back: &[u8]) -> Self {
         let bytes = [front, back].concat().into_boxed_slice();
-        Self { end: bytes.len(), bytes, start: 0, is_lent: false }
+        Self { end: bytes.len(), bytes, start: 0, origin: Origin::Uncounted }
     }
 
     /// All the bytes it can ever hold, whatever the window.
@@ -160,13 +171,17 @@ impl fmt::Debug for Buf {
 /// the cache.
 ///
 /// It makes new ones when it runs dry: what bounds their number is the bound on connections, each of which
-/// holds at most two (one a direction) and, for the time of one step, two more. It keeps at most `keep` free
-/// ones.
+/// holds at most two per direction (one waits to be sent, one is being sent) and, for the time of one step,
+/// two more. Who fills buffers from a network asks first whether the ceiling is reached
+/// ([`Bufs::is_full`]). It keeps at most `keep` free ones.
 #[derive(Debug)]
 pub struct Bufs {
     free: Vec<Buf>,
     keep: usize,
     lent: usize,
+    /// Bytes of those that were made to fit.
+    fitted_bytes: usize,
+    ceiling_bytes: usize,
     /// The fewest that were free since the last [`Bufs::trim`]: nobody needed those.
     unneeded: usize,
 }
@@ -175,7 +190,8 @@ impl Bufs {
     /// An empty free list that will keep at most `keep` free buffers.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { free: Vec::with_capacity(keep), keep, lent: 0, unneeded: 0 }
+        let free = Vec::with_capacity(keep);
+        Self { free, keep, lent: 0, fitted_bytes: 0, ceiling_bytes: usize::MAX, unneeded: 0 }
     }
 
     /// An empty buffer.
@@ -183,7 +199,7 @@ impl Bufs {
         self.lent += 1;
         let free = self.free.pop();
         self.unneeded = self.unneeded.min(self.free.len());
-        free.unwrap_or_else(|| Buf { is_lent: true, ..Buf::with_capacity(BUF_BYTES) })
+        free.unwrap_or_else(|| Buf { origin: Origin::FreeList, ..Buf::with_capacity(BUF_BYTES) })
     }
 
     /// Frees half of the buffers that nobody needed since the last call, for a caller that calls it at
@@ -202,24 +218,35 @@ impl Bufs {
         if !buf.is_loose() {
             return buf;
         }
-        let fitting = Buf::joined(buf.filled(), &[]);
+        let fitting = self.fitting(buf.filled(), &[]);
         self.give(buf);
         fitting
+    }
+
+    fn fitting(&mut self, front: &[u8], back: &[u8]) -> Buf {
+        let buf = Buf { origin: Origin::Fitted, ..Buf::joined(front, back) };
+        self.fitted_bytes += buf.capacity();
+        buf
     }
 
     /// What came first, if anything did, and `back` behind it, as one buffer.
     #[must_use]
     pub fn join(&mut self, front: Option<Buf>, back: Buf) -> Buf {
         let Some(front) = front else { return back };
-        let joined = Buf::joined(front.filled(), back.filled());
+        let joined = self.fitting(front.filled(), back.filled());
         [front, back].into_iter().for_each(|buf| self.give(buf));
         joined
     }
 
     /// Gives a buffer back; one that is not of the free list, or one too many, goes to the allocator.
     pub fn give(&mut self, mut buf: Buf) {
-        if !buf.is_lent {
-            return;
+        match buf.origin {
+            Origin::FreeList => {}
+            Origin::Fitted => {
+                self.fitted_bytes = self.fitted_bytes.saturating_sub(buf.capacity());
+                return;
+            }
+            Origin::Uncounted => return,
         }
         self.lent = self.lent.saturating_sub(1);
         if self.free.len() < self.keep {
@@ -238,6 +265,24 @@ impl Bufs {
     #[must_use]
     pub fn lent(&self) -> usize {
         self.lent
+    }
+
+    /// Bytes of all buffers that are out, those included that were made to fit.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.lent * BUF_BYTES + self.fitted_bytes
+    }
+
+    /// From how many held bytes on nothing more is received; at the beginning there is no such number.
+    pub fn set_ceiling(&mut self, bytes: usize) {
+        self.ceiling_bytes = bytes;
+    }
+
+    /// Whether the ceiling is reached. Buffers can be had nevertheless: what was received is still to be
+    /// sent.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.held_bytes() >= self.ceiling_bytes
     }
 }
 
@@ -277,9 +322,27 @@ mod tests {
         let fitting = bufs.fit(buf);
         assert_eq!((fitting.filled(), fitting.capacity()), (&[7; 9][..], 9));
         assert_eq!((bufs.lent(), bufs.free.len()), (0, 1), "the large one is free again");
+        assert_eq!(bufs.held_bytes(), 9);
+        bufs.give(fitting);
+        assert_eq!(bufs.held_bytes(), 0);
         let mut full = bufs.take();
         full.extend(&[7; BUF_BYTES - SLACK_BYTES]);
         assert_eq!(bufs.fit(full).capacity(), BUF_BYTES, "a buffer that is full stays");
+    }
+
+    #[test]
+    fn bufs_are_full_from_the_ceiling_on() {
+        let mut bufs = Bufs::new(1);
+        bufs.set_ceiling(BUF_BYTES + 10);
+        let (large, mut small) = (bufs.take(), bufs.take());
+        assert!(bufs.is_full());
+        small.extend(&[7; 9]);
+        let small = bufs.fit(small);
+        assert!(!bufs.is_full(), "{}", bufs.held_bytes());
+        let joined = bufs.join(Some(small), Buf::joined(b"x", &[]));
+        assert!(bufs.is_full() && bufs.held_bytes() == BUF_BYTES + 10);
+        [large, joined].into_iter().for_each(|buf| bufs.give(buf));
+        assert_eq!(bufs.held_bytes(), 0);
     }
 
     #[test]

@@ -88,10 +88,10 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Fills entries up to the present target, large ones from the free list.
+    /// Fills entries up to the present target, large ones from the free list unless that is at its ceiling.
     pub(super) fn refill(&mut self, bufs: &mut Bufs) {
         let before = self.tail;
-        while self.lent() < self.target {
+        while self.lent() < self.target && !(self.size == Size::Large && bufs.is_full()) {
             let Some(id) = self.vacant.pop() else { break };
             let mut buf = match self.size {
                 Size::Large => bufs.take(),

@@ -147,7 +147,7 @@ impl World {
     pub(super) fn settle(mut self, steps: usize) -> Outcome {
         self.release(self.plain, self.backend_was_reset);
         self.release_tls();
-        assert_eq!(self.out.bufs.lent(), 0, "seed {}: buffers were not given back", self.plan.seed);
+        assert_eq!(self.out.bufs.held_bytes(), 0, "seed {}: buffers were not given back", self.plan.seed);
         assert!(self.conn.is_closed() && self.conn.deadline().is_none());
         if !self.peer_reset {
             let rest: Vec<u8> = self.to_peer.drain(..).collect();

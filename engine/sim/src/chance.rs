@@ -14,12 +14,13 @@ use offramp_core::conn::record_path::Offer;
 use offramp_proto::CipherSet;
 
 const ERRNOS: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ENOMEM, libc::EBUSY, libc::EINVAL];
-const MISHAPS: [InjectedFault; 8] = [
+const MISHAPS: [InjectedFault; 9] = [
     InjectedFault::PeerReset,
     InjectedFault::PeerFin,
     InjectedFault::PlainPeerReset,
     InjectedFault::FlippedBit,
     InjectedFault::Drain,
+    InjectedFault::NoMoreMemory,
     InjectedFault::NoMoreOffload,
     InjectedFault::NoMoreKeys(libc::ENOMEM),
     InjectedFault::NoMoreKeys(libc::EBUSY),
@@ -171,7 +172,8 @@ fn judge(plan: &Plan, outcome: &Outcome) {
 fn judge_delivery(plan: &Plan, outcome: &Outcome) {
     use Backend as B;
     let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
-    let has_time = !matches!(plan.mishap, Some((_, InjectedFault::PlainPeerReset | InjectedFault::Drain)));
+    use InjectedFault as I;
+    let has_time = !matches!(plan.mishap, Some((_, I::PlainPeerReset | I::Drain | I::NoMoreMemory)));
     let is_relayed = outcome.plain_was_open && outcome.established.is_some();
     let fault = outcome.report.fault;
     // What still comes when the end is ours is read for the alert's sake alone.

@@ -40,6 +40,8 @@ pub enum InjectedFault {
     FlippedBit,
     /// The engine begins to drain.
     Drain,
+    /// Its memory is wanted for others.
+    NoMoreMemory,
     /// The kill switch of the offload is thrown.
     NoMoreOffload,
     /// The kernel takes no keys any more, and says this errno.

@@ -14,6 +14,7 @@ use super::watch::Wire;
 use offramp_core::conn::Conn;
 use offramp_core::conn::action::{Milestone, Outbox, ProxiedAddresses, Report};
 use offramp_core::conn::event::{Event, Leg, Operation};
+use offramp_core::conn::fault::Fault;
 use offramp_core::conn::policy::{Policy, Turn};
 use offramp_core::tls::TlsInfo;
 use offramp_proto::buf::Buf;
@@ -357,6 +358,7 @@ impl World {
             }
             InjectedFault::NoMoreOffload => self.may_offload = false,
             InjectedFault::NoMoreKeys(errno) => self.kernel.refuse(errno),
+            InjectedFault::NoMoreMemory => self.step(Event::TurnedAway(Fault::BufferMemory)),
             InjectedFault::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
         }
     }

@@ -117,7 +117,7 @@ impl Raw {
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
-        let limits = self.limits()?;
+        let limits = self.limits(workers)?;
         let pools = self.all_pools()?;
         let listeners = self.all_listeners(&pools)?;
         Ok(Config {

@@ -41,6 +41,12 @@ pub const PROBES_MAX: usize = 128;
 /// A limit of the section `[limits]`.
 pub const LIMIT: RangeInclusive<usize> = 1..=1_000_000_000;
 
+/// Bytes of `limits.buffer_memory`.
+pub const BUFFER_MEMORY: RangeInclusive<usize> = BUFFER_MEMORY_PER_WORKER..=1 << 40;
+
+/// The least of it per worker: twice what the ring of a worker can keep ready to receive into.
+pub const BUFFER_MEMORY_PER_WORKER: usize = 8 << 20;
+
 /// Lines of connections in the log, per second; 0 for none.
 pub const CONNECTION_LOG: RangeInclusive<usize> = 0..=1_000_000;
 

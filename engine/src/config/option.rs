@@ -253,6 +253,10 @@ options! {
     ConnectionRate: "limits.connection_rate", "--connection-rate", "N",
         default "no limit", Process Number,
         "New connections per second; then accepting pauses";
+    BufferMemory: "limits.buffer_memory", "--buffer-memory", "SIZE",
+        default "no limit", Process Text,
+        "Memory for what was received and not yet sent; then receiving pauses, and connections end whose \
+         bytes have waited longest";
     FullHandshakeRate: "limits.full_handshake_rate", "--full-handshake-rate", "N",
         default "no limit", Process Number,
         "Full handshakes of clients per second; more are refused, while resumed ones pass";

@@ -1,7 +1,7 @@
 //! Limits on what clients may use, shared by all workers.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ pub struct LimitRules {
     pub connection_rate: Option<NonZeroU32>,
     /// Full handshakes of clients per second, of all listeners; those that resume a session are not counted.
     pub full_handshake_rate: Option<NonZeroU32>,
+    /// Bytes of buffers, of all workers, each of which has the same share: from there on nothing more is
+    /// received. What is on its way then exceeds it, by less than 8 MiB per worker.
+    pub buffer_memory: Option<NonZeroUsize>,
     /// Connections per second that get a line in the log; none gets one without.
     pub connection_log: Option<NonZeroU32>,
 }

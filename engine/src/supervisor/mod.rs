@@ -157,6 +157,7 @@ impl Engine {
         let setups = counters.into_iter().enumerate().map(|(index, counters)| Setup {
             index,
             name: names[index],
+            workers: config.workers,
             max_connections: share(descriptors.max_connections, config.workers, index),
             counters,
             limits: Arc::clone(&limits),

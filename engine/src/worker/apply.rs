@@ -90,7 +90,7 @@ impl Executor<'_> {
             | Action::Send { leg, .. }
             | Action::SendRecord { leg, .. } => {
                 if let Some(slot) = self.slots.get(id) {
-                    slot.leg(leg).start(action, id, self.ring);
+                    slot.leg(leg).start(action, id, Some(self.now), self.ring);
                 }
             }
         }

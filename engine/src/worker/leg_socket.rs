@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use super::owner::{Owner, Ring, SlotId};
 use super::route::Route;
@@ -22,6 +23,8 @@ pub(super) struct LegSocket {
     receiving: Option<Started>,
     /// The send, or the connect.
     sending: Option<Started>,
+    /// When the send was begun, of which a rest may be under way; if one is.
+    sending_since: Option<Instant>,
     /// The last receive left nothing to read.
     pub(super) drained: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
@@ -62,8 +65,8 @@ impl LegSocket {
         self.socket.take()
     }
 
-    /// Starts a receive or a send, unless the leg is closed.
-    pub(super) fn start(&mut self, action: Action, id: SlotId, ring: &mut Ring) {
+    /// Starts a receive or a send, unless the leg is closed. `since` is when the bytes to be sent were there.
+    pub(super) fn start(&mut self, action: Action, id: SlotId, since: Option<Instant>, ring: &mut Ring) {
         let Some(socket) = self.socket.as_ref().map(AsFd::as_fd) else { return };
         let receive = |leg| Owner::Leg(id, leg, Operation::Receive);
         let send = |leg| Owner::Leg(id, leg, Operation::Send);
@@ -83,11 +86,11 @@ impl LegSocket {
                 self.receiving = Some(ring.receive_record(socket, buf, receive(leg)));
             }
             Action::Send { leg, buf } => {
-                self.record_type = None;
+                (self.record_type, self.sending_since) = (None, since);
                 self.sending = Some(ring.send(socket, buf, send(leg)));
             }
             Action::SendRecord { leg, record_type, buf } => {
-                self.record_type = Some(record_type);
+                (self.record_type, self.sending_since) = (Some(record_type), since);
                 self.sending = Some(ring.send_record(socket, record_type, buf, send(leg)));
             }
             _ => {}
@@ -100,7 +103,14 @@ impl LegSocket {
             Some(max) => Action::Receive { leg, max },
             None => Action::ReceiveHandshake { leg },
         };
-        self.start(action, id, ring);
+        self.start(action, id, None, ring);
+    }
+
+    /// Starts the receive again that found no buffer, into this one; it comes back if the leg is closed.
+    pub(super) fn receive_into(&mut self, buf: Buf, id: SlotId, leg: Leg, ring: &mut Ring) -> Option<Buf> {
+        let Some(max) = self.max.filter(|_| self.socket.is_some()) else { return Some(buf) };
+        self.start(Action::ReceiveInto { leg, buf, max }, id, None, ring);
+        None
     }
 
     /// Sends what a send has left of its buffer. (No MSG_WAITALL: kernel TLS refuses it.)
@@ -109,7 +119,7 @@ impl LegSocket {
             Some(record_type) => Action::SendRecord { leg, record_type, buf },
             None => Action::Send { leg, buf },
         };
-        self.start(action, id, ring);
+        self.start(action, id, self.sending_since, ring);
     }
 
     /// Connects the leg to `endpoint`; an attempt before is given up. TCP asks an endpoint on another
@@ -139,6 +149,11 @@ impl LegSocket {
         let owner = Owner::Connect(id, self.attempts);
         self.sending = Some(ring.connect(socket, endpoint.sockaddr.clone(), owner));
         Ok(())
+    }
+
+    /// Since when the bytes wait that are being sent, if any are.
+    pub(super) fn sending_since(&self) -> Option<Instant> {
+        self.sending_since.filter(|_| self.sending.is_some())
     }
 
     /// Whether this is the attempt that is under way.

@@ -17,6 +17,7 @@ mod flush;
 mod leg_socket;
 mod listener;
 mod mailbox;
+mod memory;
 mod owner;
 mod proxy;
 mod route;
@@ -72,6 +73,8 @@ pub struct Setup {
     pub index: usize,
     /// Drawn at random: in front of the names of its connections.
     pub name: u64,
+    /// How many workers there are.
+    pub workers: usize,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
     /// This worker's counters.
@@ -101,6 +104,7 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
     match Worker::new(setup) {
         Err(error) => ready(Err(error)),
         Ok(mut worker) => {
+            worker.set_memory_ceiling();
             worker.obey();
             ready(Ok(()));
             worker.run();
@@ -110,6 +114,8 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
 
 struct Worker {
     index: usize,
+    /// How many there are.
+    workers: usize,
     /// In front of the names of its connections.
     name: u64,
     /// Counts them.
@@ -142,6 +148,12 @@ struct Worker {
     /// Receives that found no buffer, in order: of connections, and of handshakes.
     parked: VecDeque<(SlotId, Leg)>,
     parked_handshakes: VecDeque<(SlotId, Leg)>,
+    /// Receives of connections with bytes on their way, while memory is short.
+    held_back: VecDeque<(SlotId, Leg)>,
+    /// This worker's share of `limits.buffer_memory`, in bytes.
+    memory_ceiling: usize,
+    /// When to end connections for those that wait for memory; none while none waits.
+    memory_look_at: Option<Instant>,
     /// When to look for memory that nobody needs; none while there cannot be any.
     tidy_at: Option<Instant>,
     /// Events that an action caused at once.
@@ -157,6 +169,7 @@ impl Worker {
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
             index: setup.index,
+            workers: setup.workers,
             name: setup.name,
             next_connection: 0,
             ring,
@@ -179,6 +192,9 @@ impl Worker {
             flooded_until: None,
             parked: VecDeque::new(),
             parked_handshakes: VecDeque::new(),
+            held_back: VecDeque::new(),
+            memory_ceiling: usize::MAX,
+            memory_look_at: None,
             tidy_at: None,
             events: VecDeque::new(),
             draining: false,
@@ -207,6 +223,7 @@ impl Worker {
             self.run_bulk();
         }
         self.run_handshakes();
+        self.relieve_memory();
         self.receive_parked();
         while let Some(id) = self.timers.fired(self.now) {
             self.timer_fired(id);
@@ -219,10 +236,10 @@ impl Worker {
 
     /// How long the next wait may last; none at all while something is left to be done.
     fn patience(&mut self) -> Option<Duration> {
-        if !(self.bulk.is_empty() && self.parked.is_empty() && self.parked_handshakes.is_empty()) {
+        if self.may_receive() || !self.bulk.is_empty() || !self.parked_handshakes.is_empty() {
             return Some(Duration::ZERO);
         }
-        let own = [self.tidy_at, self.next_eviction(), self.rated_until];
+        let own = [self.tidy_at, self.next_eviction(), self.rated_until, self.next_memory_look()];
         let own = own
             .into_iter()
             .flatten()
@@ -249,9 +266,14 @@ impl Worker {
     /// Starts as many of the receives that found no buffer as will find one now.
     fn receive_parked(&mut self) {
         let (room, handshakes) = self.ring.room();
-        for _ in 0..room {
-            let Some((id, leg)) = self.parked.pop_front() else { break };
-            self.receive_again(id, leg);
+        if self.outbox.bufs.is_full() {
+            self.receive_into_reserve();
+        } else {
+            for _ in 0..room {
+                let next = self.parked.pop_front().or_else(|| self.held_back.pop_front());
+                let Some((id, leg)) = next else { break };
+                self.receive_again(id, leg);
+            }
         }
         for _ in 0..handshakes {
             let Some((id, leg)) = self.parked_handshakes.pop_front() else { break };
@@ -303,7 +325,7 @@ impl Worker {
         );
         match decoded {
             Decoded::Event(event) => self.step(id, event),
-            Decoded::Again { is_handshake: false } => self.parked.push_back((id, leg)),
+            Decoded::Again { is_handshake: false } => self.park(id, leg),
             Decoded::Again { is_handshake: true } => self.parked_handshakes.push_back((id, leg)),
             Decoded::Nothing => {}
         }
@@ -398,6 +420,7 @@ impl Worker {
         self.counters.set(Gauge::Unfinished, self.slots.unfinished() as u64);
         let lent = self.outbox.bufs.lent().saturating_sub(self.ring.provided());
         self.counters.set(Gauge::BuffersLent, lent as u64);
+        self.counters.set(Gauge::BufferBytes, self.outbox.bufs.held_bytes() as u64);
         self.counters.set(Gauge::Full, u64::from(self.is_full));
         self.faults.catch_up(self.now);
         // Beside those of connections there are the accept and the wait for the control plane.

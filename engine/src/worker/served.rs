@@ -54,7 +54,10 @@ impl Worker {
                     }
                     self.forget(id);
                 }
-                Command::Limits(limits) => self.limits = limits,
+                Command::Limits(limits) => {
+                    self.limits = limits;
+                    self.set_memory_ceiling();
+                }
                 Command::Offload(allowed) => self.may_offload = allowed,
                 Command::Drain => self.drain(),
                 Command::End => self.ending = true,

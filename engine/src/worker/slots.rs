@@ -134,6 +134,27 @@ impl Slots {
         self.by_age.iter().find(|(id, _)| is_one(id)).copied()
     }
 
+    /// The connections with bytes that have waited since `latest` or before, to be sent or for the rest of a
+    /// message; those first whose bytes have waited longest.
+    pub(super) fn holders(&self, latest: Instant) -> Vec<SlotId> {
+        let of_relays = self.slots.iter().filter_map(|(index, slot)| {
+            let Slot { near, far, conn, serial, .. } = slot;
+            let since = [near.sending_since(), far.sending_since(), conn.record_since()];
+            let since = since.into_iter().flatten().min()?;
+            Some((since, SlotId { index: u32::try_from(index).ok()?, serial: *serial }))
+        });
+        let keeps_front = |id: &SlotId| {
+            let slot = self.slots.get(id.index as usize);
+            slot.is_some_and(|slot| slot.conn.keeps_front_of_handshake())
+        };
+        let of_handshakes = self.by_age.iter().filter(|(id, _)| is_unfinished(&self.slots, *id));
+        let of_handshakes =
+            of_handshakes.filter(|(id, _)| keeps_front(id)).map(|(id, accepted)| (*accepted, *id));
+        let mut all: Vec<_> = of_relays.chain(of_handshakes).filter(|(since, _)| *since <= latest).collect();
+        all.sort_unstable_by_key(|(since, _)| *since);
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// The tenant, unless it has left.
     pub(super) fn get(&mut self, id: SlotId) -> Option<&mut Slot> {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.serial == id.serial)

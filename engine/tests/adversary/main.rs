@@ -15,6 +15,7 @@
 mod victim;
 
 mod admin;
+mod ceiling;
 mod flood;
 mod liveness;
 mod log;

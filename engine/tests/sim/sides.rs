@@ -156,6 +156,26 @@ fn sides_turn_away_before_anything_is_done() {
     }
 }
 
+/// Wherever it stands, it is over at once: neither leg waits for its peer, and every buffer is back.
+#[test]
+fn sides_end_at_once_when_their_memory_is_wanted() {
+    let mut ended = 0;
+    for step in 1..300_usize {
+        let seed = step as u64;
+        for peer in peers(SUITES[step % 6]) {
+            let mut plan = Plan::new(seed, bytes(150_000, seed));
+            plan.mishap = Some((step, InjectedFault::NoMoreMemory));
+            plan.backend = [Backend::Echo, Backend::Stalls(1000)][step / 6 % 2].clone();
+            let outcome = run(plan, [BOTH, NOTHING][step / 12 % 2], peer);
+            let is_over = outcome.report.fault == Some(Fault::BufferMemory);
+            assert!(is_over || step > 20, "step {step}: {:?}", outcome.report.fault);
+            assert!(!is_over || outcome.backend_was_reset || !outcome.plain_was_open, "step {step}");
+            ended += usize::from(is_over);
+        }
+    }
+    assert!(ended > 300, "{ended}");
+}
+
 #[test]
 fn sides_end_when_the_lifetime_is_over_wherever_they_stand() {
     for seed in 0..60 {

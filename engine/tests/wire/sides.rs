@@ -66,6 +66,7 @@ impl Running {
         let setup = worker::Setup {
             index: 0,
             name: 0,
+            workers: 1,
             max_connections: 16,
             counters: Arc::clone(&counters),
             limits: Arc::new(Limits::new(LimitRules::default(), Instant::now())),

@@ -200,6 +200,10 @@ faults! {
     /// The source opens more connections per second than `limits.source_rate` allows.
     SourceRate = "source_rate", Tls, Info, None,
         "One client reconnects too fast, or many share an address (NAT): raise the limit.";
+    /// Buffers take as much memory as `limits.buffer_memory` allows, and those of this connection have waited
+    /// longest for a peer that does not read, or that has not sent the rest of a record.
+    BufferMemory = "buffer_memory", Us, Info, None,
+        "Slow peers, or an attack by peers that do not read: raise the limit, or lower `timeouts.idle`.";
     /// A key has protected as many records as it may, and there is no next one. In the middle of a stream a
     /// close_notify would make it look whole.
     RecordLimit = "record_limit", Us, Info, Some(alert::INTERNAL_ERROR),

@@ -163,6 +163,11 @@ impl Handshake {
         self.session.evidence()
     }
 
+    /// Whether it keeps bytes of a message that is not whole.
+    pub(super) fn keeps_front(&self) -> bool {
+        self.incoming.is_some()
+    }
+
     /// Gives what it holds back to the free list.
     pub(super) fn release(self, out: &mut Outbox) {
         if let Some(buf) = self.incoming {

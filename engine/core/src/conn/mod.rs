@@ -90,6 +90,23 @@ impl Conn {
         [*deadline, self.course.record_until(), *ends_at].into_iter().flatten().min()
     }
 
+    /// Since when a peer has owed it the rest of a record; of a connection that relays.
+    #[must_use]
+    pub fn record_since(&self) -> Option<Instant> {
+        self.course.record_until()?.checked_sub(self.policy.timeouts.handshake)
+    }
+
+    /// Whether it keeps the front of a message of a handshake that is not complete.
+    #[must_use]
+    pub fn keeps_front_of_handshake(&self) -> bool {
+        match &self.course.stage {
+            Stage::Handshake(stage) => stage.keeps_front(),
+            Stage::Peek(stage) => stage.keeps_front(),
+            Stage::Proxied(stage) => stage.keeps_front(),
+            _ => false,
+        }
+    }
+
     /// Whether its handshake was completed.
     #[must_use]
     pub fn is_established(&self) -> bool {

@@ -87,6 +87,11 @@ impl Proxied {
         }
     }
 
+    /// Whether it keeps bytes of a message that is not whole.
+    pub(super) fn keeps_front(&self) -> bool {
+        self.incoming.is_some()
+    }
+
     /// Gives what it holds back to the free list.
     pub(super) fn release(&mut self, out: &mut Outbox) {
         self.incoming.take().into_iter().for_each(|buf| out.bufs.give(buf));

@@ -123,6 +123,12 @@ impl Shutdown {
         }
     }
 
+    /// Resets both legs, whatever they have still to send: what they hold is wanted back now.
+    pub(super) fn abandon(&mut self, out: &mut Outbox) {
+        self.near.close(Leg::Near, true, out);
+        self.far.close(Leg::Far, true, out);
+    }
+
     /// Goes as far as it can; the report, once both legs are over.
     pub(super) fn advance(&mut self, busy: Busy, out: &mut Outbox) -> Option<Report> {
         self.near.advance(Leg::Near, busy, out);
@@ -221,25 +227,22 @@ impl Ending {
 
     /// The leg is closed: with a reset, if it is a plain one whose peer has not got everything.
     fn give_up(&mut self, leg: Leg, out: &mut Outbox) {
-        let reset = match std::mem::replace(self, Self::Over) {
+        let is_plain = matches!(self, Self::Plain { .. });
+        self.close(leg, is_plain, out);
+    }
+
+    /// The leg is closed, unless it is over.
+    fn close(&mut self, leg: Leg, reset: bool, out: &mut Outbox) {
+        let (first, second) = match std::mem::replace(self, Self::Over) {
             Self::Over => return,
-            Self::Plain { phase, .. } => {
-                if let PlainPhase::Sending(held) = phase {
-                    held.into_iter().for_each(|buf| out.bufs.give(buf));
-                }
-                true
-            }
-            Self::Tls(TlsEnding { phase, .. }) => {
-                if let Phase::Waiting(delivery, farewell) = phase {
-                    let last = match farewell {
-                        LastRecord::Bytes(buf) | LastRecord::Record(buf) => Some(buf),
-                        LastRecord::Silent | LastRecord::Said => None,
-                    };
-                    [delivery, last].into_iter().flatten().for_each(|buf| out.bufs.give(buf));
-                }
-                false
-            }
+            Self::Plain { phase: PlainPhase::Sending(held), .. } => (held, None),
+            Self::Tls(TlsEnding { phase: Phase::Waiting(delivery, last), .. }) => match last {
+                LastRecord::Bytes(buf) | LastRecord::Record(buf) => (delivery, Some(buf)),
+                LastRecord::Silent | LastRecord::Said => (delivery, None),
+            },
+            Self::Plain { .. } | Self::Tls(_) => (None, None),
         };
+        [first, second].into_iter().flatten().for_each(|buf| out.bufs.give(buf));
         out.push(Action::Release { leg, reset });
     }
 }

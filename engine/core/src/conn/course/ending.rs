@@ -13,7 +13,7 @@ use crate::conn::relay::{Cut, Ending, Relay, Side};
 use crate::conn::shutdown::Shutdown;
 
 impl Course {
-    /// It ends wherever it stands; what ends already goes on ending.
+    /// It ends wherever it stands; what ends already goes on ending, unless its memory is wanted.
     pub(super) fn turn_away(&mut self, fault: Fault, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
         let cut = Cut { fault, culprit: None };
         self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
@@ -24,6 +24,12 @@ impl Course {
                 self.fail(cut, LegEnd::Closed, now, rules, out)
             }
         };
+        if fault == Fault::BufferMemory
+            && let Stage::Shutdown(mut stage) = std::mem::replace(&mut self.stage, Stage::Closed)
+        {
+            stage.abandon(out);
+            self.stage = self.go_on_ending(stage, out);
+        }
         self.busy.give(out.actions());
     }
 
