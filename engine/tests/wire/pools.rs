@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::foreign::Typed;
 use offramp_testing::identity::{Identity, NAME};
 use offramp_testing::peer::{End, Peer, Version, plain};
 use offramp_testing::server::{Setup, TestServer};
@@ -224,7 +225,8 @@ fn a_pass_through_reads_the_name_and_changes_nothing() {
     drop(peer);
     let before = outer.metrics();
     let mut other = Peer::dial(outer.addr, &asking(b"web"), "elsewhere.example");
-    assert!(other.handshake().is_err());
+    let error = other.handshake().expect_err("nobody is there").to_string();
+    assert!(error.contains("InternalError"), "an alert comes first: {error}");
     assert_eq!(outer.faulted(&before, 1), ["backend_refused"]);
     let before = outer.metrics();
     offramp_testing::peer::end_of_dial(outer.addr, b"GET / HTTP/1.1\r\n\r\n");
@@ -232,6 +234,23 @@ fn a_pass_through_reads_the_name_and_changes_nothing() {
     drop(other);
     outer.stop();
     inner.stop();
+}
+
+/// Which version it is, is between the client and the server.
+#[test]
+fn passthrough_relays_old_versions_of_tls() {
+    let dir = scratch();
+    let words = "-tls1_1 -cipher ALL:@SECLEVEL=0";
+    let (_server, addr) = Typed::openssl_server(dir.path(), &format!("-rev {words}"));
+    let text = format!("mode = \"passthrough\"\nlisten = \"127.0.0.1:0\"\nbackend = \"{addr}\"\n");
+    let file = dir.path().join("offramp.toml");
+    std::fs::write(&file, text).expect("a file");
+    let server = Setup::from_file(&file).start();
+    let mut client = Typed::openssl(server.addr, dir.path(), words);
+    client.write(b"a question\n");
+    client.await_text("noitseuq a");
+    client.kill();
+    server.stop();
 }
 
 /// What a refused file no longer has is still in force, and so are its host names.

@@ -4,11 +4,13 @@
 use super::Next;
 use super::action::{Action, Outbox};
 use super::event::{Event, Leg};
-use super::fault::Fault;
+use super::fault::{Fault, alert};
 use super::handshake::Failure;
 use crate::buf::Buf;
 use crate::tls::evidence::first_bytes;
-use crate::tls::peek::HelloPeek;
+use crate::tls::peek::Asked;
+use crate::tls::record::HANDSHAKE;
+use crate::tls::session::{Refusal, alert_in_the_clear};
 
 /// Most bytes of a hello that are kept: one buffer. The longest of a client that offers post-quantum groups
 /// has a few thousand.
@@ -17,7 +19,6 @@ const HELLO_BYTES_MAX: usize = crate::buf::BUF_BYTES;
 /// Waits for the hello.
 #[derive(Debug)]
 pub(super) struct Peek {
-    peek: HelloPeek,
     incoming: Option<Buf>,
     /// What came in its place, for the log.
     pub(super) first_bytes: Option<Box<str>>,
@@ -31,13 +32,13 @@ impl Peek {
     }
 
     pub(super) fn new() -> Self {
-        Self { peek: HelloPeek::new(), incoming: None, first_bytes: None }
+        Self { incoming: None, first_bytes: None }
     }
 
     /// Advances with all that came, once the hello is complete.
     ///
     /// # Errors
-    /// It is no hello, which is answered by an alert where one is due.
+    /// It is a handshake and no hello, which is answered by an alert.
     pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
         Ok(match event {
             Event::Received { buf, count: 0, .. } => {
@@ -56,9 +57,8 @@ impl Peek {
     }
 
     fn take(&mut self, buf: Buf, out: &mut Outbox) -> Result<Next<Buf>, Failure> {
-        let read = self.peek.read(buf.filled());
         let whole = out.bufs.join(self.incoming.take(), buf);
-        match read {
+        match Asked::read(whole.filled()) {
             Ok(Some(asked)) => {
                 out.push(Action::Asked(Box::new(asked)));
                 Ok(Next::Advance(whole))
@@ -68,23 +68,29 @@ impl Peek {
                 out.push(Action::ReceiveHandshake { leg: Leg::Near });
                 Ok(Next::Stay)
             }
-            Ok(None) => {
-                out.bufs.give(whole);
-                Ok(Next::End(Fault::HandshakeTooLong))
+            Ok(None) => Err(self.refuse(whole, Fault::HandshakeTooLong, alert::DECODE_ERROR, out)),
+            Err(refusal) if whole.filled().first() == Some(&HANDSHAKE) => {
+                let description = match refusal {
+                    Refusal::RecordTooLong => alert::RECORD_OVERFLOW,
+                    Refusal::Unexpected => alert::UNEXPECTED_MESSAGE,
+                    _ => alert::DECODE_ERROR,
+                };
+                Err(self.refuse(whole, refusal.into(), description, out))
             }
-            Err((refusal, alert)) => {
-                let is_tls = whole.filled().first() == Some(&22);
-                let fault = if is_tls { refusal.into() } else { Fault::NotTls };
+            Err(_) => {
                 self.first_bytes = Some(first_bytes(whole.filled()));
                 out.bufs.give(whole);
-                if !is_tls || alert.is_empty() {
-                    return Ok(Next::End(fault));
-                }
-                let mut said = out.bufs.take();
-                said.extend(&alert);
-                Err(Failure::with(fault, said))
+                Ok(Next::End(Fault::NotTls))
             }
         }
+    }
+
+    fn refuse(&mut self, whole: Buf, fault: Fault, description: u8, out: &mut Outbox) -> Failure {
+        self.first_bytes = Some(first_bytes(whole.filled()));
+        out.bufs.give(whole);
+        let mut alert = out.bufs.take();
+        alert.extend(&alert_in_the_clear(description));
+        Failure::with(fault, alert)
     }
 
     /// Whether it keeps bytes of a message that is not whole.

@@ -100,21 +100,22 @@ fn version(number: &u16) -> String {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Takes numbers and vectors off the front of bytes; none where they end before.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
     /// At most two bytes.
-    fn number(&mut self, bytes: usize) -> Option<u16> {
+    pub(super) fn number(&mut self, bytes: usize) -> Option<u16> {
         Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u16::from(*byte)))
     }
 
-    fn vector(&mut self, length_bytes: usize) -> Option<&'a [u8]> {
+    pub(super) fn vector(&mut self, length_bytes: usize) -> Option<&'a [u8]> {
         let length = self.number(length_bytes)?;
         self.take(length.into())
     }

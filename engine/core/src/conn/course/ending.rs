@@ -6,11 +6,13 @@ use super::{Course, Stage};
 use crate::conn::Rules;
 use crate::conn::action::{Action, Evidence, Outbox, Report};
 use crate::conn::event::{Event, Leg};
+use crate::conn::fault::alert::CLOSE_NOTIFY;
 use crate::conn::fault::{Blame, Fault};
 use crate::conn::handshake::Failure;
 use crate::conn::record_path::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
 use crate::conn::relay::{Cut, Ending, Relay, Side};
 use crate::conn::shutdown::Shutdown;
+use crate::tls::session::alert_in_the_clear;
 
 impl Course {
     /// It ends wherever it stands; what ends already goes on ending, unless its memory is wanted.
@@ -43,7 +45,7 @@ impl Course {
     ) -> Stage {
         self.keep(failure.evidence.take());
         let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
-        let ended = self.ended(cut, heard, failure.into(), out);
+        let ended = self.ended(cut, heard, failure.into(), rules, out);
         self.end(ended, now, rules, out)
     }
 
@@ -80,11 +82,18 @@ impl Course {
         rules: &Rules<'_>,
         out: &mut Outbox,
     ) -> Stage {
-        let ended = self.ended(cut, None, end, out);
+        let ended = self.ended(cut, None, end, rules, out);
         self.end(ended, now, rules, out)
     }
 
-    pub(super) fn ended(&mut self, cut: Cut, heard: Option<u8>, end: LegEnd, out: &mut Outbox) -> Ended {
+    fn ended(
+        &mut self,
+        cut: Cut,
+        heard: Option<u8>,
+        end: LegEnd,
+        rules: &Rules<'_>,
+        out: &mut Outbox,
+    ) -> Ended {
         let Cut { fault, culprit } = cut;
         let Some(near) = self.near.take() else {
             let (near, far) = (end, LegEnd::Closed);
@@ -94,6 +103,14 @@ impl Course {
             // Nothing of it was passed on: there is nothing to be delivered.
             Side::Plain(side) => {
                 side.release(out);
+                let alert = fault.alert().filter(|description| *description != CLOSE_NOTIFY);
+                if let Some(description) = alert.filter(|_| rules.policy.passes_tls_through) {
+                    // The client has sent its hello, and no server has answered.
+                    let mut alert = out.bufs.take();
+                    alert.extend(&alert_in_the_clear(description));
+                    let near = LegEnd::Tls(TlsEnd::saying(LastRecord::Bytes(alert)));
+                    return Ended { fault: Some(fault), culprit, heard, near, far: end };
+                }
                 let is_orderly = fault.blame() == Blame::Nobody;
                 LegEnd::Plain(if is_orderly { PlainEnd::InOrder } else { PlainEnd::Reset })
             }
