@@ -1,4 +1,4 @@
-//! The TLS client: one suite, X25519; blocking; every connection verified to be what was asked.
+//! The TLS client: one suite, one group; blocking; every connection verified to be what was asked.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use offramp_loadgen::identity::SERVER_NAME;
+use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{Tickets, client_config};
 use offramp_ring::socket;
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, StreamOwned};
 
 use crate::suite::Suite;
+use crate::terminator::Running;
 
 /// How long any single read or write may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,26 +26,32 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Client {
     config: Arc<ClientConfig>,
     address: SocketAddr,
+    group: NamedGroup,
 }
 
 /// An established connection. Dropping it resets the TCP connection.
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
 
 impl Client {
-    /// A client of the terminator at `address`. It asks for tickets in any case and uses them if `resume`, so
+    /// A client of a terminator, with the group that this one prefers. It asks for tickets in any case and uses them if `resume`, so
     /// that the terminator's work for a full connection includes the making of a ticket, as with any usual
     /// client.
     ///
     /// # Errors
     /// The certificate cannot be trusted.
     pub fn new(
-        address: SocketAddr,
+        terminator: &Running,
         trusted: &CertificateDer<'static>,
         suite: Suite,
         resume: bool,
     ) -> Result<Self> {
         let tickets = if resume { Tickets::Use } else { Tickets::Forget };
-        Ok(Self { config: client_config(trusted, suite.rustls(), tickets)?, address })
+        let group = match suite.version {
+            Version::Tls12 => X25519,
+            Version::Tls13 => terminator.group,
+        };
+        let config = client_config(trusted, suite.rustls(), group, tickets)?;
+        Ok(Self { config, address: terminator.address, group: group.name() })
     }
 
     /// Connects, shakes hands, sends `mode` through to the backend and waits for its echo.
@@ -65,7 +74,7 @@ impl Client {
         ensure!(kind == Some(wanted), "the handshake was {kind:?} and not {wanted:?}");
         // Absent where TLS 1.2 is resumed: nothing is exchanged.
         let group = session.negotiated_key_exchange_group().map(|group| group.name());
-        ensure!(group.is_none_or(|group| group == NamedGroup::X25519), "the key exchange was on {group:?}");
+        ensure!(group.is_none_or(|group| group == self.group), "the key exchange was on {group:?}");
         let mut connection = StreamOwned::new(session, tcp);
         connection.write_all(&[mode])?;
         let mut echo = [0];

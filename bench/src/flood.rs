@@ -70,7 +70,7 @@ impl UnderFlood {
     /// The victim lost its connection, or the terminator answered no hello in [`ANSWER_MAX`].
     pub fn sample(self, bench: &Bench<'_>, tls13: bool, length: Duration) -> Result<Outcome> {
         let suite = Suite::usual(Version::Tls13);
-        let client = Client::new(bench.terminator.address, bench.trusted, suite, false)?;
+        let client = Client::new(bench.terminator, bench.trusted, suite, false)?;
         let mut victim = client.open(backend::ECHO, HandshakeKind::Full).context("the victim")?;
         let hello = Hello { tls13, key: self.key };
         let flood = Flood::start(bench.terminator.address, self.clients, hello, Priority::Lower)?;

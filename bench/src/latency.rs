@@ -168,7 +168,7 @@ fn beside_bulk(bench: &Bench<'_>, version: Version, span: Span) -> Result<f64> {
 #[expect(clippy::disallowed_methods, reason = "a client of its own, which sends when it is planned")]
 fn move_bulk(bench: &Bench<'_>, version: Version, over: &AtomicBool) -> Result<u32> {
     yield_to_others()?;
-    let client = Client::new(bench.terminator.address, bench.trusted, Suite::usual(version), false)?;
+    let client = Client::new(bench.terminator, bench.trusted, Suite::usual(version), false)?;
     let mut connection = client.open(backend::SOURCE, HandshakeKind::Full)?;
     let mut mib = 0;
     let began = Instant::now();

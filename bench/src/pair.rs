@@ -20,7 +20,7 @@ use crate::suite::Suite;
 /// # Errors
 /// The certificate cannot be trusted.
 pub fn client(identity: &Identity, suite: Suite) -> Result<Arc<ClientConfig>> {
-    Ok(client_config(&identity.certificate, suite.rustls(), Tickets::Use)?)
+    Ok(client_config(&identity.certificate, suite.rustls(), kx_group::X25519, Tickets::Use)?)
 }
 
 /// rustls's own server for every [`Suite`], with tickets by its own ticketer.

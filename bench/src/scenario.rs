@@ -21,6 +21,7 @@ use offramp_loadgen::plan::Version;
 use offramp_loadgen::session::{self, Session};
 use offramp_proto::CipherSet;
 use offramp_proto::buf::{Buf, SMALL_BYTES};
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 
@@ -151,7 +152,7 @@ impl Fixture {
     pub(crate) fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
         let suite = Suite::usual(self.version);
         let tickets = if resume { session::Tickets::Use } else { session::Tickets::Forget };
-        Ok(session::client_config(&self.identity.certificate, suite.rustls(), tickets)?)
+        Ok(session::client_config(&self.identity.certificate, suite.rustls(), X25519, tickets)?)
     }
 
     pub(crate) fn open<'a>(&self, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Core<'a>> {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use offramp_ring::socket::is_self_connected;
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use tempfile::TempDir;
 
 use crate::process;
@@ -57,6 +59,8 @@ pub struct Terminator {
     cpus: &'static str,
     /// How many workers it is told to have.
     pub workers: u8,
+    /// The group of the key exchange that it prefers in TLS 1.3.
+    group: &'static dyn SupportedKxGroup,
     ready: Ready,
 }
 
@@ -83,6 +87,7 @@ const fn offramp(name: &'static str, record_path: &'static [&'static str]) -> Te
         record_path,
         cpus: ONE_CPU,
         workers: 1,
+        group: X25519,
         ready: Ready::Prints("offramp ready: listening on "),
     }
 }
@@ -97,6 +102,7 @@ const fn nginx(name: &'static str, more: &'static str) -> Terminator {
         record_path: &[],
         cpus: ONE_CPU,
         workers: 1,
+        group: X25519,
         ready: Ready::Accepts,
     }
 }
@@ -108,7 +114,18 @@ const fn peer(
     arguments: &'static [&'static str],
 ) -> Terminator {
     let (more, record_path, cpus, ready): (_, &[_], _, _) = ("", &[], ONE_CPU, Ready::Accepts);
-    Terminator { name, version_arguments, template, more, arguments, record_path, cpus, workers: 1, ready }
+    Terminator {
+        name,
+        version_arguments,
+        template,
+        more,
+        arguments,
+        record_path,
+        cpus,
+        workers: 1,
+        group: X25519,
+        ready,
+    }
 }
 
 /// Every terminator that can be compared; the first is the one that the others are compared with. One worker
@@ -172,6 +189,22 @@ pub static REENCRYPT: [Terminator; 3] = [
     ),
 ];
 
+/// What an option costs, beside none of them: limits per source, a PROXY header for the backend, a line per
+/// connection in the log, and the post-quantum group.
+pub static OPTIONS: [Terminator; 5] = [
+    offramp("offramp", &["--offload", "never"]),
+    offramp(
+        "offramp per source",
+        &["--offload", "never", "--source-connections", "1000000", "--source-rate", "1000000"],
+    ),
+    offramp("offramp send-proxy v2", &["--offload", "never", "--send-proxy", "v2"]),
+    offramp("offramp connection log", &["--offload", "never", "--connection-log", "1000000"]),
+    Terminator {
+        group: X25519MLKEM768,
+        ..offramp("offramp post-quantum", &["--offload", "never", "--post-quantum", "prefer"])
+    },
+];
+
 /// The TLS server behind those: on the clients' CPU, and measured as little as the clients are.
 static TLS_SERVER: Terminator =
     Terminator { cpus: SECOND_CPU, ..offramp("offramp server", &["--offload", "never"]) };
@@ -195,6 +228,7 @@ pub static PLAIN: [Terminator; 3] = [
         record_path: &[],
         cpus: ONE_CPU,
         workers: 1,
+        group: X25519,
         ready: Ready::Prints("plain relay ready: listening on "),
     },
     peer(
@@ -209,7 +243,13 @@ pub static PLAIN: [Terminator; 3] = [
 /// The terminator of this name, if there is one.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Terminator> {
-    let all = TERMINATORS.iter().chain(&RECORD_PATHS).chain(&WORKERS).chain(&PLAIN).chain(&REENCRYPT);
+    let all = TERMINATORS
+        .iter()
+        .chain(&RECORD_PATHS)
+        .chain(&WORKERS)
+        .chain(&PLAIN)
+        .chain(&REENCRYPT)
+        .chain(&OPTIONS);
     all.into_iter().find(|terminator| terminator.name == name)
 }
 
@@ -219,6 +259,8 @@ pub struct Running {
     child: Child,
     /// Where it accepts connections.
     pub address: SocketAddr,
+    /// The group of the key exchange that it prefers in TLS 1.3.
+    pub group: &'static dyn SupportedKxGroup,
     /// Its configuration and what it prints; last, so that it is gone only after the processes.
     directory: TempDir,
 }
@@ -290,7 +332,7 @@ impl Terminator {
             .stderr(log)
             .spawn()
             .context("setpriv (util-linux) could not be started")?;
-        let mut running = Running { child, address, directory };
+        let mut running = Running { child, address, group: self.group, directory };
         running.wait_until_ready(&self.ready).with_context(|| format!("{} did not start", self.name))?;
         Ok(running)
     }

@@ -309,7 +309,7 @@ impl Bench<'_> {
     }
 
     fn new_clients(&self, suite: Suite, resume: bool, count: u32) -> Result<Vec<Client>> {
-        (0..count).map(|_| Client::new(self.terminator.address, self.trusted, suite, resume)).collect()
+        (0..count).map(|_| Client::new(self.terminator, self.trusted, suite, resume)).collect()
     }
 
     /// The terminator's CPU time for `work`, in µs, including what it does about connections that the work

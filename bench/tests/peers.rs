@@ -42,8 +42,7 @@ fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
         let running = terminator.start(&terminator.program(), backend.address(), &identity);
         let running = running.unwrap_or_else(|error| panic!("{}: {error:#}", terminator.name));
         for version in [Version::Tls12, Version::Tls13] {
-            let client =
-                Client::new(running.address, &identity.certificate, Suite::usual(version), true).unwrap();
+            let client = Client::new(&running, &identity.certificate, Suite::usual(version), true).unwrap();
             for wanted in [HandshakeKind::Full, HandshakeKind::Resumed] {
                 let opened = client.open(backend::ECHO, wanted);
                 opened.unwrap_or_else(|error| {
@@ -70,7 +69,7 @@ fn every_peer_reencrypts_to_a_server_of_its_authority_and_to_no_other() {
         for (identity, is_trusted) in [(&identity, true), (&other, false)] {
             let running = terminator.start(&terminator.program(), server.address, identity).unwrap();
             let suite = Suite::usual(Version::Tls13);
-            let client = Client::new(running.address, &identity.certificate, suite, false).unwrap();
+            let client = Client::new(&running, &identity.certificate, suite, false).unwrap();
             let opened = client.open(backend::ECHO, HandshakeKind::Full);
             assert_eq!(opened.is_ok(), is_trusted, "{}: {opened:?}", terminator.name);
         }

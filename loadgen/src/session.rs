@@ -6,7 +6,7 @@ use std::sync::Arc;
 use offramp_proto::buf::Buf;
 use rustls::SupportedCipherSuite;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore};
 
@@ -24,19 +24,22 @@ pub enum Tickets {
     Forget,
 }
 
-/// A client configuration on equal terms for every terminator: this suite and with it its version, X25519,
-/// and this one certificate trusted. It has its own store for sessions.
+/// A client configuration on equal terms for every terminator: this suite and with it its version, this group
+/// before X25519, and this one certificate trusted. It has its own store for sessions.
 ///
 /// # Errors
 /// The certificate cannot be trusted.
 pub fn client_config(
     trusted: &CertificateDer<'static>,
     suite: SupportedCipherSuite,
+    group: &'static dyn SupportedKxGroup,
     tickets: Tickets,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone())?;
-    let provider = CryptoProvider { cipher_suites: vec![suite], ..equal_terms() };
+    let mut provider = CryptoProvider { cipher_suites: vec![suite], ..equal_terms() };
+    provider.kx_groups.retain(|other| other.name() != group.name());
+    provider.kx_groups.insert(0, group);
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[suite.version()])?
         .with_root_certificates(roots)

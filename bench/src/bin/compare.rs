@@ -16,8 +16,8 @@ use offramp_bench::flood::UnderFlood;
 use offramp_bench::latency::{LOAD_SHARE, Latency, Span};
 use offramp_bench::report::{self, Report, RowReport, Versioned};
 use offramp_bench::terminator::{
-    CLIENT_CPU, PLAIN, RECORD_PATHS, REENCRYPT, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS, Terminator,
-    WORKERS, by_name, tls_server,
+    CLIENT_CPU, OPTIONS, PLAIN, RECORD_PATHS, REENCRYPT, STREAM_MODULE, TERMINATOR_CPU, TERMINATORS,
+    Terminator, WORKERS, by_name, tls_server,
 };
 use offramp_bench::workload::{Amount, BACKEND_THREADS, Bench, CLIENTS, Row, Work};
 use offramp_loadgen::backend::Backend;
@@ -94,6 +94,8 @@ enum Set {
     Workers,
     /// TLS on both legs, to a TLS server on the clients' CPU: connections, bulk and round trips.
     Reencrypt,
+    /// What options of the engine cost beside none of them, in the rows of connections.
+    Options,
     /// Plain TCP on the engine's ring, and through others: what a connection and a round trip cost before any
     /// TLS.
     Plain,
@@ -105,6 +107,7 @@ impl Set {
             Self::Peers => &TERMINATORS,
             Self::Workers => &WORKERS,
             Self::Reencrypt => &REENCRYPT,
+            Self::Options => &OPTIONS,
             Self::Plain => &PLAIN,
         }
     }
@@ -114,6 +117,7 @@ impl Set {
             Self::Peers => !row.is_plain(),
             Self::Workers => matches!(row.work, Work::Connection { .. } | Work::ToClient | Work::FromClient),
             Self::Reencrypt => !row.is_plain() && !matches!(row.work, Work::HalfHello),
+            Self::Options => matches!(row.work, Work::Connection { .. }),
             Self::Plain => row.is_plain(),
         }
     }

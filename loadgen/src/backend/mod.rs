@@ -35,6 +35,8 @@ pub const SOURCE: u8 = b'd';
 pub const MESSAGE: u8 = b'm';
 /// The first byte of MSRP: each SEND that carries the next bytes of the pattern is answered 200.
 pub const MSRP: u8 = b'M';
+/// The first byte of a PROXY header of version 2, which is passed over; what is asked follows it.
+pub const PROXY: u8 = 0x0d;
 /// The answer in place of a length if a byte that arrived was not the one that belongs there.
 pub const CHANGED: u64 = u64::MAX;
 /// The verdict on a message all bytes of which, and of those before it, were the right ones.

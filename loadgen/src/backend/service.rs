@@ -5,9 +5,12 @@ use std::collections::VecDeque;
 use anyhow::{Result, bail, ensure};
 use offramp_proto::buf::Buf;
 
-use super::{CHANGED, ECHO, HOLD, MESSAGE, MSRP, SINK, SOURCE};
+use super::{CHANGED, ECHO, HOLD, MESSAGE, MSRP, PROXY, SINK, SOURCE};
 use crate::msrp::{self, Head};
 use crate::pattern;
+
+/// Signature, version, family and length of a PROXY header of version 2.
+const PROXY_HEAD_BYTES: usize = 16;
 
 /// One connection's service.
 #[derive(Debug, Default)]
@@ -34,6 +37,10 @@ enum State {
     Length(u8),
     /// So many bytes of the pattern are to come, and then this is due.
     Body(u64, Due),
+    /// The first bytes of a PROXY header.
+    ProxyHead,
+    /// So many bytes of it are to come.
+    ProxyTail(usize),
     /// The head of a SEND.
     MsrpHead,
     /// So many bytes behind the body of a SEND are to come.
@@ -77,6 +84,18 @@ impl Service {
                 }
                 State::Length(mode) => self.length(mode, bytes),
                 State::Body(left, due) => self.body(left, due, bytes),
+                State::ProxyHead => {
+                    let (rest, head) = self.collect(PROXY_HEAD_BYTES, bytes);
+                    let length = head.map(|head| u16::from_be_bytes([head[14], head[15]]).into());
+                    self.state = length.map_or(State::ProxyHead, State::ProxyTail);
+                    rest
+                }
+                State::ProxyTail(left) => {
+                    let (skipped, rest) = bytes.split_at(bytes.len().min(left));
+                    let left = left - skipped.len();
+                    self.state = if left == 0 { State::New } else { State::ProxyTail(left) };
+                    rest
+                }
                 State::MsrpHead => self.head(bytes)?,
                 State::MsrpTail(left, id) => self.tail(left, id, bytes),
             };
@@ -126,6 +145,10 @@ impl Service {
             mode @ (SINK | SOURCE | MESSAGE) => State::Length(mode),
             MSRP => {
                 self.state = State::MsrpHead;
+                return Ok(bytes);
+            }
+            PROXY => {
+                self.state = State::ProxyHead;
                 return Ok(bytes);
             }
             other => bail!("nothing is done for a connection that begins with byte {other}"),
@@ -251,6 +274,8 @@ mod tests {
         let data = |offset, len| pattern::at(offset, len).to_vec();
         let cases = [
             (b"eabc".to_vec(), b"eabc".to_vec()),
+            (b"\r\n\r\n\0\r\nQUIT\n!\x11\0\x03xyzeabc".to_vec(), b"eabc".to_vec()),
+            (b"\r\n\r\n\0\r\nQUIT\n \0\0\0eabc".to_vec(), b"eabc".to_vec()),
             (
                 [b"s".to_vec(), len(3), data(0, 3), len(0), len(50), data(3, 50)].concat(),
                 [b"s".to_vec(), len(3), len(0), len(50)].concat(),
