@@ -290,6 +290,22 @@ fn endpoint_with_a_wrong_certificate_gets_nothing() {
 }
 
 #[test]
+fn probe_follows_the_authorities_that_change() {
+    let (backend, files) = (Backend::start(BackendBehavior::Says("one")), scratch());
+    let inner = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
+    let authority = files.path().join("ca.pem");
+    std::fs::write(&authority, &Identity::one().certificate).expect("a file");
+    let flags = format!("--mode reencrypt --server-name {NAME} --server-ca {}", authority.display());
+    let server = Setup::new(inner.addr).flags(&flags).flags("--health-check tls").start();
+    eventually("the probe refuses it", || server.stderr().contains("is down: its TLS handshake has failed"));
+    std::fs::write(files.path().join("next"), &Identity::ecdsa().certificate).expect("a file");
+    std::fs::rename(files.path().join("next"), &authority).expect("a file");
+    eventually("it is trusted", || server.stderr().contains("is up again"));
+    assert_eq!(answer(&server), "one");
+    [server, inner].into_iter().for_each(TestServer::stop);
+}
+
+#[test]
 fn endpoint_with_a_wrong_answer_gets_nothing() {
     let echo = Backend::start(BackendBehavior::Echo);
     let wrong = Backend::start(BackendBehavior::Says("-ERR"));
