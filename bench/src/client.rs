@@ -33,9 +33,9 @@ pub struct Client {
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
 
 impl Client {
-    /// A client of a terminator, with the group that this one prefers. It asks for tickets in any case and uses them if `resume`, so
-    /// that the terminator's work for a full connection includes the making of a ticket, as with any usual
-    /// client.
+    /// A client of a terminator, with the group that the terminator prefers. It asks for tickets in any case
+    /// and uses them if `resume`, so that the terminator's work for a full connection includes the making of
+    /// a ticket, as with any usual client.
     ///
     /// # Errors
     /// The certificate cannot be trusted.

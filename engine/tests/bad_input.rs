@@ -382,3 +382,51 @@ fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
         }
     }
 }
+
+#[test]
+fn health_checks_without_effect_are_refused() {
+    let place = Place::new();
+    let line = |nth: usize| format!("offramp.toml:{}: ", NEXT + nth);
+    let unprobed = "is refused: allowed is nothing without health_check = \"tcp\" or \"tls\"";
+    place.assert_refused(
+        &format!("health_send = 'PING\\r\\n'\n{IDENTITY}"),
+        &[&line(0), "health_send = \"PING\\\\r\\\\n\"", unprobed],
+    );
+    place.assert_refused(
+        &format!("health_check = \"off\"\nhealth_expect = \"+PONG\"\n{IDENTITY}"),
+        &[&line(1), "health_expect = \"+PONG\"", unprobed],
+    );
+    for (text, mode) in [("", "terminate"), ("mode = \"plain\"\n", "plain")] {
+        let identity = if text.is_empty() { IDENTITY } else { "" };
+        let allowed = format!("with mode = \"{mode}\": its backends have no TLS");
+        place.assert_refused(
+            &format!("health_check = \"tls\"\n{text}{identity}"),
+            &[&line(0), "health_check = \"tls\" is refused: allowed is off or tcp", &allowed],
+        );
+    }
+    let check = "health_check = \"tcp\"\n";
+    for bad in ["\"\"".to_owned(), "'\\q'".to_owned(), format!("\"{}\"", "x".repeat(1025))] {
+        place.assert_refused(
+            &format!("{check}health_expect = {bad}\n{IDENTITY}"),
+            &[&line(1), "is refused: allowed is 1 to 1024 bytes, in which"],
+        );
+    }
+    place.assert_refused(
+        &format!("health_check = \"ssl\"\n{IDENTITY}"),
+        &[&line(0), "health_check = \"ssl\" is refused: allowed is off, tcp or tls"],
+    );
+}
+
+#[test]
+fn proxy_tlvs_without_version_2_are_refused() {
+    let place = Place::new();
+    for (send_proxy, nth) in [("", 0), ("send_proxy = \"off\"\n", 1), ("send_proxy = \"v1\"\n", 1)] {
+        place.assert_refused(
+            &format!("{send_proxy}proxy_tlvs = [\"ssl\"]\n{IDENTITY}"),
+            &[
+                &format!("offramp.toml:{}: proxy_tlvs = \"ssl\" is refused", NEXT + nth),
+                "allowed is nothing without send_proxy = \"v2\"",
+            ],
+        );
+    }
+}

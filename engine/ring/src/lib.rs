@@ -9,6 +9,7 @@ pub mod errno;
 pub mod heap;
 pub mod ktls;
 mod message;
+pub mod poll;
 mod pool;
 pub mod probe;
 pub mod process;

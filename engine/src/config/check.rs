@@ -5,7 +5,6 @@ use std::fmt;
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::{
@@ -13,10 +12,11 @@ use super::limits::{
     SESSION_LIFETIME_DEFAULT, Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
 };
 use super::option::Scope;
+use super::pool::NamedPool;
 use super::{
     Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, Pool, PostQuantum, RawRoute, Truncation,
-    UnknownName, route, trust,
+    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, PostQuantum, RawRoute, Truncation,
+    UnknownName, health, route, trust,
 };
 
 /// What was given, not yet checked.
@@ -118,8 +118,11 @@ impl Raw {
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
         let limits = self.limits(workers)?;
-        let pools = self.all_pools()?;
+        let (pools, top) = (self.all_pools()?, self.given.clone());
         let listeners = self.all_listeners(&pools)?;
+        let of_listeners = listeners.iter().filter_map(|listener| listener.routes.default.as_deref());
+        let all = pools.iter().map(|named| &*named.pool).chain(of_listeners);
+        Self::check_inherited(&top, all)?;
         Ok(Config {
             listeners,
             workers,
@@ -134,7 +137,7 @@ impl Raw {
     }
 
     /// The one at the top, unless it is all defaults for others; then those.
-    fn all_listeners(mut self, pools: &[Arc<Pool>]) -> Result<Vec<Listener>, ConfigError> {
+    fn all_listeners(mut self, pools: &[NamedPool]) -> Result<Vec<Listener>, ConfigError> {
         let others = std::mem::take(&mut self.listeners);
         let count =
             others.len() + usize::from(others.is_empty() || self.given.contains_key(&ConfigOption::Listen));
@@ -149,7 +152,7 @@ impl Raw {
         for other in others {
             route::check_own(&other)?;
             let mut raw = self.clone();
-            trust::override_with(&mut raw.given, other.given);
+            trust::override_with(&mut raw.given, other.given.clone());
             let is_plain = raw.given.get(&ConfigOption::Mode).is_some_and(|mode| {
                 [Mode::Plain.name(), Mode::Passthrough.name()].contains(&mode.value.as_str())
             });
@@ -162,12 +165,15 @@ impl Raw {
                 raw.backend_identity = None;
             }
             raw.backend_identity = other.backend_identity.or(raw.backend_identity);
-            listeners.extend(raw.listener(other.routes, pools).map_err(|error| match error {
+            let made = raw.listener(other.routes, pools).map_err(|error| match error {
                 ConfigError::Missing { key } => {
                     ConfigError::MissingInListener { path: other.path, line: other.line, key }
                 }
                 error => error,
-            })?);
+            })?;
+            let own = made.first().and_then(|listener| listener.routes.default.as_deref());
+            own.map_or(Ok(()), |own| health::check_own(&other.given, own))?;
+            listeners.extend(made);
         }
         match listeners.len() {
             count if LISTENERS.contains(&count) => Ok(listeners),
@@ -178,7 +184,7 @@ impl Raw {
     fn listener(
         mut self,
         raw_routes: Vec<RawRoute>,
-        pools: &[Arc<Pool>],
+        pools: &[NamedPool],
     ) -> Result<Vec<Listener>, ConfigError> {
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());

@@ -38,6 +38,16 @@ pub const ROUTES: RangeInclusive<usize> = 0..=1024;
 /// Probes of backends under way at once; others wait for a later round.
 pub const PROBES_MAX: usize = 128;
 
+/// How long a probe may last, from its connect to the end of the answer. So of N endpoints that do not answer
+/// each is probed every N * 2 s / [`PROBES_MAX`].
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Bytes of `health_send` and of `health_expect`.
+pub const HEALTH_TEXT_BYTES: RangeInclusive<usize> = 1..=1024;
+
+/// Bytes of an answer in which `health_expect` is looked for.
+pub const HEALTH_ANSWER_BYTES_MAX: usize = 4096;
+
 /// A limit of the section `[limits]`.
 pub const LIMIT: RangeInclusive<usize> = 1..=1_000_000_000;
 

@@ -14,6 +14,7 @@ mod clients;
 mod collisions;
 pub mod directory;
 pub mod file;
+mod health;
 pub mod limits;
 mod offload;
 mod option;
@@ -32,9 +33,10 @@ pub use offramp_core::config::{
     PostQuantum, TrustAnchor, UnknownName,
 };
 
+pub use health::HealthCheck;
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
 pub use pinning::Pinning;
-pub use pool::{Backend, HealthCheck, Pool, ProxyTlvs, SendProxy, Target};
+pub use pool::{Backend, Pool, ProxyTlvs, SendProxy, Target};
 pub use route::{RawRoute, Route, Routes};
 pub use truncation::Truncation;
 

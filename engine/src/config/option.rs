@@ -115,9 +115,17 @@ options! {
     ProxyTlvs: "proxy_tlvs", "--proxy-tlvs", "alpn|authority|ssl|unique-id|crc32c|certificate",
         default "none", Pool List,
         "What a PROXY header of version 2 says beside the addresses";
-    HealthCheck: "health_check", "--health-check", "off|tcp",
+    HealthCheck: "health_check", "--health-check", "off|tcp|tls",
         default "off", Pool Text,
-        "Whether backends are probed, in addition to counting connections that fail";
+        "Whether backends are probed, in addition to counting connections that fail: by a TCP connection, or \
+         by a TLS handshake";
+    HealthSend: "health_send", "--health-send", "TEXT",
+        default "nothing", Pool Text,
+        "What a probe sends once it is connected, or its TLS handshake is complete; \\r, \\n, \\t, \\\\ and \
+         \\xNN are bytes";
+    HealthExpect: "health_expect", "--health-expect", "TEXT",
+        default "any answer or none", Pool Text,
+        "What the answer to a probe must contain, written as health_send";
     SlowStart: "slow_start", "--slow-start", "TIME",
         default "0s", Pool Text,
         "How long a backend that came up again gets fewer connections";

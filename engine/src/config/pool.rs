@@ -12,7 +12,7 @@ use super::limits::{
     ENDPOINTS, MAX_CONNECTIONS, POOLS, RESOLVE_INTERVAL_DEFAULT, Span, UNIX_PATH_BYTES, WEIGHT,
 };
 use super::option::Scope;
-use super::{ConfigError, ConfigOption, Given, Raw, RawPool, route};
+use super::{ConfigError, ConfigOption, Given, HealthCheck, Raw, RawPool, health};
 use crate::pool::Balance;
 
 /// Endpoints of which one gets each connection, and how they are treated.
@@ -30,6 +30,10 @@ pub struct Pool {
     pub proxy_tlvs: ProxyTlvs,
     /// Whether it is probed.
     pub health_check: HealthCheck,
+    /// What a probe sends; nothing if empty.
+    pub health_send: Vec<u8>,
+    /// What the answer to a probe has to contain; anything if empty.
+    pub health_expect: Vec<u8>,
     /// How long an endpoint that came up again gets fewer connections than its weight says; zero for not.
     pub slow_start: Duration,
     /// How often host names are resolved again.
@@ -132,29 +136,22 @@ impl ProxyTlvs {
     }
 }
 
-/// Whether endpoints are probed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HealthCheck {
-    /// They are not: connections that fail are all that tells.
-    #[default]
-    Off,
-    /// By a TCP connection that is closed again, every two seconds.
-    Tcp,
+/// A pool of the file, as routes and listeners find it.
+pub(super) struct NamedPool {
+    pub(super) pool: Arc<Pool>,
+    /// As written, in the pool or above it.
+    pub(super) health_check: Option<Given>,
 }
 
-impl HealthCheck {
-    /// How a configuration writes it.
-    pub const ALLOWED: &'static str = "off or tcp";
+/// The pool with this name.
+pub(super) fn find<'a>(pools: &'a [NamedPool], name: &str) -> Option<&'a NamedPool> {
+    pools.iter().find(|named| named.pool.name == name)
+}
 
-    /// Reads it as a configuration writes it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "off" => Some(Self::Off),
-            "tcp" => Some(Self::Tcp),
-            _ => None,
-        }
-    }
+/// The names there are, for an error.
+pub(super) fn known(pools: &[NamedPool]) -> String {
+    let names: Vec<&str> = pools.iter().map(|named| named.pool.name.as_str()).collect();
+    if names.is_empty() { "there is none".to_owned() } else { names.join(", ") }
 }
 
 impl Pool {
@@ -170,6 +167,8 @@ impl Pool {
             send_proxy: SendProxy::default(),
             proxy_tlvs: ProxyTlvs::default(),
             health_check: HealthCheck::default(),
+            health_send: Vec::new(),
+            health_expect: Vec::new(),
             slow_start: Duration::ZERO,
             resolve_interval: RESOLVE_INTERVAL_DEFAULT,
         }
@@ -241,12 +240,12 @@ impl Backend {
 
 impl Raw {
     /// The pools of the file, by name.
-    pub(super) fn all_pools(&mut self) -> Result<Vec<Arc<Pool>>, ConfigError> {
+    pub(super) fn all_pools(&mut self) -> Result<Vec<NamedPool>, ConfigError> {
         let raw_pools = std::mem::take(&mut self.pools);
         if !POOLS.contains(&raw_pools.len()) {
             return Err(ConfigError::Pools { count: raw_pools.len() });
         }
-        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        let mut pools: Vec<NamedPool> = Vec::new();
         for RawPool { path, line, name, given } in raw_pools {
             let refused = |allowed: &str| ConfigError::PoolName {
                 path: path.clone(),
@@ -257,15 +256,18 @@ impl Raw {
             if !is_pool_name(&name) {
                 return Err(refused("1 to 64 letters, digits, `-`, `_` and `.`"));
             }
-            if route::find(&pools, &name).is_some() {
+            if find(&pools, &name).is_some() {
                 return Err(refused("a name that no other [[pool]] has"));
             }
             let mut raw = Self::default();
             let is_inherited = |key: &ConfigOption| key.description().scope == Scope::Pool;
             raw.given = self.given.iter().filter(|(key, _)| is_inherited(key)).map(cloned).collect();
-            raw.given.extend(given);
+            raw.given.extend(given.clone());
             let missing = ConfigError::MissingInPool { path: path.clone(), line };
-            pools.push(Arc::new(raw.pool(name)?.ok_or(missing)?));
+            let health_check = raw.given.get(&ConfigOption::HealthCheck).cloned();
+            let pool = Arc::new(raw.pool(name)?.ok_or(missing)?);
+            health::check_own(&given, &pool)?;
+            pools.push(NamedPool { pool, health_check });
         }
         Ok(pools)
     }
@@ -314,6 +316,8 @@ impl Raw {
             health_check: self
                 .parsed(ConfigOption::HealthCheck, HealthCheck::ALLOWED, HealthCheck::parse)?
                 .unwrap_or_default(),
+            health_send: self.health_text(ConfigOption::HealthSend)?,
+            health_expect: self.health_text(ConfigOption::HealthExpect)?,
             slow_start: self.duration(ConfigOption::SlowStart, Span::SLOW_START)?.unwrap_or_default(),
             resolve_interval: self
                 .duration(ConfigOption::ResolveInterval, Span::RESOLVE)?

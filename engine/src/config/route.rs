@@ -8,7 +8,8 @@ use offramp_ring::socket::Address;
 
 use super::limits::{ALPN_BYTES, ROUTES};
 use super::option::Scope;
-use super::{ConfigError, ConfigOption, Given, Mode, Origin, Pool, Raw, RawListener};
+use super::pool::{NamedPool, find, known};
+use super::{ConfigError, ConfigOption, Given, Mode, Origin, Pool, Raw, RawListener, health};
 
 /// In front of the name of a pool, in place of the address of a backend.
 const POOL: &str = "pool:";
@@ -51,7 +52,7 @@ pub struct RawRoute {
 
 impl RawRoute {
     /// A rule for one of `pools`, of a listener whose clients may say what it asks for.
-    fn check(self, pools: &[Arc<Pool>], heard: &Heard<'_>) -> Result<Route, ConfigError> {
+    fn check(self, pools: &[NamedPool], heard: &Heard<'_>) -> Result<Route, ConfigError> {
         let Self { path, line, server_names, alpn, pool } = self;
         let origin = Origin::File { path: path.clone(), line };
         let refused = |key: &'static str, value: &str, allowed: &str| ConfigError::Route {
@@ -78,11 +79,12 @@ impl RawRoute {
         if let Some((key, value, allowed)) = heard.never(&server_names, &alpn) {
             return Err(refused(key, value, &allowed));
         }
-        let pool = find(pools, &pool).ok_or_else(|| ConfigError::NoSuchPool {
+        let named = find(pools, &pool).ok_or_else(|| ConfigError::NoSuchPool {
             origin,
             name: pool.clone(),
             known: known(pools),
         })?;
+        let pool = heard.taken(named)?;
         Ok(Route { server_names, alpn, pool })
     }
 }
@@ -95,6 +97,12 @@ pub(super) struct Heard<'a> {
 }
 
 impl Heard<'_> {
+    /// A pool of the file for its connections.
+    fn taken(&self, named: &NamedPool) -> Result<Arc<Pool>, ConfigError> {
+        health::check_mode(named.health_check.as_ref(), &named.pool, self.mode)?;
+        Ok(Arc::clone(&named.pool))
+    }
+
     /// What of a route can never match: its key, its value, and what is allowed in place of it.
     fn never<'r>(&self, names: &'r [String], alpn: &'r [String]) -> Option<(&'static str, &'r str, String)> {
         let mode = self.mode.name();
@@ -118,17 +126,6 @@ impl Heard<'_> {
     }
 }
 
-/// The pool with this name.
-pub(super) fn find(pools: &[Arc<Pool>], name: &str) -> Option<Arc<Pool>> {
-    pools.iter().find(|pool| pool.name == name).cloned()
-}
-
-/// The names there are, for an error.
-pub(super) fn known(pools: &[Arc<Pool>]) -> String {
-    let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-    if names.is_empty() { "there is none".to_owned() } else { names.join(", ") }
-}
-
 /// What a listener says of its own pool means nothing where its connections go to one of the file.
 pub(super) fn check_own(listener: &RawListener) -> Result<(), ConfigError> {
     let names_pool = |given: &Given| given.value.starts_with(POOL);
@@ -149,7 +146,7 @@ impl Raw {
         &mut self,
         listen: SocketAddr,
         raw_routes: Vec<RawRoute>,
-        pools: &[Arc<Pool>],
+        pools: &[NamedPool],
         heard: &Heard<'_>,
     ) -> Result<Routes, ConfigError> {
         let named = self.given.get(&ConfigOption::Backend).and_then(|given| {
@@ -159,11 +156,13 @@ impl Raw {
         let default = named.map(|(name, origin)| {
             self.given.remove(&ConfigOption::Backend);
             let missing = |name| ConfigError::NoSuchPool { origin, name, known: known(pools) };
-            find(pools, &name).ok_or_else(|| missing(name))
+            heard.taken(find(pools, &name).ok_or_else(|| missing(name))?)
         });
         let default = default.transpose()?;
         // What is given of a pool is checked, whether it is this listener's or not.
+        let health_check = self.given.get(&ConfigOption::HealthCheck).cloned();
         let own = self.pool(listen.to_string())?.map(Arc::new);
+        own.iter().try_for_each(|own| health::check_mode(health_check.as_ref(), own, heard.mode))?;
         let default = default.or(own);
         if default.is_none() && raw_routes.is_empty() {
             return Err(ConfigError::Missing { key: ConfigOption::Backend });
@@ -189,6 +188,16 @@ impl Routes {
         let is_first = |nth: usize| all[..nth].iter().all(|earlier| earlier.name != all[nth].name);
         let firsts: Vec<_> = (0..all.len()).filter(|nth| is_first(*nth)).map(|nth| all[nth]).collect();
         firsts.into_iter()
+    }
+}
+
+impl Routes {
+    /// A name that clients of this pool ask for, if a route leads to it that has one in full.
+    #[must_use]
+    pub fn server_name_of(&self, pool: &Pool) -> Option<&str> {
+        let rules = self.rules.iter().filter(|rule| rule.pool.name == pool.name);
+        let mut names = rules.flat_map(|rule| &rule.server_names);
+        names.find(|name| !name.starts_with("*.")).map(String::as_str)
     }
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod pool_rounds;
 mod pools;
+mod probe;
 mod pulse;
 mod record_paths;
 mod reload;

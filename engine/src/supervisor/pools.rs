@@ -3,18 +3,16 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::probe::{Check, Job, Outcome};
 use super::resolver::{Name, Resolver};
 use crate::config::limits::{ENDPOINTS, PROBES_MAX, Timeouts};
 use crate::config::{Config, HealthCheck, Pool, Target};
 use crate::limit::{LimitRules, Limits};
 use crate::pool::health::{Change, Health, HealthRules};
 use crate::pool::{Endpoint, EndpointState, PoolRules};
-use crate::sys::attempt::Attempt;
-use crate::sys::errno;
 use crate::sys::socket::Address;
 
 /// How long a start or a reload waits for host names that are new.
@@ -34,7 +32,21 @@ pub(super) struct State {
     origin: Instant,
     resolver: Resolver,
     endpoints: BTreeMap<Place, Watched>,
+    /// How the endpoints of a pool in force are probed, by the pool's name.
+    checks: BTreeMap<String, Arc<Check>>,
+    /// Probes whose outcome has not come, by serial number: at most [`PROBES_MAX`].
+    under_way: BTreeMap<u64, Place>,
+    last_serial: u64,
     rounds: u64,
+}
+
+/// What a round comes to.
+#[derive(Debug)]
+pub(super) struct Round {
+    /// Endpoints to be probed, each of which has an outcome.
+    pub(super) jobs: Vec<Job>,
+    /// Whether a host name is elsewhere.
+    pub(super) is_elsewhere: bool,
 }
 
 /// An endpoint of a pool: two pools at one address do not share what is known of it.
@@ -49,7 +61,10 @@ struct Watched {
     state: Arc<EndpointState>,
     health: Health,
     rules: HealthRules,
-    probe: Option<io::Result<Attempt>>,
+    is_in_force: bool,
+    /// The probe under way. Another one's outcome is not its own.
+    probe: Option<u64>,
+    outcome: Option<Result<(), String>>,
     /// The round in which it was probed last.
     probed_in: u64,
 }
@@ -68,6 +83,9 @@ impl Pools {
             origin: now(),
             resolver: Resolver::new(),
             endpoints: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            last_serial: 0,
             rounds: 0,
         };
         Self(Arc::new(Mutex::new(state)))
@@ -118,7 +136,7 @@ impl State {
         };
         for endpoint in &found {
             if let Some(watched) = self.endpoints.get_mut(&Place::of(pool, &endpoint.address)) {
-                watched.rules = rules;
+                (watched.rules, watched.is_in_force) = (rules, true);
                 if is_alone && !watched.state.is_up() {
                     (watched.health, watched.probe) = (Health::new(), None);
                     watched.state.set_up(true, 0);
@@ -143,16 +161,24 @@ impl State {
         PoolRules { balance: pool.balance, slow_start_ms, is_probed, origin: self.origin }
     }
 
-    /// Forgets the names and endpoints that no pool in force has any more, but for endpoints that have
-    /// connections or are down: they may come back.
-    pub(super) fn forget_others(&mut self, in_force: &[(Arc<Pool>, Address)]) {
+    /// Forgets the names and endpoints that no pool in force has any more. Endpoints that have connections or
+    /// are down may come back: those are known until their connections have ended or their pause is over.
+    /// Endpoints are probed from now on as `checks` says for their pools.
+    pub(super) fn forget_others(
+        &mut self,
+        in_force: &[(Arc<Pool>, Address)],
+        checks: BTreeMap<String, Arc<Check>>,
+    ) {
+        self.checks = checks;
         self.resolver.keep(&in_force.iter().flat_map(|(pool, _)| names_of(pool)).collect());
         let places: BTreeSet<Place> =
             in_force.iter().map(|(pool, address)| Place::of(pool, address)).collect();
-        self.endpoints.retain(|place, watched| {
-            let is_known = watched.state.connections() > 0 || !watched.state.is_up();
-            places.contains(place) || is_known
-        });
+        for (_, watched) in self.endpoints.iter_mut().filter(|(place, _)| !places.contains(place)) {
+            // What is under way for it is not its business any more.
+            (watched.is_in_force, watched.probe, watched.outcome) = (false, None, None);
+            watched.rules.is_probed = false;
+        }
+        self.endpoints.retain(|_, watched| watched.is_known());
     }
 
     fn addresses(&self, target: &Target) -> Vec<Address> {
@@ -175,7 +201,9 @@ impl State {
                     state: Arc::clone(&state),
                     health: Health::new(),
                     rules: HealthRules::default(),
+                    is_in_force: true,
                     probe: None,
+                    outcome: None,
                     probed_in: 0,
                 });
                 state
@@ -183,30 +211,49 @@ impl State {
         }
     }
 
-    /// Decides which endpoints are up. Whether a host name is elsewhere.
-    pub(super) fn round(&mut self, now: Instant) -> bool {
+    /// Decides which endpoints are up, by what connections and the probes that have ended have found out.
+    pub(super) fn round(&mut self, now: Instant, outcomes: Vec<Outcome>) -> Round {
         let since = now.saturating_duration_since(self.origin);
         self.rounds += 1;
+        self.take(outcomes);
         for (place, watched) in &mut self.endpoints {
-            let probe = watched.probe.take().map(|probe| probe.and_then(Attempt::finish));
-            // What this host lacks says nothing of the endpoint.
-            let probe = probe.filter(|probe| probe.as_ref().err().is_none_or(|error| !errno::is_ours(error)));
-            watched.decide(place, probe, since);
+            watched.decide(place, since);
         }
-        self.probe();
-        self.resolver.tick(now)
+        self.endpoints.retain(|_, watched| watched.is_known());
+        Round { jobs: self.probe(), is_elsewhere: self.resolver.tick(now) }
     }
 
-    /// Begins to probe those that were not for a while, first those that wait longest.
-    fn probe(&mut self) {
-        let rounds = self.rounds;
-        let is_due = |it: &&mut Watched| it.rules.is_probed && it.probed_in + PROBE_ROUNDS <= rounds;
-        let mut due: Vec<&mut Watched> = self.endpoints.values_mut().filter(is_due).collect();
-        due.sort_by_key(|watched| watched.probed_in);
-        for watched in due.into_iter().take(PROBES_MAX) {
-            watched.probed_in = rounds;
-            watched.probe = Some(Attempt::begin(&watched.address));
+    fn take(&mut self, outcomes: Vec<Outcome>) {
+        for Outcome { serial, result } in outcomes {
+            let place = self.under_way.remove(&serial);
+            let watched = place.and_then(|place| self.endpoints.get_mut(&place));
+            if let Some(watched) = watched.filter(|watched| watched.probe == Some(serial)) {
+                (watched.probe, watched.outcome) = (None, result);
+            }
         }
+    }
+
+    /// Those to be probed that were not for a while, first those that wait longest.
+    fn probe(&mut self) -> Vec<Job> {
+        let rounds = self.rounds;
+        let is_due = |(_, it): &(&Place, &mut Watched)| {
+            it.rules.is_probed && it.probe.is_none() && it.probed_in + PROBE_ROUNDS <= rounds
+        };
+        let mut due: Vec<_> = self.endpoints.iter_mut().filter(is_due).collect();
+        due.sort_by_key(|(_, watched)| watched.probed_in);
+        let mut jobs = Vec::new();
+        for (place, watched) in due {
+            let Some(check) = self.checks.get(&place.pool) else { continue };
+            if self.under_way.len() == PROBES_MAX {
+                break;
+            }
+            self.last_serial += 1;
+            let serial = self.last_serial;
+            (watched.probed_in, watched.probe) = (rounds, Some(serial));
+            self.under_way.insert(serial, place.clone());
+            jobs.push(Job { serial, address: watched.address.clone(), check: Arc::clone(check) });
+        }
+        jobs
     }
 }
 
@@ -218,24 +265,31 @@ fn names_of(pool: &Pool) -> impl Iterator<Item = Name> {
 }
 
 impl Watched {
-    fn decide(&mut self, place: &Place, probe: Option<io::Result<()>>, since: Duration) {
+    /// Whether it is to be kept.
+    fn is_known(&self) -> bool {
+        self.is_in_force || self.state.connections() > 0 || !self.state.is_up()
+    }
+
+    fn decide(&mut self, place: &Place, since: Duration) {
         let Place { pool, address } = place;
-        let problem = probe.as_ref().and_then(|probe| probe.as_ref().err()).map(errno::name);
         let failures = self.state.failures();
-        let outcome = probe.map(|probe| probe.map_err(|_| ()));
+        let outcome = self.outcome.take();
         let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        match self.health.on_round(&self.rules, failures, outcome, since) {
+        let verdict = outcome.as_ref().map(|outcome| if outcome.is_ok() { Ok(()) } else { Err(()) });
+        let change = self.health.on_round(&self.rules, failures, verdict, since);
+        match change {
             Some(Change::Down) => {
                 self.state.set_up(false, now_ms);
-                let problem = problem.map_or_else(
-                    || format!("{failures} connections in a row have failed"),
-                    |problem| format!("it does not answer ({problem})"),
-                );
+                let problem = outcome.and_then(Result::err);
+                let problem =
+                    problem.unwrap_or_else(|| format!("{failures} connections in a row have failed"));
                 tracing::warn!("pool {pool}: {address} is down: {problem}; it gets no connections");
             }
             Some(Change::Up) => {
                 self.state.set_up(true, now_ms);
-                tracing::info!("pool {pool}: {address} is up again");
+                if self.is_in_force {
+                    tracing::info!("pool {pool}: {address} is up again");
+                }
             }
             None => {}
         }
@@ -257,8 +311,11 @@ pub(super) fn now() -> Instant {
 mod tests {
     use std::net::TcpListener;
 
+    use super::super::probe::Probes;
     use super::*;
     use crate::config::{ConfigOption, Raw};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn config(backends: &str, health_check: &str) -> Config {
         let mut raw = Raw::default();
@@ -277,11 +334,28 @@ mod tests {
         Arc::clone(config.listeners[0].routes.pools().next().expect("one"))
     }
 
+    /// Each begins when the probes of the one before have ended.
     fn rounds(pools: &Pools, seconds: std::ops::Range<u64>) {
-        let begin = pools.lock().origin;
+        let (begin, mut probes, mut outcomes) = (pools.lock().origin, Probes::default(), Vec::new());
         for second in seconds {
-            pools.lock().round(begin + Duration::from_secs(second));
+            let round =
+                pools.lock().round(begin + Duration::from_secs(second), std::mem::take(&mut outcomes));
+            outcomes.extend(round.jobs.into_iter().filter_map(|job| probes.begin(job, now())));
+            while !probes.is_empty() {
+                outcomes.extend(probes.wait(PATIENCE, now));
+            }
         }
+        pools.lock().take(outcomes);
+    }
+
+    /// All endpoints of the pool, which is the one in force.
+    fn put_in_force(pools: &Pools, pool: &Arc<Pool>, config: &Config) -> Vec<Endpoint> {
+        let mut pools = pools.lock();
+        let endpoints = pools.endpoints(pool, config.timeouts);
+        let in_force: Vec<_> =
+            endpoints.iter().map(|endpoint| (Arc::clone(pool), endpoint.address.clone())).collect();
+        pools.forget_others(&in_force, [(pool.name.clone(), Arc::default())].into());
+        endpoints
     }
 
     #[test]
@@ -313,7 +387,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let config = config(&address.to_string(), "tcp");
         let pools = Pools::new(1);
-        let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
+        let endpoints = put_in_force(&pools, &pool(&config), &config);
         rounds(&pools, 1..20);
         assert!(endpoints[0].state.is_up());
         drop(listener);
@@ -325,6 +399,42 @@ mod tests {
     }
 
     #[test]
+    fn probe_of_a_removed_endpoint_changes_nothing() {
+        let config = config("127.0.0.1:1", "tcp");
+        let pools = Pools::new(1);
+        let endpoint = &put_in_force(&pools, &pool(&config), &config)[0];
+        endpoint.state.set_up(false, 0);
+        let begin = pools.lock().origin;
+        let round = |second, outcomes| pools.lock().round(begin + Duration::from_secs(second), outcomes);
+        round(1, Vec::new());
+        let serial = round(2, Vec::new()).jobs[0].serial;
+        pools.lock().forget_others(&[], BTreeMap::new());
+        let outcome = || vec![Outcome { serial, result: Some(Ok(())) }];
+        assert!(round(3, outcome()).jobs.is_empty() && !endpoint.state.is_up());
+        assert_eq!(pools.lock().under_way.len(), 0);
+        // Down in `health` as well, it is forgotten when its pause is over.
+        endpoint.state.set_up(true, 0);
+        round(4, Vec::new());
+        assert_eq!(pools.lock().endpoints.len(), 0);
+        put_in_force(&pools, &pool(&config), &config);
+        round(6, outcome());
+        assert!(pools.lock().endpoints.values().all(|watched| watched.outcome.is_none()));
+    }
+
+    #[test]
+    fn endpoint_that_is_down_and_removed_is_forgotten() {
+        let config = config("127.0.0.1:1, 127.0.0.1:2", "tcp");
+        let pools = Pools::new(1);
+        let endpoints = put_in_force(&pools, &pool(&config), &config);
+        (0..FAILURES).for_each(|_| endpoints[0].state.failed());
+        rounds(&pools, 1..2);
+        pools.lock().forget_others(&[], BTreeMap::new());
+        assert_eq!(pools.lock().endpoints.len(), 1, "it may come back");
+        rounds(&pools, 2..70);
+        assert_eq!(pools.lock().endpoints.len(), 0);
+    }
+
+    #[test]
     fn state_of_an_endpoint_outlasts_a_reload() {
         let config = config("127.0.0.1:1, 127.0.0.1:2", "off");
         let pools = Pools::new(1);
@@ -332,25 +442,42 @@ mod tests {
         let (first, again) = (get(), get());
         assert!(Arc::ptr_eq(&first[0].state, &again[0].state));
         let address = first[1].address.clone();
-        pools.lock().forget_others(&[(pool(&config), address)]);
+        pools.lock().forget_others(&[(pool(&config), address)], BTreeMap::new());
         let later = get();
         assert!(!Arc::ptr_eq(&first[0].state, &later[0].state));
         assert!(Arc::ptr_eq(&first[1].state, &later[1].state));
     }
 
-    #[test]
-    fn every_endpoint_is_probed_however_many_there_are() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let pools = Pools::new(1);
-        // Ten pools of sixty addresses of this host.
+    /// Ten pools of sixty endpoints.
+    fn many() -> Pools {
+        let (pools, mut checks) = (Pools::new(1), BTreeMap::new());
+        let mut in_force = Vec::new();
         for pool_nth in 0..10 {
-            let backends = (1..=60).map(|host| format!("127.0.{pool_nth}.{host}:{port}"));
+            let backends = (1..=60).map(|host| format!("127.0.{pool_nth}.{host}:1"));
             let config = config(&backends.collect::<Vec<_>>().join(","), "tcp");
-            let named = Pool { name: pool_nth.to_string(), ..Pool::clone(&pool(&config)) };
-            pools.lock().endpoints(&named, config.timeouts);
+            let named = Arc::new(Pool { name: pool_nth.to_string(), ..Pool::clone(&pool(&config)) });
+            checks.insert(named.name.clone(), Arc::default());
+            for endpoint in pools.lock().endpoints(&named, config.timeouts) {
+                in_force.push((Arc::clone(&named), endpoint.address));
+            }
         }
-        rounds(&pools, 1..10);
+        pools.lock().forget_others(&in_force, checks);
+        pools
+    }
+
+    #[test]
+    fn probes_that_hang_are_bounded_and_starve_nobody() {
+        let pools = many();
+        let begin = pools.lock().origin;
+        let mut hanging: Vec<Vec<Job>> = Vec::new();
+        for second in 1..12 {
+            // Each lasts for two rounds.
+            let ended = if hanging.len() < 2 { Vec::new() } else { hanging.remove(0) };
+            let outcome = |job: Job| Outcome { serial: job.serial, result: Some(Err("late".to_owned())) };
+            let outcomes = ended.into_iter().map(outcome).collect();
+            hanging.push(pools.lock().round(begin + Duration::from_secs(second), outcomes).jobs);
+            assert!(hanging.iter().map(Vec::len).sum::<usize>() <= PROBES_MAX);
+        }
         let unprobed = pools.lock().endpoints.values().filter(|watched| watched.probed_in == 0).count();
         assert_eq!((pools.lock().endpoints.len(), unprobed), (600, 0));
     }

@@ -4,15 +4,17 @@
 //! A listener of a new configuration is the one that was there if it has the same address; that one's
 //! connections go on under the policy under which they began.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pools::{self, Pools};
+use super::probe::Check;
 use super::seen::Seen;
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
-use crate::config::{self, Config, Listener, Mode, Routes, Truncation};
+use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::Expiries;
@@ -201,6 +203,7 @@ impl InForce {
         for (running, legs) in self.services.iter_mut().zip(all) {
             running.legs = legs;
         }
+        self.forget_endpoints();
         self.services.iter().for_each(|running| self.post(running, Vec::new()));
         self.publish();
         Ok(())
@@ -214,13 +217,17 @@ impl InForce {
 
     fn forget_endpoints(&self) {
         let mut pools = self.pools.lock();
-        let mut in_force = Vec::new();
-        for pool in self.services.iter().flat_map(|running| running.listener.routes.pools()) {
-            for endpoint in pools.endpoints(pool, self.timeouts) {
-                in_force.push((Arc::clone(pool), endpoint.address));
+        let (mut in_force, mut checks) = (Vec::new(), BTreeMap::new());
+        for running in &self.services {
+            for pool in running.listener.routes.pools() {
+                // Of several listeners the first one decides how a pool is probed.
+                checks.entry(pool.name.clone()).or_insert_with(|| Arc::new(running.check(pool)));
+                for endpoint in pools.endpoints(pool, self.timeouts) {
+                    in_force.push((Arc::clone(pool), endpoint.address));
+                }
             }
         }
-        pools.forget_others(&in_force);
+        pools.forget_others(&in_force, checks);
     }
 
     /// What is known of the pools.
@@ -304,6 +311,25 @@ impl Running {
             balancers: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
+        }
+    }
+
+    /// How the endpoints of one of its pools are probed.
+    fn check(&self, pool: &config::Pool) -> Check {
+        let header = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs).map(ProxyHeader::local);
+        let tls = match pool.health_check {
+            HealthCheck::Off | HealthCheck::Tcp => None,
+            HealthCheck::Tls if self.listener.mode == Mode::Passthrough => {
+                // The configuration allows no name that cannot be asked for.
+                TlsPolicy::unjudged(self.listener.routes.server_name_of(pool)).ok()
+            }
+            HealthCheck::Tls => self.legs.far.tls().and_then(|policy| policy.without_sessions()),
+        };
+        Check {
+            header: header.unwrap_or_default(),
+            tls,
+            send: pool.health_send.clone(),
+            expect: pool.health_expect.clone(),
         }
     }
 

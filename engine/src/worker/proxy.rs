@@ -34,6 +34,17 @@ impl ProxyHeader {
         (version != SendProxy::Off).then_some(Self { version, tlvs })
     }
 
+    /// The header of a connection of ours, which is for no client (version 2: LOCAL).
+    pub(crate) fn local(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16);
+        // A header without addresses has room for all that it says.
+        let _ = match self.version {
+            SendProxy::V2 => Header::with_local().encode_v2(&mut bytes),
+            SendProxy::V1 | SendProxy::Off => Header::with_local().encode_v1(&mut bytes),
+        };
+        bytes
+    }
+
     /// Writes the header of a connection into an empty `buf`. Without both addresses, as of a client on a
     /// Unix socket, it says that they are unknown.
     pub(super) fn write(self, about: &About, buf: &mut Buf) {
@@ -52,11 +63,7 @@ impl ProxyHeader {
         };
         if written.is_err() {
             // Addresses of two families: nobody can be told of both.
-            bytes.clear();
-            let _ = match self.version {
-                SendProxy::V2 => Header::with_local().encode_v2(&mut bytes),
-                _ => Header::with_local().encode_v1(&mut bytes),
-            };
+            bytes = self.local();
         } else if self.version == SendProxy::V2 && self.tlvs.crc32c {
             seal(&mut bytes);
         }
@@ -160,6 +167,13 @@ mod tests {
         assert_eq!(text, b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n");
         let unknown = header(SendProxy::V1, ALL, &About::default());
         assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
+    }
+
+    #[test]
+    fn header_of_a_probe_names_no_client() {
+        let local = |version| ProxyHeader::new(version, ALL).expect("one is sent").local();
+        assert_eq!(local(SendProxy::V1), b"PROXY UNKNOWN\r\n");
+        assert_eq!(local(SendProxy::V2), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
     }
 
     #[test]

@@ -280,3 +280,62 @@ fn a_refused_reload_forgets_no_host_name() {
     assert_eq!(answer_to(server.addr, &plain(Version::Tls13), NAME), "two");
     server.stop();
 }
+
+/// A certificate that a connection would refuse takes an endpoint out before any connection fails.
+#[test]
+fn endpoint_with_a_wrong_certificate_gets_nothing() {
+    let backends = backends();
+    let good = Setup::new(backends[0].addr).identities(&[Identity::ecdsa()]).start();
+    let wrong = Setup::new(backends[1].addr).identities(&[Identity::one()]).start();
+    let files = scratch();
+    let (authority, _) = Identity::ecdsa().write(files.path());
+    let flags = format!(
+        "--mode reencrypt --server-name {NAME} --server-ca {} --health-check tls",
+        authority.display()
+    );
+    let server = Setup::new(format!("{}, {}", good.addr, wrong.addr)).flags(&flags).start();
+    let down = format!("{} is down: its TLS handshake has failed: peer_certificate_refused", wrong.addr);
+    eventually("the probe refuses it", || server.stderr().contains(&down));
+    assert_eq!(answers(&server, 4), BTreeMap::from([("one".into(), 4)]));
+    assert_eq!(server.settled().faults().len(), 0, "nobody noticed");
+    // The endpoint gets the right certificate, key first: a pair that does not match yet is not used.
+    for (file, content) in [("key", &Identity::ecdsa().key), ("crt", &Identity::ecdsa().certificate)] {
+        let path = wrong.certificate(Identity::one()).with_extension(file);
+        std::fs::write(path, content).expect("a file");
+    }
+    eventually("it is mended", || server.stderr().contains(&format!("{} is up again", wrong.addr)));
+    eventually("it serves", || answer(&server) == "two");
+    [server, good, wrong].into_iter().for_each(TestServer::stop);
+}
+
+#[test]
+fn probe_follows_the_authorities_that_change() {
+    let (backend, files) = (Backend::start(BackendBehavior::Says("one")), scratch());
+    let inner = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
+    let authority = files.path().join("ca.pem");
+    std::fs::write(&authority, &Identity::one().certificate).expect("a file");
+    let flags = format!("--mode reencrypt --server-name {NAME} --server-ca {}", authority.display());
+    let server = Setup::new(inner.addr).flags(&flags).flags("--health-check tls").start();
+    eventually("the probe refuses it", || server.stderr().contains("is down: its TLS handshake has failed"));
+    std::fs::write(files.path().join("next"), &Identity::ecdsa().certificate).expect("a file");
+    std::fs::rename(files.path().join("next"), &authority).expect("a file");
+    eventually("it is trusted", || server.stderr().contains("is up again"));
+    assert_eq!(answer(&server), "one");
+    [server, inner].into_iter().for_each(TestServer::stop);
+}
+
+#[test]
+fn endpoint_with_a_wrong_answer_gets_nothing() {
+    let echo = Backend::start(BackendBehavior::Echo);
+    let wrong = Backend::start(BackendBehavior::Says("-ERR"));
+    let server = Setup::new(format!("{}, {}", wrong.addr, echo.addr))
+        .flags("--health-check tcp --health-send PING\\x0d\\n --health-expect PING\\r\\n")
+        .start();
+    let down = format!("{} is down: its answer does not contain health_expect", wrong.addr);
+    eventually("the probe refuses it", || server.stderr().contains(&down));
+    let config = plain(Version::Tls13);
+    for _ in 0..4 {
+        Peer::open(server.addr, &config).ping(b"to the other");
+    }
+    server.stop();
+}

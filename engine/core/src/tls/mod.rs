@@ -258,6 +258,25 @@ impl TlsPolicy {
         self.findings.warnings(now)
     }
 
+    /// The same in the client's role for a health check: every handshake is a full one, and leaves no
+    /// session. `None` in the server's role.
+    #[must_use]
+    pub fn without_sessions(&self) -> Option<Self> {
+        let Role::Originate(origination) = &self.role else { return None };
+        let role = Role::Originate(Arc::new(origination.without_sessions()));
+        Some(Self { role, findings: Findings::default() })
+    }
+
+    /// For a health check of a server whose certificate is its clients' business: any certificate holds. The
+    /// server is asked for this name, if there is one.
+    ///
+    /// # Errors
+    /// [`TlsPolicyError::ServerName`].
+    pub fn unjudged(server_name: Option<&str>) -> Result<Self, TlsPolicyError> {
+        let origination = Origination::unjudged(&Sources::system(), server_name)?;
+        Ok(Self { role: Role::Originate(Arc::new(origination)), findings: Findings::default() })
+    }
+
     /// Whether it is the client's role.
     #[must_use]
     pub fn is_client(&self) -> bool {

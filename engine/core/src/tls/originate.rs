@@ -34,10 +34,13 @@ pub(super) struct Origination {
     made_of: [u8; 32],
 }
 
+#[derive(Clone)]
 enum Trust {
     Authorities(Arc<Authorities>),
     Fingerprints(Vec<Fingerprint>),
     Pending,
+    /// Of a server that others judge: any certificate holds.
+    Anybody,
 }
 
 impl Origination {
@@ -96,7 +99,7 @@ impl Origination {
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
             Trust::Authorities(authorities) => Arc::clone(authorities) as _,
-            Trust::Fingerprints(_) | Trust::Pending => {
+            Trust::Fingerprints(_) | Trust::Pending | Trust::Anybody => {
                 let algorithms = provider.signature_verification_algorithms;
                 Arc::new(AnyCertificate { algorithms })
             }
@@ -130,6 +133,34 @@ impl Origination {
         });
         let (config, forwards_name) = (Arc::new(config), rules.forward_server_name);
         Ok(Self { config, name, forwards_name, trust, sessions, made_of: made_of.digest() })
+    }
+
+    /// The same rules without resumption: every handshake is a full one, and no session is kept.
+    pub(super) fn without_sessions(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        let (config, name, trust) = (Arc::new(config), self.name.clone(), self.trust.clone());
+        Self { config, name, forwards_name: false, trust, sessions: None, made_of: self.made_of }
+    }
+
+    /// For a server that somebody else judges: with all that the library offers, beyond the profile. Without
+    /// a name none is sent.
+    pub(super) fn unjudged(sources: &Sources, name: Option<&str>) -> Result<Self, TlsPolicyError> {
+        // An address is not sent (RFC 6066 §3).
+        let name = name.unwrap_or("0.0.0.0").to_owned();
+        let server = ServerName::try_from(name.clone()).map_err(|_| TlsPolicyError::ServerName(name))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let schemes = provider.signature_verification_algorithms.supported_schemes();
+        let mut config = ClientConfig::builder_with_details(provider, Arc::clone(&sources.time))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsPolicyError::Profile(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unjudged(schemes)))
+            .with_no_client_auth();
+        config.enable_secret_extraction = true;
+        config.resumption = Resumption::disabled();
+        let (config, trust) = (Arc::new(config), Trust::Anybody);
+        Ok(Self { config, name: server, forwards_name: false, trust, sessions: None, made_of: [0; 32] })
     }
 
     /// Whether nothing has changed of what the two were made of.
@@ -194,6 +225,7 @@ impl Server {
                 !resumed || authorities.verify(own, issuers, Some(self.name()), now).is_ok()
             }
             Trust::Pending => return Ok(PeerVerdict::Pending(own.clone().into_owned())),
+            Trust::Anybody => true,
         };
         if holds { Ok(PeerVerdict::Holds) } else { Err(PeerRefusal::Refused) }
     }
@@ -239,4 +271,43 @@ impl ServerCertVerifier for AnyCertificate {
     }
 
     handshake_signatures!();
+}
+
+/// Takes any certificate and any proof of its key.
+#[derive(Debug)]
+struct Unjudged(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Unjudged {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _issuers: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
 }
