@@ -1,6 +1,6 @@
 //! The admin address, over HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, the kill
 //! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`, and the configuration,
-//! `GET` and `PUT /v1/config`, at a loopback address alone. HEAD is answered as GET.
+//! `GET` and `PUT /v1/config`, at a loopback address, for those who may send SIGHUP. HEAD is answered as GET.
 //!
 //! It has a thread of its own beside the supervisor's, so that no client can hold up the supervisor. One
 //! request per connection. What a client can make us hold is bounded: connections, bytes of a request, and
@@ -8,14 +8,15 @@
 //! connection too many costs the oldest its place, whose request has not come: slow clients keep nobody out
 //! that sends its request before 64 others connect. This is the only module that names tokio-uring.
 
-mod change;
 mod configure;
 mod connections;
 mod http;
+mod request;
+mod sender;
 mod stop;
 
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,10 +29,9 @@ use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_DEADLINE, STUCK_SECONDS}
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::OffloadSwitch;
-pub use change::{Change, Configuration, Said};
-use configure::{configure, permitted};
 use connections::{Client, Open, TICKS};
 use http::{Answer, Parsed, Request, Route};
+pub use request::{ConfigRequest, ConfigTask, Refusal, Said, Submit};
 pub use stop::Stop;
 
 /// What is served.
@@ -47,7 +47,7 @@ pub struct Service {
     /// elsewhere.
     pub draining: Arc<AtomicBool>,
     /// `/v1/config`; none where whoever embeds the engine has configured it.
-    pub configuration: Option<Configuration>,
+    pub submit: Option<Submit>,
 }
 
 /// Serves on the calling thread until it is asked to stop. `ready` is called once, when it will serve.
@@ -76,11 +76,11 @@ fn serve_within(
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
     let (event, listening) = (stop.event()?, listener.try_clone()?);
-    let is_local = socket::local_addr(listener.as_fd())?.ip().is_loopback();
+    let address = socket::local_addr(listener.as_fd())?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;
     ready();
     runtime.block_on(async {
-        let shared = Shared { open: Open::default(), service: service.clone(), is_local, stop: stop.clone() };
+        let shared = Shared { open: Open::default(), service: service.clone(), address, stop: stop.clone() };
         let open = shared.open.clone();
         tokio_uring::spawn(keep_time(file(ticker), open.clone()));
         tokio_uring::spawn(accept(TcpListener::from(listener), file(pause), shared));
@@ -103,8 +103,8 @@ fn serve_within(
 struct Shared {
     open: Open,
     service: Service,
-    /// Who connects is on this host.
-    is_local: bool,
+    /// Where it listens.
+    address: SocketAddr,
     stop: Stop,
 }
 
@@ -128,8 +128,8 @@ async fn accept(listener: TcpListener, pause: File, shared: Shared) {
     let mut refused = 0_u64;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (client, shared) = (shared.open.admit(stream), shared.clone());
+            Ok((stream, address)) => {
+                let (client, shared) = (shared.open.admit(stream, address), shared.clone());
                 tokio_uring::spawn(async move {
                     converse(client, &shared).await;
                     if shared.stop.lets_finish() {
@@ -160,12 +160,17 @@ async fn converse(client: Rc<Client>, shared: &Shared) {
         match http::parse(&request) {
             Parsed::Whole(Request { route: Route::Configure(body), head_bytes, .. }) => {
                 let begun = request.split_off(head_bytes);
-                let Some(answer) = configure(&client, shared, begun, body).await else { return };
+                let answer = configure::change(&client, shared, begun, body).await;
+                let Some(answer) = answer else { return };
                 break answer.into_bytes(false);
+            }
+            Parsed::Whole(Request { route: Route::Config, is_head, .. }) => {
+                let Some(answer) = configure::show(&client, shared).await else { return };
+                break answer.into_bytes(is_head);
             }
             Parsed::Whole(Request { route, is_head, .. }) => {
                 client.has_asked.set(true);
-                break answer(route, shared).into_bytes(is_head);
+                break answer(route, &shared.service).into_bytes(is_head);
             }
             Parsed::Bad => break Answer::bad_request().into_bytes(false),
             Parsed::Partial => {}
@@ -187,8 +192,7 @@ async fn converse(client: Rc<Client>, shared: &Shared) {
     }
 }
 
-fn answer(route: Route, shared: &Shared) -> Answer {
-    let service = &shared.service;
+fn answer(route: Route, service: &Service) -> Answer {
     match route {
         Route::Metrics => {
             let expiries = service.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -202,14 +206,8 @@ fn answer(route: Route, shared: &Shared) -> Answer {
             }
             Answer::ok(state(allowed))
         }
-        Route::Config => permitted(shared).map_or_else(
-            |refusal| refusal,
-            |configuration| {
-                let text = configuration.text.lock().unwrap_or_else(PoisonError::into_inner);
-                text.as_deref().map_or_else(Answer::flags_alone, Answer::ok)
-            },
-        ),
-        Route::Configure(_) => Answer::bad_request(),
+        // They are answered by another thread.
+        Route::Config | Route::Configure(_) => Answer::bad_request(),
         Route::Refused(answer) => answer,
     }
 }
@@ -239,7 +237,7 @@ fn state(allowed: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::net::{Ipv4Addr, TcpStream};
     use std::thread::JoinHandle;
 
     use super::*;
@@ -263,7 +261,7 @@ mod tests {
             let offload = OffloadSwitch::new(Arc::new([]));
             let metrics = Metrics::new(vec![Arc::clone(&counters)], offload.allowed());
             let (expiries, draining) = Default::default();
-            let service = Service { metrics, offload, expiries, draining, configuration: None };
+            let service = Service { metrics, offload, expiries, draining, submit: None };
             let stop = Stop::new().unwrap();
             let (theirs, serves) = (stop.clone(), service.clone());
             let thread =

@@ -1,29 +1,30 @@
-//! `/v1/config`: who may ask for it, and a configuration that is sent.
+//! `/v1/config`: a configuration that is shown, or sent. Another thread does what is asked for.
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
-use super::change::{Change, Configuration};
 use super::connections::{Client, TICKS};
 use super::http::{self, Answer, Body};
+use super::request::{ConfigRequest, ConfigTask, Refusal};
+use super::sender::{self, Sender};
 use super::{Shared, file, next};
 use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};
 
 const BODY_CHUNK_BYTES: usize = 16 * 1024;
 
-/// Ticks that a change of the configuration may take until who sent it is no longer answered.
-const CHANGE_TICKS: u32 = (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
+/// Ticks that a request may take until who has asked is no longer answered.
+const REQUEST_TICKS: u32 = (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
 
-/// Reads a configuration and has it put in force by the thread that reads files; others are served meanwhile.
-pub(super) async fn configure(
+/// Reads a configuration and has it put in force; none if the client is gone.
+pub(super) async fn change(
     client: &Client,
     shared: &Shared,
     mut text: Vec<u8>,
     body: Body,
 ) -> Option<Answer> {
-    let configuration = match permitted(shared) {
-        Ok(configuration) => configuration,
-        Err(answer) => return Some(answer),
-    };
+    if let Some(refusal) = refused(shared) {
+        return Some(refusal);
+    }
     if body.awaits_continue && text.len() < body.bytes {
         client.stream.write_all(http::CONTINUE.to_vec()).await.0.ok()?;
     }
@@ -34,30 +35,49 @@ pub(super) async fn configure(
         }
     }
     text.truncate(body.bytes);
-    client.has_asked.set(true);
-    client.ticks_left.set(CHANGE_TICKS);
     let Ok(text) = String::from_utf8(text) else { return Some(Answer::refused("the body is not UTF-8\n")) };
     if shared.service.draining.load(Ordering::Relaxed) {
         return Some(Answer::unavailable("draining: no configuration is put in force any more\n"));
     }
-    let (change, waiting) = Change::new(text).ok()?;
+    ask(client, shared, ConfigTask::Change(text)).await
+}
+
+/// The configuration in force; none if the client is gone.
+pub(super) async fn show(client: &Client, shared: &Shared) -> Option<Answer> {
+    match refused(shared) {
+        Some(refusal) => Some(refusal),
+        None => ask(client, shared, ConfigTask::Show).await,
+    }
+}
+
+async fn ask(client: &Client, shared: &Shared, task: ConfigTask) -> Option<Answer> {
+    client.has_asked.set(true);
+    client.ticks_left.set(REQUEST_TICKS);
+    let is_change = matches!(task, ConfigTask::Change(_));
+    let inode = sender::inode(client.stream.as_raw_fd()).ok()?;
+    let sender = Sender { client: client.address, server: shared.address, inode };
+    let (request, waiting) = ConfigRequest::new(sender, task).ok()?;
     let done = file(waiting.event().ok()?);
-    if !(configuration.submit)(change) {
-        return Some(Answer::unavailable("others are changing the configuration: try again\n"));
+    if !shared.service.submit.as_ref().is_some_and(|submit| (submit.0)(request)) {
+        return Some(Answer::unavailable("others are asking for the configuration: try again\n"));
     }
     next(&done).await.ok()?;
     Some(match waiting.take() {
-        Some(Ok(said)) => Answer::ok(&format!("{said}\n")),
-        Some(Err(why)) => Answer::refused(&format!("{why}\n")),
-        None => Answer::unavailable("the configuration was not put in force: the process ends\n"),
+        Some(Ok(said)) if is_change => Answer::ok(&format!("{said}\n")),
+        Some(Ok(text)) => Answer::ok(&text),
+        Some(Err(Refusal::Wrong(why))) => Answer::refused(&format!("{why}\n")),
+        Some(Err(Refusal::Forbidden(why))) => Answer::forbidden(&format!("{why}\n")),
+        Some(Err(Refusal::FlagsAlone)) => Answer::flags_alone(),
+        None => Answer::unavailable("nothing was done: the process ends\n"),
     })
 }
 
-/// Whoever may change everything that this process can do with its rights must at least be on its host.
-pub(super) fn permitted(shared: &Shared) -> Result<&Configuration, Answer> {
-    match &shared.service.configuration {
-        Some(_) if !shared.is_local => Err(Answer::not_local()),
-        Some(configuration) => Ok(configuration),
-        None => Err(Answer::nowhere()),
+/// Where nobody is answered: who may change everything that this process can do with its rights is on its
+/// host. Which user that is, is asked where nobody waits for the answer ([`ConfigRequest::permitted`]).
+fn refused(shared: &Shared) -> Option<Answer> {
+    match shared.service.submit {
+        Some(_) if !shared.address.ip().is_loopback() => Some(Answer::not_local()),
+        Some(_) => None,
+        None => Some(Answer::nowhere()),
     }
 }

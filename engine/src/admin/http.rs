@@ -173,9 +173,12 @@ impl Answer {
         Self::new("422 Unprocessable Content", body)
     }
 
+    pub(super) fn forbidden(body: &str) -> Self {
+        Self::new("403 Forbidden", body)
+    }
+
     pub(super) fn not_local() -> Self {
-        Self::new(
-            "403 Forbidden",
+        Self::forbidden(
             "/v1/config is served only where admin is a loopback address, such as 127.0.0.1:9100\n",
         )
     }

@@ -92,10 +92,10 @@ pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a configuration that is sent to the admin address: as many as a file may have.
 pub const ADMIN_BODY_BYTES_MAX: usize = offramp_files::BYTES_MAX;
 
-/// Configurations that were sent and wait to be put in force, or are being; one more is refused.
+/// Requests for the configuration that wait for their turn, or have it; one more is refused.
 pub const ADMIN_CHANGES_MAX: usize = 4;
 
-/// How long who has sent a configuration waits for the answer.
+/// How long who asks for the configuration, or has sent one, waits for the answer.
 pub const ADMIN_CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A connection to the admin address ends this long after it was accepted, whatever its state.

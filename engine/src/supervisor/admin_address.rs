@@ -6,9 +6,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::StartError;
 use super::crew::{Report, watched};
 use super::sockets::{bind_admin, bound};
+use super::{StartError, ThreadLost};
 use crate::admin::{self, Stop};
 use crate::sys::errno;
 
@@ -129,7 +129,7 @@ impl State {
             Ok(Ok(())) => Ok(serving),
             Ok(Err(error)) => Err(StartError::resource("ring for the admin address", &error)),
             // It panicked, which is reported.
-            Err(_) => Err(StartError::Late { seconds: 0 }),
+            Err(_) => Err(ThreadLost::new("the thread admin", "ended before it was ready").into()),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use super::StartError;
 use super::crew::{Report, vital};
-use crate::admin::Change;
+use crate::admin::ConfigRequest;
 use crate::config::limits::{ADMIN_CHANGES_MAX, TICK};
 
 /// What the thread is asked for; it obeys in the order in which it was asked.
@@ -17,15 +17,15 @@ use crate::config::limits::{ADMIN_CHANGES_MAX, TICK};
 pub(super) enum Ask {
     /// SIGHUP.
     Signal,
-    /// A configuration was sent.
-    Change(Change),
+    /// At the admin address.
+    Config(ConfigRequest),
 }
 
 /// Does what is asked for.
 pub(super) type Obey = Box<dyn FnMut(Ask) + Send>;
 
 /// Asks the thread for things; it ends with the last copy. What waits is bounded: one signal, and
-/// [`ADMIN_CHANGES_MAX`] changes.
+/// [`ADMIN_CHANGES_MAX`] requests.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     asks: Sender<Ask>,
@@ -35,8 +35,8 @@ pub(super) struct Files {
 #[derive(Debug, Default)]
 struct Waiting {
     signal: AtomicBool,
-    /// Beside those that wait, the one that is being put in force.
-    changes: AtomicUsize,
+    /// Those that wait, and the one that has its turn.
+    requests: AtomicUsize,
 }
 
 /// What the thread is made of.
@@ -63,12 +63,12 @@ impl Files {
         drop(self.asks.send(Ask::Signal));
     }
 
-    /// Has a configuration put in force, as soon as the thread is free. Gives `false` if too many wait.
-    pub(super) fn change(&self, change: Change) -> bool {
+    /// Has a request answered, as soon as the thread is free. Gives `false` if too many wait.
+    pub(super) fn request(&self, request: ConfigRequest) -> bool {
         let more = |count| (count < ADMIN_CHANGES_MAX).then_some(count + 1);
-        let changes = &self.waiting.changes;
-        let has_room = changes.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok();
-        has_room && self.asks.send(Ask::Change(change)).is_ok()
+        let requests = &self.waiting.requests;
+        let has_room = requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok();
+        has_room && self.asks.send(Ask::Config(request)).is_ok()
     }
 }
 
@@ -88,9 +88,9 @@ impl Inbox {
                         self.waiting.signal.store(false, Ordering::Release);
                         obey(Ask::Signal);
                     }
-                    Ok(ask @ Ask::Change(_)) => {
+                    Ok(ask @ Ask::Config(_)) => {
                         obey(ask);
-                        self.waiting.changes.fetch_sub(1, Ordering::AcqRel);
+                        self.waiting.requests.fetch_sub(1, Ordering::AcqRel);
                     }
                     Err(RecvTimeoutError::Timeout) => tick(),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),

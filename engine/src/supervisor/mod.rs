@@ -24,9 +24,9 @@ mod watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -155,14 +155,12 @@ impl Engine {
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
         let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
-        let (reread, text) = reread.unzip();
-        let text = Arc::new(Mutex::new(text.flatten()));
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),
             offload: control.offload.clone(),
             expiries,
-            configuration: reread.is_some().then(|| configuration(&files, &text)),
+            submit: reread.is_some().then(|| submit(&files)),
         };
         let reports = crew.reports();
         let admin = AdminAddress::new(service, crew.reports());
@@ -170,7 +168,7 @@ impl Engine {
         let rounds: Arc<AtomicU64> = Arc::default();
         let obey: Obey = match reread {
             None => Box::new(drop),
-            Some(reread) => {
+            Some((reread, text)) => {
                 let mut reloader =
                     Reloader::new(config.clone(), reread, control.clone(), admin.clone(), text);
                 Box::new(move |ask| reloader.obey(ask))
@@ -284,10 +282,10 @@ fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>,
     Ok(counters.into_iter().enumerate().map(setup).collect())
 }
 
-/// What the admin address shows and changes.
-fn configuration(files: &Files, text: &Arc<Mutex<Option<String>>>) -> admin::Configuration {
+/// Where the admin address hands over what is asked of the configuration.
+fn submit(files: &Files) -> admin::Submit {
     let files = files.clone();
-    admin::Configuration { text: Arc::clone(text), submit: Arc::new(move |change| files.change(change)) }
+    admin::Submit(Arc::new(move |request| files.request(request)))
 }
 
 /// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.

@@ -1,10 +1,9 @@
 //! What of the configuration can change while the engine runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use super::admin_address::AdminAddress;
 use super::files::Ask;
 use super::{Control, StartError, ticket_clock, watch};
+use crate::admin::{ConfigTask, Refusal};
 use crate::config::{Config, ConfigError, ConfigOption, Loaded, OffloadPolicy};
 use crate::sys::probe::{self, Ktls, Rekey};
 use offramp_proto::CipherSet;
@@ -30,7 +29,7 @@ pub(super) struct Reloader {
     control: Control,
     admin: AdminAddress,
     /// What is in force, as it was read or sent.
-    text: Arc<Mutex<Option<String>>>,
+    text: Option<String>,
 }
 
 impl Reloader {
@@ -39,7 +38,7 @@ impl Reloader {
         reread: Reread,
         control: Control,
         admin: AdminAddress,
-        text: Arc<Mutex<Option<String>>>,
+        text: Option<String>,
     ) -> Self {
         Self { running, reread, control, admin, text }
     }
@@ -48,9 +47,15 @@ impl Reloader {
     pub(super) fn obey(&mut self, ask: Ask) {
         match ask {
             Ask::Signal => drop(self.reload("SIGHUP", None)),
-            Ask::Change(change) => {
-                let said = self.reload(SENT, Some(change.text()));
-                change.done(said);
+            Ask::Config(request) => {
+                let said = request.permitted().and_then(|()| match &request.task {
+                    ConfigTask::Show => self.text.clone().ok_or(Refusal::FlagsAlone),
+                    ConfigTask::Change(text) => self.reload(SENT, Some(text)).map_err(Refusal::Wrong),
+                });
+                if let Err(Refusal::Forbidden(why)) = &said {
+                    tracing::warn!("refused: {why}");
+                }
+                request.done(said);
             }
         }
     }
@@ -61,12 +66,16 @@ impl Reloader {
         let outcome = loaded.and_then(|Loaded { config, text }| {
             let origins = config.origins.clone();
             let said = self.apply(config).map_err(|error| error.at(&origins).to_string())?;
-            *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+            self.text = text;
             Ok(said)
         });
         match &outcome {
             Ok((said, _)) => tracing::info!("{why}: {said}"),
-            Err(error) => tracing::error!("{why}: {error}; the configuration in force stays"),
+            Err(error) => {
+                // What was sent is quoted in it, and makes no line of its own.
+                let error = error.replace(char::is_control, " ");
+                tracing::error!("{why}: {error}; the configuration in force stays");
+            }
         }
         outcome.map(|(said, warnings)| {
             std::iter::once(said)
@@ -125,6 +134,7 @@ pub(super) fn warn(lines: &[String]) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::config::{ConfigOption, Listener, Mode, Raw};
@@ -158,7 +168,7 @@ mod tests {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
         let control = Control::new(1, tickets).unwrap();
         let reread: Reread = Box::new(|_| panic!("nothing is read here"));
-        Reloader::new(running.clone(), reread, control, AdminAddress::default(), Arc::default())
+        Reloader::new(running.clone(), reread, control, AdminAddress::default(), None)
     }
 
     fn apply(reloader: &mut Reloader, new: Config) -> Result<String, String> {

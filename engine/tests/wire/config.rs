@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use offramp_testing::identity::Identity;
 use offramp_testing::metrics::Metrics;
 use offramp_testing::peer::{End, Peer, Version, plain};
 use offramp_testing::server::{Setup, TestServer};
-use offramp_testing::tools::{eventually, scratch, signal};
+use offramp_testing::tools::{eventually, in_guest, scratch, signal, skip};
 
 /// A file with one listener, its backend, and more lines in front.
 fn text(backend: SocketAddr, more: &str) -> String {
@@ -200,6 +201,35 @@ fn config_is_not_served_beyond_loopback() {
     for answer in [put(admin, "workers = 1\n"), get(admin)] {
         assert!(answer.starts_with("HTTP/1.1 403 ") && body(&answer).contains("loopback"), "{answer}");
     }
+    server.stop();
+}
+
+/// Whoever may send SIGHUP may do the same here, and nobody else.
+#[test]
+fn config_is_not_for_another_user() {
+    const NOBODY: u32 = 65_534;
+    if in_guest() {
+        return;
+    }
+    let backend = Backend::start(BackendBehavior::Echo);
+    let files = scratch();
+    let server = start(backend.addr, files.path());
+    let before = get(server.admin());
+    let url = format!("http://{}/v1/config", server.admin());
+    for task in [&["--request", "PUT", "--data", "workers = 1"][..], &[]] {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--include", &url]).args(task).current_dir("/").uid(NOBODY).gid(NOBODY);
+        let Ok(output) = curl.output() else {
+            return skip("another user's curl needs root, and curl");
+        };
+        let answer = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            answer.starts_with("HTTP/1.1 403 ") && answer.contains("for root and for the user"),
+            "{answer}"
+        );
+    }
+    assert_eq!(get(server.admin()), before);
+    eventually("the log says so", || server.stderr().contains("refused: /v1/config is for root"));
     server.stop();
 }
 
