@@ -1,33 +1,38 @@
-//! The admin address, over HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, and the kill
-//! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`. HEAD is answered as
-//! GET.
+//! The admin address, over HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, the kill
+//! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`, and the configuration,
+//! `GET` and `PUT /v1/config`, at a loopback address, for those who may send SIGHUP. HEAD is answered as GET.
 //!
 //! It has a thread of its own beside the supervisor's, so that no client can hold up the supervisor. One
 //! request per connection. What a client can make us hold is bounded: connections, bytes of a request, and
 //! the time from accept to close (`config::limits`), whatever the client does or leaves undone. A
 //! connection too many costs the oldest its place, whose request has not come: slow clients keep nobody out
-//! that sends its request before [`ADMIN_CONNECTIONS_MAX`] others connect. This is the only module that
-//! names tokio-uring.
+//! that sends its request before 64 others connect. This is the only module that names tokio-uring.
 
+mod configure;
+mod connections;
 mod http;
+mod request;
+mod sender;
+mod stop;
 
-use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{Shutdown, TcpListener};
-use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_uring::fs::File;
-use tokio_uring::net::TcpStream;
 
-use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
+use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::sys::{probe, socket};
 use crate::worker::OffloadSwitch;
+use connections::{Client, Open, TICKS};
 use http::{Answer, Parsed, Request, Route};
+pub use request::{ConfigRequest, ConfigTask, Refusal, Said, Submit};
+pub use stop::Stop;
 
 /// What is served.
 #[derive(Clone, Debug)]
@@ -41,88 +46,66 @@ pub struct Service {
     /// Once set, `/healthz` says 503, as it does while a worker is stuck: whoever balances load shall go
     /// elsewhere.
     pub draining: Arc<AtomicBool>,
+    /// `/v1/config`; none where whoever embeds the engine has configured it.
+    pub submit: Option<Submit>,
 }
 
-/// Serves on the calling thread until `stop`, an event descriptor, is signalled. Connections still open then
-/// are closed.
+/// Serves on the calling thread until it is asked to stop. `ready` is called once, when it will serve.
 ///
 /// # Errors
-/// If no ring or timer can be made, or reading `stop` fails. A client can cause none.
-pub fn serve(listener: OwnedFd, stop: OwnedFd, service: &Service) -> io::Result<()> {
-    serve_within(ADMIN_DEADLINE, listener, stop, service)
+/// If no ring or timer can be made, or reading the event of `stop` fails. A client can cause none.
+pub fn serve(listener: OwnedFd, stop: &Stop, service: &Service, ready: impl FnOnce()) -> io::Result<()> {
+    serve_within(ADMIN_DEADLINE, listener, stop, service, ready)
 }
 
-/// Ticks in a deadline: it is kept to a tenth.
-const TICKS: u32 = 10;
-
 /// Bytes that are read and thrown away after the answer, so that the close is not a reset which overtakes it.
-const REST_BYTES_MAX: usize = 64 * 1024;
+const REST_BYTES_MAX: usize = 2 * ADMIN_BODY_BYTES_MAX;
 
 const CHUNK_BYTES: usize = 2048;
-
 /// Accepts that may be refused, each a tenth of the deadline after the one before, until the log says it once
 /// more: ten seconds.
 const REFUSALS_PER_LINE: u64 = 20;
 
-fn serve_within(deadline: Duration, listener: OwnedFd, stop: OwnedFd, service: &Service) -> io::Result<()> {
+fn serve_within(
+    deadline: Duration,
+    listener: OwnedFd,
+    stop: &Stop,
+    service: &Service,
+    ready: impl FnOnce(),
+) -> io::Result<()> {
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
+    let (event, listening) = (stop.event()?, listener.try_clone()?);
+    let address = socket::local_addr(listener.as_fd())?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;
+    ready();
     runtime.block_on(async {
-        let open = Open::default();
+        let shared = Shared { open: Open::default(), service: service.clone(), address, stop: stop.clone() };
+        let open = shared.open.clone();
         tokio_uring::spawn(keep_time(file(ticker), open.clone()));
-        tokio_uring::spawn(accept(TcpListener::from(listener), file(pause), open, service.clone()));
-        next(&file(stop)).await
+        tokio_uring::spawn(accept(TcpListener::from(listener), file(pause), shared));
+        let (event, mut listening) = (file(event), Some(listening));
+        loop {
+            next(&event).await?;
+            if let Some(listening) = listening.take() {
+                // The accept that is under way fails then.
+                socket::stop_listening(listening.as_fd())?;
+            }
+            if !stop.lets_finish() || open.is_empty() {
+                return Ok(());
+            }
+        }
     })
 }
 
-/// The connections that are open.
-#[derive(Clone, Default)]
-struct Open(Rc<RefCell<Vec<Entry>>>);
-
-/// A connection as its task holds it.
-struct Client {
-    stream: TcpStream,
-    /// Its request has come whole: it only has to be answered.
-    has_asked: Cell<bool>,
-}
-
-struct Entry {
-    ticks_left: u32,
-    client: Weak<Client>,
-}
-
-impl Open {
-    /// Takes a connection in. If there are too many, the oldest whose request has not come is ended, or else
-    /// the oldest.
-    fn admit(&self, stream: TcpStream) -> Rc<Client> {
-        let mut open = self.0.borrow_mut();
-        open.retain(|entry| entry.client.strong_count() > 0);
-        if open.len() >= ADMIN_CONNECTIONS_MAX {
-            let is_slow = |entry: &Entry| entry.client.upgrade().is_some_and(|held| !held.has_asked.get());
-            let oldest = open.iter().position(is_slow).unwrap_or(0);
-            if let Some(client) = open.remove(oldest).client.upgrade() {
-                // One that is gone already needs no ending.
-                let _ = client.stream.shutdown(Shutdown::Both);
-            }
-        }
-        let client = Rc::new(Client { stream, has_asked: Cell::new(false) });
-        open.push(Entry { ticks_left: TICKS, client: Rc::downgrade(&client) });
-        client
-    }
-
-    /// Shuts down what has used up its time: whatever its task waits for then completes.
-    fn tick(&self) {
-        self.0.borrow_mut().retain_mut(|entry| {
-            let Some(client) = entry.client.upgrade() else { return false };
-            entry.ticks_left = entry.ticks_left.saturating_sub(1);
-            if entry.ticks_left == 0 {
-                // One that is gone already needs no ending.
-                let _ = client.stream.shutdown(Shutdown::Both);
-            }
-            true
-        });
-    }
+/// What a connection needs to know.
+#[derive(Clone)]
+struct Shared {
+    open: Open,
+    service: Service,
+    /// Where it listens.
+    address: SocketAddr,
+    stop: Stop,
 }
 
 async fn keep_time(ticker: File, open: Open) {
@@ -140,14 +123,22 @@ fn file(descriptor: OwnedFd) -> File {
     File::from_std(std::fs::File::from(descriptor))
 }
 
-async fn accept(listener: TcpListener, pause: File, open: Open, service: Service) {
+async fn accept(listener: TcpListener, pause: File, shared: Shared) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let mut refused = 0_u64;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio_uring::spawn(converse(open.admit(stream), service.clone()));
+            Ok((stream, address)) => {
+                let (client, shared) = (shared.open.admit(stream, address), shared.clone());
+                tokio_uring::spawn(async move {
+                    converse(client, &shared).await;
+                    if shared.stop.lets_finish() {
+                        shared.stop.wake();
+                    }
+                });
             }
+            // Nobody listens any more.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             Err(error) => {
                 if refused.is_multiple_of(REFUSALS_PER_LINE) {
                     tracing::warn!(%error, "admin: no connection is accepted; for EMFILE raise LimitNOFILE");
@@ -163,13 +154,23 @@ async fn accept(listener: TcpListener, pause: File, open: Open, service: Service
 }
 
 /// One request, one answer, close. An error means that the client is gone: nobody reads an answer.
-async fn converse(client: Rc<Client>, service: Service) {
+async fn converse(client: Rc<Client>, shared: &Shared) {
     let (stream, mut request) = (&client.stream, Vec::new());
     let answer = loop {
         match http::parse(&request) {
-            Parsed::Whole(Request { route, is_head }) => {
+            Parsed::Whole(Request { route: Route::Configure(body), head_bytes, .. }) => {
+                let begun = request.split_off(head_bytes);
+                let answer = configure::change(&client, shared, begun, body).await;
+                let Some(answer) = answer else { return };
+                break answer.into_bytes(false);
+            }
+            Parsed::Whole(Request { route: Route::Config, is_head, .. }) => {
+                let Some(answer) = configure::show(&client, shared).await else { return };
+                break answer.into_bytes(is_head);
+            }
+            Parsed::Whole(Request { route, is_head, .. }) => {
                 client.has_asked.set(true);
-                break answer(route, &service).into_bytes(is_head);
+                break answer(route, &shared.service).into_bytes(is_head);
             }
             Parsed::Bad => break Answer::bad_request().into_bytes(false),
             Parsed::Partial => {}
@@ -205,6 +206,8 @@ fn answer(route: Route, service: &Service) -> Answer {
             }
             Answer::ok(state(allowed))
         }
+        // They are answered by another thread.
+        Route::Config | Route::Configure(_) => Answer::bad_request(),
         Route::Refused(answer) => answer,
     }
 }
@@ -234,19 +237,18 @@ fn state(allowed: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-    use std::os::fd::AsFd;
+    use std::net::{Ipv4Addr, TcpStream};
     use std::thread::JoinHandle;
 
     use super::*;
-    use crate::config::limits::ADMIN_REQUEST_BYTES_MAX;
+    use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_BYTES_MAX};
     use crate::metrics::{Counter, Counters};
 
     struct Running {
         address: SocketAddr,
         service: Service,
         counters: Arc<Counters>,
-        stop: OwnedFd,
+        stop: Stop,
         thread: Option<JoinHandle<io::Result<()>>>,
     }
 
@@ -258,10 +260,12 @@ mod tests {
             counters.add(Counter::Accepted, 42);
             let offload = OffloadSwitch::new(Arc::new([]));
             let metrics = Metrics::new(vec![Arc::clone(&counters)], offload.allowed());
-            let service = Service { metrics, offload, expiries: Arc::default(), draining: Arc::default() };
-            let stop = socket::event().unwrap();
-            let (theirs, serves) = (stop.try_clone().unwrap(), service.clone());
-            let thread = std::thread::spawn(move || serve_within(deadline, listener, theirs, &serves));
+            let (expiries, draining) = Default::default();
+            let service = Service { metrics, offload, expiries, draining, submit: None };
+            let stop = Stop::new().unwrap();
+            let (theirs, serves) = (stop.clone(), service.clone());
+            let thread =
+                std::thread::spawn(move || serve_within(deadline, listener, &theirs, &serves, || ()));
             Self { address, service, counters, stop, thread: Some(thread) }
         }
 
@@ -280,8 +284,10 @@ mod tests {
 
     impl Drop for Running {
         fn drop(&mut self) {
-            socket::signal(self.stop.as_fd()).unwrap();
-            self.thread.take().unwrap().join().unwrap().unwrap();
+            self.stop.at_once();
+            if let Some(thread) = self.thread.take() {
+                thread.join().unwrap().unwrap();
+            }
         }
     }
 
@@ -398,6 +404,33 @@ mod tests {
         let post = "POST /offload/off HTTP/1.1\r\nHost: rebound.example\r\n\r\n";
         assert!(running.ask(post).starts_with("HTTP/1.1 421 "));
         assert!(running.service.offload.is_allowed());
+    }
+
+    #[test]
+    fn admin_that_stops_answers_those_who_are_connected() {
+        let running = Running::start(LONG);
+        let mut connected = running.connect();
+        connected.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+        running.ask("GET /healthz HTTP/1.1\r\n\r\n");
+        running.stop.when_answered();
+        let address = running.address;
+        while TcpStream::connect(address).is_ok() {
+            std::thread::yield_now();
+        }
+        let again = socket::listener(address, false, 1).unwrap();
+        connected.write_all(b"\r\n").unwrap();
+        assert!(read_all(&mut connected).ends_with("ok\n"));
+        drop((connected, again));
+        let mut running = running;
+        running.thread.take().unwrap().join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn configuration_of_an_embedded_engine_is_not_there() {
+        let running = Running::start(LONG);
+        let put = "PUT /v1/config HTTP/1.1\r\nContent-Length: 1\r\n\r\nx";
+        assert!(running.ask(put).starts_with("HTTP/1.1 404 "));
+        assert!(running.ask("GET /v1/config HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use offramp::config::{Listener, Raw, file};
 use offramp::conformance;
 use offramp::conn::policy::Legs;
 use offramp::log::Log;
-use offramp::supervisor;
+use offramp::supervisor::{self, StartError};
 use offramp::sys::probe::{Check, Host, Verdict};
 use offramp::sys::process;
 use offramp::tls::ticket_keys::KeyRing;
@@ -109,14 +109,14 @@ fn main() -> ExitCode {
 
 /// What goes wrong is said in the log: nothing else may wait for a reader of stderr that stands still.
 fn run(serve: Serve, log: &Log) -> ExitCode {
-    let config = match serve.checked() {
-        Ok(config) => config,
+    let loaded = match serve.load(None) {
+        Ok(loaded) => loaded,
         Err(error) => {
             log.say(&format!("offramp: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    match supervisor::run(config, move || serve.checked(), log) {
+    match supervisor::run(loaded, Box::new(move |sent| serve.load(sent)), log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.say(&format!("offramp: {error}"));
@@ -136,14 +136,14 @@ fn check(path: &std::path::Path) -> ExitCode {
         // Whoever checks need not be the user that runs the service.
         Some((_, Err(error))) if error.depends_on_the_user() => format!("warning: ticket_keys: {error}\n"),
         Some((_, Err(error))) => {
-            return refuse(&format_args!("{}: ticket_keys: {error}", path.display()));
+            return refuse(&StartError::from(error).at(&config.origins));
         }
     };
     let mut all_legs = Vec::new();
     for listener in &config.listeners {
         match listener.load(None, None) {
             Ok(legs) => all_legs.push(legs),
-            Err(error) => return refuse(&format_args!("{}: {error}", path.display())),
+            Err(error) => return refuse(&StartError::from(error).at(&config.origins)),
         }
     }
     for exposed in TlsPolicy::exposed_keys(

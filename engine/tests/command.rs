@@ -152,7 +152,7 @@ fn serve_refuses_a_port_in_use_with_the_command_to_try() {
     let (code, text) = refusal(&output);
     assert_eq!(code, 1);
     let port = address.port();
-    assert!(text.starts_with(&format!("offramp: listen: {address} is in use")), "{text}");
+    assert!(text.starts_with(&format!("offramp: --listen: listen: {address} is in use")), "{text}");
     assert!(text.contains(&format!("ss -ltnp 'sport = :{port}'")), "{text}");
 }
 
@@ -170,7 +170,7 @@ fn serve_refuses_to_offload_always_where_the_kernel_cannot() {
         assert!(text.contains("is in use"), "{text}");
         return;
     }
-    assert!(text.starts_with("offramp: offload = always, but the kernel cannot carry "), "{text}");
+    assert!(text.starts_with("offramp: --offload: offload = always, but the kernel cannot carry "), "{text}");
     assert!(text.contains("try: ") && text.contains("--offload auto"), "{text}");
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use socket2::SockAddr;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Where a socket is to be connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,28 +91,6 @@ fn to_bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Silence after which TCP asks whether the peer is still there. Load balancers and firewalls of clouds
-/// forget a silent connection after 240 to 350 s; a phone's radio is woken by every probe.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
-/// From one probe to the next while there is no answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Probes without an answer after which the connection fails (ETIMEDOUT): 240 s after the last byte.
-const KEEPALIVE_PROBES: u32 = 4;
-
-/// TCP finds out when the peer has vanished without a word, and keeps what lies between from forgetting the
-/// connection (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; tcp(7)). What a listener accepts
-/// inherits it.
-///
-/// # Errors
-/// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.
-pub fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(&socket).set_tcp_keepalive(&keepalive)
-}
-
 /// Of the listeners of one port, this one shall get the connections whose first packet `cpu` handles
 /// (SO_INCOMING_CPU, socket(7)); where no listener is for that CPU, and on kernels between 4.6 and 2022
 /// (mended by commit b261eda84ec1), the hash of addresses and ports decides.
@@ -165,6 +143,15 @@ pub fn outgoing_from(address: &Address, source: IpAddr) -> io::Result<OwnedFd> {
     }
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket.into())
+}
+
+/// A listening socket listens no more, also for those who wait in accept: they get EINVAL. Its port is free
+/// once it is closed.
+///
+/// # Errors
+/// ENOTCONN: it does not listen.
+pub fn stop_listening(listener: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&listener).shutdown(Shutdown::Both)
 }
 
 /// Makes the close of a TCP socket a reset: what was not delivered must not look like an orderly end.
@@ -354,21 +341,6 @@ mod tests {
         assert_eq!(is_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(shares);
         is_free(address).unwrap();
-    }
-
-    #[test]
-    fn accepted_sockets_inherit_nodelay_and_keepalive() {
-        let listener: std::net::TcpListener = listener(ANY_PORT, true, 16).unwrap().into();
-        keep_alive(listener.as_fd()).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let accepted = listener.accept().unwrap().0;
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
-        let times = (accepted.tcp_keepalive_time().unwrap(), accepted.tcp_keepalive_interval().unwrap());
-        assert_eq!(times, (KEEPALIVE_IDLE, KEEPALIVE_INTERVAL));
-        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
-        let unix = std::os::unix::net::UnixStream::pair().unwrap().0;
-        assert!(keep_alive(unix.as_fd()).is_err());
     }
 
     #[test]

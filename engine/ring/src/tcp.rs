@@ -1,11 +1,12 @@
-//! What TCP says of a connection (`TCP_INFO`, tcp(7); `struct tcp_info` in `include/uapi/linux/tcp.h`).
+//! What TCP is told of a connection, and what it says of one (`TCP_INFO`, tcp(7); `struct tcp_info` in
+//! `include/uapi/linux/tcp.h`).
 
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 /// Places in `struct tcp_info`, which only ever grows at its end; the last of them are there since 4.19.
 const UNACKED_AT: usize = 24;
@@ -13,6 +14,31 @@ const NOTSENT_BYTES_AT: usize = 144;
 const BYTES_SENT_AT: usize = 200;
 const BYTES_RETRANS_AT: usize = 208;
 const INFO_BYTES: usize = 216;
+
+/// Silence after which TCP asks whether the peer is still there. Load balancers and firewalls of clouds
+/// forget a silent connection after 240 to 350 s; a phone's radio is woken by every probe.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
+/// From one probe to the next while there is no answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes without an answer after which the connection fails (ETIMEDOUT): 240 s after the last byte.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// TCP finds out when the peer has vanished without a word, and keeps what lies between from forgetting the
+/// connection (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; tcp(7)); or not, if it is not `on`.
+/// What a listener accepts inherits it.
+///
+/// # Errors
+/// ENOPROTOOPT, EOPNOTSUPP: it is no TCP socket.
+pub fn keep_alive(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    if !on {
+        return SockRef::from(&socket).set_keepalive(false);
+    }
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)
+}
 
 /// What was sent waits this long to be acknowledged, or for a peer whose window is closed, until the
 /// connection fails with ETIMEDOUT (TCP_USER_TIMEOUT, tcp(7)); with SO_KEEPALIVE a silent peer has the same
@@ -83,6 +109,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::socket::listener;
 
     #[test]
     fn what_was_given_is_told_whether_it_was_read_or_not() {
@@ -105,5 +132,23 @@ mod tests {
         assert_eq!(unread_bytes(theirs.as_fd()).unwrap(), 0);
         let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(sending(unix.as_fd()).is_err());
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_nodelay_and_keepalive() {
+        let listener: TcpListener = listener(([127, 0, 0, 1], 0).into(), true, 16).unwrap().into();
+        keep_alive(listener.as_fd(), true).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        let times = (accepted.tcp_keepalive_time().unwrap(), accepted.tcp_keepalive_interval().unwrap());
+        assert_eq!(times, (KEEPALIVE_IDLE, KEEPALIVE_INTERVAL));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        let unix = std::os::unix::net::UnixStream::pair().unwrap().0;
+        assert!(keep_alive(unix.as_fd(), true).is_err());
+        keep_alive(listener.as_fd(), false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!SockRef::from(&listener.accept().unwrap().0).keepalive().unwrap(), "from then on");
     }
 }

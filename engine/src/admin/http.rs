@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::config::limits::ADMIN_REQUEST_BYTES_MAX;
+use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_REQUEST_BYTES_MAX};
+
+/// What a client waits for that has announced a body (RFC 9110 §10.1.1).
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[derive(Debug)]
 pub(super) enum Parsed {
@@ -16,6 +19,15 @@ pub(super) struct Request {
     pub(super) route: Route,
     /// Only the head of the answer is wanted (RFC 9110 §9.3.2).
     pub(super) is_head: bool,
+    /// Behind these the body begins.
+    pub(super) head_bytes: usize,
+}
+
+/// A body that is to come, or has begun to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Body {
+    pub(super) bytes: usize,
+    pub(super) awaits_continue: bool,
 }
 
 #[derive(Debug)]
@@ -24,17 +36,19 @@ pub(super) enum Route {
     Health,
     Offload,
     AllowOffload(bool),
+    Config,
+    Configure(Body),
     Refused(Answer),
 }
 
 pub(super) fn parse(request: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(request) {
-        Ok(httparse::Status::Complete(length)) if length <= ADMIN_REQUEST_BYTES_MAX => {}
+    let head_bytes = match parsed.parse(request) {
+        Ok(httparse::Status::Complete(length)) if length <= ADMIN_REQUEST_BYTES_MAX => length,
         Ok(httparse::Status::Partial) if request.len() < ADMIN_REQUEST_BYTES_MAX => return Parsed::Partial,
         _ => return Parsed::Bad,
-    }
+    };
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Parsed::Bad };
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     let is_head = method == "HEAD";
@@ -50,11 +64,32 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         "/offload" if reads => Route::Offload,
         "/offload/on" if method == "POST" => Route::AllowOffload(true),
         "/offload/off" if method == "POST" => Route::AllowOffload(false),
+        "/v1/config" if reads => Route::Config,
+        "/v1/config" if method == "PUT" => body(parsed.headers).map_or_else(Route::Refused, Route::Configure),
+        "/v1/config" => Route::Refused(Answer::wrong_method("GET, HEAD, PUT")),
         "/metrics" | "/healthz" | "/offload" => Route::Refused(Answer::wrong_method("GET, HEAD")),
         "/offload/on" | "/offload/off" => Route::Refused(Answer::wrong_method("POST")),
         _ => Route::Refused(Answer::nowhere()),
     };
-    Parsed::Whole(Request { route, is_head })
+    Parsed::Whole(Request { route, is_head, head_bytes })
+}
+
+/// How long the body is: only Content-Length may say so.
+fn body(headers: &[httparse::Header<'_>]) -> Result<Body, Answer> {
+    let named = |name: &'static str| headers.iter().filter(move |it| it.name.eq_ignore_ascii_case(name));
+    if named("transfer-encoding").next().is_some() {
+        return Err(Answer::no_length());
+    }
+    let mut lengths = named("content-length").map(|header| header.value);
+    let length = lengths.next().ok_or_else(Answer::no_length)?;
+    if lengths.next().is_some() || length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+        return Err(Answer::bad_request());
+    }
+    let bytes = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
+    let bytes = bytes.filter(|bytes| *bytes <= ADMIN_BODY_BYTES_MAX).ok_or_else(Answer::too_long)?;
+    let mut expects = named("expect");
+    let awaits_continue = expects.any(|header| header.value.eq_ignore_ascii_case(b"100-continue"));
+    Ok(Body { bytes, awaits_continue })
 }
 
 /// Whether a Host names an address or `localhost` and no other name. A web page can have a name of its own
@@ -117,8 +152,39 @@ impl Answer {
         Self { allow, ..Self::new("405 Method Not Allowed", "another method is wanted: see Allow\n") }
     }
 
-    fn nowhere() -> Self {
-        Self::new("404 Not Found", "there are /metrics, /healthz, /offload, /offload/on, /offload/off\n")
+    pub(super) fn nowhere() -> Self {
+        let there_are = "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config\n";
+        Self::new("404 Not Found", there_are)
+    }
+
+    fn no_length() -> Self {
+        Self::new(
+            "411 Length Required",
+            "the configuration must come with its Content-Length, not chunked; try: curl -T FILE\n",
+        )
+    }
+
+    fn too_long() -> Self {
+        let body = format!("a configuration has at most {ADMIN_BODY_BYTES_MAX} bytes\n");
+        Self::new("413 Content Too Large", &body)
+    }
+
+    pub(super) fn refused(body: &str) -> Self {
+        Self::new("422 Unprocessable Content", body)
+    }
+
+    pub(super) fn forbidden(body: &str) -> Self {
+        Self::new("403 Forbidden", body)
+    }
+
+    pub(super) fn not_local() -> Self {
+        Self::forbidden(
+            "/v1/config is served only where admin is a loopback address, such as 127.0.0.1:9100\n",
+        )
+    }
+
+    pub(super) fn flags_alone() -> Self {
+        Self::new("404 Not Found", "there is no configuration file: the flags of the command line hold\n")
     }
 
     /// The answer, or its head alone.
@@ -132,5 +198,50 @@ impl Answer {
              Connection: close\r\n\r\n{body}"
         )
         .into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body that a PUT announces by these headers, or the status of the refusal.
+    fn announced(headers: &str) -> Result<Body, &'static str> {
+        match parse(format!("PUT /v1/config HTTP/1.1\r\n{headers}\r\n").as_bytes()) {
+            Parsed::Whole(Request { route: Route::Configure(body), .. }) => Ok(body),
+            Parsed::Whole(Request { route: Route::Refused(answer), .. }) => Err(&answer.status[..3]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn body_has_a_length_or_is_refused() {
+        let max = ADMIN_BODY_BYTES_MAX;
+        let body = |bytes, awaits_continue| Ok(Body { bytes, awaits_continue });
+        assert_eq!(announced("content-length: 12\r\n"), body(12, false));
+        assert_eq!(announced("Content-Length: 0\r\nExpect: 100-Continue\r\n"), body(0, true));
+        assert_eq!(announced(&format!("Content-Length: {max}\r\n")), body(max, false));
+        for (headers, status) in [
+            (String::new(), "411"),
+            ("Transfer-Encoding: chunked\r\n".to_owned(), "411"),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n".to_owned(), "411"),
+            (format!("Content-Length: {}\r\n", max + 1), "413"),
+            ("Content-Length: 99999999999999999999999\r\n".to_owned(), "413"),
+            ("Content-Length: 1\r\nContent-Length: 2\r\n".to_owned(), "400"),
+            ("Content-Length: -1\r\n".to_owned(), "400"),
+            ("Content-Length: +1\r\n".to_owned(), "400"),
+            ("Content-Length: \r\n".to_owned(), "400"),
+            ("Content-Length: 1\r\nOrigin: http://a.example\r\n".to_owned(), "403"),
+            ("Content-Length: 1\r\nHost: a.example\r\n".to_owned(), "421"),
+        ] {
+            assert_eq!(announced(&headers), Err(status), "{headers}");
+        }
+    }
+
+    #[test]
+    fn body_begins_behind_the_head() {
+        let head = "PUT /v1/config HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
+        let Parsed::Whole(request) = parse(format!("{head}abc").as_bytes()) else { panic!("it is whole") };
+        assert_eq!(request.head_bytes, head.len());
     }
 }

@@ -1,10 +1,11 @@
 //! The flags of `offramp serve`: those of the options of the configuration, and those of identities.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use offramp::config::{Config, ConfigError, ConfigOption, Kind, Raw, file};
+use offramp::config::{ConfigError, ConfigOption, Kind, Loaded, Raw, file};
+use offramp::supervisor::SENT;
 
 /// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
 /// lists what is allowed for each.
@@ -24,15 +25,27 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// The configuration in force, by file and flags; as often as it is asked: the file may have changed.
-    pub(crate) fn checked(&self) -> Result<Config, ConfigError> {
-        let file = self.config.as_deref().map_or_else(|| Ok(Raw::default()), file::read)?;
+    /// The configuration by file and flags; as often as it is asked: the file may have changed. A text that
+    /// was `sent` takes the place of the file, in the file's directory; the flags still win.
+    pub(crate) fn load(&self, sent: Option<&str>) -> Result<Loaded, ConfigError> {
+        let path = self.config.as_deref();
+        let (file, text) = match (sent, path) {
+            (Some(text), _) => {
+                let directory = path.and_then(Path::parent).unwrap_or(Path::new(""));
+                (file::parse_as(Path::new(SENT), directory, text)?, Some(text.to_owned()))
+            }
+            (None, Some(path)) => {
+                let text = file::read_text(path)?;
+                (file::parse(path, &text)?, Some(text))
+            }
+            (None, None) => (Raw::default(), None),
+        };
         let mut flags = Raw::default();
         for (key, value) in &self.values.0 {
             flags.give_flag(*key, value.clone());
         }
         flags.give_identities(&self.cert, &self.key)?;
-        file.overridden_by(flags).check()
+        Ok(Loaded { config: file.overridden_by(flags).check()?, text })
     }
 }
 

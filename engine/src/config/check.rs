@@ -8,15 +8,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::{
-    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, RECORD_LIMIT,
-    SESSION_LIFETIME_DEFAULT, Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
+    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, SESSION_LIFETIME_DEFAULT,
+    Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
 };
 use super::option::Scope;
 use super::pool::NamedPool;
 use super::{
-    Config, ConfigError, ConfigOption, Given, IdentityFiles, KeyUpdatePolicy, Listener, Mode,
-    OffloadDirections, OffloadPolicy, OffloadRules, Origin, Pinning, PostQuantum, RawRoute, Truncation,
-    UnknownName, health, route, trust,
+    Config, ConfigError, ConfigOption, Given, IdentityFiles, Listener, Mode, Origin, Origins, Pinning,
+    PostQuantum, RawRoute, Truncation, UnknownName, health, route, trust,
 };
 
 /// What was given, not yet checked.
@@ -33,6 +32,8 @@ pub struct Raw {
     pub listeners: Vec<RawListener>,
     /// The pools of the file.
     pub pools: Vec<RawPool>,
+    /// Where identities were given; of options it is beside their value.
+    pub(super) origins: Origins,
 }
 
 /// A `[[listener]]` of the file. What it does not say, the top of the file and the command line say for it.
@@ -86,6 +87,12 @@ impl Raw {
         if certificates.len() != keys.len() {
             return Err(ConfigError::Unpaired { certificates: certificates.len(), keys: keys.len() });
         }
+        for (key, flag, paths) in [("certificate", "--cert", certificates), ("key", "--key", keys)] {
+            for path in paths {
+                let value = path.to_string_lossy().into_owned();
+                self.origins.note(key, Given { value, origin: Origin::Flag(flag) });
+            }
+        }
         let pairs = certificates.iter().cloned().zip(keys.iter().cloned());
         self.identities =
             pairs.map(|(certificate, key)| IdentityFiles { certificate, key, ocsp: None }).collect();
@@ -96,6 +103,7 @@ impl Raw {
     #[must_use]
     pub fn overridden_by(mut self, flags: Self) -> Self {
         trust::override_with(&mut self.given, flags.given);
+        self.origins = self.origins.behind(flags.origins);
         if !flags.identities.is_empty() {
             self.identities = flags.identities;
             self.identity_directories.clear();
@@ -107,7 +115,16 @@ impl Raw {
     ///
     /// # Errors
     /// The first [`ConfigError`] that there is.
-    pub fn check(mut self) -> Result<Config, ConfigError> {
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let file = self.origins.file.clone();
+        self.checked().map_err(|error| match file {
+            Some(file) => error.at(file.display()),
+            None => error,
+        })
+    }
+
+    fn checked(mut self) -> Result<Config, ConfigError> {
+        let origins = self.all_origins();
         let workers = self.number(ConfigOption::Workers, WORKERS)?.unwrap_or_else(default_workers);
         let pin_workers =
             self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
@@ -133,7 +150,17 @@ impl Raw {
             limits,
             ticket_keys,
             session_lifetime,
+            origins,
         })
+    }
+
+    fn all_origins(&self) -> Origins {
+        let mut origins = self.origins.clone();
+        let below = self.listeners.iter().map(|it| &it.given).chain(self.pools.iter().map(|it| &it.given));
+        for (key, given) in std::iter::once(&self.given).chain(below).flatten() {
+            origins.note(key.name(), given.clone());
+        }
+        origins
     }
 
     /// The one at the top, unless it is all defaults for others; then those.
@@ -169,7 +196,7 @@ impl Raw {
                 ConfigError::Missing { key } => {
                     ConfigError::MissingInListener { path: other.path, line: other.line, key }
                 }
-                error => error,
+                error => error.at(format_args!("{}:{}", other.path.display(), other.line)),
             })?;
             let own = made.first().and_then(|listener| listener.routes.default.as_deref());
             own.map_or(Ok(()), |own| health::check_own(&other.given, own))?;
@@ -186,6 +213,11 @@ impl Raw {
         raw_routes: Vec<RawRoute>,
         pools: &[NamedPool],
     ) -> Result<Vec<Listener>, ConfigError> {
+        let written = self.given.get(&ConfigOption::Mode).map(|mode| mode.origin.clone());
+        let refused = |error: ConfigError| match written {
+            Some(origin) => Err(error.at(origin)),
+            None => Err(error),
+        };
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());
         let all = self.listen()?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
@@ -224,16 +256,16 @@ impl Raw {
         let directories = listener.identity_directories.len();
         let (count, mode) = (listener.identities.len() + directories, listener.mode.name());
         if directories > 0 && !is_server {
-            return Err(ConfigError::Identities { count, mode, most: 0 });
+            return refused(ConfigError::Identities { count, mode, most: 0 });
         }
         if listener.backend_identity.is_some() && !matches!(listener.mode, Mode::Reencrypt(_)) {
-            return Err(ConfigError::BackendIdentity { mode });
+            return refused(ConfigError::BackendIdentity { mode });
         }
         if count > most {
-            return Err(ConfigError::Identities { count, mode, most });
+            return refused(ConfigError::Identities { count, mode, most });
         }
         if count < least {
-            return Err(ConfigError::NoIdentity { mode });
+            return refused(ConfigError::NoIdentity { mode });
         }
         Ok(all.into_iter().map(|listen| Listener { listen, ..listener.clone() }).collect())
     }
@@ -249,30 +281,6 @@ impl Raw {
             names.iter().all(|name| ALPN_BYTES.contains(&name.len())).then_some(names)
         })?;
         Ok(names.unwrap_or_default())
-    }
-
-    fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
-        let default = OffloadRules::default();
-        let policy = self.parsed(ConfigOption::Offload, OffloadPolicy::ALLOWED, OffloadPolicy::parse)?;
-        let directions = self.parsed(
-            ConfigOption::OffloadDirections,
-            OffloadDirections::ALLOWED,
-            OffloadDirections::parse,
-        )?;
-        let key_update =
-            self.parsed(ConfigOption::KeyUpdate, KeyUpdatePolicy::ALLOWED, KeyUpdatePolicy::parse)?;
-        let allowed = format!("a whole number from {} to {}", RECORD_LIMIT.start(), RECORD_LIMIT.end());
-        let record_limit = self.parsed(ConfigOption::RecordLimit, allowed, |value| {
-            value.parse().ok().filter(|limit| RECORD_LIMIT.contains(limit))
-        })?;
-        let expect_no_pad = self.switch(ConfigOption::ExpectNoPad)?;
-        Ok(OffloadRules {
-            policy: policy.unwrap_or(default.policy),
-            directions: directions.unwrap_or(default.directions),
-            key_update: key_update.unwrap_or(default.key_update),
-            expect_no_pad: expect_no_pad.unwrap_or(default.expect_no_pad),
-            record_limit: record_limit.unwrap_or(default.record_limit),
-        })
     }
 
     pub(super) fn switch(&mut self, key: ConfigOption) -> Result<Option<bool>, ConfigError> {
@@ -367,6 +375,7 @@ fn default_workers() -> usize {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::OffloadRules;
 
     pub(in crate::config) fn minimal() -> Raw {
         let mut raw = Raw::default();

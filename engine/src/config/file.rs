@@ -4,6 +4,7 @@
 //! certificates and keys are relative to the directory of the file.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::option::{Kind, Scope};
-use super::{ConfigError, ConfigOption, Given, Origin, Raw};
+use super::{ConfigError, ConfigOption, Given, Origin, Origins, Raw};
 use offramp_files::{self as files, Problem};
 
 mod tables;
@@ -21,9 +22,17 @@ mod tables;
 /// # Errors
 /// [`ConfigError::Unreadable`] or [`ConfigError::Malformed`]: each names the file, the second the line.
 pub fn read(path: &Path) -> Result<Raw, ConfigError> {
+    parse(path, &read_text(path)?)
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// [`ConfigError::Unreadable`].
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |cause: Problem| ConfigError::Unreadable { path: path.to_owned(), cause: cause.into() };
     let content = files::read(path, files::BYTES_MAX).map_err(unreadable)?;
-    parse(path, content.text().map_err(unreadable)?)
+    Ok(content.text().map_err(unreadable)?.to_owned())
 }
 
 /// Reads the text of a configuration file; `path` is only for the messages and for what is relative to it.
@@ -31,7 +40,15 @@ pub fn read(path: &Path) -> Result<Raw, ConfigError> {
 /// # Errors
 /// [`ConfigError::Malformed`].
 pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
-    let place = Place { path, text };
+    parse_as(path, path.parent().unwrap_or(Path::new("")), text)
+}
+
+/// Reads the text of a configuration that is called `name`, and whose paths are relative to `directory`.
+///
+/// # Errors
+/// [`ConfigError::Malformed`].
+pub fn parse_as(name: &Path, directory: &Path, text: &str) -> Result<Raw, ConfigError> {
+    let place = Place { path: name, directory, text, origins: RefCell::default() };
     let table = DeTable::parse(text).map_err(|error| {
         place.malformed(error.span().unwrap_or_default(), error.message().replace('\n', "; "))
     })?;
@@ -61,6 +78,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
             }
         }
     }
+    raw.origins = place.origins.into_inner();
+    raw.origins.file = Some(name.to_owned());
     Ok(raw)
 }
 
@@ -105,7 +124,10 @@ type Value<'a> = Spanned<DeValue<'a>>;
 /// The file, for the messages and for what is relative to it.
 struct Place<'a> {
     path: &'a Path,
+    directory: &'a Path,
     text: &'a str,
+    /// Of identities, which have several values.
+    origins: RefCell<Origins>,
 }
 
 impl Place<'_> {
@@ -151,8 +173,12 @@ impl Place<'_> {
             let message = format!("{key} must be {}, not {has}{}", key.wanted(), type_of(at.get_ref()));
             return Err(self.malformed(at.span(), message));
         };
+        Ok((key, self.given(text, name)))
+    }
+
+    fn given(&self, value: String, name: &Name<'_>) -> Given {
         let line = line_at(self.text, name.span().start);
-        Ok((key, Given { value: text, origin: Origin::File { path: self.path.to_owned(), line } }))
+        Given { value, origin: Origin::File { path: self.path.to_owned(), line } }
     }
 
     /// A table of values.
@@ -186,13 +212,9 @@ impl Place<'_> {
         tables.iter().map(|table| Ok((table.span(), self.table(&what, table)?))).collect()
     }
 
-    fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
-    }
-
     /// A path of the file, as one of this process; an empty one stays empty, to be refused.
     fn relative(&self, path: &str) -> String {
-        let joined = || self.directory().join(path).to_string_lossy().into_owned();
+        let joined = || self.directory.join(path).to_string_lossy().into_owned();
         if path.is_empty() { String::new() } else { joined() }
     }
 }

@@ -102,8 +102,17 @@ pub const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Connections to the admin address open at once; one more ends the oldest whose request has not come.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// Bytes in a request to the admin address, head and all.
+/// Bytes in the head of a request to the admin address.
 pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of a configuration that is sent to the admin address: as many as a file may have.
+pub const ADMIN_BODY_BYTES_MAX: usize = offramp_files::BYTES_MAX;
+
+/// Requests for the configuration that wait for their turn, or have it; one more is refused.
+pub const ADMIN_CHANGES_MAX: usize = 4;
+
+/// How long who asks for the configuration, or has sent one, waits for the answer.
+pub const ADMIN_CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A connection to the admin address ends this long after it was accepted, whatever its state.
 pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 //! `file` is the TOML as written, `check` turns what was given in it and on the command line into a
 //! [`Config`], `limits` is every bound. A `Config` exists only after every value was checked.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ mod health;
 pub mod limits;
 mod offload;
 mod option;
+mod origins;
 
 mod pinning;
 mod pool;
@@ -35,6 +37,7 @@ pub use offramp_core::config::{
 
 pub use health::HealthCheck;
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
+pub use origins::Origins;
 pub use pinning::Pinning;
 pub use pool::{Backend, Pool, ProxyTlvs, SendProxy, Target};
 pub use route::{RawRoute, Route, Routes};
@@ -176,6 +179,17 @@ pub struct Config {
     pub ticket_keys: Option<PathBuf>,
     /// From the first full handshake until a session is resumed no more.
     pub session_lifetime: Duration,
+    /// Where values were given, for errors that come up when they are used.
+    pub origins: Origins,
+}
+
+/// A configuration, and the text that it was read from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Checked.
+    pub config: Config,
+    /// The file's, or what was sent in its place; none if there is no file.
+    pub text: Option<String>,
 }
 
 impl Config {
@@ -192,6 +206,7 @@ impl Config {
             limits: LimitRules::default(),
             ticket_keys: None,
             session_lifetime: limits::SESSION_LIFETIME_DEFAULT,
+            origins: Origins::default(),
         }
     }
 }
@@ -355,6 +370,14 @@ pub enum ConfigError {
         /// The mode.
         mode: &'static str,
     },
+    /// Another error, with where it was found.
+    #[error("{place}: {error}")]
+    At {
+        /// The file, with the line if it is known; or the flag.
+        place: String,
+        /// What is wrong.
+        error: Box<Self>,
+    },
     /// There are too many identities.
     #[error(
         "mode = \"{mode}\" uses at most {most} identities, and {count} are given (--cert, [[identity]]) or \
@@ -368,4 +391,21 @@ pub enum ConfigError {
         /// How many it takes.
         most: usize,
     },
+}
+
+impl ConfigError {
+    /// With the place where it was found, unless it names one.
+    #[must_use]
+    fn at(self, place: impl fmt::Display) -> Self {
+        match self {
+            Self::Missing { .. }
+            | Self::Listeners { .. }
+            | Self::Pools { .. }
+            | Self::Routes { .. }
+            | Self::NoIdentity { .. }
+            | Self::BackendIdentity { .. }
+            | Self::Identities { .. } => Self::At { place: place.to_string(), error: Box::new(self) },
+            other => other,
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::limits::AFTER_BYTES;
+use super::limits::{AFTER_BYTES, RECORD_LIMIT};
+use super::{ConfigError, ConfigOption, Raw};
 
 /// When the kernel shall carry the records of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,6 +141,32 @@ impl Default for OffloadRules {
             expect_no_pad: false,
             record_limit: u64::MAX,
         }
+    }
+}
+
+impl Raw {
+    pub(super) fn offload(&mut self) -> Result<OffloadRules, ConfigError> {
+        let default = OffloadRules::default();
+        let policy = self.parsed(ConfigOption::Offload, OffloadPolicy::ALLOWED, OffloadPolicy::parse)?;
+        let directions = self.parsed(
+            ConfigOption::OffloadDirections,
+            OffloadDirections::ALLOWED,
+            OffloadDirections::parse,
+        )?;
+        let key_update =
+            self.parsed(ConfigOption::KeyUpdate, KeyUpdatePolicy::ALLOWED, KeyUpdatePolicy::parse)?;
+        let allowed = format!("a whole number from {} to {}", RECORD_LIMIT.start(), RECORD_LIMIT.end());
+        let record_limit = self.parsed(ConfigOption::RecordLimit, allowed, |value| {
+            value.parse().ok().filter(|limit| RECORD_LIMIT.contains(limit))
+        })?;
+        let expect_no_pad = self.switch(ConfigOption::ExpectNoPad)?;
+        Ok(OffloadRules {
+            policy: policy.unwrap_or(default.policy),
+            directions: directions.unwrap_or(default.directions),
+            key_update: key_update.unwrap_or(default.key_update),
+            expect_no_pad: expect_no_pad.unwrap_or(default.expect_no_pad),
+            record_limit: record_limit.unwrap_or(default.record_limit),
+        })
     }
 }
 

@@ -221,7 +221,8 @@ options! {
         "Connections per second that get a line in the log when they end";
     Admin: "admin", "--admin", "ADDR:PORT",
         default "nowhere", Process Text,
-        "Address on which /metrics, /healthz and /offload are served";
+        "Address on which /metrics, /healthz, /offload and, if it is a loopback address, /v1/config are \
+         served";
     MaxConnections: "max_connections", "--max-connections", "N",
         default "10000", Process Number,
         "Connections open at once";

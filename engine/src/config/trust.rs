@@ -70,7 +70,14 @@ impl Raw {
                 )),
             };
         }
-        let server_name = server_name.ok_or(ConfigError::Missing { key: ConfigOption::ServerName })?;
+        let missing = || {
+            let error = ConfigError::Missing { key: ConfigOption::ServerName };
+            match &written {
+                Some(origin) => error.at(origin),
+                None => error,
+            }
+        };
+        let server_name = server_name.ok_or_else(missing)?;
         if !is_server_name(&server_name.value) {
             return Err(server_name.refused(ConfigOption::ServerName, Originate::ALLOWED_NAME));
         }

@@ -1,20 +1,17 @@
 //! The threads: those of the workers, watched, and the others that must not be lost.
 
 use std::any::Any;
-use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::pulse::Pulse;
 use super::{Control, StartError, ThreadLost};
-use crate::admin;
 use crate::config::limits::{START_DEADLINE, TICK};
 use crate::config::{Config, Pinning};
 use crate::log::Log;
 use crate::sys::affinity;
 use crate::sys::errno;
-use crate::sys::socket;
 use crate::worker::{self, Setup};
 
 /// The workers' threads and what all threads report.
@@ -69,12 +66,7 @@ impl Crew {
 
     /// Until every worker has ended; ends all as soon as a thread is lost. A worker that is stuck when all
     /// are to end is given up: nobody waits for it.
-    pub(super) fn watch(
-        mut self,
-        mut pulse: Pulse,
-        admin: Option<Admin>,
-        log: Option<Log>,
-    ) -> Result<(), ThreadLost> {
+    pub(super) fn watch(mut self, mut pulse: Pulse, log: Option<Log>) -> Result<(), ThreadLost> {
         let mut outcome = Ok(());
         while self.threads.iter().any(Option::is_some) {
             let lost = match self.inbox.recv_timeout(TICK) {
@@ -96,9 +88,6 @@ impl Crew {
                 self.control.end();
                 outcome = Err(lost);
             }
-        }
-        if let Some(admin) = admin {
-            admin.stop();
         }
         outcome
     }
@@ -190,47 +179,24 @@ pub(super) fn vital(
     reports: Sender<Report>,
     work: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
+    watched(name, reports, move || work().and_then(|()| Err(ENDED_EARLY.to_owned())))
+}
+
+/// The same of a thread that may end when it is asked to.
+pub(super) fn watched(
+    name: &'static str,
+    reports: Sender<Report>,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
     spawn(format!("offramp-{name}"), move || {
         let how = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(())) => ENDED_EARLY.to_owned(),
+            Ok(Ok(())) => return,
             Ok(Err(how)) => how,
             Err(panic) => panicked(message(panic.as_ref())),
         };
         // When the engine ends there is nobody left who would read it.
         drop(reports.send(Report::Gone(ThreadLost::new(format!("the thread {name}"), how))));
     })
-}
-
-/// The admin address's thread.
-pub(super) struct Admin {
-    stop: OwnedFd,
-    thread: JoinHandle<()>,
-}
-
-impl Admin {
-    pub(super) fn start(
-        listener: OwnedFd,
-        service: admin::Service,
-        reports: Sender<Report>,
-    ) -> Result<Self, StartError> {
-        let resource = |error| StartError::resource("event descriptor", &error);
-        let stop = socket::event().map_err(resource)?;
-        let theirs = stop.try_clone().map_err(resource)?;
-        let thread = vital("admin", reports, move || {
-            admin::serve(listener, theirs, &service)
-                .map_err(|error| format!("cannot go on: {}; try: offramp probe", errno::name(&error)))
-        })?;
-        Ok(Self { stop, thread })
-    }
-
-    fn stop(self) {
-        if let Err(error) = socket::signal(self.stop.as_fd()) {
-            tracing::error!(error = errno::name(&error), "admin cannot be asked to stop");
-            return;
-        }
-        // Its panics were caught.
-        drop(self.thread.join());
-    }
 }
 
 /// The CPU of each worker; empty if they are not to be pinned, or must share.
@@ -317,7 +283,7 @@ mod tests {
         let panic = Report::Ended(1, Some("no such slot".to_owned()));
         let crew = crew(2, [panic, Report::Ended(0, None)]);
         let control = crew.control.clone();
-        let lost = crew.watch(pulse(2), None, None).unwrap_err().to_string();
+        let lost = crew.watch(pulse(2), None).unwrap_err().to_string();
         assert!(lost.starts_with("worker 1 panicked: no such slot: a defect"), "{lost}");
         assert!(control.is_stopping());
     }
@@ -340,7 +306,7 @@ mod tests {
             let (reports, control) = (crew.reports(), crew.control.clone());
             vital("signals", crew.reports(), work).unwrap().join().unwrap();
             reports.send(Report::Ended(0, None)).unwrap();
-            let lost = crew.watch(pulse(1), None, None).unwrap_err().to_string();
+            let lost = crew.watch(pulse(1), None).unwrap_err().to_string();
             assert!(lost.starts_with(&format!("the thread signals {expected}")), "{lost}");
             assert!(control.is_stopping());
         }
@@ -362,7 +328,7 @@ mod tests {
         log.say("one");
         log.finish(START_DEADLINE);
         let crew = crew(1, [Report::Ready(0, Ok(())), Report::Ended(0, None)]);
-        let lost = crew.watch(pulse(1), None, Some(log)).unwrap_err();
+        let lost = crew.watch(pulse(1), Some(log)).unwrap_err();
         assert_eq!(lost, log_lost());
     }
 
@@ -370,7 +336,7 @@ mod tests {
     fn a_stuck_worker_is_given_up_once_all_are_to_end() {
         let crew = crew(1, []);
         crew.control.drain();
-        let lost = crew.watch(pulse(1), None, None).unwrap_err().to_string();
+        let lost = crew.watch(pulse(1), None).unwrap_err().to_string();
         assert!(lost.starts_with("worker 0 does not turn and was given up"), "{lost}");
     }
 

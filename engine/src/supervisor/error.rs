@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::config::Origins;
 use crate::sys::errno;
 use crate::tls::KeyFileError;
 use crate::tls::TlsPolicyError;
@@ -53,6 +54,17 @@ pub enum StartError {
         /// What was asked for needs this many.
         needed: u64,
     },
+    /// A worker without a connection would accept none of those that the kernel gives it.
+    #[error(
+        "max_connections = {asked} is refused: allowed is {workers} or more, one per worker; {workers} \
+         workers run until a restart"
+    )]
+    TooFewConnections {
+        /// As configured.
+        asked: usize,
+        /// As many as run.
+        workers: usize,
+    },
     /// The system gave no thread, descriptor or the like.
     #[error("the system gives no {what}: {cause}; try: ulimit -a, and the limits of the container or unit")]
     Resource {
@@ -60,6 +72,14 @@ pub enum StartError {
         what: &'static str,
         /// The error's name.
         cause: String,
+    },
+    /// Another one, with where in the configuration the value stands that it is about.
+    #[error("{place}: {error}")]
+    At {
+        /// `FILE:LINE`, or the flag; with the key behind it if the error does not name that.
+        place: String,
+        /// What is wrong.
+        error: Box<Self>,
     },
     /// A worker could not start.
     #[error("worker {index} cannot start: {cause}")]
@@ -83,6 +103,28 @@ pub enum StartError {
 impl StartError {
     pub(super) fn resource(what: &'static str, error: &io::Error) -> Self {
         Self::Resource { what, cause: errno::name(error) }
+    }
+
+    /// With where in the configuration the value stands that it is about, as far as that is known.
+    #[must_use]
+    pub fn at(self, origins: &Origins) -> Self {
+        let is_any = |_: &str| true;
+        let place = match &self {
+            Self::TlsPolicy(error) => error.file().and_then(|file| origins.of_path(file)),
+            Self::TicketKeys(_) => origins.of_key("ticket_keys", is_any),
+            Self::Listen { key, address, .. } => origins.of_key(key, |value| {
+                value.split(',').any(|one| one.trim().parse::<SocketAddr>().as_ref() == Ok(address))
+            }),
+            Self::NoOffload { .. } => origins.of_key("offload", |value| value == "always"),
+            Self::TooFewConnections { .. } | Self::Descriptors { .. } => {
+                origins.of_key("max_connections", is_any)
+            }
+            _ => return self,
+        };
+        match place.or_else(|| origins.file().map(|file| file.to_string())) {
+            Some(place) => Self::At { place, error: Box::new(self) },
+            None => self,
+        }
     }
 
     pub(super) fn listen(key: &'static str, address: SocketAddr, error: &io::Error) -> Self {

@@ -3,8 +3,10 @@
 //! [`Engine`] is the whole of it for whoever embeds it: no signals, nothing printed. [`run`] is an engine
 //! with the signals and the ready line of the `offramp` command around it.
 
+mod admin_address;
 mod control;
 mod crew;
+mod descriptors;
 mod error;
 mod files;
 mod pool_rounds;
@@ -32,25 +34,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
-use crate::config::limits::{SPARE_LISTENERS, connections_within, descriptors_needed};
-use crate::config::{Config, ConfigError, Pinning, Routes};
+use crate::config::{Config, Loaded, Pinning, Routes};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
-use crate::sys::socket;
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::Setup;
 
+use admin_address::{AdminAddress, Bound};
 pub use control::Control;
-use crew::{Admin, Crew, Report, joined, spawn, vital};
+use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
-use files::{Files, Reload};
+use files::{Files, Obey};
 use pulse::Pulse;
 pub use record_paths::{RecordPath, RecordPaths};
-use services::{Descriptors, Running, Services};
-use sockets::{bind_admin, bound, note_ipv6_alone};
+use reload::Reloader;
+pub use reload::{Reread, SENT};
+use services::{Running, Services};
+use sockets::note_ipv6_alone;
 use ticket_clock::TicketClock;
 use watch::Watch;
 
@@ -58,21 +61,19 @@ use watch::Watch;
 /// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
 /// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
 ///
-/// `reread` is called on a thread for which nothing else waits. `log` is where `tracing` writes to: its
-/// losses are counted, and without its thread the engine ends.
+/// `reread` is called on a thread for which nothing else waits; with a text if that is to be read in place of
+/// the file, as it was sent to the admin address. `log` is where `tracing` writes to: its losses are counted,
+/// and without its thread the engine ends.
 ///
 /// # Errors
 /// If the engine could not start, or a thread was lost without which it does not go on.
-pub fn run(
-    config: Config,
-    reread: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
-    log: &Log,
-) -> Result<(), RunError> {
+pub fn run(loaded: Loaded, reread: Reread, log: &Log) -> Result<(), RunError> {
     // Before the start, so that a signal during it is not lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(RunError::Signals)?;
-    let mut running = config.clone();
-    let reload = move |control: &Control| reload::reload(&mut running, reread(), control);
-    let engine = Engine::launch(config, reload, Some(log.clone()))?;
+    let Loaded { config, text } = loaded;
+    let origins = config.origins.clone();
+    let engine = Engine::launch(config, Some((reread, text)), Some(log.clone()));
+    let engine = engine.map_err(|error| error.at(&origins))?;
     let (control, handle, files) = (engine.control(), signals.handle(), engine.files.clone());
     let obeying = vital("signals", engine.reports.clone(), move || {
         obey(&mut signals, &control, &files);
@@ -121,16 +122,16 @@ impl Engine {
     /// # Errors
     /// If anything is missing, in which case nothing of it is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::launch(config, |_| (), None)
+        Self::launch(config, None, None)
     }
 
-    /// `reload` is what SIGHUP asks for.
+    /// With what reads the configuration again, and the text of the one that it starts with.
     fn launch(
         config: Config,
-        mut reload: impl FnMut(&Control) + Send + 'static,
+        reread: Option<(Reread, Option<String>)>,
         log: Option<Log>,
     ) -> Result<Self, StartError> {
-        let descriptors = affordable(&config)?;
+        let inherited = descriptors::open();
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
@@ -140,49 +141,47 @@ impl Engine {
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
         let (served, expiries) = {
             let mut in_force = control.services.lock();
-            in_force.prepare(incoming_cpus, descriptors);
-            in_force.apply(&config, &reload::find(&config))?;
+            in_force.begin(incoming_cpus, inherited);
+            let next = in_force.prepare(&config, &reload::find(&config))?;
+            reload::warn(next.warning.as_slice());
+            in_force.commit(next);
             watch::warn_of_exposed_keys(in_force.listeners());
             (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
         };
-        let admin_listener = config.admin.map(bind_admin).transpose()?;
-        let admin_addr =
-            admin_listener.as_ref().map(|listener| bound(listener, served[0].listen)).transpose()?;
+        let admin_bound = config.admin.map(Bound::new).transpose()?;
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
-        let limits = control.services.lock().limits();
-        let names = connection_names(config.workers)?;
-        let setups = counters.into_iter().enumerate().map(|(index, counters)| Setup {
-            index,
-            name: names[index],
-            workers: config.workers,
-            max_connections: share(descriptors.max_connections, config.workers, index),
-            counters,
-            limits: Arc::clone(&limits),
-            mailbox: Arc::clone(&control.mailboxes[index]),
-        });
-        let crew = Crew::start(setups, &cpus, control.clone())?;
+        let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
+        let (files, inbox) = Files::new();
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),
             offload: control.offload.clone(),
             expiries,
+            submit: reread.is_some().then(|| submit(&files)),
         };
         let reports = crew.reports();
-        let admin = admin_listener.map(|listener| Admin::start(listener, service, crew.reports()));
-        let admin = admin.transpose()?;
+        let admin = AdminAddress::new(service, crew.reports());
+        let admin_addr = admin_bound.map(|bound| admin.serve(bound)).transpose()?;
         let rounds: Arc<AtomicU64> = Arc::default();
-        let theirs = control.clone();
-        let reload: Reload = Box::new(move || reload(&theirs));
+        let obey: Obey = match reread {
+            None => Box::new(drop),
+            Some((reread, text)) => {
+                let mut reloader =
+                    Reloader::new(config.clone(), reread, control.clone(), admin.clone(), text);
+                Box::new(move |ask| reloader.obey(ask))
+            }
+        };
         let tick = look_at_files(tickets, control.services.clone());
-        let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
+        inbox.start(tick, obey, Arc::clone(&rounds), crew.reports())?;
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let watch = spawn("offramp-control".to_owned(), move || {
-            let outcome = crew.watch(pulse, admin, log);
+            let outcome = crew.watch(pulse, log);
+            admin.stop();
             drop(pools);
             outcome
         })?;
@@ -201,7 +200,7 @@ impl Engine {
         self.served.iter().map(|one| one.listen)
     }
 
-    /// Where `/metrics` and `/healthz` are served.
+    /// Where `/metrics` and `/healthz` are served since the start.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
@@ -269,29 +268,26 @@ impl fmt::Display for Engine {
     }
 }
 
-/// As many connections as were asked for, or as many as there are descriptors for.
-fn affordable(config: &Config) -> Result<Descriptors, StartError> {
-    let limit =
-        socket::raise_nofile_limit().map_err(|error| StartError::resource("the descriptor limit", &error))?;
-    // Without /proc nobody knows; the reserve of the control plane has room for a few.
-    let inherited = socket::open_descriptors().unwrap_or(0);
-    let left = limit.saturating_sub(inherited);
-    let listeners = config.listeners.len() + SPARE_LISTENERS;
-    let affordable = connections_within(left, config.workers, listeners);
-    if affordable >= config.max_connections {
-        return Ok(Descriptors { limit, inherited, max_connections: config.max_connections });
-    }
-    let needed = descriptors_needed(config.max_connections, config.workers, listeners);
-    let needed = needed.saturating_add(inherited);
-    if affordable < config.workers {
-        return Err(StartError::Descriptors { limit, needed });
-    }
-    tracing::warn!(
-        "max_connections lowered from {} to {affordable}: it needs {needed} descriptors and RLIMIT_NOFILE is \
-         {limit}; try: LimitNOFILE={needed} in the systemd unit, or ulimit -Hn {needed} as root",
-        config.max_connections
-    );
-    Ok(Descriptors { limit, inherited, max_connections: affordable })
+/// What each worker is made of.
+fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>, StartError> {
+    let names = connection_names(counters.len())?;
+    let in_force = control.services.lock();
+    let setup = |(index, counters): (usize, _)| Setup {
+        index,
+        name: names[index],
+        workers: control.mailboxes.len(),
+        max_connections: in_force.max_connections_of(index),
+        counters,
+        limits: in_force.limits(),
+        mailbox: Arc::clone(&control.mailboxes[index]),
+    };
+    Ok(counters.into_iter().enumerate().map(setup).collect())
+}
+
+/// Where the admin address hands over what is asked of the configuration.
+fn submit(files: &Files) -> admin::Submit {
+    let files = files.clone();
+    admin::Submit(Arc::new(move |request| files.request(request)))
 }
 
 /// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
@@ -308,11 +304,6 @@ fn connection_names(workers: usize) -> Result<Vec<u64>, StartError> {
     let mut bytes = vec![0; workers * size_of::<u64>()];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect())
-}
-
-/// What falls to one worker of `total` connections: the first ones get what does not divide.
-fn share(total: usize, workers: usize, index: usize) -> usize {
-    total / workers + usize::from(index < total % workers)
 }
 
 /// Exactly one line, at once even into a pipe. Whoever closed our stdout does not want to know. It is written
@@ -359,18 +350,4 @@ pub enum RunError {
     /// It did not go on.
     #[error(transparent)]
     Lost(#[from] ThreadLost),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_add_up_and_differ_by_at_most_one() {
-        for (total, workers) in [(10_000, 3), (7, 7), (1000, 64)] {
-            let shares: Vec<usize> = (0..workers).map(|index| share(total, workers, index)).collect();
-            assert_eq!(shares.iter().sum::<usize>(), total);
-            assert!(shares[0] - shares[workers - 1] <= 1);
-        }
-    }
 }

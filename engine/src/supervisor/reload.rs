@@ -1,8 +1,10 @@
-//! What of the configuration can change while the engine runs: listeners, but for what their sockets were
-//! given (`keepalive`, `tcp_user_timeout`), pools, limits and timeouts.
+//! What of the configuration can change while the engine runs.
 
-use super::{Control, ticket_clock, watch};
-use crate::config::{Config, ConfigError, ConfigOption, OffloadPolicy};
+use super::admin_address::AdminAddress;
+use super::files::Ask;
+use super::{Control, StartError, ticket_clock, watch};
+use crate::admin::{ConfigTask, Refusal};
+use crate::config::{Config, ConfigError, ConfigOption, Loaded, OffloadPolicy};
 use crate::sys::probe::{self, Ktls, Rekey};
 use offramp_proto::CipherSet;
 
@@ -15,47 +17,111 @@ pub(super) fn find(config: &Config) -> Ktls {
     probe::ktls()
 }
 
-/// Puts in force what can be, and says what cannot. Where anything is wrong, all stays as it is.
-pub(super) fn reload(running: &mut Config, read: Result<Config, ConfigError>, control: &Control) {
-    ticket_clock::reread(&control.tickets);
-    match read.map_err(|error| error.to_string()).and_then(|new| apply(running, new, control)) {
-        Ok(done) => tracing::info!("SIGHUP: {done}"),
-        Err(why) => tracing::error!("SIGHUP: {why}; the configuration in force stays"),
+/// Reads the configuration again: the file, or in its place a text that was sent, with the flags of the
+/// command line.
+pub type Reread = Box<dyn Fn(Option<&str>) -> Result<Loaded, ConfigError> + Send>;
+
+/// Puts configurations in force.
+pub(super) struct Reloader {
+    /// As it is in force.
+    running: Config,
+    reread: Reread,
+    control: Control,
+    admin: AdminAddress,
+    /// What is in force, as it was read or sent.
+    text: Option<String>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        running: Config,
+        reread: Reread,
+        control: Control,
+        admin: AdminAddress,
+        text: Option<String>,
+    ) -> Self {
+        Self { running, reread, control, admin, text }
+    }
+
+    /// Puts in force what can be, and says what cannot. Where anything is wrong, all stays as it is.
+    pub(super) fn obey(&mut self, ask: Ask) {
+        match ask {
+            Ask::Signal => drop(self.reload("SIGHUP", None)),
+            Ask::Config(request) => {
+                let said = request.permitted().and_then(|()| match &request.task {
+                    ConfigTask::Show => self.text.clone().ok_or(Refusal::FlagsAlone),
+                    ConfigTask::Change(text) => self.reload(SENT, Some(text)).map_err(Refusal::Wrong),
+                });
+                if let Err(Refusal::Forbidden(why)) = &said {
+                    tracing::warn!("refused: {why}");
+                }
+                request.done(said);
+            }
+        }
+    }
+
+    fn reload(&mut self, why: &str, sent: Option<&str>) -> Result<String, String> {
+        ticket_clock::reread(&self.control.tickets);
+        let loaded = (self.reread)(sent).map_err(|error| error.to_string());
+        let outcome = loaded.and_then(|Loaded { config, text }| {
+            let origins = config.origins.clone();
+            let said = self.apply(config).map_err(|error| error.at(&origins).to_string())?;
+            self.text = text;
+            Ok(said)
+        });
+        match &outcome {
+            Ok((said, _)) => tracing::info!("{why}: {said}"),
+            Err(error) => {
+                // What was sent is quoted in it, and makes no line of its own.
+                let error = error.replace(char::is_control, " ");
+                tracing::error!("{why}: {error}; the configuration in force stays");
+            }
+        }
+        outcome.map(|(said, warnings)| {
+            std::iter::once(said)
+                .chain(warnings.into_iter().map(|line| format!("warning: {line}")))
+                .collect::<Vec<_>>()
+                .join("\n")
+        })
+    }
+
+    /// What is in force then, and what is to be warned of.
+    fn apply(&mut self, new: Config) -> Result<(String, Vec<String>), StartError> {
+        let control = self.control.clone();
+        let mut in_force = control.services.lock();
+        let keys = ticket_clock::next_keys(&control.tickets, &new)?;
+        let next = in_force.prepare(&new, &find(&new))?;
+        let admin = self.admin.prepare(new.admin)?;
+        // Nothing fails from here on.
+        let warnings: Vec<String> = new.collisions().into_iter().chain(next.warning.clone()).collect();
+        warn(&warnings);
+        ticket_clock::change(&control.tickets, keys, new.session_lifetime);
+        in_force.commit(next);
+        self.admin.commit(admin);
+        watch::warn_of_exposed_keys(in_force.listeners());
+        let services = in_force.running();
+        let texts: Vec<String> = services.iter().map(|it| format!("{}: {}", it.listen, it.records)).collect();
+        let waiting: Vec<&str> = needs_restart(&self.running, &new).map(ConfigOption::name).collect();
+        let rest = if waiting.is_empty() {
+            String::new()
+        } else {
+            format!("; not in force until a restart: {}", waiting.join(", "))
+        };
+        let (workers, pin_workers) = (self.running.workers, self.running.pin_workers);
+        self.running = Config { workers, pin_workers, ..new };
+        let said = format!("listeners, pools, limits and timeouts in force; {}{rest}", texts.join("; "));
+        Ok((said, warnings))
     }
 }
 
-fn apply(running: &mut Config, new: Config, control: &Control) -> Result<String, String> {
-    let mut in_force = control.services.lock();
-    in_force.apply(&new, &find(&new)).map_err(|error| error.to_string())?;
-    warn(&new.collisions());
-    watch::warn_of_exposed_keys(in_force.listeners());
-    running.listeners = in_force.listeners().cloned().collect();
-    running.timeouts = new.timeouts;
-    let services = in_force.running();
-    let texts: Vec<String> = services.iter().map(|it| format!("{}: {}", it.listen, it.records)).collect();
-    let waiting: Vec<&str> = needs_restart(running, &new).map(ConfigOption::name).collect();
-    let rest = if waiting.is_empty() {
-        String::new()
-    } else {
-        format!("; not in force until a restart: {}", waiting.join(", "))
-    };
-    Ok(format!("listeners, pools, limits and timeouts in force; {}{rest}", texts.join("; ")))
-}
+/// How messages call a configuration that was sent.
+pub const SENT: &str = "PUT /v1/config";
 
-/// What of `new` differs from what runs, and cannot change while it runs.
+/// What of `new` differs from what runs, and cannot change while it runs: the threads.
 fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
-    let user_timeout =
-        |config: &Config| config.listeners.iter().map(|it| it.tcp_user_timeout).collect::<Vec<_>>();
-    let keepalive = |config: &Config| config.listeners.iter().map(|it| it.keepalive).collect::<Vec<_>>();
     let differs = [
-        (ConfigOption::Keepalive, keepalive(running) != keepalive(new)),
-        (ConfigOption::TcpUserTimeout, user_timeout(running) != user_timeout(new)),
         (ConfigOption::Workers, running.workers != new.workers),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
-        (ConfigOption::Admin, running.admin != new.admin),
-        (ConfigOption::MaxConnections, running.max_connections != new.max_connections),
-        (ConfigOption::TicketKeys, running.ticket_keys != new.ticket_keys),
-        (ConfigOption::SessionLifetime, running.session_lifetime != new.session_lifetime),
     ];
     differs.into_iter().filter_map(|(option, differs)| differs.then_some(option))
 }
@@ -68,12 +134,12 @@ pub(super) fn warn(lines: &[String]) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
     use std::sync::Arc;
 
     use super::*;
     use crate::config::{ConfigOption, Listener, Mode, Raw};
     use crate::tls::Tickets;
+    use crate::tls::ticket_keys::KeyRing;
     use crate::worker::Command;
 
     /// With a certificate of its own, in `dir`.
@@ -98,60 +164,119 @@ mod tests {
         raw.check().unwrap()
     }
 
-    fn control() -> Control {
+    fn reloader(running: &Config) -> Reloader {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
-        Control::new(1, tickets).unwrap()
+        let control = Control::new(1, tickets).unwrap();
+        let reread: Reread = Box::new(|_| panic!("nothing is read here"));
+        Reloader::new(running.clone(), reread, control, AdminAddress::default(), None)
+    }
+
+    fn apply(reloader: &mut Reloader, new: Config) -> Result<String, String> {
+        let origins = new.origins.clone();
+        let said = reloader.apply(new).map_err(|error| error.at(&origins).to_string());
+        said.map(|(said, warnings)| [vec![said], warnings].concat().join("\n"))
     }
 
     #[test]
     fn what_can_change_does_and_what_cannot_is_said() {
-        let (control, dir) = (control(), tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
         let config = |offload, tickets, workers| config(dir.path(), offload, tickets, workers);
-        let mut running = config("never", "on", "1");
-        let done = apply(&mut running, config("auto", "off", "1"), &control).unwrap();
+        let mut reloader = reloader(&config("never", "on", "1"));
+        let done = apply(&mut reloader, config("auto", "off", "1")).unwrap();
         assert!(done.contains("records tx: ") && !done.contains("restart"), "{done}");
-        assert_eq!(running, config("auto", "off", "1"));
-        let done = apply(&mut running, config("never", "off", "2"), &control).unwrap();
-        assert!(done.contains("offload = never") && done.contains("until a restart: "), "{done}");
-        assert_eq!(running, config("never", "off", "1"), "what is not in force is not remembered");
+        assert_eq!(reloader.running, config("auto", "off", "1"));
+        let done = apply(&mut reloader, config("never", "off", "2")).unwrap();
+        assert!(done.contains("offload = never") && done.contains("until a restart: workers"), "{done}");
+        assert_eq!(reloader.running, config("never", "off", "1"), "what is not in force is not remembered");
     }
 
     #[test]
     fn a_certificate_that_is_not_there_changes_nothing() {
-        let (control, dir) = (control(), tempfile::tempdir().unwrap());
-        let mut running = config(dir.path(), "never", "on", "1");
+        let dir = tempfile::tempdir().unwrap();
+        let mut reloader = reloader(&config(dir.path(), "never", "on", "1"));
         let mut new = config(dir.path(), "auto", "on", "1");
-        new.listeners[0].identities[0].certificate = dir.path().join("gone.pem");
-        let why = apply(&mut running, new, &control).unwrap_err();
-        assert!(why.contains("gone.pem: cannot be read"), "{why}");
-        assert_eq!(running, config(dir.path(), "never", "on", "1"));
+        std::fs::remove_file(dir.path().join("c.pem")).unwrap();
+        let gone = dir.path().join("c.pem");
+        new.listeners[0].identities[0].certificate.clone_from(&gone);
+        let why = apply(&mut reloader, new).unwrap_err();
+        assert!(why.starts_with(&format!("--cert: {}: cannot be read", gone.display())), "{why}");
+        assert!(reloader.control.mailboxes[0].take().is_empty());
     }
 
     #[test]
     fn listeners_come_and_go_and_one_that_stays_keeps_its_socket() {
-        let (control, dir) = (control(), tempfile::tempdir().unwrap());
-        let mut running = config(dir.path(), "never", "on", "1");
-        let posted = || -> Vec<Command> { control.mailboxes[0].take().into() };
-        apply(&mut running.clone(), running.clone(), &control).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let first_config = config(dir.path(), "never", "on", "1");
+        let mut reloader = reloader(&first_config);
+        let mailbox = Arc::clone(&reloader.control.mailboxes[0]);
+        let posted = || -> Vec<Command> {
+            let limit = |command: &Command| !matches!(command, Command::MaxConnections(_));
+            mailbox.take().into_iter().filter(limit).collect()
+        };
+        apply(&mut reloader, first_config.clone()).unwrap();
         let [Command::Add(first)] = &*posted() else { panic!("one was added") };
-        let mut two = running.clone();
+        let mut two = first_config;
         two.listeners.push(Listener { listen: "[::1]:0".parse().unwrap(), ..two.listeners[0].clone() });
-        apply(&mut running, two.clone(), &control).unwrap();
+        apply(&mut reloader, two.clone()).unwrap();
         let [Command::Update { id, .. }, Command::Add(second)] = &*posted() else { panic!("one stays") };
         assert!(*id == first.id && second.id != first.id && second.route.listen.is_ipv6());
-        assert_eq!(running, two);
-        let other = Listener { mode: Mode::Plain, ..two.listeners.remove(1) };
+        assert_eq!(reloader.running, two);
+        let other = Listener { mode: Mode::Plain, keepalive: false, ..two.listeners.remove(1) };
         two.listeners[0] = other;
-        apply(&mut running, two.clone(), &control).unwrap();
-        let [Command::Remove(gone), Command::Update { id, policy, .. }] = &*posted() else {
+        apply(&mut reloader, two.clone()).unwrap();
+        let [Command::Remove(gone), Command::Update { id, policy, route }] = &*posted() else {
             panic!("one goes, the other changes its mode")
         };
-        assert!(*gone == first.id && *id == second.id && policy.near.tls().is_none());
+        assert!(*gone == first.id && *id == second.id && policy.near.tls().is_none() && !route.keepalive);
         let taken = second.route.listen;
         let mut third = two.clone();
         third.listeners[0].listen = taken;
-        let why = apply(&mut running, third, &control).unwrap_err();
+        let why = apply(&mut reloader, third).unwrap_err();
         assert!(why.contains("is in use") && posted().is_empty(), "{why}");
-        assert_eq!(running, two, "what was in force stays");
+        assert_eq!(reloader.running, two, "what was in force stays");
+    }
+
+    #[test]
+    fn limit_of_connections_is_posted_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), "never", "on", "1");
+        let mut reloader = reloader(&config);
+        let mailbox = Arc::clone(&reloader.control.mailboxes[0]);
+        let most = || {
+            let most = |command| if let Command::MaxConnections(most) = command { Some(most) } else { None };
+            mailbox.take().into_iter().find_map(most)
+        };
+        for (asked, expected) in [(7, Some(7)), (7, None), (9, Some(9))] {
+            config.max_connections = asked;
+            let done = apply(&mut reloader, config.clone()).unwrap();
+            assert!(most() == expected && !done.contains("restart"), "{done}");
+        }
+        config.max_connections = 0;
+        let why = apply(&mut reloader, config).unwrap_err();
+        assert!(why.contains("allowed is 1 or more") && most().is_none(), "{why}");
+    }
+
+    #[test]
+    fn ticket_keys_and_session_lifetime_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), "never", "on", "1");
+        let mut reloader = reloader(&config);
+        let tickets = Arc::clone(&reloader.control.tickets);
+        let names = || tickets.uses().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let own = names();
+        let file = dir.path().join("ticket.keys");
+        config.ticket_keys = Some(file.clone());
+        let why = apply(&mut reloader, config.clone()).unwrap_err();
+        assert!(why.contains("ticket.keys: cannot be read"), "{why}");
+        assert_eq!((names(), tickets.file()), (own.clone(), None), "nothing has changed");
+        KeyRing::generate(ticket_clock::now()).unwrap().create(&file).unwrap();
+        config.session_lifetime = std::time::Duration::from_secs(7);
+        let done = apply(&mut reloader, config.clone()).unwrap();
+        assert!(!done.contains("restart"), "{done}");
+        let shared = names();
+        assert!(shared != own && tickets.file() == Some(file));
+        config.ticket_keys = None;
+        apply(&mut reloader, config).unwrap();
+        assert!(names() != shared && tickets.file().is_none());
     }
 }

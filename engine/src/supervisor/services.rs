@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::descriptors::{Affordable, affordable, share};
 use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
 use super::{RecordPaths, StartError, sockets, ticket_clock};
-use crate::config::limits::{Timeouts, descriptors_needed};
+use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
@@ -39,7 +40,8 @@ impl Services {
             next_id: 0,
             timeouts: Timeouts::default(),
             incoming_cpus: Vec::new(),
-            descriptors: Descriptors { limit: u64::MAX, inherited: 0, max_connections: 0 },
+            inherited: 0,
+            max_connections: 0,
             seen: Seen::default(),
             warned: Vec::new(),
             expiries: Arc::default(),
@@ -62,16 +64,6 @@ impl Services {
     }
 }
 
-/// What there is of descriptors, and how many connections they are to serve.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptors {
-    /// RLIMIT_NOFILE.
-    pub(super) limit: u64,
-    /// Those that were open at the start.
-    pub(super) inherited: u64,
-    pub(super) max_connections: usize,
-}
-
 /// All that is in force.
 #[derive(Debug)]
 pub(super) struct InForce {
@@ -83,7 +75,10 @@ pub(super) struct InForce {
     timeouts: Timeouts,
     /// The CPU by which each worker gets what arrives; empty if they do not.
     incoming_cpus: Vec<usize>,
-    descriptors: Descriptors,
+    /// Descriptors that were open at the start.
+    inherited: u64,
+    /// Of all workers.
+    max_connections: usize,
     /// Its files as they were when they were last read.
     pub(super) seen: Seen,
     /// What is wrong with the certificates and was logged.
@@ -106,37 +101,63 @@ pub(super) struct Running {
     connections: Arc<ConnectionCount>,
 }
 
+/// What a configuration needs, read and bound: to be put in force, or dropped.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// With the sockets that each needs; none if it is one that runs.
+    services: Vec<(Running, Vec<OwnedFd>)>,
+    /// Those that run and are no longer wanted.
+    gone: Vec<Running>,
+    seen: Seen,
+    limits: LimitRules,
+    timeouts: Timeouts,
+    max_connections: usize,
+    /// What is in force otherwise than asked for.
+    pub(super) warning: Option<String>,
+}
+
 impl InForce {
-    /// Before the first services: what their sockets need to know.
-    pub(super) fn prepare(&mut self, incoming_cpus: Vec<usize>, descriptors: Descriptors) {
-        (self.incoming_cpus, self.descriptors) = (incoming_cpus, descriptors);
+    /// Before the first services: what their sockets need to know, and how many descriptors were open.
+    pub(super) fn begin(&mut self, incoming_cpus: Vec<usize>, inherited: u64) {
+        (self.incoming_cpus, self.inherited) = (incoming_cpus, inherited);
     }
 
-    /// Puts the listeners, limits and timeouts of a configuration in force, of which `found` is what the
-    /// kernel can do; `keepalive` and `tcp_user_timeout` of a listener that stays are those of its socket,
-    /// and stay too. Where anything is wrong, all stays as it is.
-    pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
-        self.afford(new.listeners.len())?;
+    /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing
+    /// changes by that.
+    pub(super) fn prepare(&mut self, new: &Config, found: &Ktls) -> Result<Next, StartError> {
+        let Affordable { max_connections, warning } =
+            affordable(new, self.mailboxes.len().max(1), self.inherited)?;
         self.pools.lock().prepare(new);
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
-        let (mut services, mut sockets) = (Vec::new(), Vec::new());
+        let mut services = Vec::new();
         for listener in &new.listeners {
             let is_it =
                 |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
             let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
-            let (running, bound) = self.run(listener.clone(), before, found)?;
-            services.push(running);
-            sockets.push(bound);
+            services.push(self.run(listener.clone(), before, found)?);
         }
-        if *self.limits.rules() != new.limits {
-            self.limits = self.pools.lock().limits(new.limits, Some(&self.limits));
-            let limits = || Command::Limits(Arc::clone(&self.limits));
-            self.mailboxes.iter().for_each(|mailbox| mailbox.post(limits()));
-        }
+        let gone = staying.into_iter().flatten().collect();
+        let (limits, timeouts) = (new.limits, new.timeouts);
+        Ok(Next { services, gone, seen, limits, timeouts, max_connections, warning })
+    }
+
+    /// Puts in force what was prepared.
+    pub(super) fn commit(&mut self, next: Next) {
         let is_start = self.services.is_empty();
-        (self.timeouts, self.seen, self.services) = (new.timeouts, seen, services);
-        for gone in staying.into_iter().flatten() {
+        if *self.limits.rules() != next.limits {
+            self.limits = self.pools.lock().limits(next.limits, Some(&self.limits));
+            self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Limits(Arc::clone(&self.limits))));
+        }
+        if self.max_connections != next.max_connections {
+            self.max_connections = next.max_connections;
+            for (index, mailbox) in self.mailboxes.iter().enumerate() {
+                mailbox.post(Command::MaxConnections(self.max_connections_of(index)));
+            }
+        }
+        let (services, sockets): (Vec<_>, Vec<_>) = next.services.into_iter().unzip();
+        (self.timeouts, self.seen, self.services) = (next.timeouts, next.seen, services);
+        for gone in next.gone {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
         }
@@ -148,13 +169,17 @@ impl InForce {
             self.post(running, sockets);
         }
         self.publish();
-        Ok(())
+    }
+
+    /// The share of one worker.
+    pub(super) fn max_connections_of(&self, worker: usize) -> usize {
+        share(self.max_connections, self.mailboxes.len(), worker)
     }
 
     /// A listener as it will run, with the sockets that it needs: none if it is the one that ran `before`.
     fn run(
         &mut self,
-        mut listener: Listener,
+        listener: Listener,
         before: Option<Running>,
         found: &Ktls,
     ) -> Result<(Running, Vec<OwnedFd>), StartError> {
@@ -167,11 +192,7 @@ impl InForce {
         let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
         let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
         let (id, listen, sockets) = match before {
-            Some(before) => {
-                listener.keepalive = before.listener.keepalive;
-                listener.tcp_user_timeout = before.listener.tcp_user_timeout;
-                (before.id, before.listen, Vec::new())
-            }
+            Some(before) => (before.id, before.listen, Vec::new()),
             None => {
                 let sockets = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
                 let listen = sockets::bound(&sockets[0], listener.listen)?;
@@ -279,14 +300,6 @@ impl InForce {
 
     fn legs(&self) -> impl Iterator<Item = &Legs> {
         self.services.iter().map(|running| &running.legs)
-    }
-
-    /// Whether there are descriptors for so many listeners beside the connections.
-    fn afford(&self, listeners: usize) -> Result<(), StartError> {
-        let Descriptors { limit, inherited, max_connections } = self.descriptors;
-        let needed = descriptors_needed(max_connections, self.mailboxes.len(), listeners);
-        let needed = needed.saturating_add(inherited);
-        if needed <= limit { Ok(()) } else { Err(StartError::Descriptors { limit, needed }) }
     }
 }
 

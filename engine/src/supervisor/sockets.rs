@@ -9,7 +9,7 @@ use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Listener};
 use crate::sys::errno;
 use crate::sys::socket;
-use crate::sys::tcp;
+use crate::worker;
 
 /// The listener's sockets, one for each worker, with their options; each prefers what arrives on its CPU of
 /// `incoming_cpus`, where there are any.
@@ -19,13 +19,8 @@ pub(super) fn listening(
     incoming_cpus: &[usize],
 ) -> Result<Vec<OwnedFd>, StartError> {
     let sockets = bind_workers(listener.listen, workers)?;
-    if listener.keepalive {
-        keep_alive(&sockets);
-    }
     for socket in &sockets {
-        if let Err(error) = tcp::give_up_after(socket.as_fd(), listener.tcp_user_timeout) {
-            tracing::warn!(error = errno::name(&error), "tcp_user_timeout: not for what is accepted");
-        }
+        worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
     }
     prefer_incoming(&sockets, incoming_cpus);
     Ok(sockets)
@@ -78,15 +73,6 @@ pub(super) fn note_ipv6_alone(config: &Config) {
             tracing::info!(
                 "{address} takes IPv6 alone; for IPv4 too add a [[listener]] with listen = \"{other}\""
             );
-        }
-    }
-}
-
-/// What they accept inherits it. Connections work without.
-fn keep_alive(listeners: &[OwnedFd]) {
-    for listener in listeners {
-        if let Err(error) = socket::keep_alive(listener.as_fd()) {
-            tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::StartError;
 use crate::config::Config;
-use crate::tls::Tickets;
 use crate::tls::ticket_keys::{UnixSeconds, Use};
+use crate::tls::{NextKeys, Tickets};
 use offramp_files::Stamp;
 
 /// The keys of the file that the configuration names, or keys of this process alone.
@@ -19,6 +19,26 @@ pub(super) fn tickets(config: &Config) -> Result<Arc<Tickets>, StartError> {
         None => Tickets::generate(lifetime, now())?,
     };
     Ok(Arc::new(tickets))
+}
+
+/// The keys that a configuration asks for and that are not in force; none if they are.
+pub(super) fn next_keys(tickets: &Tickets, config: &Config) -> Result<Option<NextKeys>, StartError> {
+    match &config.ticket_keys {
+        file if *file == tickets.file() => Ok(None),
+        Some(file) => Ok(Some(NextKeys::read(file)?)),
+        None => Ok(Some(NextKeys::generate(now())?)),
+    }
+}
+
+/// Puts in force what the configuration says of sessions.
+pub(super) fn change(tickets: &Tickets, keys: Option<NextKeys>, session_lifetime: Duration) {
+    tickets.set_session_lifetime(session_lifetime.as_secs());
+    let Some(keys) = keys else { return };
+    tickets.replace(keys);
+    match tickets.file() {
+        Some(file) => tell(tickets, &file),
+        None => tracing::info!("ticket keys: those of this process alone"),
+    }
 }
 
 /// The wall clock, by which hosts that share keys agree.
@@ -38,7 +58,7 @@ impl TicketClock {
     pub(super) fn new(tickets: Arc<Tickets>) -> Self {
         let seen = stamp(&tickets);
         if let Some(file) = tickets.file() {
-            tell(&tickets, file);
+            tell(&tickets, &file);
         }
         let sealing = sealing(&tickets);
         Self { tickets, seen, sealing }
@@ -76,7 +96,7 @@ const NONE_SEALS: &str = "no ticket key seals: every handshake will be a full on
 pub(super) fn reread(tickets: &Tickets) {
     let Some(file) = tickets.file() else { return };
     match tickets.reread() {
-        Ok(()) => tell(tickets, file),
+        Ok(()) => tell(tickets, &file),
         Err(error) => tracing::error!("ticket keys: {error}; the keys in force stay"),
     }
 }
@@ -101,7 +121,7 @@ fn sealing(tickets: &Tickets) -> Option<String> {
 }
 
 fn stamp(tickets: &Tickets) -> Option<Stamp> {
-    tickets.file().and_then(Stamp::of)
+    tickets.file().and_then(|file| Stamp::of(&file))
 }
 
 #[cfg(test)]

@@ -105,7 +105,10 @@ mod tests {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
         let services = Control::new(1, tickets).unwrap().services;
         let config = config(directory);
-        services.lock().apply(&config, &find(&config)).unwrap();
+        let mut in_force = services.lock();
+        let next = in_force.prepare(&config, &find(&config)).unwrap();
+        in_force.commit(next);
+        drop(in_force);
         Watch::new(services)
     }
 

@@ -213,14 +213,15 @@ impl Worker {
 
     /// How many more connections there are slots for. Unfinished handshakes have three quarters of the slots.
     fn room(&self) -> usize {
-        let share = self.max_connections - self.max_connections / 4;
-        let of_all = self.max_connections.saturating_sub(self.slots.len());
-        of_all.min(share.saturating_sub(self.slots.unfinished()))
+        room(self.max_connections, self.slots.len(), self.slots.unfinished())
     }
 
     /// When the oldest handshake may be ended for a newcomer, if there is no other slot for one.
     pub(super) fn next_eviction(&mut self) -> Option<Instant> {
-        if self.room() > 0 || self.draining {
+        // After `max_connections` was lowered one that ends may make no room: then none is ended.
+        let (open, unfinished) = (self.slots.len(), self.slots.unfinished());
+        let room_then = room(self.max_connections, open.saturating_sub(1), unfinished.saturating_sub(1));
+        if self.room() > 0 || room_then == 0 || self.draining {
             return None;
         }
         let (id, began) = self.slots.oldest_unfinished()?;
@@ -238,5 +239,24 @@ impl Worker {
         self.step(id, Event::Expired);
         // What it has still to send does not keep the slot.
         self.room() > 0
+    }
+}
+
+/// For how many more connections there are slots, of `max` in all.
+fn room(max: usize, open: usize, unfinished: usize) -> usize {
+    let of_all = max.saturating_sub(open);
+    of_all.min((max - max / 4).saturating_sub(unfinished))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_all_and_unfinished_leave() {
+        assert_eq!((room(8, 0, 0), room(8, 8, 0), room(8, 6, 6), room(8, 5, 5)), (6, 0, 0, 1));
+        assert_eq!(room(1, 0, 0), 1);
+        // It was lowered below what there is.
+        assert_eq!((room(4, 9, 2), room(4, 2, 9)), (0, 0));
     }
 }

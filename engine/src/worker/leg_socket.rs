@@ -143,7 +143,7 @@ impl LegSocket {
         if !endpoint.address.is_local() {
             // It is a TCP socket, which is all that could fail here.
             let _ = tcp::give_up_after(socket, route.tcp_user_timeout);
-            let _ = if route.keepalive { socket::keep_alive(socket) } else { Ok(()) };
+            let _ = if route.keepalive { tcp::keep_alive(socket, true) } else { Ok(()) };
         }
         self.port = endpoint.address.port().unwrap_or(0);
         let owner = Owner::Connect(id, self.attempts);

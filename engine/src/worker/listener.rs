@@ -2,12 +2,13 @@
 //! few single ones for what room there is otherwise, and where multishot does not work; none while the slots
 //! are full.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::mailbox::ServiceId;
 use super::owner::{Owner, Ring};
 use crate::config::limits::LISTEN_BACKLOG;
+use crate::sys::{errno, tcp};
 
 /// How long accepting rests after the system refused a descriptor or memory: what is open must end first.
 const REST: Duration = Duration::from_millis(100);
@@ -44,6 +45,13 @@ enum State {
 impl Listener {
     pub(super) fn new(id: ServiceId, socket: OwnedFd) -> Self {
         Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: true }
+    }
+
+    /// What the connections that come from now on inherit.
+    pub(super) fn set_inherited(&self, keepalive: bool, tcp_user_timeout: Duration) {
+        if let Some(socket) = &self.socket {
+            set_inherited(socket.as_fd(), keepalive, tcp_user_timeout);
+        }
     }
 
     /// Accepts as many as there is room for, if it may.
@@ -138,6 +146,48 @@ impl Listener {
         match self.state {
             State::Resting(until) => Some(until.saturating_duration_since(now)),
             _ => None,
+        }
+    }
+}
+
+/// Sets what the connections of a listening socket inherit. They work without.
+pub fn set_inherited(listener: BorrowedFd<'_>, keepalive: bool, tcp_user_timeout: Duration) {
+    if let Err(error) = tcp::keep_alive(listener, keepalive) {
+        tracing::warn!(error = errno::name(&error), "keepalive: not for what is accepted");
+    }
+    if let Err(error) = tcp::give_up_after(listener, tcp_user_timeout) {
+        tracing::warn!(error = errno::name(&error), "tcp_user_timeout: not for what is accepted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn listener_changes_what_is_accepted_from_then_on() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("it is bound");
+        let listener = Listener::new(ServiceId(1), socket.try_clone().expect("a descriptor").into());
+        let mut held = Vec::new();
+        for (keepalive, seconds) in [(true, 7), (false, 9), (true, 11)] {
+            let time = Duration::from_secs(seconds);
+            listener.set_inherited(keepalive, time);
+            held.push((
+                TcpStream::connect(address).expect("it listens"),
+                socket.accept().expect("it comes").0,
+            ));
+            let accepted = SockRef::from(&held[held.len() - 1].1);
+            assert_eq!(accepted.keepalive().expect("it is TCP"), keepalive);
+            assert_eq!(accepted.tcp_user_timeout().expect("it is TCP"), Some(time));
+            assert_eq!(
+                SockRef::from(&held[0].1).tcp_user_timeout().expect("it is TCP").map(|it| it.as_secs()),
+                Some(7)
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
 //! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
-//! pointless. A worker that does not turn has at most three commands waiting per service, and three others.
+//! pointless. A worker that does not turn has at most three commands waiting per service, and four others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -48,6 +48,8 @@ pub enum Command {
     Remove(ServiceId),
     /// What clients may use from now on.
     Limits(Arc<Limits>),
+    /// How many connections it may have from now on. Those that are open go on, if they are more.
+    MaxConnections(usize),
     /// The kill switch: whether the kernel may be given further directions. What it has stays with it.
     Offload(bool),
     /// To accept no more at all and let what is open finish, for the time of a drain.
@@ -105,6 +107,7 @@ impl Mailbox {
                 }
             }
             Command::Limits(_) => commands.retain(|it| !matches!(it, Command::Limits(_))),
+            Command::MaxConnections(_) => commands.retain(|it| !matches!(it, Command::MaxConnections(_))),
             Command::Offload(_) => commands.retain(|it| !matches!(it, Command::Offload(_))),
             Command::Drain => commands.retain(|it| !matches!(it, Command::Drain)),
             Command::End => commands.clear(),
@@ -162,6 +165,7 @@ mod tests {
             Command::Update { id, .. } => format!("update {}", id.0),
             Command::Remove(id) => format!("remove {}", id.0),
             Command::Limits(_) => "limits".to_owned(),
+            Command::MaxConnections(most) => format!("most {most}"),
             Command::Offload(allowed) => format!("offload {allowed}"),
             Command::Drain => "drain".to_owned(),
             Command::End => "end".to_owned(),
@@ -181,6 +185,8 @@ mod tests {
             ["offload true", "drain"]
         );
         assert_eq!(left([limits(), add(1), limits()]), ["add 1", "limits"]);
+        let most = [1, 2].map(Command::MaxConnections);
+        assert_eq!(left(most.into_iter().chain([limits()])), ["most 2", "limits"]);
         assert_eq!(left([add(1), Command::End, Command::Drain, add(2)]), ["end"]);
     }
 
@@ -192,10 +198,11 @@ mod tests {
                 Command::Offload(nth % 2 == 0),
                 limits(),
                 remove(nth % 4),
+                Command::MaxConnections(nth as usize),
                 Command::Drain,
                 update(nth % 4),
             ]
         });
-        assert!(left(storm).len() <= 4 * 3 + 3);
+        assert!(left(storm).len() <= 4 * 3 + 4);
     }
 }

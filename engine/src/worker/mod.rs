@@ -44,6 +44,7 @@ use crate::sys::ring::{self, Outcome};
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
+pub use listener::set_inherited;
 pub use mailbox::{Command, Mailbox, Service, ServiceId};
 use owner::{Completion, Owner, Ring, SlotId};
 pub use proxy::ProxyHeader;

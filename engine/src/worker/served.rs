@@ -29,6 +29,15 @@ pub(super) struct Served {
 }
 
 impl Served {
+    /// For the connections that are accepted from now on.
+    fn update(&mut self, policy: Arc<Policy>, route: Arc<Route>) {
+        let inherited = |route: &Route| (route.keepalive, route.tcp_user_timeout);
+        if inherited(&route) != inherited(&self.route) {
+            self.listener.set_inherited(route.keepalive, route.tcp_user_timeout);
+        }
+        (self.policy, self.route) = (policy, route);
+    }
+
     /// For the log.
     pub(super) fn circumstances_of_accept(&self, errno: i32, hint: &'static str) -> Circumstances {
         let evidence = Evidence { errno: Some(errno), ..Evidence::default() };
@@ -45,7 +54,7 @@ impl Worker {
                 Command::Add(service) => self.add(service),
                 Command::Update { id, policy, route } => {
                     if let Some(served) = self.services.get_mut(&id) {
-                        (served.policy, served.route) = (policy, route);
+                        served.update(policy, route);
                     }
                 }
                 Command::Remove(id) => {
@@ -58,6 +67,7 @@ impl Worker {
                     self.limits = limits;
                     self.set_memory_ceiling();
                 }
+                Command::MaxConnections(most) => self.max_connections = most,
                 Command::Offload(allowed) => self.may_offload = allowed,
                 Command::Drain => self.drain(),
                 Command::End => self.ending = true,

@@ -11,6 +11,7 @@ mod accept;
 mod admin;
 mod authorities;
 mod bulk;
+mod config;
 mod control;
 mod ending;
 mod extensions;

@@ -203,8 +203,8 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
     assert!(server.stderr().contains("the configuration in force stays"));
     exchange(&server, Version::Tls13, 1000);
     assert_eq!(server.settled().offload("tx", "userspace"), 1);
-    write("offload = \"after-bytes(1)\"\nmax_connections = 77\n");
-    server.reload("not in force until a restart: max_connections");
+    write("offload = \"after-bytes(1)\"\npin_workers = \"on\"\n");
+    server.reload("not in force until a restart: pin_workers");
     let before = server.settled();
     exchange(&server, Version::Tls12, 100_000);
     let after = server.settled();

@@ -176,6 +176,39 @@ fn keepalive_runs_on_both_legs_unless_off() {
     }
 }
 
+/// A listener that stays keeps its sockets, and what they accept from then on is as the file says.
+#[test]
+fn keepalive_of_a_listener_changes_at_a_reload() {
+    const ELSEWHERE: &str = "198.51.100.1";
+    if !is_alone("keepalive_of_a_listener_changes_at_a_reload", &[&format!("{ELSEWHERE}/32")]) {
+        return;
+    }
+    let backend = TcpListener::bind((ELSEWHERE, 0)).expect("the address is ours");
+    let (address, files) = (backend.local_addr().expect("it is bound"), scratch());
+    let path = files.path().join("offramp.toml");
+    let write = |keepalive: &str| {
+        fs::write(&path, format!("keepalive = \"{keepalive}\"\n")).expect("the file can be written");
+    };
+    write("off");
+    let server = Setup::new(address).flags(&format!("--workers 2 --config {}", path.display())).start();
+    let open = || {
+        let peer = Peer::open(server.addr, &plain(Version::Tls13));
+        (peer, backend.accept().expect("the plain leg comes").0)
+    };
+    let mut held = vec![open()];
+    // Some for each worker: the kernel distributes them.
+    for (keepalive, timers) in [("on", 2 * 8), ("off", 2 * 8)] {
+        write(keepalive);
+        server.reload("in force");
+        assert!(!server.stderr().contains("restart"), "{}", server.stderr());
+        held.extend((0..8).map(|_| open()));
+        offramp_testing::tools::eventually(&format!("{timers} timers"), || kept_alive() == timers);
+    }
+    drop(held);
+    server.settled();
+    server.stop();
+}
+
 /// A phone that is gone with data on its way to it: nothing is acknowledged, and nobody resets.
 #[test]
 fn a_vanished_peer_is_given_up_while_data_waits() {

@@ -1,6 +1,6 @@
 //! Why an identity cannot be used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why an identity cannot be used. The text names the file, what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -50,4 +50,18 @@ pub enum IdentityError {
         /// Where it says so.
         clause: &'static str,
     },
+}
+
+impl IdentityError {
+    /// The file that is to be mended.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Unreadable { file, .. }
+            | Self::Unusable { file, .. }
+            | Self::Malformed { file, .. }
+            | Self::Forbidden { file, .. }
+            | Self::NotAPair { key: file, .. } => file,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Policy: what is negotiated, who we are, how sessions resume. No sockets, no clock.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -49,7 +50,7 @@ pub use peer_error::PeerError;
 pub use pending::PendingPeer;
 pub use sources::{LoadKey, Sources};
 pub use ticket_file::KeyFileError;
-pub use tickets::Tickets;
+pub use tickets::{NextKeys, Tickets};
 
 use findings::Findings;
 use findings::Purpose;
@@ -125,6 +126,18 @@ pub enum TlsPolicyError {
     /// The library refuses the profile as configured.
     #[error("rustls refuses the profile: {0}")]
     Profile(String),
+}
+
+impl TlsPolicyError {
+    /// The file that is to be mended, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Identity(error) => Some(error.file()),
+            Self::Peers(error) => Some(error.file()),
+            Self::ServerName(_) | Self::NoIdentity(_) | Self::Profile(_) => None,
+        }
+    }
 }
 
 impl TlsPolicy {

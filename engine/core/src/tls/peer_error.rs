@@ -34,6 +34,14 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// The file that is to be mended.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Authorities { file, .. } | Self::Revocation { file, .. } => file,
+        }
+    }
+
     pub(super) fn authorities(file: &Path, problem: impl fmt::Display) -> Self {
         Self::Authorities { file: file.to_owned(), problem: problem.to_string() }
     }

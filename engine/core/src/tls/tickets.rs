@@ -108,12 +108,37 @@ pub(super) fn with_origin<T>(origin: &mut SessionBirth, call: impl FnOnce() -> T
 /// The keys in force, the clock that they go by, and how long a session may live.
 pub struct Tickets {
     ring: ArcSwap<KeyRing>,
-    file: Option<PathBuf>,
+    file: Mutex<Option<PathBuf>>,
     /// The control plane's clock: whole seconds are enough, and reading it takes no system call.
     now: AtomicU64,
-    session_lifetime_seconds: u64,
+    session_lifetime_seconds: AtomicU64,
     /// Two that read the file at once must not leave the older of what they read.
     rereading: Mutex<()>,
+}
+
+/// Keys that were read or made, to replace those in force.
+#[derive(Debug)]
+pub struct NextKeys {
+    ring: KeyRing,
+    file: Option<PathBuf>,
+}
+
+impl NextKeys {
+    /// The keys of a file.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub fn read(file: &Path) -> Result<Self, KeyFileError> {
+        Ok(Self { ring: KeyRing::read(file)?, file: Some(file.to_owned()) })
+    }
+
+    /// Keys of this process alone.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn generate(now: UnixSeconds) -> Result<Self, NoRandomness> {
+        Ok(Self { ring: KeyRing::generate(now)?, file: None })
+    }
 }
 
 /// RFC 8446 §4.6.1 allows no more for a ticket.
@@ -125,8 +150,7 @@ impl Tickets {
     /// # Errors
     /// [`NoRandomness`].
     pub fn generate(session_lifetime_seconds: u64, now: UnixSeconds) -> Result<Self, NoRandomness> {
-        let ring = KeyRing::generate(now)?;
-        Ok(Self::new(ring, None, session_lifetime_seconds, now))
+        Ok(Self::new(NextKeys::generate(now)?, session_lifetime_seconds, now))
     }
 
     /// The keys of a file, which [`Tickets::reread`] reads again.
@@ -138,19 +162,40 @@ impl Tickets {
         session_lifetime_seconds: u64,
         now: UnixSeconds,
     ) -> Result<Self, KeyFileError> {
-        let ring = KeyRing::read(path)?;
-        Ok(Self::new(ring, Some(path.to_owned()), session_lifetime_seconds, now))
+        Ok(Self::new(NextKeys::read(path)?, session_lifetime_seconds, now))
     }
 
-    fn new(ring: KeyRing, file: Option<PathBuf>, session_lifetime_seconds: u64, now: UnixSeconds) -> Self {
-        let (ring, rereading) = (ArcSwap::from_pointee(ring), Mutex::new(()));
-        Self { ring, file, now: now.into(), session_lifetime_seconds, rereading }
+    fn new(NextKeys { ring, file }: NextKeys, session_lifetime_seconds: u64, now: UnixSeconds) -> Self {
+        Self {
+            ring: ArcSwap::from_pointee(ring),
+            file: Mutex::new(file),
+            now: now.into(),
+            session_lifetime_seconds: session_lifetime_seconds.into(),
+            rereading: Mutex::new(()),
+        }
+    }
+
+    /// Puts other keys in force: what was sealed with those before does not open any more, unless they are
+    /// among these too.
+    pub fn replace(&self, NextKeys { ring, file }: NextKeys) {
+        let _alone = self.rereading.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        self.ring.store(ring.into());
+    }
+
+    /// How long a session may be resumed from now on, those included that were made before.
+    pub fn set_session_lifetime(&self, seconds: u64) {
+        self.session_lifetime_seconds.store(seconds, Ordering::Relaxed);
     }
 
     /// The file that the keys come from.
     #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    pub fn file(&self) -> Option<PathBuf> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn session_lifetime(&self) -> u64 {
+        self.session_lifetime_seconds.load(Ordering::Relaxed)
     }
 
     /// Tells the time, as often as every second: expired keys are wiped, and where there is no file a fresh
@@ -160,7 +205,7 @@ impl Tickets {
     /// [`NoRandomness`]; the keys in force stay.
     pub fn tick(&self, now: UnixSeconds) -> Result<(), NoRandomness> {
         self.now.store(now, Ordering::Relaxed);
-        let is_due = self.file.is_none() && self.ring.load().is_due(now);
+        let is_due = self.file().is_none() && self.ring.load().is_due(now);
         let fresh = is_due.then(|| TicketKey::fresh(now)).transpose()?;
         self.change(|ring| match &fresh {
             // Keys of a process alone are never so many that one would be refused.
@@ -175,9 +220,9 @@ impl Tickets {
     /// # Errors
     /// [`KeyFileError`]; the keys in force stay.
     pub fn reread(&self) -> Result<(), KeyFileError> {
-        if let Some(file) = &self.file {
-            let _alone = self.rereading.lock().unwrap_or_else(PoisonError::into_inner);
-            self.ring.store(KeyRing::read(file)?.into());
+        let _alone = self.rereading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = self.file() {
+            self.ring.store(KeyRing::read(&file)?.into());
         }
         Ok(())
     }
@@ -214,13 +259,13 @@ impl Tickets {
     /// Whether a session whose first full handshake was then may not be resumed any more.
     pub(super) fn is_too_old(&self, origin: UnixSeconds) -> bool {
         let now = self.now();
-        origin > now + SKEW_SECONDS || now >= origin.saturating_add(self.session_lifetime_seconds)
+        origin > now + SKEW_SECONDS || now >= origin.saturating_add(self.session_lifetime())
     }
 }
 
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tickets").field("file", &self.file).field("ring", &*self.ring.load()).finish()
+        f.debug_struct("Tickets").field("file", &self.file()).field("ring", &*self.ring.load()).finish()
     }
 }
 
@@ -242,7 +287,7 @@ impl ProducesTickets for ListenerTickets {
     /// key expires, whichever is sooner, for longer it does not open (RFC 5077 §5.6, RFC 8446 §4.6.1).
     fn lifetime(&self) -> u32 {
         let (tickets, now) = (&self.tickets, self.tickets.now());
-        let lifetime = tickets.session_lifetime_seconds;
+        let lifetime = tickets.session_lifetime();
         let origin = SessionBirth::of_this_call(now);
         let session = origin.saturating_add(lifetime).saturating_sub(now);
         let key = tickets.ring.load().sealing(now).map_or(0, |key| key.until.saturating_sub(now));

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Place, Section, Value, line_at, type_of};
+use super::{Name, Place, Section, Value, line_at, type_of};
 use crate::config::option::Kind;
 use crate::config::{ConfigError, IdentityFiles, RawListener, RawPool, RawRoute};
 
@@ -22,8 +22,10 @@ impl Place<'_> {
             let directory = table.iter().find(|(name, _)| name.get_ref() == "directory");
             match directory {
                 None => pairs.push(self.identity(what, at, table)?),
-                Some((_, value)) if table.len() == 1 => {
-                    directories.push(PathBuf::from(self.relative(&self.text("directory", value)?)));
+                Some((name, value)) if table.len() == 1 => {
+                    let path = PathBuf::from(self.relative(&self.text("directory", value)?));
+                    self.note("directory", name, &path);
+                    directories.push(path);
                 }
                 Some(_) => {
                     let message = format!("[[{what}]] has either directory, or certificate and key");
@@ -42,10 +44,10 @@ impl Place<'_> {
     ) -> Result<IdentityFiles, ConfigError> {
         let [mut certificate, mut key, mut ocsp] = [None, None, None];
         for (name, value) in table {
-            let slot = match name.get_ref().as_ref() {
-                "certificate" => &mut certificate,
-                "key" => &mut key,
-                "ocsp" => &mut ocsp,
+            let (name_of_key, slot) = match name.get_ref().as_ref() {
+                "certificate" => ("certificate", &mut certificate),
+                "key" => ("key", &mut key),
+                "ocsp" => ("ocsp", &mut ocsp),
                 other => {
                     let message =
                         format!("unknown key {other}: allowed in [[{what}]] are certificate, key, ocsp");
@@ -57,11 +59,18 @@ impl Place<'_> {
                 let message = format!("{} must be {wanted}, not {found}", name.get_ref());
                 return Err(self.malformed(value.span(), message));
             };
-            *slot = Some(self.directory().join(path.as_ref()));
+            let path = self.directory.join(path.as_ref());
+            self.note(name_of_key, name, &path);
+            *slot = Some(path);
         }
         let missing = |name| self.malformed(at.clone(), format!("this [[{what}]] has no {name}"));
         let certificate = certificate.ok_or_else(|| missing("certificate"))?;
         Ok(IdentityFiles { certificate, key: key.ok_or_else(|| missing("key"))?, ocsp })
+    }
+
+    fn note(&self, key: &'static str, name: &Name<'_>, path: &Path) {
+        let given = self.given(path.to_string_lossy().into_owned(), name);
+        self.origins.borrow_mut().note(key, given);
     }
 
     /// At most one.

@@ -1,0 +1,83 @@
+//! `/v1/config`: a configuration that is shown, or sent. Another thread does what is asked for.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+
+use super::connections::{Client, TICKS};
+use super::http::{self, Answer, Body};
+use super::request::{ConfigRequest, ConfigTask, Refusal};
+use super::sender::{self, Sender};
+use super::{Shared, file, next};
+use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};
+
+const BODY_CHUNK_BYTES: usize = 16 * 1024;
+
+/// Ticks that a request may take until who has asked is no longer answered.
+const REQUEST_TICKS: u32 = (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
+
+/// Reads a configuration and has it put in force; none if the client is gone.
+pub(super) async fn change(
+    client: &Client,
+    shared: &Shared,
+    mut text: Vec<u8>,
+    body: Body,
+) -> Option<Answer> {
+    if let Some(refusal) = refused(shared) {
+        return Some(refusal);
+    }
+    if body.awaits_continue && text.len() < body.bytes {
+        client.stream.write_all(http::CONTINUE.to_vec()).await.0.ok()?;
+    }
+    while text.len() < body.bytes {
+        match client.stream.read(Vec::with_capacity(BODY_CHUNK_BYTES)).await {
+            (Ok(1..), chunk) => text.extend_from_slice(&chunk),
+            (Ok(_) | Err(_), _) => return None,
+        }
+    }
+    text.truncate(body.bytes);
+    let Ok(text) = String::from_utf8(text) else { return Some(Answer::refused("the body is not UTF-8\n")) };
+    if shared.service.draining.load(Ordering::Relaxed) {
+        return Some(Answer::unavailable("draining: no configuration is put in force any more\n"));
+    }
+    ask(client, shared, ConfigTask::Change(text)).await
+}
+
+/// The configuration in force; none if the client is gone.
+pub(super) async fn show(client: &Client, shared: &Shared) -> Option<Answer> {
+    match refused(shared) {
+        Some(refusal) => Some(refusal),
+        None => ask(client, shared, ConfigTask::Show).await,
+    }
+}
+
+async fn ask(client: &Client, shared: &Shared, task: ConfigTask) -> Option<Answer> {
+    client.has_asked.set(true);
+    client.ticks_left.set(REQUEST_TICKS);
+    let is_change = matches!(task, ConfigTask::Change(_));
+    let inode = sender::inode(client.stream.as_raw_fd()).ok()?;
+    let sender = Sender { client: client.address, server: shared.address, inode };
+    let (request, waiting) = ConfigRequest::new(sender, task).ok()?;
+    let done = file(waiting.event().ok()?);
+    if !shared.service.submit.as_ref().is_some_and(|submit| (submit.0)(request)) {
+        return Some(Answer::unavailable("others are asking for the configuration: try again\n"));
+    }
+    next(&done).await.ok()?;
+    Some(match waiting.take() {
+        Some(Ok(said)) if is_change => Answer::ok(&format!("{said}\n")),
+        Some(Ok(text)) => Answer::ok(&text),
+        Some(Err(Refusal::Wrong(why))) => Answer::refused(&format!("{why}\n")),
+        Some(Err(Refusal::Forbidden(why))) => Answer::forbidden(&format!("{why}\n")),
+        Some(Err(Refusal::FlagsAlone)) => Answer::flags_alone(),
+        None => Answer::unavailable("nothing was done: the process ends\n"),
+    })
+}
+
+/// Where nobody is answered: who may change everything that this process can do with its rights is on its
+/// host. Which user that is, is asked where nobody waits for the answer ([`ConfigRequest::permitted`]).
+fn refused(shared: &Shared) -> Option<Answer> {
+    match shared.service.submit {
+        Some(_) if !shared.address.ip().is_loopback() => Some(Answer::not_local()),
+        Some(_) => None,
+        None => Some(Answer::nowhere()),
+    }
+}
