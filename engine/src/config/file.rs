@@ -267,7 +267,7 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line_and_the_keys_there_are() {
         let error = error_with("worker = 2");
         assert!(
-            error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, backend, "),
+            error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, socket_mode, "),
             "{error}"
         );
         for key in ["listen", "backend", "workers", "offload", "tickets", "admin", "max_connections"] {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::errno;
+use crate::sys::socket::Address;
 use crate::tls::KeyFileError;
 use crate::tls::TlsPolicyError;
 use crate::tls::ticket_keys::NoRandomness;
@@ -27,7 +28,7 @@ pub enum StartError {
         /// The configuration's key.
         key: &'static str,
         /// As configured.
-        address: SocketAddr,
+        address: Address,
         /// What is wrong with it and what to try.
         problem: String,
     },
@@ -41,6 +42,15 @@ pub enum StartError {
         direction: &'static str,
         /// What the kernel said, and the command to try.
         reason: String,
+    },
+    /// The policy asks for what kernel TLS cannot do.
+    #[error(
+        "offload = always, but the kernel cannot carry the records of clients on {address}: kernel TLS is a \
+         part of TCP; try: offload = \"auto\" for this listener"
+    )]
+    NoOffloadOverUnix {
+        /// The Unix socket.
+        address: Address,
     },
     /// There are not even enough descriptors for one connection a worker.
     #[error(
@@ -105,7 +115,7 @@ impl StartError {
             }
             _ => format!("cannot be listened on: {}", errno::name(error)),
         };
-        Self::Listen { key, address, problem }
+        Self::Listen { key, address: address.into(), problem }
     }
 }
 

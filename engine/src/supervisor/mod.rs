@@ -17,6 +17,7 @@ mod seen;
 mod services;
 mod sockets;
 mod ticket_clock;
+mod unix_socket;
 mod watch;
 
 use std::fmt;
@@ -37,7 +38,7 @@ use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
-use crate::sys::socket;
+use crate::sys::socket::{self, Address};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::Setup;
@@ -102,7 +103,7 @@ pub struct Engine {
 /// What there is to show of a service; its keys stay with those who need them, until a reload.
 #[derive(Debug)]
 struct Served {
-    listen: SocketAddr,
+    listen: Address,
     routes: Routes,
     records: RecordPaths,
 }
@@ -110,7 +111,7 @@ struct Served {
 impl Served {
     fn of(running: &Running) -> Self {
         let Running { listen, listener, records, .. } = running;
-        Self { listen: *listen, routes: listener.routes.clone(), records: records.clone() }
+        Self { listen: listen.clone(), routes: listener.routes.clone(), records: records.clone() }
     }
 }
 
@@ -146,7 +147,8 @@ impl Engine {
         };
         let admin_listener = config.admin.map(bind_admin).transpose()?;
         let admin_addr =
-            admin_listener.as_ref().map(|listener| bound(listener, served[0].listen)).transpose()?;
+            admin_listener.as_ref().zip(config.admin).map(|(socket, asked)| bound(socket, asked));
+        let admin_addr = admin_addr.transpose()?;
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
@@ -179,24 +181,27 @@ impl Engine {
         let files = Files::start(tick, reload, Arc::clone(&rounds), crew.reports())?;
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
+        let services = control.services.clone();
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, admin, log);
             drop(pools);
+            services.end();
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
         Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
     }
 
-    /// Where the first listener of the start accepts connections, with the port that was bound.
+    /// Where the first listener of the start with a TCP address accepts connections, with the port that was
+    /// bound; none if all are on Unix sockets.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.served[0].listen
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addrs().find_map(Address::tcp)
     }
 
     /// Where each listener does, in the order of the configuration.
-    pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.served.iter().map(|one| one.listen)
+    pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
+        self.served.iter().map(|one| &one.listen)
     }
 
     /// Where `/metrics` and `/healthz` are served.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::StartError;
-use crate::config::{KeyUpdatePolicy, OffloadPolicy, OffloadRules};
+use crate::config::{KeyUpdatePolicy, Listener, Mode, OffloadPolicy, OffloadRules};
 use crate::conn::record_path::Offer;
 use crate::sys::probe::{Ktls, Refusal, Rekey};
 use offramp_proto::{Aead, Cipher, CipherSet, Version};
@@ -37,9 +37,18 @@ pub enum RecordPath {
 }
 
 impl RecordPaths {
-    /// Those of a listener without TLS.
-    pub(super) fn without_tls() -> Self {
-        Self::userspace("no TLS")
+    /// Those of a listener, of which the kernel was `found` to carry what it can.
+    pub(super) fn of(listener: &Listener, found: &Ktls) -> Result<Self, StartError> {
+        let policy = listener.offload.policy;
+        match listener.mode {
+            Mode::Plain | Mode::Passthrough => Ok(Self::userspace("no TLS")),
+            _ if !listener.has_tls_over_unix() => Self::choose(&listener.offload, found),
+            _ if policy == OffloadPolicy::Always => {
+                Err(StartError::NoOffloadOverUnix { address: listener.listen.clone() })
+            }
+            // With TLS on both legs, those to the backend stay in userspace too: one policy holds for both.
+            _ => Ok(Self::userspace("a Unix socket")),
+        }
     }
 
     fn userspace(reason: &str) -> Self {
@@ -48,7 +57,7 @@ impl RecordPaths {
     }
 
     /// What the kernel may be asked for under `rules`, of what was `found` that it can do.
-    pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
+    fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
         if rules.policy == OffloadPolicy::Never {
             return Ok(Self::userspace("offload = never"));
         }

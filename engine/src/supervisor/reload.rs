@@ -1,5 +1,5 @@
 //! What of the configuration can change while the engine runs: listeners, but for what their sockets were
-//! given (`keepalive`, `tcp_user_timeout`), pools, limits and timeouts.
+//! given (`keepalive`, `tcp_user_timeout`, `socket_mode`, `socket_owner`), pools, limits and timeouts.
 
 use super::{Control, ticket_clock, watch};
 use crate::config::{Config, ConfigError, ConfigOption, OffloadPolicy};
@@ -47,9 +47,16 @@ fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigO
     let user_timeout =
         |config: &Config| config.listeners.iter().map(|it| it.tcp_user_timeout).collect::<Vec<_>>();
     let keepalive = |config: &Config| config.listeners.iter().map(|it| it.keepalive).collect::<Vec<_>>();
+    let mode = |config: &Config| config.listeners.iter().map(|it| it.socket_access.mode).collect::<Vec<_>>();
+    let owner = |config: &Config| {
+        let owners = config.listeners.iter().map(|it| (it.socket_access.user, it.socket_access.group));
+        owners.collect::<Vec<_>>()
+    };
     let differs = [
         (ConfigOption::Keepalive, keepalive(running) != keepalive(new)),
         (ConfigOption::TcpUserTimeout, user_timeout(running) != user_timeout(new)),
+        (ConfigOption::SocketMode, mode(running) != mode(new)),
+        (ConfigOption::SocketOwner, owner(running) != owner(new)),
         (ConfigOption::Workers, running.workers != new.workers),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
         (ConfigOption::Admin, running.admin != new.admin),
@@ -73,6 +80,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ConfigOption, Listener, Mode, Raw};
+    use crate::sys::socket::Address;
     use crate::tls::Tickets;
     use crate::worker::Command;
 
@@ -135,10 +143,11 @@ mod tests {
         apply(&mut running.clone(), running.clone(), &control).unwrap();
         let [Command::Add(first)] = &*posted() else { panic!("one was added") };
         let mut two = running.clone();
-        two.listeners.push(Listener { listen: "[::1]:0".parse().unwrap(), ..two.listeners[0].clone() });
+        two.listeners
+            .push(Listener { listen: Address::Tcp("[::1]:0".parse().unwrap()), ..two.listeners[0].clone() });
         apply(&mut running, two.clone(), &control).unwrap();
         let [Command::Update { id, .. }, Command::Add(second)] = &*posted() else { panic!("one stays") };
-        assert!(*id == first.id && second.id != first.id && second.route.listen.is_ipv6());
+        assert!(*id == first.id && second.id != first.id && second.route.listen.tcp().unwrap().is_ipv6());
         assert_eq!(running, two);
         let other = Listener { mode: Mode::Plain, ..two.listeners.remove(1) };
         two.listeners[0] = other;
@@ -147,7 +156,7 @@ mod tests {
             panic!("one goes, the other changes its mode")
         };
         assert!(*gone == first.id && *id == second.id && policy.near.tls().is_none());
-        let taken = second.route.listen;
+        let taken = second.route.listen.clone();
         let mut third = two.clone();
         third.listeners[0].listen = taken;
         let why = apply(&mut running, third, &control).unwrap_err();

@@ -4,12 +4,12 @@
 //! A listener of a new configuration is the one that was there if it has the same address; that one's
 //! connections go on under the policy under which they began.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pools::{self, Pools};
 use super::seen::Seen;
+use super::unix_socket::{Bound, SocketFile, SocketFiles};
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::{Timeouts, descriptors_needed};
 use crate::config::{self, Config, Listener, Mode, Routes, Truncation};
@@ -18,20 +18,27 @@ use crate::limit::{LimitRules, Limits};
 use crate::metrics::Expiries;
 use crate::pool::{ConnectionCount, Pool};
 use crate::sys::probe::Ktls;
+use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
 use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Services(Arc<Mutex<InForce>>);
+pub(super) struct Services {
+    in_force: Arc<Mutex<InForce>>,
+    /// Apart, so that the end waits for no reload, which may wait for a file.
+    files: SocketFiles,
+}
 
 impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
         let pools = Pools::new(mailboxes.len());
         let limits = pools.lock().limits(LimitRules::default(), None);
+        let files = SocketFiles::default();
         let in_force = InForce {
             mailboxes,
+            files: files.clone(),
             tickets,
             services: Vec::new(),
             next_id: 0,
@@ -44,19 +51,24 @@ impl Services {
             pools,
             limits,
         };
-        Self(Arc::new(Mutex::new(in_force)))
+        Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
 
     /// Does this with them, unless somebody has locked them. Whether it was done.
     pub(super) fn try_with(&self, what: impl FnOnce(&mut InForce)) -> bool {
-        let Ok(mut in_force) = self.0.try_lock() else { return false };
+        let Ok(mut in_force) = self.in_force.try_lock() else { return false };
         what(&mut in_force);
         true
     }
 
+    /// The end: removes the files of Unix sockets.
+    pub(super) fn end(&self) {
+        self.files.remove_all();
+    }
+
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
     pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,6 +87,8 @@ pub(super) struct Descriptors {
 pub(super) struct InForce {
     mailboxes: Arc<[Arc<Mailbox>]>,
     tickets: Arc<Tickets>,
+    /// Those of all Unix sockets.
+    files: SocketFiles,
     /// In the order of the configuration.
     services: Vec<Running>,
     next_id: u32,
@@ -96,7 +110,9 @@ pub(super) struct InForce {
 pub(super) struct Running {
     id: ServiceId,
     /// As it was bound.
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Address,
+    /// Of a Unix socket: removed with the last of what shares it.
+    file: Option<Arc<SocketFile>>,
     pub(super) listener: Listener,
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
@@ -111,8 +127,8 @@ impl InForce {
     }
 
     /// Puts the listeners, limits and timeouts of a configuration in force, of which `found` is what the
-    /// kernel can do; `keepalive` and `tcp_user_timeout` of a listener that stays are those of its socket,
-    /// and stay too. Where anything is wrong, all stays as it is.
+    /// kernel can do; what the socket of a listener that stays was given, such as `keepalive`, stays too.
+    /// Where anything is wrong, all stays as it is.
     pub(super) fn apply(&mut self, new: &Config, found: &Ktls) -> Result<(), StartError> {
         self.afford(new.listeners.len())?;
         self.pools.lock().prepare(new);
@@ -157,27 +173,25 @@ impl InForce {
         found: &Ktls,
     ) -> Result<(Running, Vec<OwnedFd>), StartError> {
         let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
-        let records = match listener.mode {
-            Mode::Plain | Mode::Passthrough => RecordPaths::without_tls(),
-            _ => RecordPaths::choose(&listener.offload, found)?,
-        };
+        let records = RecordPaths::of(&listener, found)?;
         let workers = self.mailboxes.len();
         let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
         let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
-        let (id, listen, sockets) = match before {
+        let (id, listen, file, sockets) = match before {
             Some(before) => {
                 listener.keepalive = before.listener.keepalive;
                 listener.tcp_user_timeout = before.listener.tcp_user_timeout;
-                (before.id, before.listen, Vec::new())
+                listener.socket_access = before.listener.socket_access;
+                (before.id, before.listen, before.file, Vec::new())
             }
             None => {
-                let sockets = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
-                let listen = sockets::bound(&sockets[0], listener.listen)?;
+                let bound = sockets::listening(&listener, workers, &self.incoming_cpus)?;
+                let Bound { listen, sockets, file } = bound;
                 self.next_id += 1;
-                (ServiceId(self.next_id), listen, sockets)
+                (ServiceId(self.next_id), listen, file.map(|file| self.files.add(file)), sockets)
             }
         };
-        Ok((Running { id, listen, listener, records, legs, connections }, sockets))
+        Ok((Running { id, listen, file, listener, records, legs, connections }, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
@@ -296,12 +310,12 @@ impl Running {
             })
         });
         Route {
-            listen: self.listen,
+            listen: self.listen.clone(),
             rules: rules.collect(),
             default: default.as_ref().and_then(place),
             destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
             connections: Arc::clone(&self.connections),
-            balancers: self.listener.accept_proxy.clone(),
+            accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
         }
@@ -315,7 +329,7 @@ impl Running {
             timeouts,
             offload: self.records.offer(),
             record_limit: self.listener.offload.record_limit,
-            accepts_proxy: !self.listener.accept_proxy.is_empty(),
+            accepts_proxy: self.listener.accept_proxy.is_on(),
             passes_tls_through: self.listener.mode == Mode::Passthrough,
             takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
             expect_no_pad: self.records.expects_no_pad(),

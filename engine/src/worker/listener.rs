@@ -42,8 +42,10 @@ enum State {
 }
 
 impl Listener {
-    pub(super) fn new(id: ServiceId, socket: OwnedFd) -> Self {
-        Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: true }
+    /// One whose socket other workers accept on too is accepted on one by one: with multishot, the worker
+    /// that waits first stays first in the socket's queue, and gets all connections.
+    pub(super) fn new(id: ServiceId, socket: OwnedFd, is_shared: bool) -> Self {
+        Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: !is_shared }
     }
 
     /// Accepts as many as there is room for, if it may.

@@ -44,4 +44,5 @@ mod slow;
 mod sockets;
 mod stapling;
 mod startup;
+mod unix;
 mod vouching;
