@@ -386,6 +386,15 @@ mod tests {
     }
 
     #[test]
+    fn socket_options_at_a_top_that_does_not_listen_are_refused() {
+        let identity = MINIMAL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap();
+        let listener = "[[listener]]\nlisten = \"unix:/s\"\nbackend = \"127.0.0.1:3\"\n";
+        let error = error(&format!("socket_mode = \"0600\"\n{identity}{listener}"));
+        let start = "dir/o.toml:1: socket_mode = \"0600\" is refused: allowed is nothing here";
+        assert!(error.starts_with(start), "{error}");
+    }
+
+    #[test]
     fn a_listener_has_no_key_of_the_whole_process() {
         let error = error(&format!("{MINIMAL}[[listener]]\nworkers = 2\n"));
         assert!(error.starts_with("dir/o.toml:7: unknown key workers: allowed here are listen"), "{error}");

@@ -254,6 +254,26 @@ mod tests {
     }
 
     #[test]
+    fn tls_over_a_unix_socket_stays_in_userspace() {
+        use crate::config::Routes;
+        use crate::sys::socket::Address;
+
+        let address = Address::Unix("/s".into());
+        let mut listener = Listener::new(address.clone(), Routes::to(address), Vec::new());
+        let found = found(Rekey::Supported);
+        for policy in [OffloadPolicy::Auto, OffloadPolicy::AfterBytes(1), OffloadPolicy::Never] {
+            listener.offload.policy = policy;
+            let paths = RecordPaths::of(&listener, &found).unwrap();
+            assert_eq!((paths.offer(), &paths.tx), (Offer::default(), &paths.rx), "{policy}");
+        }
+        listener.offload.policy = OffloadPolicy::Always;
+        let error = RecordPaths::of(&listener, &found).unwrap_err().to_string();
+        assert!(error.contains("clients on unix:/s: kernel TLS is a part of TCP; try: offload"), "{error}");
+        listener.mode = Mode::Plain;
+        assert_eq!(RecordPaths::of(&listener, &found).unwrap(), RecordPaths::userspace("no TLS"));
+    }
+
+    #[test]
     fn always_needs_aes_128_gcm_in_both_versions() {
         let mut set = CipherSet::NONE;
         set = set.with(Cipher::new(Version::Tls12, Aead::Aes128Gcm));
