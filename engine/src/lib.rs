@@ -30,7 +30,7 @@
 //!
 //! let config = file::read(Path::new("offramp.toml"))?.check()?;
 //! let engine = Engine::start(config)?;
-//! println!("listening on {}", engine.local_addr());
+//! println!("{engine}");
 //! engine.drain();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -73,6 +73,25 @@ impl Place {
         })
     }
 
+    /// The command for a user without privileges, who is another one where this is root; that user's
+    /// directory is `unprivileged`.
+    fn unprivileged(&self) -> (PathBuf, Option<u32>) {
+        let nobody = 65_534;
+        let directory = self.path("unprivileged");
+        fs::create_dir(&directory).unwrap();
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            return (env!("CARGO_BIN_EXE_offramp").into(), None);
+        }
+        std::os::unix::fs::chown(&directory, Some(nobody), Some(nobody)).unwrap();
+        fs::set_permissions(self.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Where cargo builds, nobody may have no access. Copied by another process: one of ours that is
+        // started by a test beside this would hold the copy open for writing, and it could not be run.
+        let mut copy = Command::new("cp");
+        copy.arg(env!("CARGO_BIN_EXE_offramp")).arg(self.path("offramp"));
+        assert!(copy.status().unwrap().success());
+        (self.path("offramp"), Some(nobody))
+    }
+
     fn assert_refused(&self, lines: &str, parts: &[&str]) {
         for said in self.refusals(lines) {
             for part in parts {
@@ -160,24 +179,12 @@ fn a_file_of_ticket_keys_that_is_none_is_named_with_the_line_and_no_secret() {
 #[test]
 fn ticket_key_needs_no_privilege_and_shows_no_secret() {
     let place = Place::new();
-    let nobody = 65_534;
-    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let (binary, nobody) = place.unprivileged();
     let directory = place.path("unprivileged");
-    fs::create_dir(&directory).unwrap();
-    if is_root {
-        std::os::unix::fs::chown(&directory, Some(nobody), Some(nobody)).unwrap();
-        fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // Where cargo builds, nobody may have no access. Copied by another process: one of ours that is
-        // started by a test beside this would hold the copy open for writing, and it could not be run.
-        let mut copy = Command::new("cp");
-        copy.arg(env!("CARGO_BIN_EXE_offramp")).arg(place.path("offramp"));
-        assert!(copy.status().unwrap().success());
-    }
-    let binary = if is_root { place.path("offramp") } else { env!("CARGO_BIN_EXE_offramp").into() };
     let run = |words: &[&str]| {
         let mut command = Command::new(&binary);
         command.current_dir(&directory).arg("ticket-key").args(words);
-        if is_root {
+        if let Some(nobody) = nobody {
             command.uid(nobody).gid(nobody);
         }
         let output = command.output().unwrap();
@@ -215,6 +222,38 @@ fn ticket_key_needs_no_privilege_and_shows_no_secret() {
         assert_eq!(status, Some(1), "{words:?}: {text}");
         assert!(text.contains("t.keys:3: not the word `key`"), "{words:?}: {text}");
         assert_shows_none(&text, &keys);
+    }
+}
+
+#[test]
+fn a_unix_socket_that_may_not_be_made_is_refused() {
+    let place = Place::new();
+    let (binary, nobody) = place.unprivileged();
+    let shut = place.path("shut");
+    fs::create_dir(&shut).unwrap();
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o555)).unwrap();
+    for (path, flags, part) in [
+        (
+            "unprivileged/s",
+            "--socket-owner root:root",
+            "cannot be given socket_owner 0:0: EPERM; only root may",
+        ),
+        ("shut/s", "--socket-mode 0600", "this user may not write to the directory shut; try: ls -ld shut"),
+    ] {
+        let words = "serve --backend 127.0.0.1:1 --mode plain --workers 1 --max-connections 9";
+        let mut command = Command::new(&binary);
+        command.current_dir(place.directory.path()).args(words.split(' ')).args(flags.split(' '));
+        command.args(["--listen", &format!("unix:{path}")]);
+        if let Some(nobody) = nobody {
+            command.uid(nobody).gid(nobody);
+        }
+        let mut command = assert_cmd::Command::from_std(command);
+        let output = command.timeout(std::time::Duration::from_secs(60)).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let start = format!("offramp: --listen: listen: unix:{path} cannot be ");
+        assert!(said.contains(&start) && said.contains(part), "no {part:?} in: {said}");
+        assert!(!place.path(path).exists());
     }
 }
 

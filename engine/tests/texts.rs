@@ -71,6 +71,8 @@ fn refusals_of_a_configuration() {
         "session_lifetime = \"8\"",
         "ticket_keys = \"\"",
         "ticket_keys = \"ticket.keys\"",
+        "socket_mode = \"0660\"",
+        "accept_proxy = [\"unix:\"]",
     ] {
         fs::write(directory.path().join("offramp.toml"), format!("{first}\n{GOOD}")).expect("it is ours");
         let output = offramp(directory.path(), "check --config offramp.toml");
@@ -93,6 +95,15 @@ fn refusals_of_a_command_line() {
         "serve --listen 127.0.0.1:0 --backend 127.0.0.1:1 --cert ecdsa.crt",
         "serve --listen 127.0.0.1:0 --backend 127.0.0.1:1 --cert none.crt --key ecdsa.key",
         "serve --listen 127.0.0.1:0 --backend 127.0.0.1:1 --cert ecdsa.key --key ecdsa.crt",
+        "serve --listen unix: --backend 127.0.0.1:1",
+        "serve --listen unix:s --backend 127.0.0.1:1 --mode plain --socket-mode rw-rw----",
+        "serve --listen unix:s --backend 127.0.0.1:1 --mode plain --socket-owner no-such-user:root",
+        "serve --listen unix:@s --backend 127.0.0.1:1 --mode plain --socket-owner root",
+        "serve --listen unix:s --backend 127.0.0.1:1 --mode plain --accept-proxy 10.0.0.0/8",
+        "serve --listen unix:s,127.0.0.1:0 --backend 127.0.0.1:1 --mode plain --accept-proxy unix:",
+        "serve --listen unix:s --backend 127.0.0.1:1 --offload always --cert ecdsa.crt --key ecdsa.key",
+        "serve --listen unix:ecdsa.crt --backend 127.0.0.1:1 --mode plain --workers 1 --max-connections 9",
+        "serve --listen unix:none/s --backend 127.0.0.1:1 --mode plain --workers 1 --max-connections 9",
         "serve --no-such-flag",
         "check",
         "check --config none.toml",

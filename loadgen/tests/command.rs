@@ -167,12 +167,12 @@ fn a_server_that_does_not_resume_is_told_loudly_unless_allowed() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, false) else { return };
     let arguments = ["--resume", "1", "--request", "echo", "--tls", "1.2,1.3", "--allow-full"];
-    let said = run("handshake", engine.local_addr(), &identity, &arguments[..6]);
+    let said = run("handshake", engine.local_addr().unwrap(), &identity, &arguments[..6]);
     assert_eq!(said.code, 4, "{}", said.errors);
     assert!(said.errors.contains("NOT AS ASKED"), "{}", said.errors);
     // Long enough for a line of progress.
     let arguments = [&arguments[..], &["-d", "1500ms"]].concat();
-    let said = run("handshake", engine.local_addr(), &identity, &arguments);
+    let said = run("handshake", engine.local_addr().unwrap(), &identity, &arguments);
     assert_eq!(said.code, 0, "{}", said.errors);
     assert!(said.errors.contains("  NOT RESUMED "), "{}", said.errors);
     let told = |second: &Value| second["not_resumed"].as_u64().unwrap() > 0;
@@ -192,7 +192,7 @@ fn transfers_and_messages_are_verified_through_an_engine() {
         ("message", &["--msrp", "--every", "50ms"]),
     ];
     for (command, arguments) in kinds {
-        let said = run(command, engine.local_addr(), &identity, arguments);
+        let said = run(command, engine.local_addr().unwrap(), &identity, arguments);
         assert_eq!(said.code, 0, "{arguments:?}: {}", said.errors);
         let run = &said.report["runs"][0];
         let data = &run["data"];
@@ -202,7 +202,8 @@ fn transfers_and_messages_are_verified_through_an_engine() {
             assert!(data["messages"].as_u64().unwrap() > 0, "{arguments:?}");
         }
     }
-    let wrong = run("transfer", engine.local_addr(), &identity, &["--direction", "both", "--give-up", "0"]);
+    let wrong =
+        run("transfer", engine.local_addr().unwrap(), &identity, &["--direction", "both", "--give-up", "0"]);
     assert_eq!(wrong.code, 2, "{}", wrong.errors);
 }
 
@@ -220,12 +221,12 @@ fn bytes_that_are_not_the_right_ones_have_an_exit_code_of_their_own() {
     });
     let Some(engine) = engine::start(address, &identity, true) else { return };
     for (command, code) in [("message", 5), ("transfer", 5)] {
-        let said = run(command, engine.local_addr(), &identity, &["--give-up", "3"]);
+        let said = run(command, engine.local_addr().unwrap(), &identity, &["--give-up", "3"]);
         assert_eq!(said.code, code, "{}", said.errors);
         assert!(said.errors.contains("LOST OR CHANGED BYTES"), "{}", said.errors);
     }
     // Where an echo is what is asked for, any will do.
-    let said = run("transfer", engine.local_addr(), &identity, &["--direction", "both"]);
+    let said = run("transfer", engine.local_addr().unwrap(), &identity, &["--direction", "both"]);
     assert_eq!(said.code, 0, "{}", said.errors);
 }
 
@@ -237,7 +238,7 @@ fn every_line_of_the_csv_has_its_time_and_the_page_is_self_contained() {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (csv, html, json) = (path("a.csv"), path("a.html"), path("a.json"));
     let arguments = ["--request", "echo", "--csv", &csv, "--html", &html, "--json", &json, "-d", "1500ms"];
-    let said = run_for_files(engine.local_addr(), &identity, &arguments);
+    let said = run_for_files(engine.local_addr().unwrap(), &identity, &arguments);
     assert_eq!(said, 0);
     let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap();
     let (csv, html) = (read(&csv), read(&html));
@@ -319,7 +320,7 @@ fn a_search_ends_with_a_rate_or_says_that_there_is_none() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let search = |p99: &str, rate: &str| {
         let arguments = ["--find-max", "--p99", p99, "--rate", rate, "--request", "echo"];
-        run("handshake", engine.local_addr(), &identity, &arguments)
+        run("handshake", engine.local_addr().unwrap(), &identity, &arguments)
     };
     let none = search("1us", "20");
     assert_eq!(none.code, 6, "{}", none.errors);

@@ -100,7 +100,7 @@ fn a_count_that_cannot_begin_breaks_the_run_off() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (told, hears) = mpsc::channel();
-    let address = engine.local_addr();
+    let address = engine.local_addr().unwrap();
     // The engine takes 64 connections; its queue takes the others, and nobody ever answers them.
     thread::spawn(move || {
         let work = Work::Message { request: 1, answer: 1, pace: Pace::Every(Duration::from_millis(100)) };
@@ -118,7 +118,7 @@ fn nothing_of_the_warm_up_is_in_the_figures() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     // The first connection of each place is slow, and none after them.
-    let target = waiting(engine.local_addr(), |number| number < 2);
+    let target = waiting(engine.local_addr().unwrap(), |number| number < 2);
     let closed = run(&plan(Work::Handshake(Request::Echo), 2), &[Version::Tls13], target, &identity);
     let rate = Rate::steady(20.0);
     let open = Plan {
@@ -127,7 +127,7 @@ fn nothing_of_the_warm_up_is_in_the_figures() {
         until: Until::Elapsed(SLOW),
         ..plan(Work::Handshake(Request::Echo), 1)
     };
-    let target = waiting(engine.local_addr(), |number| number < 5);
+    let target = waiting(engine.local_addr().unwrap(), |number| number < 5);
     let open = run(&open, &[Version::Tls13], target, &identity);
     for outcome in [closed, open] {
         let tally = &outcome.tally;
@@ -145,7 +145,7 @@ fn connections_that_last_are_no_samples_of_handshakes() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let work = Work::Message { request: 9, answer: 9, pace: Pace::AtOnce };
-    let tally = run(&plan(work, 3), &[Version::Tls12], engine.local_addr(), &identity).tally;
+    let tally = run(&plan(work, 3), &[Version::Tls12], engine.local_addr().unwrap(), &identity).tally;
     for part in [Part::Connect, Part::Handshake, Part::Ready, Part::FirstByte, Part::Total, Part::Close] {
         assert_eq!(tally.latencies(part).len(), 0, "{part:?}");
     }
@@ -158,7 +158,7 @@ fn what_began_while_it_counted_counts_however_long_it_takes() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     // The window opens with the end of the first one's handshake, and is over before that of the second.
-    let target = waiting(engine.local_addr(), |_| true);
+    let target = waiting(engine.local_addr().unwrap(), |_| true);
     let tally = run(&plan(Work::Handshake(Request::Echo), 1), &[Version::Tls13], target, &identity).tally;
     assert_eq!((tally.handshakes(), tally.started, tally.done), (1, 1, 1));
     assert_eq!(tally.completed, 0, "but it is not throughput");
@@ -170,7 +170,7 @@ fn a_run_by_count_has_as_many_samples_of_every_part() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let plan = Plan { until: Until::Counted(25), ..plan(Work::Handshake(Request::Echo), 4) };
-    let outcome = run(&plan, &[Version::Tls13], engine.local_addr(), &identity);
+    let outcome = run(&plan, &[Version::Tls13], engine.local_addr().unwrap(), &identity);
     let tally = &outcome.tally;
     for part in [Part::Connect, Part::Handshake, Part::Ready, Part::FirstByte, Part::Total] {
         assert_eq!(tally.latencies(part).len(), 25, "{part:?}");
@@ -185,7 +185,7 @@ fn every_version_has_its_own_fetch_however_few_the_places() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     for connections in [1, 3] {
         let plan = Plan { resume: 1.0, ..plan(Work::Handshake(Request::Echo), connections) };
-        let tally = run(&plan, &Version::BOTH, engine.local_addr(), &identity).tally;
+        let tally = run(&plan, &Version::BOTH, engine.local_addr().unwrap(), &identity).tally;
         assert!(tally.kinds.tls12 > 0 && tally.kinds.tls13 > 0, "{:?}", tally.kinds);
         assert_eq!((tally.as_asked(), tally.failed()), (tally.handshakes(), 0), "{:?}", tally.resumption);
     }
@@ -198,7 +198,7 @@ fn connections_that_break_while_they_rest_leave_no_trace_in_their_places() {
     let (gap, connections) = (Duration::from_millis(25), 20);
     let work = Work::Message { request: 1, answer: 1, pace: Pace::Every(gap) };
     let plan = Plan { give_up_after: u64::MAX, ..plan(work, connections) };
-    let target = breaking(engine.local_addr());
+    let target = breaking(engine.local_addr().unwrap());
     let (told, hears) = mpsc::channel();
     thread::spawn(move || told.send(run(&plan, &[Version::Tls13], target, &identity)).is_ok());
     let tally = hears.recv_timeout(Duration::from_secs(120)).expect("it ends, in order").tally;

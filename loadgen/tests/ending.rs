@@ -63,7 +63,7 @@ fn a_signal_ends_the_count_and_the_files_are_whole() {
         for name in ["run.json", "run.csv", "run.html"] {
             fs::write(path(name), "of an earlier run").unwrap();
         }
-        let mut child = loadgen(command, engine.local_addr())
+        let mut child = loadgen(command, engine.local_addr().unwrap())
             .args(["-d", "1h", "--json", path("run.json").to_str().unwrap()])
             .args(["--csv", path("run.csv").to_str().unwrap(), "--html", path("run.html").to_str().unwrap()])
             .args(arguments)
@@ -97,7 +97,7 @@ fn an_earlier_run_s_file_does_not_outlive_a_run_that_is_killed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("run.json");
     fs::write(&file, "of an earlier run").unwrap();
-    let mut child = loadgen("handshake", engine.local_addr())
+    let mut child = loadgen("handshake", engine.local_addr().unwrap())
         .args(["-d", "1h", "--json", file.to_str().unwrap()])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -130,7 +130,7 @@ fn unread() -> Stdio {
 fn a_full_or_closed_stdout_has_its_exit_code_and_no_panic() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
-    let target = engine.local_addr();
+    let target = engine.local_addr().unwrap();
     for json in [&[][..], &["--json"]] {
         let output = printing(target, full(), json);
         assert_eq!(output.status.code(), NO_STDOUT, "{}", text(&output.stderr));
@@ -184,7 +184,7 @@ fn http_status_codes_are_counted_and_failures_unless_2xx_or_3xx() {
         ("SSH-2.0-OpenSSH_9.2p1\r\n", None, Some("× not an HTTP answer")),
     ] {
         let Some(engine) = engine::start(answering(words), &identity, true) else { return };
-        let output = loadgen("handshake", engine.local_addr())
+        let output = loadgen("handshake", engine.local_addr().unwrap())
             .args(["-d", "300ms", "-q", "--request", "http", "--give-up", "5", "--json"])
             .output()
             .unwrap();
@@ -230,7 +230,7 @@ fn an_msrp_server_may_word_its_responses_as_it_likes() {
     };
     for (code, exit, failure) in [("200", 0, ""), ("200 Fine", 0, ""), ("413", 3, "× msrp status 413")] {
         let Some(engine) = engine::start(respond(code), &identity, true) else { return };
-        let output = loadgen("message", engine.local_addr())
+        let output = loadgen("message", engine.local_addr().unwrap())
             .args(["-d", "300ms", "-q", "--msrp", "--every", "10ms", "--give-up", "5"])
             .output()
             .unwrap();

@@ -127,8 +127,9 @@ fn a_stall_shows_in_an_open_loop_and_is_one_sample_of_a_closed_one() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let rate = Rate::steady(100.0);
     let open = Load::Open { rate, spacing: Spacing::Even, connections_max: 1000 };
-    let open = tally(open, stalling(engine.local_addr(), AFTER), &identity);
-    let closed = tally(Load::Closed { connections: 1 }, stalling(engine.local_addr(), AFTER), &identity);
+    let open = tally(open, stalling(engine.local_addr().unwrap(), AFTER), &identity);
+    let closed =
+        tally(Load::Closed { connections: 1 }, stalling(engine.local_addr().unwrap(), AFTER), &identity);
     // Both met it.
     let stalled = |tally: &Tally| tally.latency_us(Part::Total, 1.0) >= STALL.as_micros() as u64 / 2;
     assert!(stalled(&open) && stalled(&closed));
@@ -169,7 +170,7 @@ fn messages_that_were_due_before_the_end_are_recorded_after_it() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (plan, due) = messages(Duration::from_secs(10));
-    let tally = run(&plan, stalling(engine.local_addr(), halfway(due)), &identity);
+    let tally = run(&plan, stalling(engine.local_addr().unwrap(), halfway(due)), &identity);
     let recorded = tally.latencies(Part::Message).len();
     // Each connection has one more or less, depending on when in a gap it begins.
     assert!(recorded.abs_diff(due) <= TALKERS as u64, "{recorded} of {due}");
@@ -182,7 +183,7 @@ fn a_connection_that_times_out_takes_none_of_its_messages_with_it() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (plan, due) = messages(STALL / 4);
-    let tally = run(&plan, stalling(engine.local_addr(), halfway(due)), &identity);
+    let tally = run(&plan, stalling(engine.local_addr().unwrap(), halfway(due)), &identity);
     let recorded = tally.latencies(Part::Message).len();
     assert!(
         (recorded + tally.unanswered).abs_diff(due) <= 2 * TALKERS as u64,
@@ -203,7 +204,7 @@ fn a_stall_does_not_use_up_the_tickets_of_an_open_loop() {
     let plan = Plan { resume: 1.0, warm_up, ..plan(Work::Handshake(Request::Echo), load) };
     // A second and a half before the end.
     let after = After::Connections(200 * 5 - 20);
-    let tally = run(&plan, stalling(engine.local_addr(), after), &identity);
+    let tally = run(&plan, stalling(engine.local_addr().unwrap(), after), &identity);
     assert!(slow(&tally, Part::Total) > 64, "more were open than any fixed stock has");
     assert_eq!((tally.resumption.without_ticket, tally.failed()), (0, 0), "{:?}", tally.resumption);
     assert_eq!(tally.as_asked(), tally.handshakes());

@@ -89,7 +89,7 @@ fn suites_and_groups_are_those_that_were_asked_for() {
 fn names_take_turns_and_so_do_sources() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
-    let (target, seen) = watching(engine.local_addr());
+    let (target, seen) = watching(engine.local_addr().unwrap());
     let names = format!("{SERVER_NAME},second.test");
     let sources = "127.0.0.1,127.0.0.2";
     // One connection at a time: their order is that of their starts.

@@ -91,7 +91,7 @@ fn the_shape_of_the_json_is_the_one_on_file() {
     };
     let told =
         |(plan, outcome): &(Plan, Outcome)| Run::new("a target".to_owned(), plan, &[Version::Tls13], outcome);
-    let mut good = run(&plan, engine.local_addr());
+    let mut good = run(&plan, engine.local_addr().unwrap());
     plan.until = Until::Elapsed(Duration::from_millis(1));
     let broken = told(&run(&plan, ([127, 0, 0, 1], 1).into()));
     good.0.load = Load::Open { rate: Rate::steady(50.0), spacing: Spacing::Even, connections_max: 50 };

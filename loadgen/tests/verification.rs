@@ -79,7 +79,7 @@ fn a_full_handshake_is_not_counted_as_resumed() {
     let Some(engine) = engine::start(backend.address(), &identity, false) else { return };
     for version in Version::BOTH {
         let plan = plan(Work::Handshake(Request::Echo), 1.0);
-        let tally = run(&plan, version, engine.local_addr(), &identity.certificate).tally;
+        let tally = run(&plan, version, engine.local_addr().unwrap(), &identity.certificate).tally;
         assert!(tally.handshakes() > 0);
         assert_eq!(tally.as_asked(), 0, "without tickets nothing is resumed");
     }
@@ -91,7 +91,7 @@ fn resumed_handshakes_are_all_resumed_where_there_are_tickets() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     for version in Version::BOTH {
         let plan = plan(Work::Handshake(Request::Echo), 1.0);
-        let tally = run(&plan, version, engine.local_addr(), &identity.certificate).tally;
+        let tally = run(&plan, version, engine.local_addr().unwrap(), &identity.certificate).tally;
         assert!(tally.handshakes() > 0);
         assert_eq!((tally.as_asked(), tally.failed()), (tally.handshakes(), 0), "{:?}", tally.failures());
     }
@@ -104,7 +104,8 @@ fn bytes_that_are_not_the_right_ones_are_failures() {
     let Some(engine) = engine::start(echo, &identity, true) else { return };
     // To the client the length comes back in place of the pattern; from it, the other way round.
     for work in [Work::ToClient, Work::FromClient] {
-        let outcome = run(&failing(work), Version::Tls13, engine.local_addr(), &identity.certificate);
+        let outcome =
+            run(&failing(work), Version::Tls13, engine.local_addr().unwrap(), &identity.certificate);
         assert!(outcome.tally.changed > 0, "{:?}", outcome.tally.failures());
         assert!(broken_off(outcome).contains("too many connections fail"));
     }
@@ -115,7 +116,7 @@ fn a_changed_echo_is_a_failure() {
     let identity = Identity::generate().unwrap();
     let Some(engine) = engine::start(liar(|bytes| vec![b'?'; bytes.len()]), &identity, true) else { return };
     let plan = failing(Work::Handshake(Request::Echo));
-    let outcome = run(&plan, Version::Tls12, engine.local_addr(), &identity.certificate);
+    let outcome = run(&plan, Version::Tls12, engine.local_addr().unwrap(), &identity.certificate);
     assert!(broken_off(outcome).contains("came back changed"));
 }
 
@@ -125,7 +126,7 @@ fn a_stranger_s_certificate_is_a_failure() {
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let stranger = Identity::generate().unwrap();
     let plan = failing(Work::Handshake(Request::Echo));
-    let outcome = run(&plan, Version::Tls13, engine.local_addr(), &stranger.certificate);
+    let outcome = run(&plan, Version::Tls13, engine.local_addr().unwrap(), &stranger.certificate);
     assert!(broken_off(outcome).contains("certificate"));
 }
 
@@ -170,7 +171,7 @@ fn breaking(target: SocketAddr) -> SocketAddr {
 fn a_server_that_breaks_off_before_it_says_a_word_has_accepted_nobody() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
-    let target = breaking(engine.local_addr());
+    let target = breaking(engine.local_addr().unwrap());
     let plan = Plan { ending: Ending::Orderly, ..failing(Work::Handshake(Request::None)) };
     let outcome = run(&plan, Version::Tls13, target, &identity.certificate);
     assert_eq!(outcome.tally.done, 0);

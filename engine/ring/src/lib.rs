@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod account;
+mod address;
 pub mod affinity;
 pub mod attempt;
 pub mod clock;
@@ -16,3 +18,4 @@ pub mod process;
 pub mod ring;
 pub mod socket;
 pub mod tcp;
+pub mod unix;

@@ -1,70 +1,13 @@
 //! Sockets and their options, event descriptors, and the limit on descriptors.
 
-use std::ffi::OsStr;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::address::Address;
 pub use socket2::SockAddr;
 use socket2::{Domain, SockRef, Socket, Type};
-
-/// Where a socket is to be connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// A Unix stream socket: its path, or behind an `@` its abstract name (unix(7)).
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    /// The port, of TCP.
-    #[must_use]
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(address) => Some(address.port()),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// The address as `connect` takes it.
-    ///
-    /// # Errors
-    /// EINVAL: a Unix path longer than 107 bytes, or an abstract name, its `@` included, longer than 108
-    /// (`sockaddr_un`, unix(7)).
-    pub fn to_sockaddr(&self) -> io::Result<SockAddr> {
-        match self {
-            Self::Tcp(address) => Ok(SockAddr::from(*address)),
-            Self::Unix(path) => match path.as_os_str().as_bytes() {
-                // An abstract name has a NUL in front.
-                [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
-                _ => SockAddr::unix(path),
-            },
-        }
-    }
-
-    /// Whether the peer is this very host, by its address alone: it cannot vanish without a word.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) => address.ip().is_loopback(),
-            Self::Unix(_) => true,
-        }
-    }
-}
 
 /// A listening TCP socket: SO_REUSEADDR, TCP_NODELAY (which accepted sockets inherit), close-on-exec, and
 /// SO_REUSEPORT if `reuse_port`. One of IPv6 takes IPv6 alone (IPV6_V6ONLY), whatever `net.ipv6.bindv6only`
@@ -320,6 +263,7 @@ mod tests {
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpStream};
     use std::os::fd::AsFd;
+    use std::path::PathBuf;
 
     use super::*;
 

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::addresses::Place;
 use super::limits::{
     ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, SESSION_LIFETIME_DEFAULT,
     Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
@@ -174,6 +175,8 @@ impl Raw {
         let mut listeners = Vec::with_capacity(count);
         if others.len() < count {
             listeners.extend(self.clone().listener(Vec::new(), pools)?);
+        } else {
+            self.refuse_socket_options(&[])?;
         }
         self.given.retain(|key, _| key.description().scope != Scope::Own);
         for other in others {
@@ -220,11 +223,13 @@ impl Raw {
         };
         let mode = self.mode()?;
         let (is_server, is_plain) = (mode.is_server(), mode.has_no_tls());
-        let all = self.listen()?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
-        let (listen, alpn) = (all[0], self.alpn()?);
+        let places = self.places(&mode)?.ok_or(ConfigError::Missing { key: ConfigOption::Listen })?;
+        let (Place { listen, socket_access, accept_proxy }, alpn) = (places[0].clone(), self.alpn()?);
         let listener = Listener {
+            routes: self.routes(&listen, raw_routes, pools, &route::Heard { mode: &mode, alpn: &alpn })?,
             listen,
-            routes: self.routes(listen, raw_routes, pools, &route::Heard { mode: &mode, alpn: &alpn })?,
+            socket_access,
+            accept_proxy,
             offload: self.offload()?,
             alpn,
             unknown_name: self
@@ -242,7 +247,6 @@ impl Raw {
             tcp_user_timeout: self
                 .duration(ConfigOption::TcpUserTimeout, Span::TCP_USER)?
                 .unwrap_or(TCP_USER_TIMEOUT_DEFAULT),
-            accept_proxy: self.accept_proxy()?,
             peers: self.peers(&mode)?,
             mode,
             identities: self.identities,
@@ -267,7 +271,7 @@ impl Raw {
         if count < least {
             return refused(ConfigError::NoIdentity { mode });
         }
-        Ok(all.into_iter().map(|listen| Listener { listen, ..listener.clone() }).collect())
+        Ok(places.into_iter().map(|place| place.of(&listener)).collect())
     }
 
     fn alpn(&mut self) -> Result<Vec<String>, ConfigError> {

@@ -2,22 +2,30 @@
 
 use std::net::SocketAddr;
 
+use offramp_ring::socket::Address;
+
 use super::{Config, ConfigOption};
 
 impl Config {
     /// A line for each two addresses of listeners, or of one and the admin address, of which the kernel gives
-    /// only one: the same address, or that of all interfaces and another with the same port.
+    /// only one: the same address, or that of all interfaces and another with the same port; or the same Unix
+    /// socket.
     #[must_use]
     pub fn collisions(&self) -> Vec<String> {
-        let listeners = self.listeners.iter().map(|listener| (ConfigOption::Listen, listener.listen));
-        let all: Vec<_> = listeners.chain(self.admin.map(|address| (ConfigOption::Admin, address))).collect();
+        let listeners = self.listeners.iter().map(|listener| (ConfigOption::Listen, listener.listen.clone()));
+        let admin = self.admin.map(|address| (ConfigOption::Admin, address.into()));
+        let all: Vec<_> = listeners.chain(admin).collect();
         let mut lines = Vec::new();
         for (nth, (key, address)) in all.iter().enumerate() {
-            for (earlier_key, earlier) in all[..nth].iter().filter(|(_, earlier)| collide(*earlier, *address))
-            {
+            for (earlier_key, earlier) in all[..nth].iter().filter(|(_, earlier)| collide(earlier, address)) {
+                let give = if address.is_unix() {
+                    "another path"
+                } else {
+                    "another port, or both an address of their own"
+                };
                 lines.push(format!(
                     "{earlier_key} {earlier} and {key} {address} collide: the second cannot be listened on; \
-                     give it another port, or both an address of their own"
+                     give it {give}"
                 ));
             }
         }
@@ -25,8 +33,15 @@ impl Config {
     }
 }
 
+fn collide(one: &Address, other: &Address) -> bool {
+    match (one.tcp(), other.tcp()) {
+        (Some(one), Some(other)) => collide_in_tcp(one, other),
+        _ => one == other,
+    }
+}
+
 /// IPv4 and IPv6 have ports of their own.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+fn collide_in_tcp(one: SocketAddr, other: SocketAddr) -> bool {
     let (ip, other_ip) = (one.ip(), other.ip());
     let overlap = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
     one.port() != 0 && one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && overlap
@@ -39,13 +54,20 @@ mod tests {
     #[test]
     fn addresses_collide_by_port_and_interface() {
         let collides = |one: &str, other: &str| {
-            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
-            assert_eq!(collide(one, other), collide(other, one), "{one} {other}");
-            collide(one, other)
+            let address = |text: &str| match text.strip_prefix("unix:") {
+                Some(path) => Address::Unix(path.into()),
+                None => Address::Tcp(text.parse().unwrap()),
+            };
+            let (one, other) = (address(one), address(other));
+            assert_eq!(collide(&one, &other), collide(&other, &one), "{one} {other}");
+            collide(&one, &other)
         };
         assert!(collides("127.0.0.1:1", "127.0.0.1:1") && collides("0.0.0.0:1", "0.0.0.0:1"));
         assert!(collides("0.0.0.0:1", "127.0.0.1:1") && collides("[::]:1", "[::1]:1"));
         assert!(!collides("127.0.0.1:0", "127.0.0.1:0") && !collides("127.0.0.1:1", "127.0.0.1:2"));
         assert!(!collides("127.0.0.1:1", "127.0.0.2:1") && !collides("[::]:1", "0.0.0.0:1"));
+        assert!(collides("unix:/run/s", "unix:/run/s") && collides("unix:/run/s", "unix:/run/./s"));
+        assert!(!collides("unix:/run/s", "unix:/run/t") && !collides("unix:@s", "unix:s"));
+        assert!(!collides("unix:/run/s", "0.0.0.0:1"));
     }
 }

@@ -289,7 +289,7 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line_and_the_keys_there_are() {
         let error = error_with("worker = 2");
         assert!(
-            error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, backend, "),
+            error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, socket_mode, "),
             "{error}"
         );
         for key in ["listen", "backend", "workers", "offload", "tickets", "admin", "max_connections"] {
@@ -405,6 +405,15 @@ mod tests {
         assert_eq!(config.listeners.len(), 1);
         let error = error(&format!("{identity}[[listener]]\nlisten = \"127.0.0.1:1\"\n"));
         assert_eq!(error, "dir/o.toml:4: this [[listener]] has no backend: write `backend = …` below it");
+    }
+
+    #[test]
+    fn socket_options_at_a_top_that_does_not_listen_are_refused() {
+        let identity = MINIMAL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap();
+        let listener = "[[listener]]\nlisten = \"unix:/s\"\nbackend = \"127.0.0.1:3\"\n";
+        let error = error(&format!("socket_mode = \"0600\"\n{identity}{listener}"));
+        let start = "dir/o.toml:1: socket_mode = \"0600\" is refused: allowed is nothing here";
+        assert!(error.starts_with(start), "{error}");
     }
 
     #[test]

@@ -26,7 +26,9 @@ mod pool;
 mod route;
 mod truncation;
 mod trust;
+mod unix;
 
+pub use addresses::AcceptProxy;
 pub use check::{Raw, RawListener, RawPool};
 pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
@@ -42,18 +44,21 @@ pub use pinning::Pinning;
 pub use pool::{Backend, Pool, ProxyTlvs, SendProxy, Target};
 pub use route::{RawRoute, Route, Routes};
 pub use truncation::Truncation;
+pub use unix::SocketAccess;
 
 use crate::limit::LimitRules;
-use ipnet::IpNet;
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
 use offramp_core::tls::{Settings, Tickets, TlsPolicyError, TlsRole};
+use offramp_ring::socket::Address;
 
 /// One address on which TLS connections are accepted, and all that holds for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where connections are accepted; port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// Who may connect, where that is a Unix socket with a file.
+    pub socket_access: SocketAccess,
     /// Where connections go.
     pub routes: Routes,
     /// Which leg is the one with TLS.
@@ -82,9 +87,8 @@ pub struct Listener {
     /// How long what was sent on either leg may wait to be acknowledged, or to be taken by a peer that reads
     /// nothing (TCP_USER_TIMEOUT).
     pub tcp_user_timeout: Duration,
-    /// The networks of balancers, which say in a PROXY header who the client is; others are refused. With
-    /// none, no header is expected.
-    pub accept_proxy: Vec<IpNet>,
+    /// The balancers, which say in a PROXY header who the client is; others are refused.
+    pub accept_proxy: AcceptProxy,
     /// Who may connect.
     pub peers: PeerRules,
 }
@@ -92,9 +96,10 @@ pub struct Listener {
 impl Listener {
     /// One that terminates TLS, with the defaults of a configuration file.
     #[must_use]
-    pub fn new(listen: SocketAddr, routes: Routes, identities: Vec<IdentityFiles>) -> Self {
+    pub fn new(listen: impl Into<Address>, routes: Routes, identities: Vec<IdentityFiles>) -> Self {
         Self {
-            listen,
+            listen: listen.into(),
+            socket_access: SocketAccess::default(),
             routes,
             mode: Mode::Terminate,
             identities,
@@ -108,9 +113,16 @@ impl Listener {
             backend_identity: None,
             keepalive: true,
             tcp_user_timeout: limits::TCP_USER_TIMEOUT_DEFAULT,
-            accept_proxy: Vec::new(),
+            accept_proxy: AcceptProxy::Off,
             peers: PeerRules::default(),
         }
+    }
+
+    /// Whether clients' TLS comes over a Unix socket: kernel TLS is a part of TCP, so that userspace carries
+    /// its records.
+    #[must_use]
+    pub fn has_tls_over_unix(&self) -> bool {
+        self.listen.is_unix() && self.mode.is_server()
     }
 
     /// Every identity of either leg, those included that lie in directories now.
@@ -313,7 +325,7 @@ pub enum ConfigError {
         /// How many there are.
         count: usize,
         /// Of which listener.
-        listen: SocketAddr,
+        listen: Address,
     },
     /// Too many pools.
     #[error("{count} pools are refused: allowed are up to {}", limits::POOLS.end())]

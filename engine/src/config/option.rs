@@ -99,9 +99,15 @@ macro_rules! options {
 }
 
 options! {
-    Listen: "listen", "--listen", "ADDR:PORT",
+    Listen: "listen", "--listen", "ADDR:PORT|unix:PATH|unix:@NAME",
         default "", Own Texts,
         "Address, or several, on which connections are accepted; with port 0 the kernel chooses the port";
+    SocketMode: "socket_mode", "--socket-mode", "MODE",
+        default "0660", Own Text,
+        "The mode of a listener's Unix socket, in octal: who may write to the file may connect";
+    SocketOwner: "socket_owner", "--socket-owner", "USER|USER:GROUP|:GROUP",
+        default "those of the process", Own Text,
+        "The user and group of a listener's Unix socket, by name or number";
     Backend: "backend", "--backend", "ADDR:PORT|HOST:PORT|unix:PATH|unix:@NAME|pool:NAME",
         default "", Own Texts,
         "Where accepted connections go: one address or several, each with any of weight=N, backup and \
@@ -212,10 +218,10 @@ options! {
     Truncation: "truncation", "--truncation", "reset|fin",
         default "reset", Listener Text,
         "How the other leg ends after a FIN without close_notify: reset, or as after an orderly end";
-    AcceptProxy: "accept_proxy", "--accept-proxy", "NETWORK",
+    AcceptProxy: "accept_proxy", "--accept-proxy", "NETWORK|unix:",
         default "none is expected", Listener List,
         "The networks of the balancers that connect, each with a PROXY header that says who the client is; \
-         others are refused";
+         others are refused. unix: stands for whoever may connect to the Unix socket";
     ConnectionLog: "connection_log", "--connection-log", "N",
         default "0", Process Number,
         "Connections per second that get a line in the log when they end";

@@ -337,7 +337,7 @@ fn cloned((key, given): (&ConfigOption, &Given)) -> (ConfigOption, Given) {
 }
 
 /// A path, or an abstract name behind an `@`. A NUL would end the one and begin the other.
-fn is_unix_address(text: &str) -> bool {
+pub(super) fn is_unix_address(text: &str) -> bool {
     UNIX_PATH_BYTES.contains(&text.len()) && text != "@" && !text.contains('\0')
 }
 

@@ -1,6 +1,5 @@
 //! Routes: which pool gets a connection, by what its client has asked for.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -144,7 +143,7 @@ impl Raw {
     /// Where the connections go of a listener at this address.
     pub(super) fn routes(
         &mut self,
-        listen: SocketAddr,
+        listen: &Address,
         raw_routes: Vec<RawRoute>,
         pools: &[NamedPool],
         heard: &Heard<'_>,
@@ -168,7 +167,7 @@ impl Raw {
             return Err(ConfigError::Missing { key: ConfigOption::Backend });
         }
         if !ROUTES.contains(&raw_routes.len()) {
-            return Err(ConfigError::Routes { count: raw_routes.len(), listen });
+            return Err(ConfigError::Routes { count: raw_routes.len(), listen: listen.clone() });
         }
         let rules = raw_routes.into_iter().map(|raw| raw.check(pools, heard)).collect::<Result<_, _>>()?;
         Ok(Routes { rules, default })

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::config::Origins;
 use crate::sys::errno;
+use crate::sys::socket::Address;
 use crate::tls::KeyFileError;
 use crate::tls::TlsPolicyError;
 use crate::tls::ticket_keys::NoRandomness;
@@ -28,7 +29,7 @@ pub enum StartError {
         /// The configuration's key.
         key: &'static str,
         /// As configured.
-        address: SocketAddr,
+        address: Address,
         /// What is wrong with it and what to try.
         problem: String,
     },
@@ -42,6 +43,15 @@ pub enum StartError {
         direction: &'static str,
         /// What the kernel said, and the command to try.
         reason: String,
+    },
+    /// The policy asks for what kernel TLS cannot do.
+    #[error(
+        "offload = always, but the kernel cannot carry the records of clients on {address}: kernel TLS is a \
+         part of TCP; try: offload = \"auto\" for this listener"
+    )]
+    NoOffloadOverUnix {
+        /// The Unix socket.
+        address: Address,
     },
     /// There are not even enough descriptors for one connection a worker.
     #[error(
@@ -113,7 +123,8 @@ impl StartError {
             Self::TlsPolicy(error) => error.file().and_then(|file| origins.of_path(file)),
             Self::TicketKeys(_) => origins.of_key("ticket_keys", is_any),
             Self::Listen { key, address, .. } => origins.of_key(key, |value| {
-                value.split(',').any(|one| one.trim().parse::<SocketAddr>().as_ref() == Ok(address))
+                let is_it = |one: &str| one.parse().map(Address::Tcp).is_ok_and(|one| one == *address);
+                value.split(',').map(str::trim).any(|one| is_it(one) || one == address.to_string())
             }),
             Self::NoOffload { .. } => origins.of_key("offload", |value| value == "always"),
             Self::TooFewConnections { .. } | Self::Descriptors { .. } => {
@@ -147,7 +158,7 @@ impl StartError {
             }
             _ => format!("cannot be listened on: {}", errno::name(error)),
         };
-        Self::Listen { key, address, problem }
+        Self::Listen { key, address: address.into(), problem }
     }
 }
 

@@ -20,6 +20,7 @@ mod seen;
 mod services;
 mod sockets;
 mod ticket_clock;
+mod unix_socket;
 mod watch;
 
 use std::fmt;
@@ -39,6 +40,7 @@ use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
+use crate::sys::socket::Address;
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::Setup;
@@ -104,7 +106,7 @@ pub struct Engine {
 /// What there is to show of a service; its keys stay with those who need them, until a reload.
 #[derive(Debug)]
 struct Served {
-    listen: SocketAddr,
+    listen: Address,
     routes: Routes,
     records: RecordPaths,
 }
@@ -112,7 +114,7 @@ struct Served {
 impl Served {
     fn of(running: &Running) -> Self {
         let Running { listen, listener, records, .. } = running;
-        Self { listen: *listen, routes: listener.routes.clone(), records: records.clone() }
+        Self { listen: listen.clone(), routes: listener.routes.clone(), records: records.clone() }
     }
 }
 
@@ -179,25 +181,28 @@ impl Engine {
         inbox.start(tick, obey, Arc::clone(&rounds), crew.reports())?;
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
+        let services = control.services.clone();
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, log);
             admin.stop();
             drop(pools);
+            services.end();
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
         Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
     }
 
-    /// Where the first listener of the start accepts connections, with the port that was bound.
+    /// Where the first listener of the start with a TCP address accepts connections, with the port that was
+    /// bound; none if all are on Unix sockets.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.served[0].listen
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addrs().find_map(Address::tcp)
     }
 
     /// Where each listener does, in the order of the configuration.
-    pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.served.iter().map(|one| one.listen)
+    pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
+        self.served.iter().map(|one| &one.listen)
     }
 
     /// Where `/metrics` and `/healthz` are served since the start.

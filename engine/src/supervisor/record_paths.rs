@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::StartError;
-use crate::config::{KeyUpdatePolicy, OffloadPolicy, OffloadRules};
+use crate::config::{KeyUpdatePolicy, Listener, Mode, OffloadPolicy, OffloadRules};
 use crate::conn::record_path::Offer;
 use crate::sys::probe::{Ktls, Refusal, Rekey};
 use offramp_proto::{Aead, Cipher, CipherSet, Version};
@@ -37,9 +37,18 @@ pub enum RecordPath {
 }
 
 impl RecordPaths {
-    /// Those of a listener without TLS.
-    pub(super) fn without_tls() -> Self {
-        Self::userspace("no TLS")
+    /// Those of a listener, of which the kernel was `found` to carry what it can.
+    pub(super) fn of(listener: &Listener, found: &Ktls) -> Result<Self, StartError> {
+        let policy = listener.offload.policy;
+        match listener.mode {
+            Mode::Plain | Mode::Passthrough => Ok(Self::userspace("no TLS")),
+            _ if !listener.has_tls_over_unix() => Self::choose(&listener.offload, found),
+            _ if policy == OffloadPolicy::Always => {
+                Err(StartError::NoOffloadOverUnix { address: listener.listen.clone() })
+            }
+            // With TLS on both legs, those to the backend stay in userspace too: one policy holds for both.
+            _ => Ok(Self::userspace("a Unix socket")),
+        }
     }
 
     fn userspace(reason: &str) -> Self {
@@ -48,7 +57,7 @@ impl RecordPaths {
     }
 
     /// What the kernel may be asked for under `rules`, of what was `found` that it can do.
-    pub(super) fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
+    fn choose(rules: &OffloadRules, found: &Ktls) -> Result<Self, StartError> {
         if rules.policy == OffloadPolicy::Never {
             return Ok(Self::userspace("offload = never"));
         }
@@ -242,6 +251,26 @@ mod tests {
         }
         let named = RecordPath::found(set, None).to_string();
         assert_eq!(named, "kernel (aes-128-gcm, aes-256-gcm with TLS 1.3 only)");
+    }
+
+    #[test]
+    fn tls_over_a_unix_socket_stays_in_userspace() {
+        use crate::config::Routes;
+        use crate::sys::socket::Address;
+
+        let address = Address::Unix("/s".into());
+        let mut listener = Listener::new(address.clone(), Routes::to(address), Vec::new());
+        let found = found(Rekey::Supported);
+        for policy in [OffloadPolicy::Auto, OffloadPolicy::AfterBytes(1), OffloadPolicy::Never] {
+            listener.offload.policy = policy;
+            let paths = RecordPaths::of(&listener, &found).unwrap();
+            assert_eq!((paths.offer(), &paths.tx), (Offer::default(), &paths.rx), "{policy}");
+        }
+        listener.offload.policy = OffloadPolicy::Always;
+        let error = RecordPaths::of(&listener, &found).unwrap_err().to_string();
+        assert!(error.contains("clients on unix:/s: kernel TLS is a part of TCP; try: offload"), "{error}");
+        listener.mode = Mode::Plain;
+        assert_eq!(RecordPaths::of(&listener, &found).unwrap(), RecordPaths::userspace("no TLS"));
     }
 
     #[test]

@@ -108,7 +108,9 @@ impl Reloader {
             format!("; not in force until a restart: {}", waiting.join(", "))
         };
         let (workers, pin_workers) = (self.running.workers, self.running.pin_workers);
-        self.running = Config { workers, pin_workers, ..new };
+        // As they run: what the socket of one that stays was given stays too.
+        let listeners = in_force.listeners().cloned().collect();
+        self.running = Config { workers, pin_workers, listeners, ..new };
         let said = format!("listeners, pools, limits and timeouts in force; {}{rest}", texts.join("; "));
         Ok((said, warnings))
     }
@@ -117,9 +119,17 @@ impl Reloader {
 /// How messages call a configuration that was sent.
 pub const SENT: &str = "PUT /v1/config";
 
-/// What of `new` differs from what runs, and cannot change while it runs: the threads.
+/// What of `new` differs from what runs, and cannot change while it runs: the threads, and the files of Unix
+/// sockets.
 fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
+    let mode = |config: &Config| config.listeners.iter().map(|it| it.socket_access.mode).collect::<Vec<_>>();
+    let owner = |config: &Config| {
+        let owners = config.listeners.iter().map(|it| (it.socket_access.user, it.socket_access.group));
+        owners.collect::<Vec<_>>()
+    };
     let differs = [
+        (ConfigOption::SocketMode, mode(running) != mode(new)),
+        (ConfigOption::SocketOwner, owner(running) != owner(new)),
         (ConfigOption::Workers, running.workers != new.workers),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
     ];
@@ -138,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ConfigOption, Listener, Mode, Raw};
+    use crate::sys::socket::Address;
     use crate::tls::Tickets;
     use crate::tls::ticket_keys::KeyRing;
     use crate::worker::Command;
@@ -216,10 +227,11 @@ mod tests {
         apply(&mut reloader, first_config.clone()).unwrap();
         let [Command::Add(first)] = &*posted() else { panic!("one was added") };
         let mut two = first_config;
-        two.listeners.push(Listener { listen: "[::1]:0".parse().unwrap(), ..two.listeners[0].clone() });
+        two.listeners
+            .push(Listener { listen: Address::Tcp("[::1]:0".parse().unwrap()), ..two.listeners[0].clone() });
         apply(&mut reloader, two.clone()).unwrap();
         let [Command::Update { id, .. }, Command::Add(second)] = &*posted() else { panic!("one stays") };
-        assert!(*id == first.id && second.id != first.id && second.route.listen.is_ipv6());
+        assert!(*id == first.id && second.id != first.id && second.route.listen.tcp().unwrap().is_ipv6());
         assert_eq!(reloader.running, two);
         let other = Listener { mode: Mode::Plain, keepalive: false, ..two.listeners.remove(1) };
         two.listeners[0] = other;
@@ -228,7 +240,7 @@ mod tests {
             panic!("one goes, the other changes its mode")
         };
         assert!(*gone == first.id && *id == second.id && policy.near.tls().is_none() && !route.keepalive);
-        let taken = second.route.listen;
+        let taken = second.route.listen.clone();
         let mut third = two.clone();
         third.listeners[0].listen = taken;
         let why = apply(&mut reloader, third).unwrap_err();

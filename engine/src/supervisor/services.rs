@@ -5,7 +5,6 @@
 //! connections go on under the policy under which they began.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +12,7 @@ use super::descriptors::{Affordable, affordable, share};
 use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
+use super::unix_socket::{Bound, SocketFile, SocketFiles};
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
@@ -21,20 +21,27 @@ use crate::limit::{LimitRules, Limits};
 use crate::metrics::Expiries;
 use crate::pool::{ConnectionCount, Pool};
 use crate::sys::probe::Ktls;
+use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
 use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Services(Arc<Mutex<InForce>>);
+pub(super) struct Services {
+    in_force: Arc<Mutex<InForce>>,
+    /// Apart, so that the end waits for no reload, which may wait for a file.
+    files: SocketFiles,
+}
 
 impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
         let pools = Pools::new(mailboxes.len());
         let limits = pools.lock().limits(LimitRules::default(), None);
+        let files = SocketFiles::default();
         let in_force = InForce {
             mailboxes,
+            files: files.clone(),
             tickets,
             services: Vec::new(),
             next_id: 0,
@@ -48,19 +55,24 @@ impl Services {
             pools,
             limits,
         };
-        Self(Arc::new(Mutex::new(in_force)))
+        Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
 
     /// Does this with them, unless somebody has locked them. Whether it was done.
     pub(super) fn try_with(&self, what: impl FnOnce(&mut InForce)) -> bool {
-        let Ok(mut in_force) = self.0.try_lock() else { return false };
+        let Ok(mut in_force) = self.in_force.try_lock() else { return false };
         what(&mut in_force);
         true
     }
 
+    /// The end: removes the files of Unix sockets.
+    pub(super) fn end(&self) {
+        self.files.remove_all();
+    }
+
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
     pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,6 +81,8 @@ impl Services {
 pub(super) struct InForce {
     mailboxes: Arc<[Arc<Mailbox>]>,
     tickets: Arc<Tickets>,
+    /// Those of all Unix sockets.
+    files: SocketFiles,
     /// In the order of the configuration.
     services: Vec<Running>,
     next_id: u32,
@@ -93,7 +107,9 @@ pub(super) struct InForce {
 pub(super) struct Running {
     id: ServiceId,
     /// As it was bound.
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Address,
+    /// Of a Unix socket: removed with the last of what shares it.
+    file: Option<Arc<SocketFile>>,
     pub(super) listener: Listener,
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
@@ -179,28 +195,28 @@ impl InForce {
     /// A listener as it will run, with the sockets that it needs: none if it is the one that ran `before`.
     fn run(
         &mut self,
-        listener: Listener,
+        mut listener: Listener,
         before: Option<Running>,
         found: &Ktls,
     ) -> Result<(Running, Vec<OwnedFd>), StartError> {
         let legs = listener.load(Some(&self.tickets), before.as_ref().map(|it| &it.legs))?;
-        let records = match listener.mode {
-            Mode::Plain | Mode::Passthrough => RecordPaths::without_tls(),
-            _ => RecordPaths::choose(&listener.offload, found)?,
-        };
+        let records = RecordPaths::of(&listener, found)?;
         let workers = self.mailboxes.len();
         let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
         let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
-        let (id, listen, sockets) = match before {
-            Some(before) => (before.id, before.listen, Vec::new()),
+        let (id, listen, file, sockets) = match before {
+            Some(before) => {
+                listener.socket_access = before.listener.socket_access;
+                (before.id, before.listen, before.file, Vec::new())
+            }
             None => {
-                let sockets = sockets::listening(&listener, self.mailboxes.len(), &self.incoming_cpus)?;
-                let listen = sockets::bound(&sockets[0], listener.listen)?;
+                let bound = sockets::listening(&listener, workers, &self.incoming_cpus)?;
+                let Bound { listen, sockets, file } = bound;
                 self.next_id += 1;
-                (ServiceId(self.next_id), listen, sockets)
+                (ServiceId(self.next_id), listen, file.map(|file| self.files.add(file)), sockets)
             }
         };
-        Ok((Running { id, listen, listener, records, legs, connections }, sockets))
+        Ok((Running { id, listen, file, listener, records, legs, connections }, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
@@ -316,12 +332,12 @@ impl Running {
             })
         });
         Route {
-            listen: self.listen,
+            listen: self.listen.clone(),
             rules: rules.collect(),
             default: default.as_ref().and_then(place),
             destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
             connections: Arc::clone(&self.connections),
-            balancers: self.listener.accept_proxy.clone(),
+            accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
         }
@@ -354,7 +370,7 @@ impl Running {
             timeouts,
             offload: self.records.offer(),
             record_limit: self.listener.offload.record_limit,
-            accepts_proxy: !self.listener.accept_proxy.is_empty(),
+            accepts_proxy: self.listener.accept_proxy.is_on(),
             passes_tls_through: self.listener.mode == Mode::Passthrough,
             takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
             expect_no_pad: self.records.expects_no_pad(),

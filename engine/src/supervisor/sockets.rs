@@ -5,25 +5,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::StartError;
+use super::unix_socket::{self, Bound};
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Listener};
 use crate::sys::errno;
-use crate::sys::socket;
+use crate::sys::socket::{self, Address};
 use crate::worker;
 
-/// The listener's sockets, one for each worker, with their options; each prefers what arrives on its CPU of
+/// Binds the listener, with its options; each socket of TCP prefers what arrives on its CPU of
 /// `incoming_cpus`, where there are any.
 pub(super) fn listening(
     listener: &Listener,
     workers: usize,
     incoming_cpus: &[usize],
-) -> Result<Vec<OwnedFd>, StartError> {
-    let sockets = bind_workers(listener.listen, workers)?;
+) -> Result<Bound, StartError> {
+    let Address::Tcp(address) = listener.listen else { return unix_socket::listening(listener, workers) };
+    let sockets = bind_workers(address, workers)?;
     for socket in &sockets {
         worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
     }
     prefer_incoming(&sockets, incoming_cpus);
-    Ok(sockets)
+    Ok(Bound { listen: bound(&sockets[0], address)?.into(), sockets, file: None })
 }
 
 /// Each worker gets what arrives on its CPU. Where the option is refused, the kernel distributes by hash.
@@ -65,9 +67,9 @@ fn bind_workers(address: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, Sta
 
 /// Up to 2026-11 such a listener took IPv4 too, unless the host was configured otherwise.
 pub(super) fn note_ipv6_alone(config: &Config) {
-    let takes = |ip: IpAddr, port| config.listeners.iter().any(|one| one.listen == SocketAddr::new(ip, port));
-    for listener in &config.listeners {
-        let address = listener.listen;
+    let all = || config.listeners.iter().filter_map(|listener| listener.listen.tcp());
+    let takes = |ip: IpAddr, port| all().any(|one| one == SocketAddr::new(ip, port));
+    for address in all() {
         if address.ip() == Ipv6Addr::UNSPECIFIED && !takes(Ipv4Addr::UNSPECIFIED.into(), address.port()) {
             let other = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
             tracing::info!(

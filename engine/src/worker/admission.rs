@@ -84,7 +84,7 @@ impl Worker {
         let Some(served) = self.services.get(&service) else { return };
         self.counters.add(Counter::Accepted, 1);
         let route = Arc::clone(&served.route);
-        let has_balancers = !route.balancers.is_empty();
+        let has_balancers = route.accept_proxy.is_on();
         let counts = self.limits.counts_sources() && !has_balancers;
         let about = (counts || self.limits.logs_connections() || route.wants_about()).then(|| {
             self.next_connection += 1;
@@ -94,8 +94,7 @@ impl Worker {
         });
         let client = about.as_ref().and_then(|about| about.client);
         let source = match client {
-            // Who has no address any more is no balancer either.
-            _ if has_balancers && !client.is_some_and(|client| route.is_balancer(client.ip())) => {
+            _ if has_balancers && !route.accept_proxy.believes(client.map(|client| client.ip())) => {
                 Err(Fault::ProxyUntrusted)
             }
             Some(client) if counts => self.limits.enter(client.ip(), self.now).map(Some).map_err(refused),
@@ -119,8 +118,8 @@ impl Worker {
     fn turn_away(&mut self, route: &Route, client: Option<SocketAddr>, socket: OwnedFd, fault: Fault) {
         self.counters.add(Counter::Closed, 1);
         self.counters.fault(fault.index());
-        let listener = Some(route.listen);
-        let who = || Circumstances { client, listener, ..Circumstances::default() };
+        let listener = || Some(route.listen.clone());
+        let who = || Circumstances { client, listener: listener(), ..Circumstances::default() };
         self.faults.take(Kind::Fault(fault), self.now, who);
         // A Unix socket has no reset; its peer reads end of file.
         let _ = socket::abort_on_close(socket.as_fd());

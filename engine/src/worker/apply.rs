@@ -241,7 +241,12 @@ impl Executor<'_> {
         let accepted = slot.leg(Leg::Near).socket();
         let client = remembered.or_else(|| accepted.and_then(|socket| socket::peer_addr(socket).ok()));
         let backend = slot.target.endpoint(&slot.route).map(|endpoint| endpoint.address.clone());
-        Circumstances { client, listener: Some(slot.route.listen), backend, ..Circumstances::of(report) }
+        Circumstances {
+            client,
+            listener: Some(slot.route.listen.clone()),
+            backend,
+            ..Circumstances::of(report)
+        }
     }
 
     fn note(&mut self, id: SlotId, milestone: Milestone) {

@@ -110,7 +110,7 @@ fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
         }
     } else if let Some(about) = slot.about.take() {
         // Nobody asks for the rest of it any more; the socket would say that the client is the balancer.
-        let is_proxied = !slot.route.balancers.is_empty();
+        let is_proxied = slot.route.accept_proxy.is_on();
         slot.client = about.client.filter(|_| is_proxied).map(Box::new);
     }
     Event::Connected { preamble }

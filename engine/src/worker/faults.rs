@@ -66,7 +66,7 @@ impl Kind {
 pub(super) struct Circumstances {
     /// Who was accepted.
     pub(super) client: Option<SocketAddr>,
-    pub(super) listener: Option<SocketAddr>,
+    pub(super) listener: Option<Address>,
     pub(super) backend: Option<Address>,
     /// The description of the peer's alert, where that is the fault.
     pub(super) heard: Option<u8>,

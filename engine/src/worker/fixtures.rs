@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::route::Route;
+use crate::config::AcceptProxy;
 use crate::config::limits::{TCP_USER_TIMEOUT_DEFAULT, Timeouts};
 use crate::conn::policy::{Policy, Security};
 use crate::conn::record_path::Offer;
 use crate::pool::ConnectionCount;
+use crate::sys::socket::Address;
 
 /// No TLS on either leg.
 pub(super) fn policy() -> Arc<Policy> {
@@ -26,12 +28,12 @@ pub(super) fn policy() -> Arc<Policy> {
 /// To nowhere.
 pub(super) fn route() -> Arc<Route> {
     Arc::new(Route {
-        listen: ([127, 0, 0, 1], 1).into(),
+        listen: Address::Tcp(([127, 0, 0, 1], 1).into()),
         rules: Vec::new(),
         default: None,
         destinations: Vec::new(),
         connections: Arc::new(ConnectionCount::new(1)),
-        balancers: Vec::new(),
+        accept_proxy: AcceptProxy::Off,
         keepalive: false,
         tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
     })

@@ -43,8 +43,10 @@ enum State {
 }
 
 impl Listener {
-    pub(super) fn new(id: ServiceId, socket: OwnedFd) -> Self {
-        Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: true }
+    /// One whose socket other workers accept on too is accepted on one by one: with multishot, the worker
+    /// that waits first stays first in the socket's queue, and gets all connections.
+    pub(super) fn new(id: ServiceId, socket: OwnedFd, is_shared: bool) -> Self {
+        Self { id, socket: Some(socket), state: State::Single, started: 0, multishot: !is_shared }
     }
 
     /// What the connections that come from now on inherit.
@@ -172,7 +174,7 @@ mod tests {
     fn listener_changes_what_is_accepted_from_then_on() {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = socket.local_addr().expect("it is bound");
-        let listener = Listener::new(ServiceId(1), socket.try_clone().expect("a descriptor").into());
+        let listener = Listener::new(ServiceId(1), socket.try_clone().expect("a descriptor").into(), false);
         let mut held = Vec::new();
         for (keepalive, seconds) in [(true, 7), (false, 9), (true, 11)] {
             let time = Duration::from_secs(seconds);

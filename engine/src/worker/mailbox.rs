@@ -22,7 +22,8 @@ pub struct ServiceId(pub u32);
 pub struct Service {
     /// Names it.
     pub id: ServiceId,
-    /// Bound, listening, SO_REUSEPORT, TCP_NODELAY (accepted sockets inherit it).
+    /// Bound and listening. Of TCP each worker has its own, with SO_REUSEPORT and TCP_NODELAY (accepted
+    /// sockets inherit it); a Unix socket is the same for all.
     pub listener: OwnedFd,
     /// What holds for its connections.
     pub policy: Arc<Policy>,

@@ -2,6 +2,7 @@
 //! handshake came to (the PROXY protocol's specification, haproxy.org, versions 1 and 2).
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use proxy_header::{ProxiedAddress, ProxyHeader as Header, SslInfo, Tlv};
 
@@ -45,26 +46,24 @@ impl ProxyHeader {
         bytes
     }
 
-    /// Writes the header of a connection into an empty `buf`. Without both addresses, as of a client on a
-    /// Unix socket, it says that they are unknown.
+    /// Writes the header of a connection into an empty `buf`. Where there are no addresses, as on a Unix
+    /// socket, or those of two families, it says that they are unknown: UNKNOWN, or LOCAL without a family,
+    /// as HAProxy does. HAProxy refuses PROXY without a family (`conn_recv_proxy`).
     pub(super) fn write(self, about: &About, buf: &mut Buf) {
-        let addresses =
-            about.client.zip(about.local).map(|(client, local)| ProxiedAddress::stream(client, local));
+        let of_one_family = |(client, local): &(SocketAddr, SocketAddr)| client.is_ipv4() == local.is_ipv4();
+        let addresses = about.client.zip(about.local).filter(of_one_family);
+        let addresses = addresses.map(|(client, local)| ProxiedAddress::stream(client, local));
         let mut bytes = Vec::with_capacity(256);
         let written = match self.version {
             SendProxy::Off => return,
             SendProxy::V1 => {
                 addresses.map_or_else(Header::with_local, Header::with_address).encode_v1(&mut bytes)
             }
-            SendProxy::V2 => {
-                let tlvs = self.tlvs(about);
-                Header::with_tlvs(addresses, tlvs).encode_v2(&mut bytes)
-            }
+            SendProxy::V2 => Header::with_tlvs(addresses, self.tlvs(about)).encode_v2(&mut bytes),
         };
-        if written.is_err() {
-            // Addresses of two families: nobody can be told of both.
-            bytes = self.local();
-        } else if self.version == SendProxy::V2 && self.tlvs.crc32c {
+        // One family and bounded fields: nothing is left that could be refused.
+        debug_assert!(written.is_ok(), "{written:?}");
+        if self.version == SendProxy::V2 && self.tlvs.crc32c {
             seal(&mut bytes);
         }
         buf.extend(&bytes);
@@ -226,6 +225,15 @@ mod tests {
     fn addresses_of_two_families_are_unknown() {
         let about = About { local: "[::1]:443".parse().ok(), ..about(false, None) };
         assert_eq!(header(SendProxy::V1, ALL, &about), b"PROXY UNKNOWN\r\n");
-        assert_eq!(header(SendProxy::V2, ALL, &about).len(), 16);
+        let expected = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+        assert_eq!(header(SendProxy::V2, ProxyTlvs::default(), &about), expected);
+        let unix = About { client: None, local: None, ..about };
+        let bytes = header(SendProxy::V2, ALL, &unix);
+        let (read, _) = Header::parse(&bytes, ParseConfig::default()).expect("a header");
+        assert_eq!(bytes[12..14], [0x20, 0x00], "the command LOCAL and no family");
+        assert_eq!((read.alpn(), read.authority()), (Some(&b"msrp"[..]), Some("a.example")));
+        let mut zeroed = bytes.clone();
+        zeroed.last_chunk_mut::<4>().expect("a checksum").fill(0);
+        assert_eq!(read.crc32c(), Some(crc32c::crc32c(&zeroed)));
     }
 }

@@ -1,21 +1,20 @@
 //! Where the connections of a service go: rules that lead to pools.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::about::About;
 use super::proxy::ProxyHeader;
+use crate::config::AcceptProxy;
 use crate::config::limits::TCP_USER_TIMEOUT_DEFAULT;
 use crate::pool::{ConnectionCount, Pool};
+use crate::sys::socket::Address;
 
 /// Where the connections of a service come from and go to; each worker has its own.
 #[derive(Debug)]
 pub struct Route {
     /// Where the listener is bound.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// The first one that matches decides.
     pub rules: Vec<Rule>,
     /// Where connections go that match none, in `destinations`; without one they are refused.
@@ -24,9 +23,8 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// The connections of the service, in all workers.
     pub connections: Arc<ConnectionCount>,
-    /// The networks of the balancers in front, whose PROXY headers are believed; with none there are no
-    /// balancers.
-    pub balancers: Vec<IpNet>,
+    /// The balancers in front, whose PROXY headers are believed.
+    pub accept_proxy: AcceptProxy,
     /// Whether TCP asks endpoints on other hosts if they are still there.
     pub keepalive: bool,
     /// How long TCP waits for endpoints to acknowledge, or to take what was sent.
@@ -74,14 +72,14 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 impl Route {
     /// All connections of a listener that is bound there go to one pool, in a process of one worker.
     #[must_use]
-    pub fn to(listen: SocketAddr, pool: Pool) -> Self {
+    pub fn to(listen: impl Into<Address>, pool: Pool) -> Self {
         Self {
-            listen,
+            listen: listen.into(),
             rules: Vec::new(),
             default: Some(0),
             destinations: vec![Destination { pool, proxy: None }],
             connections: Arc::new(ConnectionCount::new(1)),
-            balancers: Vec::new(),
+            accept_proxy: AcceptProxy::Off,
             keepalive: true,
             tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
         }
@@ -93,12 +91,7 @@ impl Route {
     pub fn wants_about(&self) -> bool {
         let wants =
             |it: &Destination| it.proxy.is_some() || it.pool.wants_client() || it.pool.wants_server_name();
-        !self.rules.is_empty() || !self.balancers.is_empty() || self.destinations.iter().any(wants)
-    }
-
-    /// Whether somebody who connects from there may say who the client is.
-    pub(super) fn is_balancer(&self, address: IpAddr) -> bool {
-        self.balancers.iter().any(|network| network.contains(&address))
+        !self.rules.is_empty() || self.accept_proxy.is_on() || self.destinations.iter().any(wants)
     }
 
     /// Where a connection goes, as a place in [`Route::destinations`].

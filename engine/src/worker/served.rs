@@ -32,7 +32,7 @@ impl Served {
     /// For the connections that are accepted from now on.
     fn update(&mut self, policy: Arc<Policy>, route: Arc<Route>) {
         let inherited = |route: &Route| (route.keepalive, route.tcp_user_timeout);
-        if inherited(&route) != inherited(&self.route) {
+        if !route.listen.is_unix() && inherited(&route) != inherited(&self.route) {
             self.listener.set_inherited(route.keepalive, route.tcp_user_timeout);
         }
         (self.policy, self.route) = (policy, route);
@@ -41,7 +41,7 @@ impl Served {
     /// For the log.
     pub(super) fn circumstances_of_accept(&self, errno: i32, hint: &'static str) -> Circumstances {
         let evidence = Evidence { errno: Some(errno), ..Evidence::default() };
-        let listener = Some(self.route.listen);
+        let listener = Some(self.route.listen.clone());
         Circumstances { listener, evidence, hint: Some(hint), ..Circumstances::default() }
     }
 }
@@ -76,7 +76,7 @@ impl Worker {
     }
 
     fn add(&mut self, Service { id, listener, policy, route }: Service) {
-        let mut listener = Listener::new(id, listener);
+        let mut listener = Listener::new(id, listener, route.listen.is_unix());
         if self.draining {
             listener.close(&mut self.ring);
         } else {

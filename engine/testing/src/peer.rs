@@ -3,6 +3,9 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -124,6 +127,20 @@ pub fn dial(addr: SocketAddr) -> TcpStream {
     tcp
 }
 
+/// The same on a Unix socket, as a configuration writes it (`unix:/path`, `unix:@name`). The descriptor is
+/// that of a Unix socket: of TcpStream's methods those work that are not about TCP.
+pub fn dial_unix(address: &str) -> TcpStream {
+    let address = address.strip_prefix("unix:").expect("a Unix socket");
+    let unix = match address.strip_prefix('@') {
+        Some(name) => UnixAddr::from_abstract_name(name).and_then(|name| UnixStream::connect_addr(&name)),
+        None => UnixStream::connect(address),
+    };
+    let unix = unix.expect("the server accepts");
+    unix.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    unix.set_write_timeout(Some(PATIENCE)).expect("a socket option");
+    TcpStream::from(OwnedFd::from(unix))
+}
+
 /// Connects, says `words` and reads to the end, against a server that may reset the connection at any
 /// moment: before the system call that makes it has returned, too.
 pub fn end_of_dial(addr: SocketAddr, words: &[u8]) -> (Vec<u8>, End) {
@@ -159,10 +176,15 @@ pub struct Peer {
 impl Peer {
     /// Connected, nothing sent.
     pub fn dial(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
+        Self::over(dial(addr), config, name)
+    }
+
+    /// A client on this connection; nothing is sent.
+    pub fn over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> Self {
         let name = name.to_owned().try_into().expect("a server name");
         let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
         tls.set_buffer_limit(None);
-        Self { tls, tcp: dial(addr) }
+        Self { tls, tcp }
     }
 
     /// Connected and handshaken.

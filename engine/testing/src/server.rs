@@ -16,7 +16,7 @@ use crate::tools::{
 /// A running server. Dropped while it runs, it is killed; dropped in a panic, it says all that it knows.
 pub struct TestServer {
     process: Process,
-    /// Where it listens for TLS.
+    /// Where it listens for TLS; port 0 where its first listener is on a Unix socket.
     pub addr: SocketAddr,
     admin: SocketAddr,
     /// The line that it printed when ready.
@@ -132,9 +132,12 @@ impl Setup {
         } else {
             process.await_ready()
         };
-        let addr = address_after(&ready, "listening on ").expect("the ready line names the listener");
+        let is_unix = ready.contains("listening on unix:");
+        let addr = address_after(&ready, "listening on ").or(is_unix.then_some(([127, 0, 0, 1], 0).into()));
+        let addr = addr.expect("the ready line names the listener");
         let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
-        assert!(addr.port() != 0 && admin.port() != 0, "the ready line names the real ports: {ready}");
+        let has_ports = is_unix || addr.port() != 0 && admin.port() != 0;
+        assert!(has_ports, "the ready line names the real ports: {ready}");
         TestServer { process, addr, admin, ready, files }
     }
 }

@@ -45,4 +45,5 @@ mod slow;
 mod sockets;
 mod stapling;
 mod startup;
+mod unix;
 mod vouching;

@@ -4,14 +4,17 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 
 use crate::peers::Client;
+use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::NAME;
-use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, plain};
+use offramp_testing::rng::hex;
 use offramp_testing::server::{Setup, TestServer};
 use offramp_testing::tools::{eventually, have, in_guest, patiently, scratch, skip, text};
 
@@ -66,6 +69,21 @@ impl Reader {
                  frontend reader\n  bind {addr} accept-proxy\n\
                  \x20 http-request return status 200 content-type text/plain lf-string \
                  \"{MARK}%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]\\n\"\n"
+            )
+        };
+        Self::start("haproxy", "-db -f configuration", HTTP, configuration)
+    }
+
+    /// Passes connections on to a Unix socket, each with a header.
+    fn haproxy_before(path: &Path) -> Option<Self> {
+        let configuration = |addr| {
+            format!(
+                "global\n  log stdout format raw local0 debug\n  maxconn 64\n\
+                 defaults\n  mode tcp\n  log global\n\
+                 \x20 timeout connect 60s\n  timeout client 60s\n  timeout server 60s\n\
+                 frontend balancer\n  bind {addr}\n  default_backend offramp\n\
+                 backend offramp\n  server offramp unix@{} send-proxy-v2\n",
+                path.display()
             )
         };
         Self::start("haproxy", "-db -f configuration", HTTP, configuration)
@@ -347,4 +365,46 @@ fn without_a_proxy_header_kamailio_sees_no_client() {
     assert_eq!(visit.seen(4)[2..], own, "the addresses are those of its own connection");
     offramp.settled();
     offramp.stop();
+}
+
+/// HAProxy on the same host as a balancer.
+#[test]
+fn proxy_header_of_haproxy_is_believed_over_unix() {
+    let files = scratch();
+    let path = files.path().join("s.sock");
+    let backend = Backend::start(BackendBehavior::TakesProxy);
+    let flags =
+        format!("--listen unix:{} --offload auto --accept-proxy unix: --send-proxy v1", path.display());
+    let offramp = Setup::new(backend.addr).flags(&flags).start();
+    let Some(haproxy) = Reader::haproxy_before(&path) else { return };
+    for version in BOTH {
+        let mut peer = Peer::open(haproxy.addr, &plain(version));
+        let client = peer.tcp.local_addr().expect("it is connected");
+        let ends = format!("{} {} {} {}", client.ip(), haproxy.addr.ip(), client.port(), haproxy.addr.port());
+        let expected = format!("{}\n", hex(format!("PROXY TCP4 {ends}\r\n").as_bytes()));
+        assert_eq!(String::from_utf8(peer.receive(expected.len())).expect("text"), expected, "{version:?}");
+        peer.ping(b"there and back");
+    }
+    drop(haproxy);
+    offramp.stop();
+}
+
+/// A client on a Unix socket has no address: HAProxy goes on with that of its own connection.
+#[test]
+fn proxy_header_of_a_unix_client_is_taken_by_haproxy() {
+    let Some(haproxy) = Reader::haproxy() else { return };
+    let files = scratch();
+    let listen = format!("unix:{}", files.path().join("s.sock").display());
+    let more = format!("--send-proxy v2 --proxy-tlvs {TLVS}");
+    for flags in ["--send-proxy v1", "--send-proxy v2", &more] {
+        let offramp = before(&haproxy, &format!("--listen {listen} --offload auto {flags}"));
+        let mut peer = Peer::over(dial_unix(&listen), &plain(Version::Tls13), NAME);
+        peer.handshake().expect("the handshake");
+        peer.send(haproxy.request.as_bytes());
+        let seen = marked_line(&mut peer).expect("the reader answers");
+        assert_eq!(seen[2..4], [haproxy.addr.ip().to_string(), haproxy.addr.port().to_string()]);
+        assert!(seen[0] == "127.0.0.1", "{flags}: {seen:?}");
+        drop(peer);
+        offramp.stop();
+    }
 }

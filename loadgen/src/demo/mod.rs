@@ -89,6 +89,7 @@ pub fn run(total: Duration, mut progress: impl FnMut(&str)) -> Result<Report> {
 #[derive(Debug)]
 pub struct Terminator {
     engine: Engine,
+    address: SocketAddr,
     /// What it presents.
     pub identity: Identity,
     // Ends after the engine, whose plain legs it serves.
@@ -105,13 +106,14 @@ impl Terminator {
         let backend = Backend::start(1).context("the backend did not start")?;
         let engine =
             Engine::start(config(backend.address(), &identity)).context("the engine did not start")?;
-        Ok(Self { engine, identity, _backend: backend })
+        let address = engine.local_addr().context("the engine listens on no TCP address")?;
+        Ok(Self { engine, address, identity, _backend: backend })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn target(&self) -> Target {
-        Target { host: SERVER_NAME.to_owned(), address: self.engine.local_addr() }
+        Target { host: SERVER_NAME.to_owned(), address: self.address }
     }
 
     /// Ends it.
@@ -127,7 +129,8 @@ impl Terminator {
 fn config(backend: SocketAddr, identity: &Identity) -> Config {
     let files =
         IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
-    let (listen, routes) = ((Ipv4Addr::LOCALHOST, 0).into(), Routes::to(Address::Tcp(backend)));
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let routes = Routes::to(Address::Tcp(backend));
     let listener = Listener::new(listen, routes, vec![files]);
     Config { workers: WORKERS, max_connections: CONNECTIONS_MAX, ..Config::new(vec![listener]) }
 }

@@ -16,7 +16,8 @@ pub(crate) fn start(backend: SocketAddr, identity: &Identity, tickets: bool) -> 
     }
     let files =
         IdentityFiles { certificate: identity.certificate_file(), key: identity.key_file(), ocsp: None };
-    let (listen, routes) = ((Ipv4Addr::LOCALHOST, 0).into(), Routes::to(Address::Tcp(backend)));
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let routes = Routes::to(Address::Tcp(backend));
     let listener = Listener { tickets, ..Listener::new(listen, routes, vec![files]) };
     let config = Config { max_connections: 64, ..Config::new(vec![listener]) };
     Some(Engine::start(config).expect("the engine starts"))
