@@ -4,7 +4,7 @@ use super::admin_address::AdminAddress;
 use super::files::Ask;
 use super::{Control, StartError, ticket_clock, watch};
 use crate::admin::{ConfigTask, Refusal};
-use crate::config::{Config, ConfigError, ConfigOption, Loaded, OffloadPolicy};
+use crate::config::{Config, ConfigError, ConfigOption, Listener, Loaded, OffloadPolicy, SocketAccess};
 use crate::sys::probe::{self, Ktls, Rekey};
 use offramp_proto::CipherSet;
 
@@ -122,14 +122,14 @@ pub const SENT: &str = "PUT /v1/config";
 /// What of `new` differs from what runs, and cannot change while it runs: the threads, and the files of Unix
 /// sockets.
 fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
-    let mode = |config: &Config| config.listeners.iter().map(|it| it.socket_access.mode).collect::<Vec<_>>();
-    let owner = |config: &Config| {
-        let owners = config.listeners.iter().map(|it| (it.socket_access.user, it.socket_access.group));
-        owners.collect::<Vec<_>>()
+    let staying = || {
+        let before = |it: &Listener| running.listeners.iter().find(|before| before.listen == it.listen);
+        new.listeners.iter().filter_map(move |it| Some((before(it)?.socket_access, it.socket_access)))
     };
+    let owner = |access: SocketAccess| (access.user, access.group);
     let differs = [
-        (ConfigOption::SocketMode, mode(running) != mode(new)),
-        (ConfigOption::SocketOwner, owner(running) != owner(new)),
+        (ConfigOption::SocketMode, staying().any(|(before, it)| before.mode != it.mode)),
+        (ConfigOption::SocketOwner, staying().any(|(before, it)| owner(before) != owner(it))),
         (ConfigOption::Workers, running.workers != new.workers),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
     ];
@@ -147,7 +147,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{ConfigOption, Listener, Mode, Raw};
+    use crate::config::{ConfigOption, Mode, Raw};
     use crate::sys::socket::Address;
     use crate::tls::Tickets;
     use crate::tls::ticket_keys::KeyRing;

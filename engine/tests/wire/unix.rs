@@ -192,7 +192,7 @@ fn unix_socket_of_another_process_is_not_taken() {
     let server = place.setup("").start();
     let before = inode(&place.path);
     let said = place.refused("");
-    let expected = format!("offramp: listen: {} is in use: another process", place.address());
+    let expected = format!("offramp: --listen: listen: {} is in use: another process", place.address());
     assert!(said.contains(&expected) && said.contains("ss -xlp"), "{said}");
     assert_eq!(inode(&place.path), before);
     place.ping();
