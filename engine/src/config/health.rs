@@ -1,6 +1,7 @@
 //! Health checks of endpoints, and what of a pool has no effect without another key.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::limits::HEALTH_TEXT_BYTES;
 use super::{ConfigError, ConfigOption, Given, Mode, Pool, Raw, SendProxy};
@@ -30,6 +31,16 @@ impl HealthCheck {
             "tls" => Some(Self::Tls),
             _ => None,
         }
+    }
+}
+
+/// What is sent to a probed endpoint. A password may be in it: it is shown nowhere.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HealthSend(pub Vec<u8>);
+
+impl fmt::Debug for HealthSend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HealthSend({} bytes)", self.0.len())
     }
 }
 
@@ -147,6 +158,14 @@ mod tests {
     }
 
     #[test]
+    fn health_send_is_not_shown() {
+        let listener = "listen = \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\nmode = \"plain\"";
+        let error = read(&format!("{listener}\nhealth_send = 'AUTH hunter2\\q'")).unwrap_err();
+        assert!(error.starts_with("o.toml:4: health_send = ") && !error.contains("hunter2"), "{error}");
+        assert_eq!(format!("{:?}", HealthSend(b"AUTH hunter2".to_vec())), "HealthSend(12 bytes)");
+    }
+
+    #[test]
     fn health_texts_of_a_pool_replace_those_of_the_top() {
         let config = read(
             "mode = \"plain\"\nhealth_check = \"tcp\"\nhealth_expect = \"+PONG\"\n\
@@ -157,7 +176,7 @@ mod tests {
         );
         let listeners = config.expect("it is meant for a").listeners;
         let pool = listeners[0].routes.default.as_ref().expect("a pool");
-        assert_eq!((&*pool.health_send, &*pool.health_expect), (&b"PING\r\n"[..], &b"+PONG"[..]));
+        assert_eq!((&*pool.health_send.0, &*pool.health_expect), (&b"PING\r\n"[..], &b"+PONG"[..]));
     }
 
     #[test]
@@ -167,7 +186,7 @@ mod tests {
         for (text, expected) in [
             (
                 pool("health_send = \"x\"\n"),
-                "o.toml:5: health_send = \"x\" is refused: allowed is nothing without",
+                "o.toml:5: health_send = \"…\" is refused: allowed is nothing without",
             ),
             (
                 pool("health_expect = \"x\"\n"),
@@ -182,12 +201,15 @@ mod tests {
                 "o.toml:6: proxy_tlvs = \"alpn\" is refused: allowed is nothing without send_proxy = \"v2\"",
             ),
             (format!("proxy_tlvs = [\"alpn\"]\n{}", pool("")), "o.toml:2: proxy_tlvs = \"alpn\" is refused"),
-            (format!("health_send = \"x\"\n{}", pool("")), "o.toml:2: health_send = \"x\" is refused"),
+            (format!("health_send = \"x\"\n{}", pool("")), "o.toml:2: health_send = \"…\" is refused"),
             (
                 pool("health_check = \"tls\"\n"),
                 "o.toml:5: health_check = \"tls\" is refused: allowed is off or tcp for the pool a",
             ),
-            (pool("health_check = \"tcp\"\nhealth_send = \"\"\n"), "o.toml:6: health_send = \"\" is refused"),
+            (
+                pool("health_check = \"tcp\"\nhealth_send = \"\"\n"),
+                "o.toml:6: health_send = \"…\" is refused",
+            ),
             (pool("health_check = \"tcp\"\nhealth_send = '\\q'\n"), "allowed is 1 to 1024 bytes, in which"),
         ] {
             let error = read(&format!("mode = \"plain\"\n{text}{listener}")).unwrap_err();
@@ -196,7 +218,7 @@ mod tests {
         let own = "mode = \"plain\"\n[[listener]]\nlisten = \"127.0.0.1:1\"\nbackend = \"10.0.0.1:1\"\n";
         for (key, expected) in [
             ("health_check = \"tls\"\n", "o.toml:5: health_check = \"tls\" is refused"),
-            ("health_send = \"x\"\n", "o.toml:5: health_send = \"x\" is refused"),
+            ("health_send = \"x\"\n", "o.toml:5: health_send = \"…\" is refused"),
         ] {
             let error = read(&format!("{own}{key}")).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -37,7 +37,7 @@ pub use offramp_core::config::{
     PostQuantum, TrustAnchor, UnknownName,
 };
 
-pub use health::HealthCheck;
+pub use health::{HealthCheck, HealthSend};
 pub use offload::{KeyUpdatePolicy, OffloadDirections, OffloadPolicy, OffloadRules};
 pub use origins::Origins;
 pub use pinning::Pinning;

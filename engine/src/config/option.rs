@@ -347,7 +347,9 @@ impl Given {
     /// The error that names it, for whoever knows what is allowed.
     #[must_use]
     pub fn refused(self, key: ConfigOption, allowed: impl fmt::Display) -> ConfigError {
-        ConfigError::Refused { origin: self.origin, key, value: self.value, allowed: allowed.to_string() }
+        // A password may be in it.
+        let value = if key == ConfigOption::HealthSend { "…".to_owned() } else { self.value };
+        ConfigError::Refused { origin: self.origin, key, value, allowed: allowed.to_string() }
     }
 }
 

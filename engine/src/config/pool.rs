@@ -12,7 +12,7 @@ use super::limits::{
     ENDPOINTS, MAX_CONNECTIONS, POOLS, RESOLVE_INTERVAL_DEFAULT, Span, UNIX_PATH_BYTES, WEIGHT,
 };
 use super::option::Scope;
-use super::{ConfigError, ConfigOption, Given, HealthCheck, Raw, RawPool, health};
+use super::{ConfigError, ConfigOption, Given, HealthCheck, HealthSend, Raw, RawPool, health};
 use crate::pool::Balance;
 
 /// Endpoints of which one gets each connection, and how they are treated.
@@ -31,7 +31,7 @@ pub struct Pool {
     /// Whether it is probed.
     pub health_check: HealthCheck,
     /// What a probe sends; nothing if empty.
-    pub health_send: Vec<u8>,
+    pub health_send: HealthSend,
     /// What the answer to a probe has to contain; anything if empty.
     pub health_expect: Vec<u8>,
     /// How long an endpoint that came up again gets fewer connections than its weight says; zero for not.
@@ -167,7 +167,7 @@ impl Pool {
             send_proxy: SendProxy::default(),
             proxy_tlvs: ProxyTlvs::default(),
             health_check: HealthCheck::default(),
-            health_send: Vec::new(),
+            health_send: HealthSend::default(),
             health_expect: Vec::new(),
             slow_start: Duration::ZERO,
             resolve_interval: RESOLVE_INTERVAL_DEFAULT,
@@ -316,7 +316,7 @@ impl Raw {
             health_check: self
                 .parsed(ConfigOption::HealthCheck, HealthCheck::ALLOWED, HealthCheck::parse)?
                 .unwrap_or_default(),
-            health_send: self.health_text(ConfigOption::HealthSend)?,
+            health_send: HealthSend(self.health_text(ConfigOption::HealthSend)?),
             health_expect: self.health_text(ConfigOption::HealthExpect)?,
             slow_start: self.duration(ConfigOption::SlowStart, Span::SLOW_START)?.unwrap_or_default(),
             resolve_interval: self

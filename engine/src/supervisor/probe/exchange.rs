@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::buf::{BUF_BYTES, Buf, SMALL_BYTES};
+use crate::config::HealthSend;
 use crate::config::limits::{HEALTH_ANSWER_BYTES_MAX, PROBE_DEADLINE};
 use crate::conn::fault::{Fault, alert};
 use crate::sys::errno;
@@ -26,7 +27,7 @@ pub(in crate::supervisor) struct Check {
     /// In the client's role, without sessions; none without TLS.
     pub(in crate::supervisor) tls: Option<TlsPolicy>,
     /// What is sent first; nothing if empty.
-    pub(in crate::supervisor) send: Vec<u8>,
+    pub(in crate::supervisor) send: HealthSend,
     /// What the answer has to contain; anything if empty.
     pub(in crate::supervisor) expect: Vec<u8>,
 }
@@ -34,7 +35,7 @@ pub(in crate::supervisor) struct Check {
 impl Check {
     /// Whether it is over once the endpoint is connected.
     pub(super) fn only_connects(&self) -> bool {
-        self.tls.is_none() && self.send.is_empty() && self.expect.is_empty()
+        self.tls.is_none() && self.send.0.is_empty() && self.expect.is_empty()
     }
 }
 
@@ -196,7 +197,7 @@ impl Exchange {
     /// Appends what is to be sent to the endpoint.
     fn ask(&mut self) -> Result<(), Problem> {
         let check = Arc::clone(&self.check);
-        self.seal(RecordType::ApplicationData, &check.send)
+        self.seal(RecordType::ApplicationData, &check.send.0)
     }
 
     fn seal(&mut self, record_type: RecordType, plaintext: &[u8]) -> Result<(), Problem> {

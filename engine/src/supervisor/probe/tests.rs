@@ -10,7 +10,7 @@ use rustls::{HandshakeKind, ServerConnection, StreamOwned};
 
 use super::*;
 use crate::config::limits::{HEALTH_ANSWER_BYTES_MAX, TICK};
-use crate::config::{Originate, PeerRules, PostQuantum, TrustAnchor, UnknownName};
+use crate::config::{HealthSend, Originate, PeerRules, PostQuantum, TrustAnchor, UnknownName};
 use crate::supervisor::pools::now;
 use crate::tls::{Settings, Tickets, TlsPolicy, TlsRole};
 
@@ -27,7 +27,7 @@ fn endpoint<T: Send + 'static>(
 }
 
 fn plain(send: &[u8], expect: &[u8]) -> Check {
-    Check { send: send.to_vec(), expect: expect.to_vec(), ..Check::default() }
+    Check { send: HealthSend(send.to_vec()), expect: expect.to_vec(), ..Check::default() }
 }
 
 fn job(serial: u64, address: SocketAddr, check: Check) -> Job {
