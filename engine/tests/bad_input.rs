@@ -429,7 +429,7 @@ fn health_checks_without_effect_are_refused() {
     let unprobed = "is refused: allowed is nothing without health_check = \"tcp\" or \"tls\"";
     place.assert_refused(
         &format!("health_send = 'PING\\r\\n'\n{IDENTITY}"),
-        &[&line(0), "health_send = \"PING\\\\r\\\\n\"", unprobed],
+        &[&line(0), "health_send = \"…\"", unprobed],
     );
     place.assert_refused(
         &format!("health_check = \"off\"\nhealth_expect = \"+PONG\"\n{IDENTITY}"),
