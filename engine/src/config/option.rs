@@ -221,7 +221,7 @@ options! {
     AcceptProxy: "accept_proxy", "--accept-proxy", "NETWORK|unix:",
         default "none is expected", Listener List,
         "The networks of the balancers that connect, each with a PROXY header that says who the client is; \
-         others are refused. unix: stands for whoever may connect to the Unix socket";
+         others are refused. unix: accepts every client of the listener's Unix socket";
     ConnectionLog: "connection_log", "--connection-log", "N",
         default "0", Process Number,
         "Connections per second that get a line in the log when they end";
@@ -270,8 +270,8 @@ options! {
         "New connections per second; then accepting pauses";
     BufferMemory: "limits.buffer_memory", "--buffer-memory", "SIZE",
         default "no limit", Process Text,
-        "Memory for what was received and not yet sent; then receiving pauses, and connections end whose \
-         bytes have waited longest";
+        "Memory for bytes received and not yet sent; at the limit receiving pauses, and connections whose \
+         bytes have waited longest end";
     FullHandshakeRate: "limits.full_handshake_rate", "--full-handshake-rate", "N",
         default "no limit", Process Number,
         "Full handshakes of clients per second; more are refused, while resumed ones pass";

@@ -1,8 +1,12 @@
 //! How many connections there are descriptors for.
 
+use std::num::NonZeroUsize;
+
 use super::StartError;
 use crate::config::Config;
-use crate::config::limits::{SPARE_LISTENERS, connections_within, descriptors_needed};
+use crate::config::limits::{
+    BUFFER_MEMORY_PER_WORKER, SPARE_LISTENERS, connections_within, descriptors_needed,
+};
 use crate::sys::socket;
 
 /// What there is of descriptors for the connections of a configuration.
@@ -25,6 +29,7 @@ pub(super) fn affordable(config: &Config, workers: usize, inherited: u64) -> Res
     if config.max_connections < workers {
         return Err(StartError::TooFewConnections { asked: config.max_connections, workers });
     }
+    check_buffer_memory(config, workers)?;
     let limit =
         socket::raise_nofile_limit().map_err(|error| StartError::resource("the descriptor limit", &error))?;
     let listeners = config.listeners.len() + SPARE_LISTENERS;
@@ -42,6 +47,17 @@ pub(super) fn affordable(config: &Config, workers: usize, inherited: u64) -> Res
         config.max_connections
     );
     Ok(Affordable { max_connections: affordable, warning: Some(warning) })
+}
+
+/// A file may ask for fewer workers, with less memory, than run until a restart.
+fn check_buffer_memory(config: &Config, workers: usize) -> Result<(), StartError> {
+    let least = BUFFER_MEMORY_PER_WORKER.saturating_mul(workers);
+    match config.limits.buffer_memory.map(NonZeroUsize::get).filter(|asked| *asked < least) {
+        Some(asked) => {
+            Err(StartError::LittleBufferMemory { asked_mib: asked >> 20, least_mib: least >> 20, workers })
+        }
+        None => Ok(()),
+    }
 }
 
 /// What falls to one worker of `total` connections: the first ones get what does not divide.
@@ -72,6 +88,11 @@ mod tests {
             affordable(&config, 9, 0),
             Err(StartError::TooFewConnections { asked: 8, workers: 9 })
         ));
+        config.limits.buffer_memory = NonZeroUsize::new(16 << 20);
+        assert!(affordable(&config, 2, 0).is_ok());
+        let error = affordable(&config, 3, 0).unwrap_err().to_string();
+        assert!(error.contains("24MiB or more") && error.contains("3 workers run"), "{error}");
+        config.limits.buffer_memory = None;
         let limit = socket::raise_nofile_limit().unwrap();
         let spare = descriptors_needed(4, 2, SPARE_LISTENERS);
         let lowered = affordable(&config, 2, limit - spare).unwrap();

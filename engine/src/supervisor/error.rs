@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::config::Origins;
+use crate::config::limits::BUFFER_MEMORY_PER_WORKER;
 use crate::sys::errno;
 use crate::sys::socket::Address;
 use crate::tls::KeyFileError;
@@ -75,6 +76,20 @@ pub enum StartError {
         /// As many as run.
         workers: usize,
     },
+    /// Less memory for buffers than each worker needs.
+    #[error(
+        "limits.buffer_memory of {asked_mib}MiB is refused: allowed is {least_mib}MiB or more, {} MiB per \
+         worker; {workers} workers run until a restart",
+        BUFFER_MEMORY_PER_WORKER >> 20
+    )]
+    LittleBufferMemory {
+        /// As configured.
+        asked_mib: usize,
+        /// For as many workers as run.
+        least_mib: usize,
+        /// As many as run.
+        workers: usize,
+    },
     /// The system gave no thread, descriptor or the like.
     #[error("the system gives no {what}: {cause}; try: ulimit -a, and the limits of the container or unit")]
     Resource {
@@ -126,6 +141,7 @@ impl StartError {
                 let is_it = |one: &str| one.parse().map(Address::Tcp).is_ok_and(|one| one == *address);
                 value.split(',').map(str::trim).any(|one| is_it(one) || one == address.to_string())
             }),
+            Self::LittleBufferMemory { .. } => origins.of_key("limits.buffer_memory", is_any),
             Self::NoOffload { .. } => origins.of_key("offload", |value| value == "always"),
             Self::TooFewConnections { .. } | Self::Descriptors { .. } => {
                 origins.of_key("max_connections", is_any)

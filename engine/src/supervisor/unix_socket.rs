@@ -214,7 +214,7 @@ fn unowned(user: Option<u32>, group: Option<u32>, error: &io::Error) -> String {
     let hint = if error.raw_os_error() == Some(libc::EPERM) {
         "only root may give a file away, and others to a group of their own alone; try: socket_owner = \
          \":GROUP\" with a group of the user that runs Offramp, SupplementaryGroups= or \
-         AmbientCapabilities=CAP_CHOWN in the systemd unit"
+         AmbientCapabilities=CAP_CHOWN and CapabilityBoundingSet=CAP_CHOWN in the systemd unit"
     } else {
         "try: is /proc mounted?"
     };

@@ -71,7 +71,9 @@ impl Executor<'_> {
             Action::Close(report) => {
                 Leg::BOTH.into_iter().for_each(|leg| self.release(id, leg, false));
                 if let Some(mut slot) = self.slots.remove(id) {
-                    slot.target.ended(&slot.route, &report, self.worker);
+                    let far = slot.conn.policy().security(Leg::Far).tls();
+                    let is_named_by_client = far.is_some_and(|tls| tls.forwards_server_name());
+                    slot.target.ended(&slot.route, &report, is_named_by_client, self.worker);
                     slot.route.connections.leave(self.worker);
                     slot.source.into_iter().for_each(|source| self.limits.leave(source));
                 }

@@ -77,11 +77,15 @@ impl Target {
         self.is_open = false;
     }
 
-    /// The connection is over.
-    pub(super) fn ended(&mut self, route: &Route, report: &Report, worker: usize) {
+    /// The connection is over. Where the client has chosen the name of the server, a handshake that this name
+    /// makes fail says nothing of the endpoint.
+    pub(super) fn ended(&mut self, route: &Route, report: &Report, is_named_by_client: bool, worker: usize) {
+        let is_of_name =
+            matches!(report.fault, Some(Fault::PeerCertificateRefused | Fault::AlertInHandshake));
         let is_ours =
             matches!(report.fault, Some(Fault::Internal | Fault::DrainTimeout | Fault::LifetimeOver));
-        if self.is_open && report.culprit == Some(Leg::Far) && !is_ours {
+        if self.is_open && report.culprit == Some(Leg::Far) && !is_ours && !(is_named_by_client && is_of_name)
+        {
             self.failed(route);
         }
         self.leave(route, worker);
@@ -90,5 +94,38 @@ impl Target {
     fn leave(&mut self, route: &Route, worker: usize) {
         self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.leave(worker));
         self.endpoint = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pool::{EndpointState, Pool};
+    use crate::sys::socket::Address;
+
+    /// How many failures of its endpoint a connection leaves that ends like this.
+    #[expect(clippy::disallowed_methods, reason = "a test has no clock of a worker")]
+    fn failures(fault: Fault, is_named_by_client: bool) -> u32 {
+        let address = Address::Tcp(([127, 0, 0, 1], 1).into());
+        let state = Arc::new(EndpointState::new(1));
+        let endpoint = Endpoint::new(address.clone(), Arc::clone(&state)).expect("an address");
+        let route = Route::to(address, Pool::of("far".into(), vec![endpoint]));
+        let mut target = Target::default();
+        assert!(target.next(&route, None, 0, Instant::now()).is_some());
+        let report = Report { fault: Some(fault), culprit: Some(Leg::Far), heard: None, evidence: None };
+        target.ended(&route, &report, is_named_by_client, 0);
+        assert_eq!(state.connections(), 0);
+        state.failures()
+    }
+
+    #[test]
+    fn endpoint_is_not_blamed_for_the_name_of_a_client() {
+        for fault in [Fault::PeerCertificateRefused, Fault::AlertInHandshake] {
+            assert_eq!((failures(fault, false), failures(fault, true)), (1, 0), "{fault:?}");
+        }
+        assert_eq!(failures(Fault::ConnectTimeout, true), 1);
+        assert_eq!(failures(Fault::LifetimeOver, false), 0);
     }
 }
