@@ -67,7 +67,9 @@ impl ConfigRequest {
         match self.sender.may_change() {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::Forbidden(
-                "/v1/config is for root and for the user that Offramp runs as; try: sudo".to_owned(),
+                "/v1/config is for processes of root and of the user that Offramp runs as, and for no client \
+                 of a listener; try: sudo"
+                    .to_owned(),
             )),
             Err(error) => Err(Refusal::Forbidden(format!(
                 "/v1/config: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"

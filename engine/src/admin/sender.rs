@@ -36,15 +36,25 @@ pub(super) fn inode(socket: RawFd) -> io::Result<u64> {
 }
 
 impl Sender {
-    /// Whether the client is a process of root or of the user that runs this one: who may send SIGHUP. Waits
-    /// for the kernel to list all of its connections.
+    /// Whether the client is another process, of root or of the user that runs this one: who may send SIGHUP.
+    /// A connection of our own would be one to a backend, for a client from anywhere. Waits for the kernel to
+    /// list all of its connections.
     pub(super) fn may_change(&self) -> io::Result<bool> {
+        match self.client_of_privilege()? {
+            Some(inode) => Ok(!is_of_this_process(inode)?),
+            None => Ok(false),
+        }
+    }
+
+    /// The inode of the client's socket, if the client is root or the user that runs this process.
+    fn client_of_privilege(&self) -> io::Result<Option<u64>> {
         let before = self.ends()?;
-        let [Some(client), Some(server)] = before else { return Ok(false) };
+        let [Some(client), Some(server)] = before else { return Ok(None) };
         // No other connection has the same addresses while ours is listed. A client that is open afterwards
         // was open, and had its user, when it was listed before.
         let is_ours = server.inode == self.inode && client.inode != 0 && self.ends()? == before;
-        Ok(is_ours && (client.user == ROOT || Some(client.user) == effective_user()?))
+        let is_privileged = is_ours && (client.user == ROOT || Some(client.user) == effective_user()?);
+        Ok(is_privileged.then_some(client.inode))
     }
 
     /// The client's end and ours.
@@ -85,6 +95,18 @@ fn forms(address: SocketAddr) -> Vec<String> {
     addresses.into_iter().map(|it| format!("{it}:{:04X}", address.port())).collect()
 }
 
+/// Whether a descriptor of this process is that socket.
+fn is_of_this_process(inode: u64) -> io::Result<bool> {
+    let wanted = format!("socket:[{inode}]");
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        // One that was closed since is none of a connection that lasts.
+        if std::fs::read_link(entry?.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn effective_user() -> io::Result<Option<u32>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     // Real, effective, saved, of the file system.
@@ -112,12 +134,14 @@ mod tests {
             let theirs = TcpStream::connect(server).unwrap();
             let (ours, client) = listener.accept().unwrap();
             let sender = Sender { client, server, inode: inode(&ours) };
-            assert!(sender.may_change().unwrap(), "{address}: we are this user");
+            assert_eq!(sender.client_of_privilege().unwrap(), Some(inode(&theirs)), "{address}: this user");
+            assert!(!sender.may_change().unwrap(), "{address}: it is this process");
             let [Some(listed), Some(own)] = sender.ends().unwrap() else { panic!("both are listed") };
             assert_eq!((listed.user, own.user), (effective_user().unwrap().unwrap(), listed.user));
             assert_eq!(listed.inode, inode(&theirs));
             let other = Sender { inode: sender.inode + 1, ..sender };
-            assert!(!other.may_change().unwrap(), "{address}: it is another connection's end");
+            let found = other.client_of_privilege().unwrap();
+            assert_eq!(found, None, "{address}: it is another connection's end");
             drop(theirs);
             assert!(!sender.may_change().unwrap(), "{address}: who has closed it may be anybody");
         }

@@ -196,12 +196,19 @@ pub struct Config {
 }
 
 /// A configuration, and the text that it was read from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Loaded {
     /// Checked.
     pub config: Config,
     /// The file's, or what was sent in its place; none if there is no file.
     pub text: Option<String>,
+}
+
+impl fmt::Debug for Loaded {
+    /// Without the text: a password may be in it (`health_send`).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Config {

@@ -335,12 +335,19 @@ impl fmt::Display for Origin {
 }
 
 /// A value as written, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Given {
     /// As written.
     pub value: String,
     /// Where.
     pub origin: Origin,
+}
+
+impl fmt::Debug for Given {
+    /// Where, and not what: a password may be in it (`health_send`).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Given({})", self.origin)
+    }
 }
 
 impl Given {

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use super::StartError;
 use super::crew::{Report, vital};
+use super::pools::now;
 use crate::admin::ConfigRequest;
 use crate::config::limits::{ADMIN_CHANGES_MAX, TICK};
 
@@ -82,8 +83,14 @@ impl Inbox {
         reports: Sender<Report>,
     ) -> Result<(), StartError> {
         vital("files", reports, move || {
+            let mut next_tick = now() + TICK;
             loop {
-                match self.asks.recv_timeout(TICK) {
+                // However often somebody asks, the tick comes.
+                if next_tick <= now() {
+                    tick();
+                    next_tick = now() + TICK;
+                }
+                match self.asks.recv_timeout(next_tick.saturating_duration_since(now())) {
                     Ok(Ask::Signal) => {
                         self.waiting.signal.store(false, Ordering::Release);
                         obey(Ask::Signal);
@@ -92,7 +99,7 @@ impl Inbox {
                         obey(ask);
                         self.waiting.requests.fetch_sub(1, Ordering::AcqRel);
                     }
-                    Err(RecvTimeoutError::Timeout) => tick(),
+                    Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
                 rounds.fetch_add(1, Ordering::Relaxed);
@@ -107,6 +114,18 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn the_tick_comes_however_often_somebody_asks() {
+        let (ticked, ticks) = channel();
+        let ((files, inbox), (reports, _lost)) = (Files::new(), channel());
+        let tick = move || drop(ticked.send(()));
+        inbox.start(tick, Box::new(drop), Arc::default(), reports).unwrap();
+        while ticks.try_recv().is_err() {
+            files.reload();
+            std::thread::sleep(TICK / 20);
+        }
+    }
 
     #[test]
     fn a_file_that_does_not_answer_holds_up_nobody_who_asks() {

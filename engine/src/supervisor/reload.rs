@@ -61,6 +61,10 @@ impl Reloader {
     }
 
     fn reload(&mut self, why: &str, sent: Option<&str>) -> Result<String, String> {
+        if self.control.is_stopping() {
+            tracing::warn!("{why}: nothing is put in force while the connections drain");
+            return Err("nothing is put in force while the connections drain".to_owned());
+        }
         ticket_clock::reread(&self.control.tickets);
         let loaded = (self.reread)(sent).map_err(|error| error.to_string());
         let outcome = loaded.and_then(|Loaded { config, text }| {

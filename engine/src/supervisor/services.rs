@@ -148,8 +148,9 @@ impl InForce {
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
         let mut services = Vec::new();
         for listener in &new.listeners {
-            let is_it =
-                |it: &Option<Running>| it.as_ref().is_some_and(|it| it.listener.listen == listener.listen);
+            let is_it = |it: &Option<Running>| {
+                it.as_ref().is_some_and(|it| it.listener.listen == listener.listen && it.is_reachable())
+            };
             let before = staying.iter_mut().find(|it| is_it(it)).and_then(Option::take);
             services.push(self.run(listener.clone(), before, found)?);
         }
@@ -320,6 +321,11 @@ impl InForce {
 }
 
 impl Running {
+    /// Whether clients find it: not if somebody has removed or replaced the file of its Unix socket.
+    fn is_reachable(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| file.is_in_place())
+    }
+
     fn route(&self, pools: &mut pools::State, timeouts: Timeouts, worker: usize) -> Route {
         let Routes { rules, default } = &self.listener.routes;
         let all: Vec<&Arc<config::Pool>> = self.listener.routes.pools().collect();

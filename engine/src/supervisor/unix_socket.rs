@@ -163,7 +163,7 @@ impl SocketFile {
     }
 
     /// Whether the path still leads to it.
-    fn is_in_place(&self) -> bool {
+    pub(super) fn is_in_place(&self) -> bool {
         let place = |found: Metadata| (found.dev(), found.ino());
         let (ours, found) = (self.opened.metadata(), fs::symlink_metadata(&self.path));
         ours.ok().map(place).is_some_and(|ours| found.is_ok_and(|found| place(found) == ours))

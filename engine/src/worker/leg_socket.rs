@@ -27,6 +27,8 @@ pub(super) struct LegSocket {
     sending_since: Option<Instant>,
     /// The last receive left nothing to read.
     pub(super) drained: bool,
+    /// The receive that is under way, or was last, waits for bytes before it takes a buffer.
+    polls_first: bool,
     /// The kernel opens its records: what it says of more to read means nothing (Linux 6.1 to 6.12).
     pub(super) hintless: bool,
     /// It was found that no record comes next, and told.
@@ -72,7 +74,7 @@ impl LegSocket {
         let send = |leg| Owner::Leg(id, leg, Operation::Send);
         match action {
             Action::Receive { leg, max } => {
-                self.max = Some(max);
+                (self.max, self.polls_first) = (Some(max), self.drained);
                 self.receiving = Some(ring.receive(socket, max, self.drained, receive(leg)));
             }
             Action::ReceiveHandshake { leg } => {
@@ -104,6 +106,18 @@ impl LegSocket {
             None => Action::ReceiveHandshake { leg },
         };
         self.start(action, id, None, ring);
+    }
+
+    /// Starts the receive again that found no buffer, if it may have looked for one before there were bytes:
+    /// now it waits for bytes first. Returns whether it did.
+    pub(super) fn poll_first(&mut self, id: SlotId, leg: Leg, ring: &mut Ring) -> bool {
+        let (Some(socket), Some(max), false) = (&self.socket, self.max, self.polls_first) else {
+            return false;
+        };
+        self.polls_first = true;
+        let owner = Owner::Leg(id, leg, Operation::Receive);
+        self.receiving = Some(ring.receive(socket.as_fd(), max, true, owner));
+        true
     }
 
     /// Starts the receive again that found no buffer, into this one; it comes back if the leg is closed.

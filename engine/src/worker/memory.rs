@@ -19,8 +19,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SHARE: usize = 16;
 /// The part of the ceiling that is kept for connections that hold nothing.
 const RESERVE_SHARE: usize = 8;
-/// Most receives that are looked at, and started, in one turn while memory is short.
+/// Most receives that are started in one turn while memory is short.
 const TURN_RECEIVES: usize = 32;
+/// Most connections with bytes on their way that are looked at in one turn while memory is short.
+const TURN_LOOKS: usize = 512;
 
 impl Worker {
     /// Puts the worker's share of the ceiling in force.
@@ -30,9 +32,21 @@ impl Worker {
         self.outbox.bufs.set_ceiling(self.memory_ceiling - self.memory_ceiling / RESERVE_SHARE);
     }
 
-    /// A receive found no buffer: it waits for one.
+    /// A receive found no buffer: it waits for one. While memory is short, only one for which there are
+    /// bytes.
     pub(super) fn park(&mut self, id: SlotId, leg: Leg) {
-        if self.outbox.bufs.is_full() && self.has_bytes_on_their_way(id) {
+        if !self.outbox.bufs.is_full() {
+            self.parked.push_back((id, leg));
+            return;
+        }
+        let Some(slot) = self.slots.get(id) else { return };
+        if !slot.leg(leg).poll_first(id, leg, &mut self.ring) {
+            self.wait_for_memory(id, leg);
+        }
+    }
+
+    fn wait_for_memory(&mut self, id: SlotId, leg: Leg) {
+        if self.has_bytes_on_their_way(id) {
             self.held_back.push_back((id, leg));
         } else {
             self.parked.push_back((id, leg));
@@ -74,10 +88,10 @@ impl Worker {
 
     /// Starts receives that wait, of connections that hold nothing, into what is kept for those.
     pub(super) fn receive_into_reserve(&mut self) {
-        for _ in 0..self.held_back.len().min(TURN_RECEIVES) {
+        for _ in 0..self.held_back.len().min(TURN_LOOKS) {
             let Some((id, leg)) = self.held_back.pop_front() else { break };
             // What it had on its way may have been sent since.
-            self.park(id, leg);
+            self.wait_for_memory(id, leg);
         }
         for _ in 0..TURN_RECEIVES {
             if !self.has_reserve() {

@@ -224,12 +224,34 @@ fn config_is_not_for_another_user() {
         };
         let answer = String::from_utf8(output.stdout).expect("text");
         assert!(
-            answer.starts_with("HTTP/1.1 403 ") && answer.contains("for root and for the user"),
+            answer.starts_with("HTTP/1.1 403 ") && answer.contains("of root and of the user"),
             "{answer}"
         );
     }
     assert_eq!(get(server.admin()), before);
-    eventually("the log says so", || server.stderr().contains("refused: /v1/config is for root"));
+    eventually("the log says so", || {
+        server.stderr().contains("refused: /v1/config is for processes of root")
+    });
+    server.stop();
+}
+
+/// A backend sees Offramp's own user: the clients of a listener are not that user.
+#[test]
+fn config_is_not_for_clients_of_a_listener() {
+    let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
+    let server = start(backend.addr, files.path());
+    let (through, admin) = (free_address(), server.admin());
+    let more = format!("[[listener]]\nlisten = \"{through}\"\nmode = \"plain\"\nbackend = \"{admin}\"\n");
+    let sent = text(backend.addr, "") + &more;
+    assert!(put(admin, &sent).starts_with("HTTP/1.1 200 "));
+    assert!(exchange(through, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").ends_with("\r\n\r\nok\n"));
+    for answer in [get(through), put(through, &text(backend.addr, ""))] {
+        assert!(
+            answer.starts_with("HTTP/1.1 403 ") && answer.contains("no client of a listener"),
+            "{answer}"
+        );
+    }
+    assert_eq!(body(&get(admin)), sent);
     server.stop();
 }
 

@@ -89,6 +89,11 @@ impl Course {
         }
     }
 
+    /// Whether it keeps what came first on a near leg without TLS.
+    pub(super) fn keeps_first(&self) -> bool {
+        matches!(&self.near, Some(Side::Plain(side)) if side.keeps_first())
+    }
+
     /// Why it is ended now, if its lifetime is over or a drain.
     fn overdue(&self, now: Instant) -> Option<Fault> {
         let fault = if self.is_draining { Fault::DrainTimeout } else { Fault::LifetimeOver };

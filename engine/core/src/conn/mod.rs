@@ -96,13 +96,15 @@ impl Conn {
         self.course.record_until()?.checked_sub(self.policy.timeouts.handshake)
     }
 
-    /// Whether it keeps the front of a message of a handshake that is not complete.
+    /// Whether it keeps the front of a message of a handshake that is not complete, or what came before its
+    /// far leg is open.
     #[must_use]
     pub fn keeps_front_of_handshake(&self) -> bool {
         match &self.course.stage {
             Stage::Handshake(stage) => stage.keeps_front(),
             Stage::Peek(stage) => stage.keeps_front(),
             Stage::Proxied(stage) => stage.keeps_front(),
+            Stage::Connect(_) => self.course.keeps_first(),
             _ => false,
         }
     }

@@ -123,8 +123,10 @@ impl Shutdown {
         }
     }
 
-    /// Resets both legs, whatever they have still to send: what they hold is wanted back now.
-    pub(super) fn abandon(&mut self, out: &mut Outbox) {
+    /// Resets both legs, whatever they have still to send: what they hold is wanted back now. An end that was
+    /// in order until then is none.
+    pub(super) fn abandon(&mut self, fault: Fault, out: &mut Outbox) {
+        self.fault.get_or_insert(fault);
         self.near.close(Leg::Near, true, out);
         self.far.close(Leg::Far, true, out);
     }

@@ -32,6 +32,9 @@ impl Asked {
     /// # Errors
     /// Why it is no hello: [`Refusal::Malformed`], [`Refusal::RecordTooLong`] or [`Refusal::Unexpected`].
     pub fn read(received: &[u8]) -> Result<Option<Self>, Refusal> {
+        if !may_be_whole(received) {
+            return Ok(None);
+        }
         let (mut rest, mut message) = (received, Vec::new());
         while let Some(header) = Header::read(rest).map_err(refusal)? {
             if header.record_type != RecordType::Handshake {
@@ -94,6 +97,17 @@ impl Asked {
         }
         hello.0.is_empty().then_some(this)
     }
+}
+
+/// Whether there are as many bytes as the message says that it has, if it says so in the first record: then
+/// nothing is read before. What is wrong with the rest is found once it is there.
+fn may_be_whole(received: &[u8]) -> bool {
+    let message = received.get(HEADER_BYTES..).unwrap_or_default();
+    let Some(header) = message.get(..MESSAGE_HEADER_BYTES) else { return true };
+    let length = header[1..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let says_so = matches!(Header::read(received), Ok(Some(record))
+        if record.record_type == RecordType::Handshake && record.payload_bytes >= MESSAGE_HEADER_BYTES);
+    !says_so || header[0] != CLIENT_HELLO || message.len() >= MESSAGE_HEADER_BYTES + length
 }
 
 /// The first host name of a list; the outer `None` if its lengths do not add up.

@@ -21,6 +21,8 @@ use crate::sys::socket::Address;
 
 /// Most bytes that are read from an endpoint behind the probe, until it closes too.
 const CLOSING_BYTES_MAX: usize = 64 * 1024;
+/// How long is waited where the kernel does not say what is ready.
+const POLL_FAILED: Duration = Duration::from_millis(10);
 
 /// An endpoint that is to be probed.
 #[derive(Debug)]
@@ -97,7 +99,10 @@ impl Probes {
         let timeout = first.map_or(timeout, |first| first.min(timeout));
         let sockets: Vec<_> = self.0.iter().map(|it| (it.socket.as_fd(), it.stage.wanted())).collect();
         // Without an answer of the kernel each is tried; those that cannot go on wait for their deadlines.
-        let ready = poll(&sockets, timeout).unwrap_or_else(|_| vec![true; sockets.len()]);
+        let ready = poll(&sockets, timeout).unwrap_or_else(|_| {
+            std::thread::sleep(POLL_FAILED);
+            vec![true; sockets.len()]
+        });
         let (now, mut outcomes, mut ready) = (clock(), Vec::new(), ready.into_iter());
         self.0.retain_mut(|probe| {
             let step = if ready.next() == Some(true) { probe.step() } else { Step::Waits };

@@ -29,7 +29,7 @@ impl Course {
         if fault == Fault::BufferMemory
             && let Stage::Shutdown(mut stage) = std::mem::replace(&mut self.stage, Stage::Closed)
         {
-            stage.abandon(out);
+            stage.abandon(fault, out);
             self.stage = self.go_on_ending(stage, out);
         }
         self.busy.give(out.actions());

@@ -79,6 +79,11 @@ impl PlainSide {
         }
     }
 
+    /// Whether it keeps what was received before the relay began.
+    pub(in crate::conn) fn keeps_first(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// What was received before the relay began.
     pub(super) fn take_first(&mut self) -> Option<Buf> {
         self.first.take()
