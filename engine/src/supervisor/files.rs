@@ -119,11 +119,11 @@ mod tests {
     fn the_tick_comes_however_often_somebody_asks() {
         let (ticked, ticks) = channel();
         let ((files, inbox), (reports, _lost)) = (Files::new(), channel());
-        let tick = move || drop(ticked.send(()));
+        let tick = move || ticked.send(()).unwrap_or_default();
         inbox.start(tick, Box::new(drop), Arc::default(), reports).unwrap();
         while ticks.try_recv().is_err() {
             files.reload();
-            std::thread::sleep(TICK / 20);
+            std::thread::park_timeout(TICK / 20);
         }
     }
 

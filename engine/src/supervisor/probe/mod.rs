@@ -100,7 +100,7 @@ impl Probes {
         let sockets: Vec<_> = self.0.iter().map(|it| (it.socket.as_fd(), it.stage.wanted())).collect();
         // Without an answer of the kernel each is tried; those that cannot go on wait for their deadlines.
         let ready = poll(&sockets, timeout).unwrap_or_else(|_| {
-            std::thread::sleep(POLL_FAILED);
+            std::thread::park_timeout(POLL_FAILED);
             vec![true; sockets.len()]
         });
         let (now, mut outcomes, mut ready) = (clock(), Vec::new(), ready.into_iter());
