@@ -1,5 +1,5 @@
-//! What TCP is told of a connection, and what it says of one (`TCP_INFO`, tcp(7); `struct tcp_info` in
-//! `include/uapi/linux/tcp.h`).
+//! What is set on the TCP of a connection, and what TCP reports of it (`TCP_INFO`, tcp(7);
+//! `struct tcp_info` in `include/uapi/linux/tcp.h`).
 
 use std::ffi::c_void;
 use std::io;

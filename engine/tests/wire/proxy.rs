@@ -10,7 +10,7 @@ use offramp_testing::server::Setup;
 use offramp_testing::tools::PATIENCE;
 
 /// The first line of what the backend says: the header that it got, in hexadecimal.
-fn header(peer: &mut Peer) -> Vec<u8> {
+pub(crate) fn header(peer: &mut Peer) -> Vec<u8> {
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
         line.extend(peer.receive(1));

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::proxy::header;
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::{Identity, NAME};
 use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, drain, plain};
@@ -299,17 +300,6 @@ fn unix_socket_stays_at_a_reload_and_nobody_is_lost() {
     end(earlier);
     assert_eq!(server.settled().faults().len(), 0);
     server.stop();
-}
-
-/// The first line of what the backend says: the header that it got.
-fn header(peer: &mut Peer) -> Vec<u8> {
-    let mut line = Vec::new();
-    while !line.ends_with(b"\n") {
-        line.extend(peer.receive(1));
-    }
-    let digits = std::str::from_utf8(line.trim_ascii_end()).expect("hexadecimal").to_owned();
-    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits");
-    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 /// Client and listener have no address that a header could name; what else is known is in it.
