@@ -290,7 +290,8 @@ mod tests {
             "offramp_bytes_total{listener=\"a\",leg=\"near\"} 0",
             "offramp_faults_total{listener=\"a\",fault=\"bad_record\"} 0",
             "offramp_limit_refusals_total{listener=\"a\",limit=\"source_rate\"} 1",
-            "offramp_alerts_total{listener=\"a\",leg=\"near\",direction=\"sent\",alert=\"handshake_failure\"} 2",
+            "offramp_alerts_total{listener=\"a\",leg=\"near\",direction=\"sent\",\
+             alert=\"handshake_failure\"} 2",
             "# TYPE offramp_handshake_seconds histogram",
             "offramp_handshake_seconds_bucket{le=\"0.00025\",listener=\"a\",leg=\"near\",kind=\"resumed\"} 1",
             "offramp_handshake_seconds_bucket{le=\"+Inf\",listener=\"a\",leg=\"near\",kind=\"resumed\"} 2",

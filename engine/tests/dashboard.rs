@@ -16,7 +16,7 @@ use offramp_testing::metrics::ask;
 use offramp_testing::peer::{BOTH, Peer, Version, end_of_dial, plain};
 use offramp_testing::server::{Setup, TestServer};
 use offramp_testing::tls_server;
-use offramp_testing::tools::{eventually, have, pause, patiently, scratch, text};
+use offramp_testing::tools::{eventually, have, patiently, pause, scratch, text};
 use rustls::CipherSuite;
 use serde_json::Value;
 
@@ -66,7 +66,8 @@ impl Run {
         let clients = thread::spawn(move || {
             let configs = BOTH.map(plain);
             while !is_over.load(Ordering::Relaxed) {
-                for (config, address) in configs.iter().flat_map(|it| addresses.map(|address| (it, address))) {
+                for (config, address) in configs.iter().flat_map(|it| addresses.map(|address| (it, address)))
+                {
                     let mut peer = Peer::open(address, config);
                     peer.ping(b"hello");
                     peer.close_notify();
@@ -119,7 +120,7 @@ impl Prometheus {
             let (_, rest) = log.split_once("msg=\"Listening on\" address=")?;
             rest.lines().next()?.trim().parse().ok()
         });
-        let address = address.unwrap_or_else(|| panic!("it does not listen: {:?}", fs::read(path("log"))));
+        let address = address.expect("it listens");
         Self { process, address, _files: files }
     }
 

@@ -178,7 +178,10 @@ impl ListenerCounters {
 
     /// Publishes how many connections are open. Whoever sees the number sees all that was counted before.
     pub fn publish(&self) {
-        self.open_published.store(self.open.load(Ordering::Relaxed), Ordering::Release);
+        let open = self.open.load(Ordering::Relaxed);
+        if self.open_published.load(Ordering::Relaxed) != open {
+            self.open_published.store(open, Ordering::Release);
+        }
     }
 
     /// A handshake is complete, for so long if that is known.
