@@ -19,6 +19,8 @@ const PAUSES: usize = Pause::BufferMemory as usize + 1;
 /// What is set rather than added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gauge {
+    /// Slots in use.
+    Connections,
     /// Connections whose handshake is not complete.
     Unfinished,
     /// Buffers lent out of the free list and not returned.

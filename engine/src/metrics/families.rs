@@ -96,6 +96,7 @@ families! {
     WORKERS = Gauge "offramp_workers" [] "Worker threads";
     WORKERS_FULL = Gauge "offramp_workers_full" []
         "Workers without a free slot: connections wait in the backlog";
+    WORKER_CONNECTIONS = Gauge "offramp_worker_connections" [worker] "Connections open, by worker";
     WORKER_STALLED = Gauge "offramp_worker_stalled_seconds" [worker]
         "Seconds since the worker's event loop last ran, as seen each second; 0 or 1 unless it is stuck";
     OFFLOAD_ALLOWED = Gauge "offramp_offload_allowed" []

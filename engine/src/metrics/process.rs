@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 
 use super::Metrics;
+use super::counters::Gauge;
 use super::{encode, families};
 use crate::sys::socket;
 
@@ -127,6 +128,10 @@ impl Metrics {
     }
 
     pub(super) fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric = encode::begin(encoder, &families::WORKER_CONNECTIONS)?;
+        for (worker, counters) in self.workers.iter().enumerate() {
+            metric.encode_family(&[("worker", worker)])?.encode_gauge(&counters.level(Gauge::Connections))?;
+        }
         let mut metric = encode::begin(encoder, &families::WORKER_STALLED)?;
         for (worker, seconds) in self.stalled().enumerate() {
             metric.encode_family(&[("worker", worker)])?.encode_gauge(&seconds)?;

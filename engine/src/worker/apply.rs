@@ -106,11 +106,11 @@ impl Executor<'_> {
         if let Some(timeline) = slot.timeline() {
             timeline.routed.get_or_insert(now);
         }
-        slot.phase.connecting(now);
-        let Slot { route, target, about, far, .. } = slot;
+        let Slot { route, target, about, far, phase, .. } = slot;
         let Some(endpoint) = target.next(route, about.as_deref(), self.worker, self.now) else {
             return Applied::Event(Event::NoEndpoint);
         };
+        phase.connecting(now);
         match far.connect(endpoint, route, id, self.ring) {
             Ok(()) => Applied::Started,
             Err(e) => {

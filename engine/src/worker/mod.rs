@@ -427,6 +427,7 @@ impl Worker {
     }
 
     fn report(&mut self) {
+        self.counters.set(Gauge::Connections, self.slots.len() as u64);
         self.counters.set(Gauge::Unfinished, self.slots.unfinished() as u64);
         let lent = self.outbox.bufs.lent().saturating_sub(self.ring.provided());
         self.counters.set(Gauge::BuffersLent, lent as u64);
