@@ -50,7 +50,7 @@ impl Run {
         let (dead, second) = (unused(), unused());
         let secure = tls_server::echo(Version::Tls13, CipherSuite::TLS13_AES_128_GCM_SHA256, usize::MAX);
         let config = format!(
-            "workers = 2\n[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n\
+            "[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n\
              [[pool]]\nname = \"app\"\nbackend = \"{}, {dead}\"\nhealth_check = \"tcp\"\n\
              [[pool]]\nname = \"secure\"\nbackend = \"{secure}\"\n\
              [[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"pool:app\"\n\
@@ -60,7 +60,7 @@ impl Run {
         );
         let file = files.path().join("offramp.toml");
         fs::write(&file, config).expect("it is ours");
-        let server = Setup::from_file(&file).start();
+        let server = Setup::from_file(&file).flags("--workers 2").start();
         let (stop, addresses) = (Arc::new(AtomicBool::new(false)), [server.addr, second]);
         let is_over = Arc::clone(&stop);
         let clients = thread::spawn(move || {
@@ -121,6 +121,8 @@ impl Prometheus {
             rest.lines().next()?.trim().parse().ok()
         });
         let address = address.expect("it listens");
+        let ready = || ask(address, "GET /-/ready HTTP/1.0\r\nHost: localhost");
+        eventually("it is ready", || ready().is_ok_and(|answer| answer.contains(" 200 OK\r\n")));
         Self { process, address, _files: files }
     }
 

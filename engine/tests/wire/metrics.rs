@@ -22,11 +22,9 @@ fn unused() -> SocketAddr {
 /// A file with these listeners, which share a backend.
 fn write(directory: &Path, backend: SocketAddr, listeners: &[SocketAddr]) {
     let (certificate, key) = Identity::ecdsa().write(directory);
-    let mut text = format!(
-        "backend = \"{backend}\"\nworkers = 2\n[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n"
-    );
+    let mut text = format!("[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n");
     for listener in listeners {
-        text.push_str(&format!("[[listener]]\nlisten = \"{listener}\"\n"));
+        text.push_str(&format!("[[listener]]\nlisten = \"{listener}\"\nbackend = \"{backend}\"\n"));
     }
     fs::write(directory.join("offramp.toml"), text).expect("it is ours");
 }
@@ -46,7 +44,7 @@ fn of(metrics: &Metrics, name: &str, listener: SocketAddr) -> u64 {
 fn metrics_of_a_listener_go_with_it() {
     let (backend, files, both) = (Backend::start(BackendBehavior::Echo), scratch(), [unused(), unused()]);
     write(files.path(), backend.addr, &both);
-    let server = Setup::from_file(&files.path().join("offramp.toml")).start();
+    let server = Setup::from_file(&files.path().join("offramp.toml")).flags("--workers 2").start();
     let config = plain(Version::Tls13);
     exchange(both[0], &config);
     (0..2).for_each(|_| exchange(both[1], &config));
