@@ -141,6 +141,25 @@ fn metrics_name_alerts_of_both_directions() {
 }
 
 #[test]
+fn metrics_name_alerts_that_are_sealed() {
+    let files = scratch();
+    Identity::rsa().write(files.path());
+    let far = tls_server::echo(Version::Tls13, CipherSuite::TLS13_AES_128_GCM_SHA256, usize::MAX);
+    let name = offramp_testing::identity::NAME;
+    let authority = files.path().join("rsa.crt");
+    let flags = format!("--mode reencrypt --server-name {name} --server-ca {}", authority.display());
+    let server = Setup::new(far).identities(&[Identity::ecdsa()]).flags(&flags).start();
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
+    peer.rest();
+    let metrics = server.settled();
+    for (leg, alert) in [("far", "unknown_ca"), ("near", "internal_error")] {
+        let labels = [("leg", leg), ("direction", "sent"), ("alert", alert)];
+        assert_eq!(metrics.sum("offramp_alerts_total", &labels), 1, "{leg}: {}", metrics.raw);
+    }
+    server.stop();
+}
+
+#[test]
 fn metrics_show_the_endpoints_of_a_pool() {
     let (backend, dead) = (Backend::start(BackendBehavior::Echo), unused());
     let server = Setup::new(format!("{}, {dead}", backend.addr)).start();

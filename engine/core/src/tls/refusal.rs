@@ -121,3 +121,28 @@ impl From<&Error> for Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, InvalidMessage};
+
+    use super::*;
+
+    #[test]
+    fn description_of_an_alert_is_read_from_its_bytes_or_error() {
+        let said = [&[22, 3, 3, 0, 0][..], &alert_in_the_clear(alert::HANDSHAKE_FAILURE)].concat();
+        assert_eq!(description_in_the_clear(&said), Some(alert::HANDSHAKE_FAILURE));
+        for sealed in [&[][..], &[2, 40], &[23, 3, 3, 0, 2, 2, 40]] {
+            assert_eq!(description_in_the_clear(sealed), None, "{sealed:?}");
+        }
+        for (error, description) in [
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), Some(48)),
+            (Error::InvalidCertificate(CertificateError::Expired), Some(45)),
+            (Error::InvalidMessage(InvalidMessage::InvalidCcs), Some(alert::DECODE_ERROR)),
+            (Error::NoCertificatesPresented, Some(116)),
+            (Error::FailedToGetRandomBytes, None),
+        ] {
+            assert_eq!(alert_of(&error), description, "{error:?}");
+        }
+    }
+}
