@@ -36,7 +36,6 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::{Config, Loaded, Pinning, Routes};
-use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
 use crate::sys::errno;
@@ -152,10 +151,12 @@ impl Engine {
         };
         let admin_bound = config.admin.map(Bound::new).transpose()?;
 
-        let counters: Vec<_> =
-            control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
+        let counters: Vec<_> = control.mailboxes.iter().map(|_| Arc::new(Counters::default())).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
-        let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
+        let registry = control.services.lock().registry();
+        let metrics = Metrics::new(counters.clone(), registry, control.offload.allowed())
+            .with_log(log_counters)
+            .with_tickets(Arc::clone(&tickets));
         let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
         let service = admin::Service {

@@ -18,8 +18,8 @@ use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
-use crate::metrics::Expiries;
-use crate::pool::{ConnectionCount, Pool};
+use crate::metrics::{EndpointRow, Expiries, Registry};
+use crate::pool::{ConnectionCount, Endpoint, Pool};
 use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
@@ -36,7 +36,8 @@ pub(super) struct Services {
 impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
-        let pools = Pools::new(mailboxes.len());
+        let registry = Arc::new(Registry::new(mailboxes.len(), ticket_clock::now()));
+        let pools = Pools::new(mailboxes.len(), Arc::clone(&registry));
         let limits = pools.lock().limits(LimitRules::default(), None);
         let files = SocketFiles::default();
         let in_force = InForce {
@@ -54,6 +55,7 @@ impl Services {
             expiries: Arc::default(),
             pools,
             limits,
+            registry,
         };
         Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
@@ -100,6 +102,8 @@ pub(super) struct InForce {
     expiries: Arc<Mutex<Expiries>>,
     pools: Pools,
     limits: Arc<Limits>,
+    /// What is counted of the services and pools.
+    registry: Arc<Registry>,
 }
 
 /// A service as the workers have it.
@@ -226,7 +230,8 @@ impl InForce {
         let mut sockets = sockets.into_iter();
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {
             let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
-            let route = Arc::new(running.route(&mut self.pools.lock(), self.timeouts, worker));
+            let route = running.route(&mut self.pools.lock(), self.timeouts, worker, &self.registry);
+            let route = Arc::new(route);
             mailbox.post(match sockets.next() {
                 Some(listener) => Command::Add(Service { id, listener, policy, route }),
                 None => Command::Update { id, policy, route },
@@ -256,17 +261,25 @@ impl InForce {
     /// Forgets what no pool in force has: names and endpoints.
     pub(super) fn forget_endpoints(&self) {
         let mut pools = self.pools.lock();
-        let (mut in_force, mut checks) = (Vec::new(), BTreeMap::new());
+        let (mut in_force, mut checks, mut rows) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for running in &self.services {
             for pool in running.listener.routes.pools() {
                 // Of several listeners the first one decides how a pool is probed.
                 checks.entry(pool.name.clone()).or_insert_with(|| Arc::new(running.check(pool)));
                 for endpoint in pools.endpoints(pool, self.timeouts) {
+                    let row = row(pool, &endpoint);
+                    rows.entry((pool.name.clone(), row.address.clone())).or_insert(row);
                     in_force.push((Arc::clone(pool), endpoint.address));
                 }
             }
         }
         pools.forget_others(&in_force, checks);
+        self.registry.set_endpoints(rows.into_values().collect());
+    }
+
+    /// What is counted of services and pools.
+    pub(super) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
     }
 
     /// What is known of the pools.
@@ -327,7 +340,13 @@ impl Running {
         self.file.as_ref().is_none_or(|file| file.is_in_place())
     }
 
-    fn route(&self, pools: &mut pools::State, timeouts: Timeouts, worker: usize) -> Route {
+    fn route(
+        &self,
+        pools: &mut pools::State,
+        timeouts: Timeouts,
+        worker: usize,
+        registry: &Registry,
+    ) -> Route {
         let Routes { rules, default } = &self.listener.routes;
         let all: Vec<&Arc<config::Pool>> = self.listener.routes.pools().collect();
         let place = |pool: &Arc<config::Pool>| all.iter().position(|it| it.name == pool.name);
@@ -342,8 +361,12 @@ impl Running {
             listen: self.listen.clone(),
             rules: rules.collect(),
             default: default.as_ref().and_then(place),
-            destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
+            destinations: all
+                .iter()
+                .map(|pool| destination(pool, pools, timeouts, worker, registry))
+                .collect(),
             connections: Arc::clone(&self.connections),
+            counters: registry.listener(&self.listen.to_string(), worker),
             accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
@@ -385,15 +408,27 @@ impl Running {
     }
 }
 
+/// An endpoint as the metrics show it.
+fn row(pool: &config::Pool, endpoint: &Endpoint) -> EndpointRow {
+    EndpointRow {
+        pool: pool.name.as_str().into(),
+        address: endpoint.address.to_string(),
+        weight: endpoint.weight,
+        state: Arc::clone(&endpoint.state),
+    }
+}
+
 /// A pool as a worker has it.
 fn destination(
     pool: &config::Pool,
     pools: &mut pools::State,
     timeouts: Timeouts,
     worker: usize,
+    registry: &Registry,
 ) -> Destination {
     let (endpoints, rules) = (pools.endpoints(pool, timeouts), pools.rules(pool));
     let pool_name = pool.name.as_str().into();
     let proxy = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs);
-    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy }
+    let counters = registry.pool(&pool.name, worker);
+    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy, counters }
 }

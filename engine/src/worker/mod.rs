@@ -19,6 +19,7 @@ mod listener;
 mod mailbox;
 mod memory;
 mod owner;
+mod phase;
 mod proxy;
 mod route;
 mod sealing;
@@ -38,7 +39,7 @@ use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::conn::policy::Turn;
 use crate::limit::Limits;
-use crate::metrics::{Counter, Counters, Gauge};
+use crate::metrics::{Counter, Counters, Gauge, ListenerCounters};
 use crate::sys::heap;
 use crate::sys::ring::{self, Outcome};
 use apply::{Applied, Executor};
@@ -132,6 +133,8 @@ struct Worker {
     /// Connections that are over and had no line in the log.
     unlogged: u64,
     counters: Arc<Counters>,
+    /// Those of the services that it has, or of which it has connections.
+    counted: Vec<Arc<ListenerCounters>>,
     faults: FaultLog,
     mailbox: Arc<Mailbox>,
     now: Instant,
@@ -183,6 +186,7 @@ impl Worker {
             unlogged: 0,
             rated_until: None,
             counters: setup.counters,
+            counted: Vec::new(),
             faults: FaultLog::new(setup.index),
             mailbox: setup.mailbox,
             now: clock(),
@@ -341,8 +345,19 @@ impl Worker {
             let turn = Turn { now, may_offload, may_begin_full: self.limits.may_begin_full(now) };
             slot.conn.step(event, turn, &mut self.outbox);
             let [near, far] = std::mem::take(&mut self.outbox.received);
-            self.counters.add(Counter::BytesFromNear, near);
-            self.counters.add(Counter::BytesFromFar, far);
+            if near > 0 {
+                slot.route.counters.add(Counter::BytesFromNear, near);
+            }
+            if far > 0 {
+                slot.route.counters.add(Counter::BytesFromFar, far);
+                if let Some(took) = slot.phase.first_byte(now) {
+                    slot.route.counters.times().first_byte.observe(took);
+                }
+            }
+            let counters = &slot.route.counters;
+            self.outbox.alerts.take(|leg, direction, place, count| {
+                counters.alerts(leg, direction, place, u64::from(count));
+            });
             if let Some(timeline) = slot.timeline() {
                 timeline.bytes[0] += near;
                 timeline.bytes[1] += far;
@@ -353,7 +368,6 @@ impl Worker {
             let mut executor = Executor {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
-                counters: &self.counters,
                 timers: &mut self.timers,
                 limits: &self.limits,
                 worker: self.index,
@@ -373,11 +387,7 @@ impl Worker {
                     Applied::Event(event) => self.events.push_back(event),
                     Applied::Closed(report) => {
                         self.tidy_at.get_or_insert(self.now + TIDY_EVERY);
-                        self.counters.add(Counter::Closed, 1);
-                        if let Some(fault) = report.fault {
-                            self.counters.fault(fault.index());
-                            self.is_short |= fault == Fault::NoDescriptor;
-                        }
+                        self.is_short |= report.fault == Some(Fault::NoDescriptor);
                     }
                 }
             }
@@ -426,13 +436,18 @@ impl Worker {
         self.faults.catch_up(self.now);
         // Beside those of connections there are the accept and the wait for the control plane.
         self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
+        // The last: whoever sees that none is open sees the rest.
+        self.counted.retain(|counters| {
+            counters.publish();
+            // The registry has it, and this list.
+            counters.has_open() || Arc::strong_count(counters) > 2
+        });
     }
 
     fn look_again(&mut self, id: SlotId, leg: Leg) {
         let mut executor = Executor {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            counters: &self.counters,
             timers: &mut self.timers,
             limits: &self.limits,
             worker: self.index,

@@ -25,6 +25,7 @@ mod limits;
 mod liveness;
 mod log;
 mod memory;
+mod metrics;
 mod midway;
 mod narrowed;
 mod offload;

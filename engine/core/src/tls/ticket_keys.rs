@@ -78,6 +78,19 @@ impl fmt::Display for Use {
     }
 }
 
+/// What there is to show of a key in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyState {
+    /// Its name, as hexadecimal digits.
+    pub id: String,
+    /// What it is for now.
+    pub purpose: Use,
+    /// For how long it may have sealed; negative before.
+    pub age_seconds: i64,
+    /// When it stops opening.
+    pub until: UnixSeconds,
+}
+
 impl TicketKey {
     /// A fresh one that seals from `from` on and opens until `until`.
     ///
@@ -184,6 +197,18 @@ impl KeyRing {
         }
         let next = self.keys.iter().map(|key| key.from).filter(|from| *from > begin).min()?;
         Some((text(begin), text(next)))
+    }
+
+    /// What there is to show of every key at `now`.
+    pub(super) fn states(&self, now: UnixSeconds) -> Vec<KeyState> {
+        let age = |from| i64::try_from(i128::from(now) - i128::from(from)).unwrap_or(i64::MIN);
+        let state = |(key, purpose): (&TicketKey, Use)| KeyState {
+            id: key.id(),
+            purpose,
+            age_seconds: age(key.from),
+            until: key.until,
+        };
+        self.uses(now).map(state).collect()
     }
 
     /// Every key with what it is for at `now`.
