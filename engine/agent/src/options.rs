@@ -84,7 +84,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) metrics_file: Option<PathBuf>,
     /// What is written to stderr: error, warn, info, debug or trace, and everything more severe
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", overrides_with = "log_level")]
     pub(crate) log_level: LevelFilter,
 }
 

@@ -97,7 +97,7 @@ mod tests {
         let ring = SCHEDULE.first(NOW).unwrap();
         let ring = SCHEDULE.next(&ring, NOW + 90).unwrap().unwrap();
         let ring = SCHEDULE.next(&ring, NOW + 190).unwrap().unwrap();
-        let without = SCHEDULE.next(&ring, NOW + 280).unwrap().unwrap();
+        let without = SCHEDULE.next(&ring, NOW + 290).unwrap().unwrap();
         assert_eq!(spans(&without)[1..], spans(&ring)[..], "one more, and none has expired");
         assert_eq!(spans(&SCHEDULE.next(&without, NOW + 300).unwrap().unwrap()), spans(&without)[..3]);
         let dead = SCHEDULE.next(&without, NOW + 5000).unwrap().unwrap();
