@@ -255,7 +255,9 @@ fn units_are_understood_whole_and_leave_little_exposed() {
         let about_it: Vec<&str> = said.err.lines().filter(|line| line.contains("offramp")).collect();
         assert!(said.status == 0 && about_it.is_empty(), "{name}: {}{}", said.out, said.err);
         // Of 100; 18 with systemd 252.
-        let Some(said) = systemd_analyze(&["security", "--offline=yes", "--threshold=25", unit]) else { return };
+        let Some(said) = systemd_analyze(&["security", "--offline=yes", "--threshold=25", unit]) else {
+            return;
+        };
         assert_eq!(said.status, 0, "{name}: {}{}", said.out, said.err);
     }
 }

@@ -190,17 +190,18 @@ impl Agent {
             Ok(Some(next)) => next,
             Ok(None) => return Ok(false),
             Err(error) => {
-                self.alarms.raise(Alarm::Rotation, instant(), &format!("no ticket key was added: {error}"));
+                self.alarms.raise(Alarm::Publish, instant(), &format!("no ticket key was added: {error}"));
                 return Ok(false);
             }
         };
         let value = match self.sealer.seal(&next) {
             Ok(value) => value,
             Err(error) => {
-                self.alarms.raise(Alarm::Rotation, instant(), &format!("the ring was not sealed: {error}"));
+                self.alarms.raise(Alarm::Publish, instant(), &format!("the ring was not sealed: {error}"));
                 return Ok(false);
             }
         };
+        self.alarms.clear(Alarm::Publish);
         if leadership.is_over() {
             return Ok(false);
         }
@@ -272,9 +273,12 @@ impl Agent {
 
     fn report(&mut self) {
         let Some(path) = &self.metrics_file else { return };
-        if let Err(error) = alarm::write(path, &self.state, &self.alarms) {
-            let text = format!("{}: cannot be written: {error}", path.display());
-            self.alarms.raise(Alarm::File, instant(), &text);
+        match alarm::write(path, &self.state, &self.alarms) {
+            Ok(()) => self.alarms.clear(Alarm::Metrics),
+            Err(error) => {
+                let text = format!("{}: cannot be written: {error}", path.display());
+                self.alarms.raise(Alarm::Metrics, instant(), &text);
+            }
         }
     }
 }

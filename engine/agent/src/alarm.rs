@@ -18,9 +18,14 @@ pub(crate) enum Alarm {
     File,
     /// The next key should have come.
     Rotation,
+    /// The leader cannot make the next ring.
+    Publish,
+    /// The file of metrics cannot be written.
+    Metrics,
 }
 
-const ALL: [Alarm; 4] = [Alarm::Etcd, Alarm::Ring, Alarm::File, Alarm::Rotation];
+/// Those that the file of metrics shows.
+const SHOWN: [Alarm; 5] = [Alarm::Etcd, Alarm::Ring, Alarm::File, Alarm::Rotation, Alarm::Publish];
 
 impl Alarm {
     fn name(self) -> &'static str {
@@ -29,6 +34,8 @@ impl Alarm {
             Self::Ring => "ring",
             Self::File => "file",
             Self::Rotation => "rotation",
+            Self::Publish => "publish",
+            Self::Metrics => "metrics",
         }
     }
 }
@@ -81,7 +88,7 @@ fn text(state: &State, alarms: &Alarms) -> String {
     const PREFIX: &str = "offramp_ticket_key_agent";
     let mut text = String::new();
     let _ = writeln!(text, "# TYPE {PREFIX}_alarm gauge");
-    for alarm in ALL {
+    for alarm in SHOWN {
         let raised = u8::from(alarms.raised.contains_key(&alarm));
         let _ = writeln!(text, "{PREFIX}_alarm{{alarm=\"{}\"}} {raised}", alarm.name());
     }

@@ -264,10 +264,13 @@ fn no_answer(endpoint: &str, error: &ureq::Error) -> EtcdError {
 fn refused(endpoint: String, response: &mut http::Response<Body>) -> EtcdError {
     let status = response.status().as_u16();
     let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().unwrap_or_default();
-    let said = serde_json::from_slice::<Value>(&body).ok();
-    let said = said.as_ref().and_then(|value| value.get("error").or_else(|| value.get("message")));
-    let said = said.and_then(Value::as_str).unwrap_or("no reason given");
-    EtcdError::Refused { endpoint, status, said: printable(said) }
+    let json = serde_json::from_slice::<Value>(&body).ok();
+    let said = json.as_ref().and_then(|value| value.get("error").or_else(|| value.get("message")));
+    let said = match said.and_then(Value::as_str) {
+        Some(said) => printable(said),
+        None => printable(String::from_utf8_lossy(&body).trim()),
+    };
+    EtcdError::Refused { endpoint, status, said }
 }
 
 /// Bounded, and on one line.

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use offramp_testing::tools::eventually;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
 
 use crate::lab::{Etcd, Host, TIMES, agreed, kek};
 
@@ -20,6 +23,8 @@ fn certificates(directory: &Path) {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        // With users, etcd's gateway refuses a certificate that has a common name.
+        params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &authority).unwrap();
         std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
