@@ -49,8 +49,8 @@ pub use peer::PeerRefusal;
 pub use peer_error::PeerError;
 pub use pending::PendingPeer;
 pub use sources::{LoadKey, Sources};
-pub use ticket_file::KeyFileError;
 pub use ticket_keys::KeyState;
+pub use ticket_file::{FILE_BYTES_MAX as TICKET_FILE_BYTES_MAX, KeyFileError, read_secret};
 pub use tickets::{NextKeys, Tickets};
 
 use findings::Findings;
