@@ -26,19 +26,20 @@ mod watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
-use crate::config::{Config, Loaded, Pinning, Routes};
+use crate::config::{Config, Confine, Loaded, Pinning, Routes};
+use crate::confine::Cage;
 use crate::conn::fault::Fault;
 use crate::log::Log;
-use crate::metrics::{Counters, Metrics};
+use crate::metrics::{Counters, Expiries, Metrics};
 use crate::sys::errno;
 use crate::sys::socket::Address;
 use crate::tls::Tickets;
@@ -134,29 +135,27 @@ impl Engine {
         log: Option<Log>,
     ) -> Result<Self, StartError> {
         let inherited = descriptors::open();
+        let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
-        let incoming_cpus =
-            if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
         let tickets = ticket_clock::tickets(&config)?;
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
-        let (served, expiries) = {
-            let mut in_force = control.services.lock();
-            in_force.begin(incoming_cpus, inherited);
-            let next = in_force.prepare(&config, &reload::find(&config))?;
-            reload::warn(next.warning.as_slice());
-            in_force.commit(next);
-            watch::warn_of_exposed_keys(in_force.listeners());
-            (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
-        };
+        let (served, expiries) = first_services(&control, &config, &cpus, inherited)?;
         let admin_bound = config.admin.map(Bound::new).transpose()?;
+        if let Some(cage) = &mut cage {
+            cage.close(&config)?;
+            cage.announce();
+        }
+        let restricts_rings = cage.as_ref().map_or(config.confine != Confine::Off, Cage::restricts_rings);
+        control.services.lock().confine(cage.map(Arc::new));
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
-        let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
+        let crew =
+            Crew::start(setups(&control, counters, restricts_rings)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
         let service = admin::Service {
             metrics: metrics.clone(),
@@ -273,14 +272,36 @@ impl fmt::Display for Engine {
     }
 }
 
+/// Binds and reads what the configuration of the start needs, and puts it in force.
+fn first_services(
+    control: &Control,
+    config: &Config,
+    cpus: &[usize],
+    inherited: u64,
+) -> Result<(Vec<Served>, Arc<Mutex<Expiries>>), StartError> {
+    let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
+    let mut in_force = control.services.lock();
+    in_force.begin(incoming_cpus, inherited, Cage::owner(config));
+    let next = in_force.prepare(config, &reload::find(config))?;
+    reload::warn(next.warning.as_slice());
+    in_force.commit(next);
+    watch::warn_of_exposed_keys(in_force.listeners());
+    Ok((in_force.running().iter().map(Served::of).collect(), in_force.expiries()))
+}
+
 /// What each worker is made of.
-fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>, StartError> {
+fn setups(
+    control: &Control,
+    counters: Vec<Arc<Counters>>,
+    restricts_ring: bool,
+) -> Result<Vec<Setup>, StartError> {
     let names = connection_names(counters.len())?;
     let in_force = control.services.lock();
     let setup = |(index, counters): (usize, _)| Setup {
         index,
         name: names[index],
         workers: control.mailboxes.len(),
+        restricts_ring,
         max_connections: in_force.max_connections_of(index),
         counters,
         limits: in_force.limits(),

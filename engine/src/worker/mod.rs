@@ -78,6 +78,8 @@ pub struct Setup {
     pub workers: usize,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
+    /// Whether its ring refuses what it does not use.
+    pub restricts_ring: bool,
     /// This worker's counters.
     pub counters: Arc<Counters>,
     /// What clients may use.
@@ -165,8 +167,8 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
-        let mut ring =
-            Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
+        let ring = if setup.restricts_ring { Ring::restricted() } else { Ring::new() };
+        let mut ring = ring.map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
             index: setup.index,
