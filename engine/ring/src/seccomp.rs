@@ -15,20 +15,36 @@ pub fn is_available() -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Filters the system calls of all threads of the process, and of those that they start, for good. What the
-/// filter refuses with an error is reported by the kernel's audit log. The calling thread must have
-/// no_new_privs, or CAP_SYS_ADMIN.
+/// Whose system calls are filtered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Those of all threads that there are.
+    All,
+    /// Those of the calling one.
+    Own,
+}
+
+/// Whether the kernel's audit log reports what is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusals {
+    /// With a line for each.
+    Logged,
+    /// Callers expect them.
+    Silent,
+}
+
+/// Filters the system calls of these threads, and of those that they start, for good. The calling thread must
+/// have no_new_privs, or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// EINVAL: the program is none that the kernel takes. EACCES: without no_new_privs. ENOSYS: no seccomp.
-pub fn filter_all_threads(program: &[libc::sock_filter]) -> io::Result<()> {
+pub fn filter(program: &[libc::sock_filter], threads: Threads, refusals: Refusals) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // The kernel only reads what `filter` points at.
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
-    let (what, flags) = (
-        libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER),
-        libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG,
-    );
+    let all = if threads == Threads::All { libc::SECCOMP_FILTER_FLAG_TSYNC } else { 0 };
+    let logged = if refusals == Refusals::Logged { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+    let (what, flags) = (libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER), all | logged);
     // SAFETY: `program` and the `len` instructions that it points at are initialised and readable for the call,
     // which copies them and keeps no pointer. A filter can make later system calls fail, which is what callers
     // of each must expect, and nothing else.

@@ -12,6 +12,7 @@ mod syscalls;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::config::{Config, Confine, RunAs};
 use crate::log::Log;
 use crate::sys::{errno, operations, process};
+use crate::worker::WorkerCage;
 
 use paths::Paths;
 
@@ -154,7 +156,9 @@ impl Cage {
 
     /// Says in the log what is in force.
     pub fn announce(&self) {
-        if self.report.layers.iter().all(|layer| layer.in_force || layer.name == "user") {
+        if self.confine == Confine::Off {
+            tracing::info!("not confined: confine = \"off\"");
+        } else if self.report.layers.iter().all(|layer| layer.in_force || layer.name == "user") {
             tracing::info!("{}", self.report);
         } else {
             tracing::warn!("{}", self.report);
@@ -167,10 +171,13 @@ impl Cage {
         &self.report
     }
 
-    /// Whether the rings of workers refuse what they do not use.
+    /// What each worker gives up beside that.
     #[must_use]
-    pub fn restricts_rings(&self) -> bool {
-        self.report.layers.iter().any(|layer| layer.name == "io_uring restrictions" && layer.in_force)
+    pub fn of_worker(&self) -> WorkerCage {
+        let holds = |name| self.report.layers.iter().any(|layer| layer.name == name && layer.in_force);
+        let filter =
+            if holds("seccomp") { syscalls::of_worker().unwrap_or_default() } else { Arc::default() };
+        WorkerCage { restricts_ring: holds("io_uring restrictions"), filter }
     }
 
     /// Whether the process can reach, and its user can read, what this configuration names.
@@ -283,9 +290,9 @@ mod tests {
         let said = "confined: user offramp, no_new_privs, seccomp (9 system calls); not in force: landlock: \
                     ENOSYS; try: a kernel";
         assert_eq!(cage.report().to_string(), said);
-        assert!(!cage.restricts_rings());
+        assert!(!cage.of_worker().restricts_ring && !cage.of_worker().filter.is_empty());
         cage.note("io_uring restrictions", Ok(String::new())).expect("auto");
-        assert!(cage.restricts_rings());
+        assert!(cage.of_worker().restricts_ring);
         let json = serde_json::to_string(&cage.report().layers[2]).expect("JSON");
         assert_eq!(json, r#"{"name":"landlock","in_force":false,"detail":"ENOSYS; try: a kernel"}"#);
     }

@@ -8,6 +8,7 @@
 //! Operations of a ring are no system calls: see `ring/src/operations.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use libc::{c_int, c_long};
 use seccompiler::{
@@ -15,7 +16,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-use crate::sys::{errno, seccomp};
+use crate::sys::errno;
+use crate::sys::seccomp::{self, Refusals, Threads};
 
 /// What is allowed with any arguments, by what needs it.
 const ALLOWED: &[(&str, &[c_long])] = &[
@@ -148,15 +150,35 @@ const ALLOWED_OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[c_long] = &[];
 
+/// The same number everywhere; the library lacks it for some architectures.
+const FCHMODAT2: c_long = 452;
 /// New ones whose arguments a filter cannot read, or for which the list has an older one.
 const ENOSYS: [c_long; 6] = [
     libc::SYS_clone3,
     libc::SYS_epoll_pwait2,
     libc::SYS_faccessat2,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_openat2,
     libc::SYS_futex_waitv,
 ];
+
+/// Of the list, what a worker never does: it makes no other ring, whose operations would not be restricted, no
+/// thread, no listener, and has nothing to do with files.
+const WORKER_REFUSED: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_clone,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_getdents64,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_listen,
+    libc::SYS_unlinkat,
+];
+#[cfg(target_arch = "x86_64")]
+const WORKER_REFUSED_OLD: &[c_long] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_unlink];
+#[cfg(not(target_arch = "x86_64"))]
+const WORKER_REFUSED_OLD: &[c_long] = &[];
 
 /// Families of sockets; AF_NETLINK, with which the C library would sort addresses, is none of them.
 const FAMILIES: [c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
@@ -182,16 +204,28 @@ const IOCTL: [libc::Ioctl; 4] = [libc::FIOCLEX, libc::FIONBIO, libc::FIONREAD, l
 /// # Errors
 /// Why they are not filtered, and what to try.
 pub(super) fn filter() -> Result<String, String> {
-    let (newer, main) = programs().map_err(|error| error.to_string())?;
-    let count = main.1;
+    let (newer, (main, count)) = programs().map_err(|error| error.to_string())?;
     // Of two that refuse, the one that was installed last decides by which error: the second one must let pass
     // what the first one refuses.
-    for program in [newer, main.0] {
-        let program: Vec<libc::sock_filter> = program.iter().map(instruction).collect();
-        seccomp::filter_all_threads(&program)
+    for (program, refusals) in [(newer, Refusals::Silent), (main, Refusals::Logged)] {
+        seccomp::filter(&instructions(&program), Threads::All, refusals)
             .map_err(|error| format!("{}; try: {}", errno::name(&error), seccomp::REMEDY))?;
     }
     Ok(format!("{count} system calls"))
+}
+
+/// What a worker gives up beside that once it has its ring, which is all that it needs of these.
+pub(super) fn of_worker() -> Result<Arc<[libc::sock_filter]>, seccompiler::BackendError> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    let refused = WORKER_REFUSED.iter().chain(WORKER_REFUSED_OLD).map(|call| (*call, Vec::new()));
+    let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let program: BpfProgram =
+        SeccompFilter::new(refused.collect(), SeccompAction::Allow, refusal, arch)?.try_into()?;
+    Ok(instructions(&program).into())
+}
+
+fn instructions(program: &BpfProgram) -> Vec<libc::sock_filter> {
+    program.iter().map(instruction).collect()
 }
 
 fn instruction(it: &seccompiler::sock_filter) -> libc::sock_filter {
@@ -236,6 +270,10 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendErr
     let ours = c_int::try_from(std::process::id()).unwrap_or_default();
     rules.insert(libc::SYS_tgkill, vec![rule(vec![is(0, ours)?])?]);
     rules.insert(libc::SYS_prlimit64, vec![rule(vec![is(0, 0)?])?]);
+    // One more filter can only refuse more.
+    let set = is(0, libc::SECCOMP_SET_MODE_FILTER.cast_signed())?;
+    let logged = Condition::new(1, Len::Qword, Is::Eq, libc::SECCOMP_FILTER_FLAG_LOG)?;
+    rules.insert(libc::SYS_seccomp, vec![rule(vec![set, logged])?]);
     Ok(rules)
 }
 
@@ -265,6 +303,9 @@ mod tests {
         assert_eq!(all.len(), count);
         let (_, (main, calls)) = programs().expect("a program");
         assert!(main.len() < 4096, "{}", main.len());
-        assert_eq!(calls, count - ENOSYS.len() + 9);
+        assert_eq!(calls, count - ENOSYS.len() + 9 + 1);
+        let listed: Vec<c_long> = rules().expect("rules").into_keys().collect();
+        assert!(WORKER_REFUSED.iter().chain(WORKER_REFUSED_OLD).all(|call| listed.contains(call)));
+        assert!(!of_worker().expect("a program").is_empty());
     }
 }

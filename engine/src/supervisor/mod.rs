@@ -40,11 +40,11 @@ use crate::confine::Cage;
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Expiries, Metrics};
-use crate::sys::errno;
 use crate::sys::socket::Address;
+use crate::sys::{errno, operations};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
-use crate::worker::Setup;
+use crate::worker::{Setup, WorkerCage};
 
 use admin_address::{AdminAddress, Bound};
 pub use control::Control;
@@ -147,15 +147,14 @@ impl Engine {
             cage.close(&config)?;
             cage.announce();
         }
-        let restricts_rings = cage.as_ref().map_or(config.confine != Confine::Off, Cage::restricts_rings);
+        let of_worker = cage.as_ref().map_or_else(|| embedded(&config), Cage::of_worker);
         control.services.lock().confine(cage.map(Arc::new));
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
-        let crew =
-            Crew::start(setups(&control, counters, restricts_rings)?.into_iter(), &cpus, control.clone())?;
+        let crew = Crew::start(setups(&control, counters, &of_worker)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
         let service = admin::Service {
             metrics: metrics.clone(),
@@ -289,11 +288,16 @@ fn first_services(
     Ok((in_force.running().iter().map(Served::of).collect(), in_force.expiries()))
 }
 
+/// In a process of which we are a part: the rings are ours.
+fn embedded(config: &Config) -> WorkerCage {
+    WorkerCage::of_ring(config.confine != Confine::Off && operations::can_be_restricted().is_ok())
+}
+
 /// What each worker is made of.
 fn setups(
     control: &Control,
     counters: Vec<Arc<Counters>>,
-    restricts_ring: bool,
+    cage: &WorkerCage,
 ) -> Result<Vec<Setup>, StartError> {
     let names = connection_names(counters.len())?;
     let in_force = control.services.lock();
@@ -301,7 +305,7 @@ fn setups(
         index,
         name: names[index],
         workers: control.mailboxes.len(),
-        restricts_ring,
+        cage: cage.clone(),
         max_connections: in_force.max_connections_of(index),
         counters,
         limits: in_force.limits(),

@@ -38,7 +38,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::{ConfigOption, Raw, TrustAnchor};
 
     #[test]

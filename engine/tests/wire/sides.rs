@@ -65,7 +65,7 @@ impl Running {
         let counters = Arc::new(Counters::new(Fault::LABELS));
         let setup = worker::Setup {
             index: 0,
-            restricts_ring: true,
+            cage: worker::WorkerCage::of_ring(true),
             name: 0,
             workers: 1,
             max_connections: 16,
