@@ -58,5 +58,12 @@ pub fn filter(program: &[libc::sock_filter], threads: Threads, refusals: Refusal
 }
 
 /// What to do where there is none.
-pub const REMEDY: &str =
-    "a kernel with CONFIG_SECCOMP_FILTER; in a container: a seccomp profile that allows seccomp";
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "SystemCallFilter=seccomp in the systemd unit; in a container: a seccomp profile that allows seccomp"
+        }
+        _ => "a kernel with CONFIG_SECCOMP_FILTER",
+    }
+}

@@ -4,6 +4,7 @@
 //! refused stays refused. Nor are signals scoped: the C library sends some from thread to thread, and the filter
 //! of system calls allows no others.
 
+use std::fs::File;
 use std::io;
 
 use landlock::{
@@ -19,11 +20,13 @@ use crate::sys::{errno, landlock as kernel};
 /// The newest version whose rights were tried with Offramp. Older kernels have a part of them.
 const TRIED: ABI = ABI::V6;
 
-/// Restricts the calling thread, those that it starts, and that of the log.
+/// Restricts the calling thread, those that it starts, and that of the log. With what must stay open for that:
+/// the directory of this process in /proc, which the kernel would forget and make again as another one.
 ///
 /// # Errors
 /// Why the whole process is not restricted, and what to try.
-pub(super) fn restrict(paths: &Paths, log: &Log) -> Result<String, String> {
+pub(super) fn restrict(paths: &Paths, log: &Log) -> Result<(String, Option<File>), String> {
+    let kept = File::open("/proc/self").ok();
     kernel::abi().map_err(|error| format!("{}; try: {}", errno::name(&error), kernel::remedy(&error)))?;
     let ruleset = ruleset(paths).map_err(|error| error.to_string())?;
     let theirs = ruleset.try_clone().map_err(|error: io::Error| errno::name(&error))?;
@@ -31,7 +34,7 @@ pub(super) fn restrict(paths: &Paths, log: &Log) -> Result<String, String> {
         Some(done) => done?,
         None => return Err("the thread of the log does not answer; try: read stderr faster".to_owned()),
     };
-    enforce(ruleset)
+    Ok((enforce(ruleset)?, kept))
 }
 
 fn enforce(ruleset: RulesetCreated) -> Result<String, String> {

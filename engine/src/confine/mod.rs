@@ -11,6 +11,7 @@ mod paths;
 mod syscalls;
 
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Cage {
     report: Confinement,
     /// What Landlock leaves; none if it is not in force.
     paths: Option<Paths>,
+    /// What must stay open for Landlock.
+    _kept: Option<File>,
     /// Whom the process has become.
     user: Option<RunAs>,
 }
@@ -119,15 +122,20 @@ impl Cage {
     /// # Errors
     /// [`ConfineError::Missing`] with `confine = "require"`.
     pub fn enter(config: &Config, log: &Log) -> Result<Self, ConfineError> {
-        let mut cage =
-            Self { confine: config.confine, report: Confinement::default(), paths: None, user: None };
+        let mut cage = Self {
+            confine: config.confine,
+            report: Confinement::default(),
+            paths: None,
+            _kept: None,
+            user: None,
+        };
         if cage.confine == Confine::Off {
             return Ok(cage);
         }
         let paths = Paths::of(config);
         match files::restrict(&paths, log) {
-            Ok(what) => {
-                cage.paths = Some(paths);
+            Ok((what, kept)) => {
+                (cage.paths, cage._kept) = (Some(paths), kept);
                 cage.note("landlock", Ok(what))?;
             }
             Err(why) => cage.note("landlock", Err(why))?,
@@ -276,7 +284,7 @@ mod tests {
     use super::*;
 
     fn cage(confine: Confine) -> Cage {
-        Cage { confine, report: Confinement::default(), paths: None, user: None }
+        Cage { confine, report: Confinement::default(), paths: None, _kept: None, user: None }
     }
 
     #[test]

@@ -209,7 +209,7 @@ pub(super) fn filter() -> Result<String, String> {
     // what the first one refuses.
     for (program, refusals) in [(newer, Refusals::Silent), (main, Refusals::Logged)] {
         seccomp::filter(&instructions(&program), Threads::All, refusals)
-            .map_err(|error| format!("{}; try: {}", errno::name(&error), seccomp::REMEDY))?;
+            .map_err(|error| format!("{}; try: {}", errno::name(&error), seccomp::remedy(&error)))?;
     }
     Ok(format!("{count} system calls"))
 }
