@@ -73,6 +73,10 @@ fn refusals_of_a_configuration() {
         "ticket_keys = \"ticket.keys\"",
         "socket_mode = \"0660\"",
         "accept_proxy = [\"unix:\"]",
+        "user = \"no-such-user\"",
+        "user = \"root\"",
+        "group = \"root\"",
+        "confine = \"yes\"",
     ] {
         fs::write(directory.path().join("offramp.toml"), format!("{first}\n{GOOD}")).expect("it is ours");
         let output = offramp(directory.path(), "check --config offramp.toml");

@@ -71,7 +71,7 @@ impl TicketKeyTask {
         match self {
             Self::Agent { options } => Err(become_agent(&options, log_level)),
             Self::New { file } => {
-                KeyRing::generate(now)?.create(&file)?;
+                KeyRing::generate(now).map_err(KeyFileError::from)?.create(&file)?;
                 Ok(format!("{}: made\n{}", file.display(), ids(&file, now)?))
             }
             Self::Rotate { file, start_in } => {

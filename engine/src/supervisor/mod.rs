@@ -26,23 +26,24 @@ mod watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
-use crate::config::{Config, Loaded, Pinning, Routes};
+use crate::config::{Config, Confine, Loaded, Pinning, Routes};
+use crate::confine::Cage;
 use crate::log::Log;
-use crate::metrics::{Counters, Metrics};
-use crate::sys::errno;
+use crate::metrics::{Counters, Expiries, Metrics};
 use crate::sys::socket::Address;
+use crate::sys::{errno, operations};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
-use crate::worker::Setup;
+use crate::worker::{Setup, WorkerCage};
 
 use admin_address::{AdminAddress, Bound};
 pub use control::Control;
@@ -133,23 +134,20 @@ impl Engine {
         log: Option<Log>,
     ) -> Result<Self, StartError> {
         let inherited = descriptors::open();
+        let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
-        let incoming_cpus =
-            if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
         let tickets = ticket_clock::tickets(&config)?;
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
-        let (served, expiries) = {
-            let mut in_force = control.services.lock();
-            in_force.begin(incoming_cpus, inherited);
-            let next = in_force.prepare(&config, &reload::find(&config))?;
-            reload::warn(next.warning.as_slice());
-            in_force.commit(next);
-            watch::warn_of_exposed_keys(in_force.listeners());
-            (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
-        };
+        let (served, expiries) = first_services(&control, &config, &cpus, inherited)?;
         let admin_bound = config.admin.map(Bound::new).transpose()?;
+        if let Some(cage) = &mut cage {
+            cage.close(&config)?;
+            cage.announce();
+        }
+        let of_worker = cage.as_ref().map_or_else(|| embedded(&config), Cage::of_worker);
+        control.services.lock().confine(cage.map(Arc::new));
 
         let counters: Vec<_> = control.mailboxes.iter().map(|_| Arc::new(Counters::default())).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
@@ -157,7 +155,7 @@ impl Engine {
         let metrics = Metrics::new(counters.clone(), registry, control.offload.allowed())
             .with_log(log_counters)
             .with_tickets(Arc::clone(&tickets));
-        let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
+        let crew = Crew::start(setups(&control, counters, &of_worker)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
         let service = admin::Service {
             metrics: metrics.clone(),
@@ -274,14 +272,41 @@ impl fmt::Display for Engine {
     }
 }
 
+/// Binds and reads what the configuration of the start needs, and puts it in force.
+fn first_services(
+    control: &Control,
+    config: &Config,
+    cpus: &[usize],
+    inherited: u64,
+) -> Result<(Vec<Served>, Arc<Mutex<Expiries>>), StartError> {
+    let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
+    let mut in_force = control.services.lock();
+    in_force.begin(incoming_cpus, inherited, Cage::owner(config));
+    let next = in_force.prepare(config, &reload::find(config))?;
+    reload::warn(next.warning.as_slice());
+    in_force.commit(next);
+    watch::warn_of_exposed_keys(in_force.listeners());
+    Ok((in_force.running().iter().map(Served::of).collect(), in_force.expiries()))
+}
+
+/// In a process of which we are a part: the rings are ours.
+fn embedded(config: &Config) -> WorkerCage {
+    WorkerCage::of_ring(config.confine != Confine::Off && operations::can_be_restricted().is_ok())
+}
+
 /// What each worker is made of.
-fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>, StartError> {
+fn setups(
+    control: &Control,
+    counters: Vec<Arc<Counters>>,
+    cage: &WorkerCage,
+) -> Result<Vec<Setup>, StartError> {
     let names = connection_names(counters.len())?;
     let in_force = control.services.lock();
     let setup = |(index, counters): (usize, _)| Setup {
         index,
         name: names[index],
         workers: control.mailboxes.len(),
+        cage: cage.clone(),
         max_connections: in_force.max_connections_of(index),
         counters,
         limits: in_force.limits(),

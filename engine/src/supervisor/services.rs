@@ -16,6 +16,7 @@ use super::unix_socket::{Bound, SocketFile, SocketFiles};
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
+use crate::confine::Cage;
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::{EndpointRow, Expiries, Registry};
@@ -49,6 +50,8 @@ impl Services {
             timeouts: Timeouts::default(),
             incoming_cpus: Vec::new(),
             inherited: 0,
+            owner: None,
+            cage: None,
             max_connections: 0,
             seen: Seen::default(),
             warned: Vec::new(),
@@ -93,6 +96,9 @@ pub(super) struct InForce {
     incoming_cpus: Vec<usize>,
     /// Descriptors that were open at the start.
     inherited: u64,
+    /// The user and group that the process becomes; none if it stays who it is.
+    owner: Option<(u32, u32)>,
+    cage: Option<Arc<Cage>>,
     /// Of all workers.
     max_connections: usize,
     /// Its files as they were when they were last read.
@@ -138,8 +144,18 @@ pub(super) struct Next {
 
 impl InForce {
     /// Before the first services: what their sockets need to know, and how many descriptors were open.
-    pub(super) fn begin(&mut self, incoming_cpus: Vec<usize>, inherited: u64) {
-        (self.incoming_cpus, self.inherited) = (incoming_cpus, inherited);
+    pub(super) fn begin(&mut self, incoming_cpus: Vec<usize>, inherited: u64, owner: Option<(u32, u32)>) {
+        (self.incoming_cpus, self.inherited, self.owner) = (incoming_cpus, inherited, owner);
+    }
+
+    /// What the process is confined to from now on.
+    pub(super) fn confine(&mut self, cage: Option<Arc<Cage>>) {
+        self.cage = cage;
+    }
+
+    /// Whether the process can reach what this configuration names.
+    pub(super) fn check_reach(&self, new: &Config) -> Result<(), StartError> {
+        Ok(self.cage.as_ref().map_or(Ok(()), |cage| cage.check(new))?)
     }
 
     /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing
@@ -215,7 +231,9 @@ impl InForce {
                 (before.id, before.listen, before.file, Vec::new())
             }
             None => {
-                let bound = sockets::listening(&listener, workers, &self.incoming_cpus)?;
+                let socket_access = listener.socket_access.or_owner(self.owner);
+                let asked = Listener { socket_access, ..listener.clone() };
+                let bound = sockets::listening(&asked, workers, &self.incoming_cpus)?;
                 let Bound { listen, sockets, file } = bound;
                 self.next_id += 1;
                 (ServiceId(self.next_id), listen, file.map(|file| self.files.add(file)), sockets)
@@ -241,6 +259,7 @@ impl InForce {
 
     /// Reads all files of the listeners again and puts them in force.
     pub(super) fn reread(&mut self) -> Result<(), StartError> {
+        self.check_reach(&Config::new(self.listeners().cloned().collect()))?;
         let load = |it: &Running| it.listener.load(Some(&self.tickets), Some(&it.legs));
         let all = self.services.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         for (running, legs) in self.services.iter_mut().zip(all) {

@@ -42,6 +42,7 @@ use crate::limit::Limits;
 use crate::metrics::{Counter, Counters, Gauge, ListenerCounters};
 use crate::sys::heap;
 use crate::sys::ring::{self, Outcome};
+use crate::sys::seccomp;
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
@@ -79,12 +80,38 @@ pub struct Setup {
     pub workers: usize,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
+    /// What it gives up.
+    pub cage: WorkerCage,
     /// This worker's counters.
     pub counters: Arc<Counters>,
     /// What clients may use.
     pub limits: Arc<Limits>,
     /// What the control plane tells it, with the services of the start in it.
     pub mailbox: Arc<Mailbox>,
+}
+
+/// What a worker gives up, for good.
+#[derive(Clone, Default)]
+pub struct WorkerCage {
+    /// Whether its ring refuses operations that it does not use.
+    pub restricts_ring: bool,
+    /// A filter of the system calls of its thread, once it has its ring; empty for none.
+    pub filter: Arc<[libc::sock_filter]>,
+}
+
+impl WorkerCage {
+    /// As far as the ring.
+    #[must_use]
+    pub fn of_ring(restricts_ring: bool) -> Self {
+        Self { restricts_ring, filter: Arc::default() }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        if self.filter.is_empty() {
+            return Ok(());
+        }
+        seccomp::filter(&self.filter, seccomp::Threads::Own, seccomp::Refusals::Logged)
+    }
 }
 
 /// Why a worker could not start; the text names the likely cause and the command to try.
@@ -98,6 +125,9 @@ pub enum StartError {
         /// The likely cause and what to do.
         hint: &'static str,
     },
+    /// Its system calls cannot be filtered, though those of other threads are.
+    #[error("the system calls of the worker cannot be filtered ({0}); try: confine = \"off\"")]
+    Filter(io::Error),
 }
 
 /// Runs a worker on the calling thread until it was drained or ended. `ready` is called once, when
@@ -168,8 +198,9 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
-        let mut ring =
-            Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
+        let ring = if setup.cage.restricts_ring { Ring::restricted() } else { Ring::new() };
+        let mut ring = ring.map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
+        setup.cage.close().map_err(StartError::Filter)?;
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
             index: setup.index,

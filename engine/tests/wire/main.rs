@@ -12,6 +12,7 @@ mod admin;
 mod authorities;
 mod bulk;
 mod config;
+mod confine;
 mod control;
 mod ending;
 mod extensions;

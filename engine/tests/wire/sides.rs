@@ -67,6 +67,7 @@ impl Running {
         let counters = Arc::new(Counters::default());
         let setup = worker::Setup {
             index: 0,
+            cage: worker::WorkerCage::of_ring(true),
             name: 0,
             workers: 1,
             max_connections: 16,
