@@ -34,11 +34,22 @@ pub(super) struct Body {
 pub(super) enum Route {
     Metrics,
     Health,
+    State,
     Offload,
     AllowOffload(bool),
     Config,
     Configure(Body),
     Refused(Answer),
+}
+
+impl Route {
+    /// Whether it changes something, or shows what is nobody else's business.
+    pub(super) fn needs_full_access(&self) -> bool {
+        match self {
+            Self::AllowOffload(_) | Self::Config | Self::Configure(_) => true,
+            Self::Metrics | Self::Health | Self::State | Self::Offload | Self::Refused(_) => false,
+        }
+    }
 }
 
 pub(super) fn parse(request: &[u8]) -> Parsed {
@@ -61,13 +72,16 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         _ if is_foreign && !reads => Route::Refused(Answer::foreign()),
         "/metrics" if reads => Route::Metrics,
         "/healthz" if reads => Route::Health,
+        "/v1/state" if reads => Route::State,
         "/offload" if reads => Route::Offload,
         "/offload/on" if method == "POST" => Route::AllowOffload(true),
         "/offload/off" if method == "POST" => Route::AllowOffload(false),
         "/v1/config" if reads => Route::Config,
         "/v1/config" if method == "PUT" => body(parsed.headers).map_or_else(Route::Refused, Route::Configure),
         "/v1/config" => Route::Refused(Answer::wrong_method("GET, HEAD, PUT")),
-        "/metrics" | "/healthz" | "/offload" => Route::Refused(Answer::wrong_method("GET, HEAD")),
+        "/metrics" | "/healthz" | "/v1/state" | "/offload" => {
+            Route::Refused(Answer::wrong_method("GET, HEAD"))
+        }
         "/offload/on" | "/offload/off" => Route::Refused(Answer::wrong_method("POST")),
         _ => Route::Refused(Answer::nowhere()),
     };
@@ -133,6 +147,10 @@ impl Answer {
         Self { kind, body, ..Self::ok("") }
     }
 
+    pub(super) fn json(body: String) -> Self {
+        Self { kind: "application/json", body, ..Self::ok("") }
+    }
+
     pub(super) fn bad_request() -> Self {
         Self::new("400 Bad Request", "bad request\n")
     }
@@ -153,7 +171,8 @@ impl Answer {
     }
 
     pub(super) fn nowhere() -> Self {
-        let there_are = "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config\n";
+        let there_are =
+            "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config, /v1/state\n";
         Self::new("404 Not Found", there_are)
     }
 
@@ -173,13 +192,21 @@ impl Answer {
         Self::new("422 Unprocessable Content", body)
     }
 
-    pub(super) fn forbidden(body: &str) -> Self {
-        Self::new("403 Forbidden", body)
+    /// Where a client may only read.
+    pub(super) fn read_only() -> Self {
+        Self::new(
+            "403 Forbidden",
+            "admin is read-only; this is for admin_socket; try: admin_socket = \"/run/offramp/admin.sock\" \
+             and curl --unix-socket /run/offramp/admin.sock http://localhost/...\n",
+        )
     }
 
-    pub(super) fn not_local() -> Self {
-        Self::forbidden(
-            "/v1/config is served only where admin is a loopback address, such as 127.0.0.1:9100\n",
+    /// A stranger may only read too.
+    pub(super) fn stranger() -> Self {
+        Self::new(
+            "403 Forbidden",
+            "this is for processes of root and of the user that Offramp runs as, and for no client of a \
+             listener; try: sudo\n",
         )
     }
 

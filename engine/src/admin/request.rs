@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::sender::Sender;
 use crate::sys::socket;
 
 /// What is asked for.
@@ -20,7 +19,6 @@ pub enum ConfigTask {
 /// Somebody's request. Dropped before it is [done](ConfigRequest::done), nothing came of it, and who waits
 /// learns that.
 pub struct ConfigRequest {
-    sender: Sender,
     /// What is asked for.
     pub task: ConfigTask,
     outcome: Arc<Outcome>,
@@ -29,8 +27,6 @@ pub struct ConfigRequest {
 /// Why nothing came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Who asks may not.
-    Forbidden(String),
     /// There is no configuration to show: no file, only flags.
     FlagsAlone,
     /// The configuration is wrong, and nothing has changed.
@@ -53,28 +49,9 @@ struct Outcome {
 pub(super) struct Waiting(Arc<Outcome>);
 
 impl ConfigRequest {
-    pub(super) fn new(sender: Sender, task: ConfigTask) -> io::Result<(Self, Waiting)> {
+    pub(super) fn new(task: ConfigTask) -> io::Result<(Self, Waiting)> {
         let outcome = Arc::new(Outcome { event: socket::event()?, said: Mutex::default() });
-        Ok((Self { sender, task, outcome: Arc::clone(&outcome) }, Waiting(outcome)))
-    }
-
-    /// Whether who asks may: root, or the user of this process, who may send it SIGHUP too. To be called
-    /// where nobody is kept waiting: the kernel lists all of its connections for it.
-    ///
-    /// # Errors
-    /// [`Refusal::Forbidden`].
-    pub fn permitted(&self) -> Result<(), Refusal> {
-        match self.sender.may_change() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::Forbidden(
-                "/v1/config is for processes of root and of the user that Offramp runs as, and for no client \
-                 of a listener; try: sudo"
-                    .to_owned(),
-            )),
-            Err(error) => Err(Refusal::Forbidden(format!(
-                "/v1/config: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"
-            ))),
-        }
+        Ok((Self { task, outcome: Arc::clone(&outcome) }, Waiting(outcome)))
     }
 
     /// Answers who has asked.
@@ -92,7 +69,11 @@ impl Drop for ConfigRequest {
 
 impl fmt::Debug for ConfigRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigRequest({:?})", self.sender)
+        let task = match self.task {
+            ConfigTask::Show => "show",
+            ConfigTask::Change(_) => "change",
+        };
+        write!(f, "ConfigRequest({task})")
     }
 }
 

@@ -129,7 +129,7 @@ impl Raw {
         let workers = self.number(ConfigOption::Workers, WORKERS)?.unwrap_or_else(default_workers);
         let pin_workers =
             self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
-        let admin = self.address(ConfigOption::Admin)?;
+        let (admin, admin_socket) = (self.address(ConfigOption::Admin)?, self.admin_socket()?);
         let timeouts = self.timeouts()?;
         let max_connections = self.max_connections(workers)?;
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
@@ -146,6 +146,7 @@ impl Raw {
             workers,
             pin_workers,
             admin,
+            admin_socket,
             timeouts,
             max_connections,
             limits,

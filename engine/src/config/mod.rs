@@ -179,8 +179,10 @@ pub struct Config {
     pub workers: usize,
     /// Where each runs.
     pub pin_workers: Pinning,
-    /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
+    /// Where the control plane serves what anybody may read; nowhere if absent.
     pub admin: Option<SocketAddr>,
+    /// The Unix socket where it serves everything; none if absent.
+    pub admin_socket: Option<PathBuf>,
     /// The deadlines of a connection.
     pub timeouts: Timeouts,
     /// Connections open at once in the whole process; past it accepting pauses.
@@ -220,6 +222,7 @@ impl Config {
             workers: 1,
             pin_workers: Pinning::default(),
             admin: None,
+            admin_socket: None,
             timeouts: Timeouts::default(),
             max_connections: limits::MAX_CONNECTIONS_DEFAULT,
             limits: LimitRules::default(),
@@ -227,6 +230,13 @@ impl Config {
             session_lifetime: limits::SESSION_LIFETIME_DEFAULT,
             origins: Origins::default(),
         }
+    }
+
+    /// Where admin is served: by TCP, and at the Unix socket.
+    #[must_use]
+    pub fn admin_addresses(&self) -> Vec<Address> {
+        let socket = self.admin_socket.clone().map(Address::Unix);
+        self.admin.map(Address::Tcp).into_iter().chain(socket).collect()
     }
 }
 

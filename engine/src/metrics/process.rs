@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
-use super::{Metrics, write_counter};
+use super::{Gauge, Metrics, write_counter};
 
 /// What was lost of the log. Written by any thread, and only where a line is lost.
 #[derive(Debug, Default)]
@@ -51,6 +51,24 @@ impl Metrics {
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// The level of one worker; 0 of one that does not exist.
+    #[must_use]
+    pub fn level_of(&self, worker: usize, gauge: Gauge) -> u64 {
+        self.workers.get(worker).map_or(0, |it| it.gauges[gauge as usize].load(Ordering::Relaxed))
+    }
+
+    /// Lines of the log that were lost.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log.lines_dropped()
+    }
+
+    /// Writes to the log that failed.
+    #[must_use]
+    pub fn log_write_errors(&self) -> u64 {
+        self.log.write_errors()
     }
 
     /// How many turns a worker has begun; 0 of one that does not exist.

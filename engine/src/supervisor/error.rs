@@ -139,7 +139,9 @@ impl StartError {
             Self::TicketKeys(_) => origins.of_key("ticket_keys", is_any),
             Self::Listen { key, address, .. } => origins.of_key(key, |value| {
                 let is_it = |one: &str| one.parse().map(Address::Tcp).is_ok_and(|one| one == *address);
-                value.split(',').map(str::trim).any(|one| is_it(one) || one == address.to_string())
+                let is_file = address.file().is_some_and(|file| file == std::path::Path::new(value));
+                let mut all = value.split(',').map(str::trim);
+                is_file || all.any(|one| is_it(one) || one == address.to_string())
             }),
             Self::LittleBufferMemory { .. } => origins.of_key("limits.buffer_memory", is_any),
             Self::NoOffload { .. } => origins.of_key("offload", |value| value == "always"),

@@ -12,6 +12,7 @@ mod files;
 mod pool_rounds;
 mod pools;
 mod probe;
+mod published;
 mod pulse;
 mod record_paths;
 mod reload;
@@ -45,7 +46,7 @@ use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::Setup;
 
-use admin_address::{AdminAddress, Bound};
+use admin_address::{AdminAddresses, Bound};
 pub use control::Control;
 use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
@@ -64,7 +65,7 @@ use watch::Watch;
 /// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
 ///
 /// `reread` is called on a thread for which nothing else waits; with a text if that is to be read in place of
-/// the file, as it was sent to the admin address. `log` is where `tracing` writes to: its losses are counted,
+/// the file, as it was sent to admin. `log` is where `tracing` writes to: its losses are counted,
 /// and without its thread the engine ends.
 ///
 /// # Errors
@@ -94,7 +95,7 @@ pub fn run(loaded: Loaded, reread: Reread, log: &Log) -> Result<(), RunError> {
 pub struct Engine {
     /// The services of the start.
     served: Vec<Served>,
-    admin_addr: Option<SocketAddr>,
+    admin_addrs: Vec<Address>,
     workers: usize,
     metrics: Metrics,
     control: Control,
@@ -141,16 +142,21 @@ impl Engine {
             if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
         let tickets = ticket_clock::tickets(&config)?;
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
-        let (served, expiries) = {
+        let (served, expiries, published) = {
             let mut in_force = control.services.lock();
             in_force.begin(incoming_cpus, inherited);
             let next = in_force.prepare(&config, &reload::find(&config))?;
             reload::warn(next.warning.as_slice());
             in_force.commit(next);
             watch::warn_of_exposed_keys(in_force.listeners());
-            (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
+            (
+                in_force.running().iter().map(Served::of).collect::<Vec<_>>(),
+                in_force.expiries(),
+                in_force.published(),
+            )
         };
-        let admin_bound = config.admin.map(Bound::new).transpose()?;
+        let admin_bound = config.admin_addresses().into_iter().map(Bound::new);
+        let admin_bound = admin_bound.collect::<Result<Vec<_>, _>>()?;
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
@@ -164,10 +170,14 @@ impl Engine {
             offload: control.offload.clone(),
             expiries,
             submit: reread.is_some().then(|| submit(&files)),
+            started: ticket_clock::now(),
+            tickets: Arc::clone(&tickets),
+            published,
         };
         let reports = crew.reports();
-        let admin = AdminAddress::new(service, crew.reports());
-        let admin_addr = admin_bound.map(|bound| admin.serve(bound)).transpose()?;
+        let admin = AdminAddresses::new(service, crew.reports());
+        let admin_addrs = admin_bound.into_iter().map(|bound| admin.serve(bound));
+        let admin_addrs = admin_addrs.collect::<Result<Vec<_>, _>>()?;
         let rounds: Arc<AtomicU64> = Arc::default();
         let obey: Obey = match reread {
             None => Box::new(drop),
@@ -190,7 +200,7 @@ impl Engine {
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
+        Ok(Self { served, admin_addrs, workers, metrics, control, files, reports, watch })
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -205,10 +215,10 @@ impl Engine {
         self.served.iter().map(|one| &one.listen)
     }
 
-    /// Where `/metrics` and `/healthz` are served since the start.
+    /// Where admin is served by TCP since the start.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin_addr
+        self.admin_addrs.iter().find_map(Address::tcp)
     }
 
     /// Who will carry the records of the first listener, per direction, and why the kernel will not.
@@ -269,7 +279,10 @@ impl fmt::Display for Engine {
             write!(f, "{between}listening on {listen}, backend {routes}, ")?;
             write!(f, "{} worker{plural}; {records}", self.workers)?;
         }
-        self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
+        for (nth, address) in self.admin_addrs.iter().enumerate() {
+            write!(f, "{}{address}", if nth == 0 { "; admin on " } else { " and " })?;
+        }
+        Ok(())
     }
 }
 
@@ -289,7 +302,7 @@ fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>,
     Ok(counters.into_iter().enumerate().map(setup).collect())
 }
 
-/// Where the admin address hands over what is asked of the configuration.
+/// Where admin hands over what is asked of the configuration.
 fn submit(files: &Files) -> admin::Submit {
     let files = files.clone();
     admin::Submit(Arc::new(move |request| files.request(request)))

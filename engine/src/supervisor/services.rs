@@ -13,13 +13,14 @@ use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
 use super::unix_socket::{Bound, SocketFile, SocketFiles};
-use super::{RecordPaths, StartError, sockets, ticket_clock};
+use super::{RecordPaths, StartError, published, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::Expiries;
 use crate::pool::{ConnectionCount, Pool};
+use crate::state::{InForce as InForceView, Published};
 use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
@@ -52,6 +53,7 @@ impl Services {
             seen: Seen::default(),
             warned: Vec::new(),
             expiries: Arc::default(),
+            published: Published::default(),
             pools,
             limits,
         };
@@ -98,6 +100,7 @@ pub(super) struct InForce {
     /// What is wrong with the certificates and was logged.
     warned: Vec<String>,
     expiries: Arc<Mutex<Expiries>>,
+    published: Published,
     pools: Pools,
     limits: Arc<Limits>,
 }
@@ -114,7 +117,7 @@ pub(super) struct Running {
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
     /// Of all workers.
-    connections: Arc<ConnectionCount>,
+    pub(super) connections: Arc<ConnectionCount>,
 }
 
 /// What a configuration needs, read and bound: to be put in force, or dropped.
@@ -251,6 +254,7 @@ impl InForce {
     pub(super) fn reroute(&self) {
         self.services.iter().for_each(|running| self.post(running, Vec::new()));
         self.forget_endpoints();
+        self.show();
     }
 
     fn forget_endpoints(&self) {
@@ -293,8 +297,22 @@ impl InForce {
         Arc::clone(&self.expiries)
     }
 
+    /// What admin shows, as of now and later.
+    pub(super) fn published(&self) -> Published {
+        self.published.clone()
+    }
+
+    fn show(&self) {
+        self.published.put_in_force(InForceView {
+            max_connections: self.max_connections,
+            limits: *self.limits.rules(),
+            ..published::of(&self.services, &self.pools, self.timeouts)
+        });
+    }
+
     /// Logs what is wrong with the certificates in force, and publishes until when they are valid.
     fn publish(&mut self) {
+        self.show();
         self.warned.clear();
         self.warn();
         let mut expiries = Expiries::default();
@@ -312,6 +330,7 @@ impl InForce {
         for line in found.iter().filter(|line| !self.warned.contains(line)) {
             tracing::warn!("{line}");
         }
+        self.published.warn(&found);
         self.warned = found;
     }
 

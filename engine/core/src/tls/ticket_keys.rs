@@ -40,6 +40,19 @@ pub struct TicketKey {
     pub(super) until: UnixSeconds,
 }
 
+/// What may be known of a ticket key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Its name, which every ticket shows.
+    pub id: String,
+    /// What it is for now.
+    pub purpose: Use,
+    /// From when on it seals.
+    pub seals_from: UnixSeconds,
+    /// Until when it opens.
+    pub opens_until: UnixSeconds,
+}
+
 /// Why a ring takes no more keys; it stays as it was.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRefused {
@@ -201,6 +214,17 @@ impl KeyRing {
             };
             (key, purpose)
         })
+    }
+
+    /// The same without what is secret.
+    pub(super) fn info(&self, now: UnixSeconds) -> Vec<KeyInfo> {
+        let info = |(key, purpose): (&TicketKey, Use)| KeyInfo {
+            id: key.id(),
+            purpose,
+            seals_from: key.from,
+            opens_until: key.until,
+        };
+        self.uses(now).map(info).collect()
     }
 
     /// The key that seals at `now`: the latest whose time has come and that has not expired.

@@ -35,7 +35,7 @@ use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
 use super::ticket_file::KeyFileError;
-use super::ticket_keys::{KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
+use super::ticket_keys::{KeyInfo, KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
 
 /// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
 /// some KiB).
@@ -246,13 +246,19 @@ impl Tickets {
         self.ring.load().uses(self.now()).map(|(key, purpose)| (key.id(), purpose)).collect()
     }
 
+    /// Every key, without what is secret of it.
+    pub fn keys(&self) -> Vec<KeyInfo> {
+        self.ring.load().info(self.now())
+    }
+
     /// The next time in which no key seals until another does, if there is one.
     #[must_use]
     pub fn gap(&self) -> Option<(String, String)> {
         self.ring.load().gap(self.now())
     }
 
-    pub(super) fn now(&self) -> UnixSeconds {
+    /// The time by the control plane's clock.
+    pub fn now(&self) -> UnixSeconds {
         self.now.load(Ordering::Relaxed)
     }
 
