@@ -1,7 +1,7 @@
 //! The admin interface, HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, `GET
-//! /v1/state` (JSON) and `GET /offload`, by TCP and at a Unix socket. At the Unix socket alone, for processes of root and of our own user: the kill
-//! switch of the offload, `POST /offload/on` and `POST /offload/off`, and the configuration, `GET` and `PUT
-//! /v1/config`. HEAD is answered as GET.
+//! /v1/state` (JSON), the status page at `GET /`, and `GET /offload`, by TCP and at a Unix socket. At the Unix socket alone, for processes of root and of our own user: the kill
+//! switch of the offload, `POST /offload/on` and `POST /offload/off`, the configuration, `GET` and `PUT
+//! /v1/config`, and the connections, `GET /v1/connections` and `DELETE /v1/connections/ID`. HEAD is answered as GET.
 //!
 //! Each address has a thread of its own beside the supervisor's, so that no client can hold up the supervisor.
 //! One request per connection. What a client can make us hold is bounded: connections, bytes of a request, and
@@ -12,6 +12,8 @@
 mod configure;
 mod connections;
 mod http;
+mod listing;
+mod page;
 mod request;
 mod stop;
 mod stream;
@@ -21,6 +23,7 @@ mod tests;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +37,7 @@ use crate::state::{self, Published};
 use crate::sys::{probe, socket, unix};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::UnixSeconds;
-use crate::worker::OffloadSwitch;
+use crate::worker::{Mailbox, OffloadSwitch};
 use connections::{Client, Open, TICKS};
 use http::{Answer, Parsed, Request, Route};
 pub use request::{ConfigRequest, ConfigTask, Refusal, Said, Submit};
@@ -61,6 +64,10 @@ pub struct Service {
     pub tickets: Arc<Tickets>,
     /// What is in force.
     pub published: Published,
+    /// Where the secrets of every connection are written, if they are.
+    pub key_log: Option<PathBuf>,
+    /// Of the workers, in their order.
+    pub mailboxes: Arc<[Arc<Mailbox>]>,
 }
 
 impl Service {
@@ -72,6 +79,7 @@ impl Service {
             metrics: &self.metrics,
             tickets: &self.tickets,
             published: &self.published,
+            key_log: self.key_log.as_deref(),
         })
     }
 }
@@ -202,6 +210,12 @@ async fn converse(client: Rc<Client>, shared: &Shared) {
                 let Some(answer) = configure::show(&client, shared).await else { return };
                 break answer.into_bytes(is_head);
             }
+            Parsed::Whole(Request { route: Route::Connections(page), is_head, .. }) => {
+                break listing::list(&client, shared, page).await.into_bytes(is_head);
+            }
+            Parsed::Whole(Request { route: Route::EndConnection(name), .. }) => {
+                break listing::end(&client, shared, name).await.into_bytes(false);
+            }
             Parsed::Whole(Request { route, is_head, .. }) => {
                 client.has_asked.set(true);
                 break answer(route, &shared.service).into_bytes(is_head);
@@ -242,6 +256,7 @@ fn answer(route: Route, service: &Service) -> Answer {
         }
         Route::Health => health(service),
         Route::State => Answer::json(service.state()),
+        Route::Page(file) => file.answer(),
         Route::Offload => Answer::ok(on_or_off(service.offload.is_allowed())),
         Route::AllowOffload(allowed) => {
             if service.offload.allow(allowed) {
@@ -250,7 +265,9 @@ fn answer(route: Route, service: &Service) -> Answer {
             Answer::ok(on_or_off(allowed))
         }
         // They are answered by another thread.
-        Route::Config | Route::Configure(_) => Answer::bad_request(),
+        Route::Config | Route::Configure(_) | Route::Connections(_) | Route::EndConnection(_) => {
+            Answer::bad_request()
+        }
         Route::Refused(answer) => answer,
     }
 }

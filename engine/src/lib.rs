@@ -43,6 +43,7 @@ pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod pool;
+pub mod reply;
 pub mod state;
 pub mod supervisor;
 pub mod worker;

@@ -11,7 +11,8 @@ use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};
 const BODY_CHUNK_BYTES: usize = 16 * 1024;
 
 /// Ticks that a request may take until who has asked is no longer answered.
-const REQUEST_TICKS: u32 = (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
+pub(super) const REQUEST_TICKS: u32 =
+    (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
 
 /// Reads a configuration and has it put in force; none if the client is gone.
 pub(super) async fn change(

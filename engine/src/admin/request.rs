@@ -3,10 +3,9 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::sys::socket;
+use crate::reply::{Reply, Waiting, reply};
 
 /// What is asked for.
 pub enum ConfigTask {
@@ -21,7 +20,7 @@ pub enum ConfigTask {
 pub struct ConfigRequest {
     /// What is asked for.
     pub task: ConfigTask,
-    outcome: Arc<Outcome>,
+    reply: Reply<Said>,
 }
 
 /// Why nothing came of a request.
@@ -40,30 +39,15 @@ pub type Said = Result<String, Refusal>;
 #[derive(Clone)]
 pub struct Submit(pub Arc<dyn Fn(ConfigRequest) -> bool + Send + Sync>);
 
-struct Outcome {
-    event: OwnedFd,
-    said: Mutex<Option<Said>>,
-}
-
-/// Waits for what comes of a request.
-pub(super) struct Waiting(Arc<Outcome>);
-
 impl ConfigRequest {
-    pub(super) fn new(task: ConfigTask) -> io::Result<(Self, Waiting)> {
-        let outcome = Arc::new(Outcome { event: socket::event()?, said: Mutex::default() });
-        Ok((Self { task, outcome: Arc::clone(&outcome) }, Waiting(outcome)))
+    pub(super) fn new(task: ConfigTask) -> io::Result<(Self, Waiting<Said>)> {
+        let (reply, waiting) = reply()?;
+        Ok((Self { task, reply }, waiting))
     }
 
     /// Answers who has asked.
     pub fn done(self, said: Said) {
-        *self.outcome.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
-    }
-}
-
-impl Drop for ConfigRequest {
-    fn drop(&mut self) {
-        // It fails only if the counter is at its end, and then who waits is being woken already.
-        let _ = socket::signal(self.outcome.event.as_fd());
+        self.reply.send(said);
     }
 }
 
@@ -80,16 +64,5 @@ impl fmt::Debug for ConfigRequest {
 impl fmt::Debug for Submit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Submit")
-    }
-}
-
-impl Waiting {
-    /// Readable when there is something to [take](Waiting::take).
-    pub(super) fn event(&self) -> io::Result<OwnedFd> {
-        self.0.event.try_clone()
-    }
-
-    pub(super) fn take(&self) -> Option<Said> {
-        self.0.said.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -25,9 +25,19 @@ impl Running {
         let metrics = Metrics::new(vec![Arc::clone(&counters)], offload.allowed());
         let (expiries, draining) = Default::default();
         let tickets = Arc::new(Tickets::generate(1, 7).unwrap());
-        let (published, submit) = (Published::default(), None);
-        let service =
-            Service { metrics, offload, expiries, draining, submit, started: 5, tickets, published };
+        let (published, submit, mailboxes) = (Published::default(), None, Arc::new([]));
+        let service = Service {
+            metrics,
+            offload,
+            expiries,
+            draining,
+            submit,
+            started: 5,
+            tickets,
+            published,
+            key_log: None,
+            mailboxes,
+        };
         let stop = Stop::new().unwrap();
         let thread = spawn(deadline, listener, &stop, &service);
         Self { address, service, counters, stop, thread: Some(thread) }
@@ -86,6 +96,18 @@ fn metrics_and_health_are_served() {
 }
 
 #[test]
+fn page_asks_for_nothing_from_elsewhere() {
+    let running = Running::start(LONG);
+    for (path, kind) in [("/", "text/html"), ("/status.css", "text/css"), ("/status.js", "text/javascript")] {
+        let answer = running.ask(&format!("GET {path} HTTP/1.1\r\n\r\n"));
+        assert!(answer.contains(&format!("\r\nContent-Type: {kind}; charset=utf-8\r\n")), "{answer}");
+        assert!(answer.contains("\r\nContent-Security-Policy: default-src 'none'; script-src 'self'; "));
+        assert!(!answer.replace("http://www.w3.org/2000/svg", "").contains("://"), "{path}");
+        assert!(!answer.contains("innerHTML"), "{path}: text is set as text");
+    }
+}
+
+#[test]
 fn state_is_json() {
     let running = Running::start(LONG);
     let answer = running.ask("GET /v1/state HTTP/1.1\r\n\r\n");
@@ -105,6 +127,8 @@ fn admin_by_tcp_changes_nothing() {
     for request in [
         "POST /offload/off HTTP/1.1\r\n\r\n",
         "GET /v1/config HTTP/1.1\r\n\r\n",
+        "GET /v1/connections HTTP/1.1\r\n\r\n",
+        "DELETE /v1/connections/0-0-0 HTTP/1.1\r\n\r\n",
         "PUT /v1/config HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
     ] {
         let answer = running.ask(request);
@@ -143,7 +167,7 @@ fn admin_socket_serves_a_stranger_as_tcp_does() {
 #[test]
 fn everything_else_is_refused() {
     let running = Running::start(LONG);
-    assert!(running.ask("GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    assert!(running.ask("GET /nothing HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     let wrong = running.ask("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
     assert!(wrong.starts_with("HTTP/1.1 405 ") && wrong.contains("\r\nAllow: GET, HEAD\r\n"), "{wrong}");
     assert!(running.ask("\x16\x03\x01 no HTTP\r\n\r\n").starts_with("HTTP/1.1 400 "));

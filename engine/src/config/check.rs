@@ -130,8 +130,7 @@ impl Raw {
         let pin_workers =
             self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
         let (admin, admin_socket) = (self.address(ConfigOption::Admin)?, self.admin_socket()?);
-        let timeouts = self.timeouts()?;
-        let max_connections = self.max_connections(workers)?;
+        let (timeouts, max_connections) = (self.timeouts()?, self.max_connections(workers)?);
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
@@ -147,6 +146,7 @@ impl Raw {
             pin_workers,
             admin,
             admin_socket,
+            key_log: None,
             timeouts,
             max_connections,
             limits,

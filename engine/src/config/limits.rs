@@ -114,6 +114,14 @@ pub const ADMIN_CHANGES_MAX: usize = 4;
 /// How long who asks for the configuration, or has sent one, waits for the answer.
 pub const ADMIN_CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Bytes of the file of a key log; what comes behind is not written.
+pub const KEY_LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Connections in a page of `/v1/connections`: unless asked otherwise, and at most.
+pub const ADMIN_PAGE_DEFAULT: usize = 100;
+/// See [`ADMIN_PAGE_DEFAULT`].
+pub const ADMIN_PAGE_MAX: usize = 1000;
+
 /// A connection to the admin address ends this long after it was accepted, whatever its state.
 pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
 

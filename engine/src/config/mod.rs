@@ -183,6 +183,9 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// The Unix socket where it serves everything; none if absent.
     pub admin_socket: Option<PathBuf>,
+    /// Where the secrets of every connection are written, for debugging; nowhere if absent. No file has a key
+    /// for it: only the command line can give it.
+    pub key_log: Option<PathBuf>,
     /// The deadlines of a connection.
     pub timeouts: Timeouts,
     /// Connections open at once in the whole process; past it accepting pauses.
@@ -223,6 +226,7 @@ impl Config {
             pin_workers: Pinning::default(),
             admin: None,
             admin_socket: None,
+            key_log: None,
             timeouts: Timeouts::default(),
             max_connections: limits::MAX_CONNECTIONS_DEFAULT,
             limits: LimitRules::default(),

@@ -1,6 +1,7 @@
 //! The value of `/v1/state`. Its shape is described in `docs/operate/admin.md`; times are seconds since 1970.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ pub struct Process<'a> {
     pub tickets: &'a Tickets,
     /// What is in force.
     pub published: &'a Published,
+    /// Where the secrets of every connection are written, if they are.
+    pub key_log: Option<&'a Path>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +41,7 @@ struct State<'a> {
     uptime_seconds: u64,
     draining: bool,
     offload_allowed: bool,
+    key_log: Option<String>,
     warnings: &'a [String],
     workers: Vec<WorkerState>,
     connections: Connections,
@@ -218,6 +222,7 @@ pub fn report(process: &Process<'_>) -> String {
         uptime_seconds: tickets.now().saturating_sub(process.started),
         draining: process.is_draining,
         offload_allowed: process.is_offload_allowed,
+        key_log: process.key_log.map(|file| file.display().to_string()),
         warnings: &warnings,
         workers: workers(metrics),
         connections: Connections {

@@ -56,7 +56,12 @@ pub(super) struct Next {
 }
 
 impl Bound {
-    pub(super) fn new(asked: Address) -> Result<Self, StartError> {
+    /// One for each address.
+    pub(super) fn all(asked: Vec<Address>) -> Result<Vec<Self>, StartError> {
+        asked.into_iter().map(Self::new).collect()
+    }
+
+    fn new(asked: Address) -> Result<Self, StartError> {
         if let Address::Tcp(tcp) = asked {
             let listener = bind_admin(tcp)?;
             let address = bound(&listener, tcp)?.into();
@@ -78,14 +83,16 @@ impl AdminAddresses {
     }
 
     /// At the start.
-    pub(super) fn serve(&self, bound: Bound) -> Result<Address, StartError> {
+    pub(super) fn serve_all(&self, bound: Vec<Bound>) -> Result<Vec<Address>, StartError> {
         let mut state = self.lock();
-        let address = bound.address.clone();
+        let addresses = bound.iter().map(|one| one.address.clone()).collect();
         if let Some(state) = &mut *state {
-            let serving = state.start(bound)?;
-            state.current.push(serving);
+            for one in bound {
+                let serving = state.start(one)?;
+                state.current.push(serving);
+            }
         }
-        Ok(address)
+        Ok(addresses)
     }
 
     /// Serves where it is wanted; where it was served before, that goes on until the commit.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::config::Origins;
 use crate::config::limits::BUFFER_MEMORY_PER_WORKER;
@@ -97,6 +98,17 @@ pub enum StartError {
         what: &'static str,
         /// The error's name.
         cause: String,
+    },
+    /// The file of the key log cannot be used.
+    #[error(
+        "--key-log: {} cannot be written: {why}; try: a new file in a directory to which this user may write",
+        .path.display()
+    )]
+    KeyLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
     },
     /// Another one, with where in the configuration the value stands that it is about.
     #[error("{place}: {error}")]

@@ -9,6 +9,7 @@ mod crew;
 mod descriptors;
 mod error;
 mod files;
+mod key_log;
 mod pool_rounds;
 mod pools;
 mod probe;
@@ -135,6 +136,7 @@ impl Engine {
         log: Option<Log>,
     ) -> Result<Self, StartError> {
         let inherited = descriptors::open();
+        config.key_log.as_deref().map_or(Ok(()), key_log::start)?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
@@ -149,14 +151,10 @@ impl Engine {
             reload::warn(next.warning.as_slice());
             in_force.commit(next);
             watch::warn_of_exposed_keys(in_force.listeners());
-            (
-                in_force.running().iter().map(Served::of).collect::<Vec<_>>(),
-                in_force.expiries(),
-                in_force.published(),
-            )
+            let served: Vec<_> = in_force.running().iter().map(Served::of).collect();
+            (served, in_force.expiries(), in_force.published())
         };
-        let admin_bound = config.admin_addresses().into_iter().map(Bound::new);
-        let admin_bound = admin_bound.collect::<Result<Vec<_>, _>>()?;
+        let admin_bound = Bound::all(config.admin_addresses())?;
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
@@ -173,11 +171,12 @@ impl Engine {
             started: ticket_clock::now(),
             tickets: Arc::clone(&tickets),
             published,
+            key_log: config.key_log.clone(),
+            mailboxes: Arc::clone(&control.mailboxes),
         };
         let reports = crew.reports();
         let admin = AdminAddresses::new(service, crew.reports());
-        let admin_addrs = admin_bound.into_iter().map(|bound| admin.serve(bound));
-        let admin_addrs = admin_addrs.collect::<Result<Vec<_>, _>>()?;
+        let admin_addrs = admin.serve_all(admin_bound)?;
         let rounds: Arc<AtomicU64> = Arc::default();
         let obey: Obey = match reread {
             None => Box::new(drop),
@@ -199,8 +198,8 @@ impl Engine {
             services.end();
             outcome
         })?;
-        let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addrs, workers, metrics, control, files, reports, watch })
+        let workers = config.workers;
+        Ok(Self { served, admin_addrs, workers, metrics, control, files, reports, watch: Some(watch) })
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was

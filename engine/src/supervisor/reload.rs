@@ -2,7 +2,7 @@
 
 use super::admin_address::AdminAddresses;
 use super::files::Ask;
-use super::{Control, StartError, ticket_clock, watch};
+use super::{Control, StartError, key_log, ticket_clock, watch};
 use crate::admin::{ConfigTask, Refusal};
 use crate::config::{Config, ConfigError, ConfigOption, Listener, Loaded, OffloadPolicy, SocketAccess};
 use crate::sys::probe::{self, Ktls, Rekey};
@@ -96,6 +96,7 @@ impl Reloader {
         // Nothing fails from here on.
         let warnings: Vec<String> = new.collisions().into_iter().chain(next.warning.clone()).collect();
         warn(&warnings);
+        self.running.key_log.as_deref().into_iter().for_each(key_log::warn);
         ticket_clock::change(&control.tickets, keys, new.session_lifetime);
         in_force.commit(next);
         self.admin.commit(admin);

@@ -56,6 +56,7 @@ impl Services {
             published: Published::default(),
             pools,
             limits,
+            shows_connections: false,
         };
         Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
@@ -103,6 +104,8 @@ pub(super) struct InForce {
     published: Published,
     pools: Pools,
     limits: Arc<Limits>,
+    /// Whether admin shows connections.
+    shows_connections: bool,
 }
 
 /// A service as the workers have it.
@@ -131,6 +134,7 @@ pub(super) struct Next {
     limits: LimitRules,
     timeouts: Timeouts,
     max_connections: usize,
+    shows_connections: bool,
     /// What is in force otherwise than asked for.
     pub(super) warning: Option<String>,
 }
@@ -158,8 +162,8 @@ impl InForce {
             services.push(self.run(listener.clone(), before, found)?);
         }
         let gone = staying.into_iter().flatten().collect();
-        let (limits, timeouts) = (new.limits, new.timeouts);
-        Ok(Next { services, gone, seen, limits, timeouts, max_connections, warning })
+        let (limits, timeouts, shows_connections) = (new.limits, new.timeouts, new.admin_socket.is_some());
+        Ok(Next { services, gone, seen, limits, timeouts, max_connections, shows_connections, warning })
     }
 
     /// Puts in force what was prepared.
@@ -177,6 +181,7 @@ impl InForce {
         }
         let (services, sockets): (Vec<_>, Vec<_>) = next.services.into_iter().unzip();
         (self.timeouts, self.seen, self.services) = (next.timeouts, next.seen, services);
+        self.shows_connections = next.shows_connections;
         for gone in next.gone {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
@@ -229,7 +234,8 @@ impl InForce {
         let mut sockets = sockets.into_iter();
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {
             let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
-            let route = Arc::new(running.route(&mut self.pools.lock(), self.timeouts, worker));
+            let route = running.route(&mut self.pools.lock(), self.timeouts, worker);
+            let route = Arc::new(Route { is_shown: self.shows_connections, ..route });
             mailbox.post(match sockets.next() {
                 Some(listener) => Command::Add(Service { id, listener, policy, route }),
                 None => Command::Update { id, policy, route },
@@ -365,6 +371,7 @@ impl Running {
             accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
+            is_shown: false,
         }
     }
 
