@@ -183,12 +183,12 @@ fn in_words(duration: Duration) -> String {
 
 /// Open descriptors that `max_connections` on `workers` threads need, beside those that are open already: two
 /// sockets per connection, so that accepting stops before a backend would find none; ring, event descriptor
-/// and `listeners` per worker; 256 for the control plane: [`PROBES_MAX`], 64 admin connections, files that a
-/// reload reads and sockets that are being closed.
+/// and `listeners` per worker; 384 for the control plane: [`PROBES_MAX`], 64 connections each to `admin` and
+/// `admin_socket`, files that a reload reads and sockets that are being closed.
 #[must_use]
 pub fn descriptors_needed(max_connections: usize, workers: usize, listeners: usize) -> u64 {
     let by_worker = workers.saturating_mul(listeners.saturating_add(3));
-    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(256);
+    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(384);
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 

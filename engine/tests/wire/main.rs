@@ -47,6 +47,7 @@ mod slow;
 mod sockets;
 mod stapling;
 mod startup;
+mod state;
 mod status_page;
 mod unix;
 mod vouching;

@@ -1,9 +1,7 @@
-//! The status page in Chromium, of a server that has something to show; and the shape of `/v1/state`.
+//! The status page in Chromium, of a server that has something to show.
 
 use std::path::Path;
 use std::process::Command;
-
-use serde_json::Value;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::NAME;
@@ -86,37 +84,5 @@ fn status_page_shows_markup_in_names_as_text() {
     let (page, log) = visit(&server, profile.path(), "--window-size=400,2000");
     assert!(page.contains("unix:/tmp/&lt;b&gt;") && !page.contains("/tmp/<b>"), "{page}\n{log}");
     assert!(!log.contains("CONSOLE"), "{log}");
-    server.stop();
-}
-
-/// The keys of a value, and the types of what they lead to; of an array its first element.
-fn shape(value: &Value) -> Value {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(_) => "boolean".into(),
-        Value::Number(_) => "number".into(),
-        Value::String(_) => "string".into(),
-        Value::Array(all) => all.first().map(shape).into_iter().collect(),
-        Value::Object(all) => all.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
-    }
-}
-
-/// Written by `OFFRAMP_WRITE_DOCS=1 cargo test --workspace --test wire of_the_documentation`.
-#[test]
-fn state_has_the_shape_of_the_documentation() {
-    let backend = Backend::start(BackendBehavior::Echo);
-    let server = TestServer::start(backend.addr);
-    let before = server.metrics();
-    std::io::Write::write_all(&mut dial(server.addr), b"GET / HTTP/1.0\r\n\r\n").expect("it reads");
-    server.faulted(&before, 1);
-    let answer = server.ask("GET /v1/state");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let state: Value = serde_json::from_str(body).expect("JSON");
-    let mut found = shape(&state);
-    // Linux counts these if it has kernel TLS.
-    found["kernel_tls"] = "object".into();
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/admin.md");
-    let table = format!("```json\n{}\n```\n", serde_json::to_string_pretty(&found).expect("JSON"));
-    offramp_testing::docs::assert_generated(&page, "state", &table);
     server.stop();
 }

@@ -222,8 +222,8 @@ function showListeners(state) {
     return [one.address, one.mode, count(one.connections), one.pools.join(", "), path(one.tx), path(one.rx),
       more.filter(Boolean).join("; ") || "–"];
   });
-  const columns = [["Address", "keep"], ["Mode", "keep"], ["Connections", "number"], ["Pools"], ["Records sent", "wide"],
-    ["Records received", "wide"], ["Policy"]];
+  const columns = [["Address", "keep"], ["Mode", "keep"], ["Connections", "number"], ["Pools", "name"], ["Records sent", "wide"],
+    ["Records received", "wide"], ["Policy", "name"]];
   table("listeners", "Listeners", columns, rows, "There is no listener.");
 }
 
@@ -252,8 +252,8 @@ function showPools(state) {
       ];
     });
   });
-  const columns = [["Pool"], ["Endpoint", "keep"], ["State", "wide"], ["Connections", "number"], ["Weight", "number"],
-    ["Last probe"], ["Balance", "keep"]];
+  const columns = [["Pool", "name"], ["Endpoint", "keep"], ["State", "wide"], ["Connections", "number"], ["Weight", "number"],
+    ["Last probe", "name"], ["Balance", "keep"]];
   table("pools", "Pools and their endpoints", columns, rows, "There is no pool.");
 }
 
