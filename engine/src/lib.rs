@@ -15,7 +15,7 @@
 //!   worker::apply      Action → an operation on the ring, or a system call
 //! ```
 //!
-//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`], [`mod@log`] keeps the log
+//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`] and [`state`], [`mod@log`] keeps the log
 //! out of everybody's way, [`config`] is what was asked for, [`tls`] is policy, [`sys`] is the kernel and the
 //! only place with `unsafe`. `ARCHITECTURE.md` beside this crate says where to change what, and links the
 //! decisions.
@@ -44,6 +44,8 @@ pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod pool;
+pub mod reply;
+pub mod state;
 pub mod supervisor;
 pub mod worker;
 

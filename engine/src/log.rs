@@ -13,6 +13,7 @@
 //! reader stands still at the end.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -131,6 +132,12 @@ impl Log {
             .wait_timeout_while(self.0.lock(), patience, |queue| !queue.is_done() && !self.is_lost())
             .unwrap_or_else(PoisonError::into_inner);
         queue.is_done()
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
     }
 }
 

@@ -127,8 +127,10 @@ fn ready_line_and_metrics() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--offload never").start();
     let ready = server.ready.replace(&server.addr.to_string(), "LISTEN");
-    let ready =
-        ready.replace(&server.admin().to_string(), "ADMIN").replace(&backend.addr.to_string(), "BACKEND");
+    let ready = ready
+        .replace(&server.admin().to_string(), "ADMIN")
+        .replace(server.admin_socket().to_str().expect("UTF-8"), "SOCKET")
+        .replace(&backend.addr.to_string(), "BACKEND");
     assert_snapshot!("ready_line", ready);
     let raw = server.metrics().raw;
     let raw = raw.replace(&server.addr.to_string(), "LISTEN").replace(&backend.addr.to_string(), "BACKEND");

@@ -19,6 +19,14 @@ pub fn bind(address: &Address) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether a socket is a Unix socket.
+///
+/// # Errors
+/// ENOTSOCK.
+pub fn is_unix(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(SockRef::from(&socket).local_addr()?.is_unix())
+}
+
 /// From here on others may connect. The kernel caps `backlog` at `net.core.somaxconn`.
 ///
 /// # Errors

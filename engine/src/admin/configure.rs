@@ -1,19 +1,18 @@
 //! `/v1/config`: a configuration that is shown, or sent. Another thread does what is asked for.
 
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use super::connections::{Client, TICKS};
 use super::http::{self, Answer, Body};
 use super::request::{ConfigRequest, ConfigTask, Refusal};
-use super::sender::{self, Sender};
 use super::{Shared, file, next};
 use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};
 
 const BODY_CHUNK_BYTES: usize = 16 * 1024;
 
 /// Ticks that a request may take until who has asked is no longer answered.
-const REQUEST_TICKS: u32 = (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
+pub(super) const REQUEST_TICKS: u32 =
+    (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
 
 /// Reads a configuration and has it put in force; none if the client is gone.
 pub(super) async fn change(
@@ -54,9 +53,7 @@ async fn ask(client: &Client, shared: &Shared, task: ConfigTask) -> Option<Answe
     client.has_asked.set(true);
     client.ticks_left.set(REQUEST_TICKS);
     let is_change = matches!(task, ConfigTask::Change(_));
-    let inode = sender::inode(client.stream.as_raw_fd()).ok()?;
-    let sender = Sender { client: client.address, server: shared.address, inode };
-    let (request, waiting) = ConfigRequest::new(sender, task).ok()?;
+    let (request, waiting) = ConfigRequest::new(task).ok()?;
     let done = file(waiting.event().ok()?);
     if !shared.service.submit.as_ref().is_some_and(|submit| (submit.0)(request)) {
         return Some(Answer::unavailable("others are asking for the configuration: try again\n"));
@@ -66,18 +63,12 @@ async fn ask(client: &Client, shared: &Shared, task: ConfigTask) -> Option<Answe
         Some(Ok(said)) if is_change => Answer::ok(&format!("{said}\n")),
         Some(Ok(text)) => Answer::ok(&text),
         Some(Err(Refusal::Wrong(why))) => Answer::refused(&format!("{why}\n")),
-        Some(Err(Refusal::Forbidden(why))) => Answer::forbidden(&format!("{why}\n")),
         Some(Err(Refusal::FlagsAlone)) => Answer::flags_alone(),
         None => Answer::unavailable("nothing was done: the process ends\n"),
     })
 }
 
-/// Where nobody is answered: who may change everything that this process can do with its rights is on its
-/// host. Which user that is, is asked where nobody waits for the answer ([`ConfigRequest::permitted`]).
+/// An engine that is embedded has no file of its own.
 fn refused(shared: &Shared) -> Option<Answer> {
-    match shared.service.submit {
-        Some(_) if !shared.address.ip().is_loopback() => Some(Answer::not_local()),
-        Some(_) => None,
-        None => Some(Answer::nowhere()),
-    }
+    shared.service.submit.is_none().then(Answer::nowhere)
 }

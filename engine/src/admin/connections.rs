@@ -1,11 +1,10 @@
 //! The connections that are open, and how long each may be.
 
 use std::cell::{Cell, RefCell};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::rc::{Rc, Weak};
 
-use tokio_uring::net::TcpStream;
-
+use super::stream::{Access, Stream};
 use crate::config::limits::ADMIN_CONNECTIONS_MAX;
 
 /// Ticks in a deadline: it is kept to a tenth.
@@ -17,8 +16,8 @@ pub(super) struct Open(Rc<RefCell<Vec<Weak<Client>>>>);
 
 /// A connection as its task holds it.
 pub(super) struct Client {
-    pub(super) stream: TcpStream,
-    pub(super) address: SocketAddr,
+    pub(super) stream: Stream,
+    pub(super) access: Access,
     pub(super) ticks_left: Cell<u32>,
     /// Its request has come whole: it only has to be answered.
     pub(super) has_asked: Cell<bool>,
@@ -27,7 +26,7 @@ pub(super) struct Client {
 impl Open {
     /// Takes a connection in. If there are too many, the oldest whose request has not come is ended, or else
     /// the oldest.
-    pub(super) fn admit(&self, stream: TcpStream, address: SocketAddr) -> Rc<Client> {
+    pub(super) fn admit(&self, stream: Stream, access: Access) -> Rc<Client> {
         let mut open = self.0.borrow_mut();
         open.retain(|client| client.strong_count() > 0);
         if open.len() >= ADMIN_CONNECTIONS_MAX {
@@ -39,7 +38,7 @@ impl Open {
             }
         }
         let client =
-            Rc::new(Client { stream, address, ticks_left: Cell::new(TICKS), has_asked: Cell::new(false) });
+            Rc::new(Client { stream, access, ticks_left: Cell::new(TICKS), has_asked: Cell::new(false) });
         open.push(Rc::downgrade(&client));
         client
     }

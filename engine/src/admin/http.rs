@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::listing::Page;
+use super::page;
 use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_REQUEST_BYTES_MAX};
+use crate::worker::{ConnectionName, NoName};
 
 /// What a client waits for that has announced a body (RFC 9110 §10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -34,11 +37,28 @@ pub(super) struct Body {
 pub(super) enum Route {
     Metrics,
     Health,
+    State,
+    Page(page::File),
     Offload,
     AllowOffload(bool),
     Config,
     Configure(Body),
+    Connections(Page),
+    EndConnection(ConnectionName),
     Refused(Answer),
+}
+
+impl Route {
+    /// Whether it changes something, or shows what is nobody else's business.
+    pub(super) fn needs_full_access(&self) -> bool {
+        match self {
+            Self::AllowOffload(_) | Self::Config | Self::Configure(_) => true,
+            Self::Connections(_) | Self::EndConnection(_) => true,
+            Self::Metrics | Self::Health | Self::State | Self::Page(_) | Self::Offload | Self::Refused(_) => {
+                false
+            }
+        }
+    }
 }
 
 pub(super) fn parse(request: &[u8]) -> Parsed {
@@ -50,7 +70,7 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         _ => return Parsed::Bad,
     };
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Parsed::Bad };
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let is_head = method == "HEAD";
     let reads = is_head || method == "GET";
     let mut hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
@@ -61,17 +81,42 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         _ if is_foreign && !reads => Route::Refused(Answer::foreign()),
         "/metrics" if reads => Route::Metrics,
         "/healthz" if reads => Route::Health,
+        "/v1/state" if reads => Route::State,
         "/offload" if reads => Route::Offload,
         "/offload/on" if method == "POST" => Route::AllowOffload(true),
         "/offload/off" if method == "POST" => Route::AllowOffload(false),
         "/v1/config" if reads => Route::Config,
         "/v1/config" if method == "PUT" => body(parsed.headers).map_or_else(Route::Refused, Route::Configure),
         "/v1/config" => Route::Refused(Answer::wrong_method("GET, HEAD, PUT")),
-        "/metrics" | "/healthz" | "/offload" => Route::Refused(Answer::wrong_method("GET, HEAD")),
+        "/v1/connections" if reads => match Page::parse(query) {
+            Ok(page) => Route::Connections(page),
+            Err(why) => Route::Refused(Answer::new("400 Bad Request", &format!("{why}\n"))),
+        },
+        "/v1/connections" => Route::Refused(Answer::wrong_method("GET, HEAD")),
+        _ if path.starts_with(ONE_CONNECTION) => connection(&path[ONE_CONNECTION.len()..], method),
+        "/metrics" | "/healthz" | "/v1/state" | "/offload" => {
+            Route::Refused(Answer::wrong_method("GET, HEAD"))
+        }
         "/offload/on" | "/offload/off" => Route::Refused(Answer::wrong_method("POST")),
-        _ => Route::Refused(Answer::nowhere()),
+        _ => match page::File::at(path) {
+            Some(file) if reads => Route::Page(file),
+            Some(_) => Route::Refused(Answer::wrong_method("GET, HEAD")),
+            None => Route::Refused(Answer::nowhere()),
+        },
     };
     Parsed::Whole(Request { route, is_head, head_bytes })
+}
+
+/// In front of the id of a connection.
+const ONE_CONNECTION: &str = "/v1/connections/";
+
+/// One connection: there is nothing to do but to end it.
+fn connection(id: &str, method: &str) -> Route {
+    match id.parse() {
+        Err(error @ NoName) => Route::Refused(Answer::new("404 Not Found", &format!("{error}\n"))),
+        Ok(_) if method != "DELETE" => Route::Refused(Answer::wrong_method("DELETE")),
+        Ok(name) => Route::EndConnection(name),
+    }
 }
 
 /// How long the body is: only Content-Length may say so.
@@ -112,12 +157,15 @@ pub(super) struct Answer {
     /// RFC 9110 §15.5.6: a 405 names the methods there are.
     allow: &'static str,
     kind: &'static str,
+    /// What a browser may do with it.
+    policy: &'static str,
     body: String,
 }
 
 impl Answer {
     fn new(status: &'static str, body: &str) -> Self {
-        Self { status, allow: "", kind: "text/plain; charset=utf-8", body: body.to_owned() }
+        let (allow, kind) = ("", "text/plain; charset=utf-8");
+        Self { status, allow, kind, policy: "default-src 'none'", body: body.to_owned() }
     }
 
     pub(super) fn ok(body: &str) -> Self {
@@ -131,6 +179,15 @@ impl Answer {
     pub(super) fn metrics(body: String) -> Self {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         Self { kind, body, ..Self::ok("") }
+    }
+
+    pub(super) fn json(body: String) -> Self {
+        Self { kind: "application/json", body, ..Self::ok("") }
+    }
+
+    /// A file of the status page.
+    pub(super) fn file(kind: &'static str, body: &str) -> Self {
+        Self { kind, policy: page::POLICY, ..Self::ok(body) }
     }
 
     pub(super) fn bad_request() -> Self {
@@ -153,8 +210,13 @@ impl Answer {
     }
 
     pub(super) fn nowhere() -> Self {
-        let there_are = "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config\n";
+        let there_are = "there are /, /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config, /v1/state, \
+                         /v1/connections\n";
         Self::new("404 Not Found", there_are)
+    }
+
+    pub(super) fn no_connection(name: ConnectionName) -> Self {
+        Self::new("404 Not Found", &format!("there is no connection {name}, or not any more\n"))
     }
 
     fn no_length() -> Self {
@@ -173,13 +235,21 @@ impl Answer {
         Self::new("422 Unprocessable Content", body)
     }
 
-    pub(super) fn forbidden(body: &str) -> Self {
-        Self::new("403 Forbidden", body)
+    /// Where a client may only read.
+    pub(super) fn read_only() -> Self {
+        Self::new(
+            "403 Forbidden",
+            "admin is read-only; this is for admin_socket; try: admin_socket = \"/run/offramp/admin.sock\" \
+             and curl --unix-socket /run/offramp/admin.sock http://localhost/...\n",
+        )
     }
 
-    pub(super) fn not_local() -> Self {
-        Self::forbidden(
-            "/v1/config is served only where admin is a loopback address, such as 127.0.0.1:9100\n",
+    /// A stranger may only read too.
+    pub(super) fn stranger() -> Self {
+        Self::new(
+            "403 Forbidden",
+            "this is for processes of root and of the user that Offramp runs as, and for no client of a \
+             listener; try: sudo\n",
         )
     }
 
@@ -189,13 +259,14 @@ impl Answer {
 
     /// The answer, or its head alone.
     pub(super) fn into_bytes(self, is_head: bool) -> Vec<u8> {
-        let Self { status, allow, kind, body } = self;
+        let Self { status, allow, kind, policy, body } = self;
         let allow = if allow.is_empty() { String::new() } else { format!("Allow: {allow}\r\n") };
         let length = body.len();
         let body = if is_head { "" } else { &body };
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}\
-             Connection: close\r\n\r\n{body}"
+             Content-Security-Policy: {policy}\r\nX-Content-Type-Options: nosniff\r\n\
+             Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}"
         )
         .into_bytes()
     }

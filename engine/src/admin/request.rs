@@ -3,11 +3,9 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::sender::Sender;
-use crate::sys::socket;
+use crate::reply::{Reply, Waiting, reply};
 
 /// What is asked for.
 pub enum ConfigTask {
@@ -20,17 +18,14 @@ pub enum ConfigTask {
 /// Somebody's request. Dropped before it is [done](ConfigRequest::done), nothing came of it, and who waits
 /// learns that.
 pub struct ConfigRequest {
-    sender: Sender,
     /// What is asked for.
     pub task: ConfigTask,
-    outcome: Arc<Outcome>,
+    reply: Reply<Said>,
 }
 
 /// Why nothing came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Who asks may not.
-    Forbidden(String),
     /// There is no configuration to show: no file, only flags.
     FlagsAlone,
     /// The configuration is wrong, and nothing has changed.
@@ -44,71 +39,30 @@ pub type Said = Result<String, Refusal>;
 #[derive(Clone)]
 pub struct Submit(pub Arc<dyn Fn(ConfigRequest) -> bool + Send + Sync>);
 
-struct Outcome {
-    event: OwnedFd,
-    said: Mutex<Option<Said>>,
-}
-
-/// Waits for what comes of a request.
-pub(super) struct Waiting(Arc<Outcome>);
-
 impl ConfigRequest {
-    pub(super) fn new(sender: Sender, task: ConfigTask) -> io::Result<(Self, Waiting)> {
-        let outcome = Arc::new(Outcome { event: socket::event()?, said: Mutex::default() });
-        Ok((Self { sender, task, outcome: Arc::clone(&outcome) }, Waiting(outcome)))
-    }
-
-    /// Whether who asks may: root, or the user of this process, who may send it SIGHUP too. To be called
-    /// where nobody is kept waiting: the kernel lists all of its connections for it.
-    ///
-    /// # Errors
-    /// [`Refusal::Forbidden`].
-    pub fn permitted(&self) -> Result<(), Refusal> {
-        match self.sender.may_change() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::Forbidden(
-                "/v1/config is for processes of root and of the user that Offramp runs as, and for no client \
-                 of a listener; try: sudo"
-                    .to_owned(),
-            )),
-            Err(error) => Err(Refusal::Forbidden(format!(
-                "/v1/config: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"
-            ))),
-        }
+    pub(super) fn new(task: ConfigTask) -> io::Result<(Self, Waiting<Said>)> {
+        let (reply, waiting) = reply()?;
+        Ok((Self { task, reply }, waiting))
     }
 
     /// Answers who has asked.
     pub fn done(self, said: Said) {
-        *self.outcome.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
-    }
-}
-
-impl Drop for ConfigRequest {
-    fn drop(&mut self) {
-        // It fails only if the counter is at its end, and then who waits is being woken already.
-        let _ = socket::signal(self.outcome.event.as_fd());
+        self.reply.send(said);
     }
 }
 
 impl fmt::Debug for ConfigRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigRequest({:?})", self.sender)
+        let task = match self.task {
+            ConfigTask::Show => "show",
+            ConfigTask::Change(_) => "change",
+        };
+        write!(f, "ConfigRequest({task})")
     }
 }
 
 impl fmt::Debug for Submit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Submit")
-    }
-}
-
-impl Waiting {
-    /// Readable when there is something to [take](Waiting::take).
-    pub(super) fn event(&self) -> io::Result<OwnedFd> {
-        self.0.event.try_clone()
-    }
-
-    pub(super) fn take(&self) -> Option<Said> {
-        self.0.said.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

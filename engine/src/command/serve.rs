@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use offramp::config::{ConfigError, ConfigOption, Kind, Loaded, Raw, file};
+use offramp::config::{Config, ConfigError, ConfigOption, Kind, Loaded, Raw, file};
 use offramp::supervisor::SENT;
 
 /// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
@@ -20,6 +20,10 @@ pub(crate) struct Serve {
     /// The private key of the certificate in the same place
     #[arg(long, value_name = "PEM")]
     key: Vec<PathBuf>,
+    /// Write the TLS secrets of every connection to FILE, in the format of SSLKEYLOGFILE: for debugging only,
+    /// because whoever reads FILE can decrypt the traffic
+    #[arg(long, value_name = "FILE")]
+    key_log: Option<PathBuf>,
     #[command(flatten)]
     values: Values,
 }
@@ -45,7 +49,8 @@ impl Serve {
             flags.give_flag(*key, value.clone());
         }
         flags.give_identities(&self.cert, &self.key)?;
-        Ok(Loaded { config: file.overridden_by(flags).check()?, text })
+        let config = file.overridden_by(flags).check()?;
+        Ok(Loaded { config: Config { key_log: self.key_log.clone(), ..config }, text })
     }
 }
 

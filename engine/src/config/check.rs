@@ -130,9 +130,8 @@ impl Raw {
         let pin_workers =
             self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
         let (run_as, confine) = (self.run_as()?, self.confine()?);
-        let admin = self.address(ConfigOption::Admin)?;
-        let timeouts = self.timeouts()?;
-        let max_connections = self.max_connections(workers)?;
+        let (admin, admin_socket) = (self.address(ConfigOption::Admin)?, self.admin_socket()?);
+        let (timeouts, max_connections) = (self.timeouts()?, self.max_connections(workers)?);
         let ticket_keys = self.path(ConfigOption::TicketKeys)?;
         let session_lifetime =
             self.duration(ConfigOption::SessionLifetime, Span::SESSION)?.unwrap_or(SESSION_LIFETIME_DEFAULT);
@@ -149,6 +148,8 @@ impl Raw {
             run_as,
             confine,
             admin,
+            admin_socket,
+            key_log: None,
             timeouts,
             max_connections,
             limits,

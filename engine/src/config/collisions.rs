@@ -7,13 +7,16 @@ use offramp_ring::socket::Address;
 use super::{Config, ConfigOption};
 
 impl Config {
-    /// A line for each two addresses of listeners, or of one and the admin address, of which the kernel gives
+    /// A line for each two addresses of listeners, or of one and an admin address, of which the kernel gives
     /// only one: the same address, or that of all interfaces and another with the same port; or the same Unix
     /// socket.
     #[must_use]
     pub fn collisions(&self) -> Vec<String> {
         let listeners = self.listeners.iter().map(|listener| (ConfigOption::Listen, listener.listen.clone()));
-        let admin = self.admin.map(|address| (ConfigOption::Admin, address.into()));
+        let admin = self.admin_addresses().into_iter().map(|address| match address {
+            Address::Tcp(_) => (ConfigOption::Admin, address),
+            Address::Unix(_) => (ConfigOption::AdminSocket, address),
+        });
         let all: Vec<_> = listeners.chain(admin).collect();
         let mut lines = Vec::new();
         for (nth, (key, address)) in all.iter().enumerate() {

@@ -22,6 +22,16 @@ impl HealthCheck {
     /// How a configuration writes it.
     pub const ALLOWED: &'static str = "off, tcp or tls";
 
+    /// How a configuration writes this one.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+
     /// Reads it as a configuration writes it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -114,6 +114,14 @@ pub const ADMIN_CHANGES_MAX: usize = 4;
 /// How long who asks for the configuration, or has sent one, waits for the answer.
 pub const ADMIN_CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Bytes of the file of a key log; what comes behind is not written.
+pub const KEY_LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Connections in a page of `/v1/connections`: unless asked otherwise, and at most.
+pub const ADMIN_PAGE_DEFAULT: usize = 100;
+/// See [`ADMIN_PAGE_DEFAULT`].
+pub const ADMIN_PAGE_MAX: usize = 1000;
+
 /// A connection to the admin address ends this long after it was accepted, whatever its state.
 pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -175,12 +183,12 @@ fn in_words(duration: Duration) -> String {
 
 /// Open descriptors that `max_connections` on `workers` threads need, beside those that are open already: two
 /// sockets per connection, so that accepting stops before a backend would find none; ring, event descriptor
-/// and `listeners` per worker; 256 for the control plane: [`PROBES_MAX`], 64 admin connections, files that a
-/// reload reads and sockets that are being closed.
+/// and `listeners` per worker; 384 for the control plane: [`PROBES_MAX`], 64 connections each to `admin` and
+/// `admin_socket`, files that a reload reads and sockets that are being closed.
 #[must_use]
 pub fn descriptors_needed(max_connections: usize, workers: usize, listeners: usize) -> u64 {
     let by_worker = workers.saturating_mul(listeners.saturating_add(3));
-    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(256);
+    let count = max_connections.saturating_mul(2).saturating_add(by_worker).saturating_add(384);
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 

@@ -199,8 +199,13 @@ pub struct Config {
     pub run_as: Option<RunAs>,
     /// Whether the process gives up what it does not need; the library does so only with its own rings.
     pub confine: Confine,
-    /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
+    /// Where the control plane serves what anybody may read; nowhere if absent.
     pub admin: Option<SocketAddr>,
+    /// The Unix socket where it serves everything; none if absent.
+    pub admin_socket: Option<PathBuf>,
+    /// Where the secrets of every connection are written, for debugging; nowhere if absent. No file has a key
+    /// for it: only the command line can give it.
+    pub key_log: Option<PathBuf>,
     /// The deadlines of a connection.
     pub timeouts: Timeouts,
     /// Connections open at once in the whole process; past it accepting pauses.
@@ -242,6 +247,8 @@ impl Config {
             run_as: None,
             confine: Confine::default(),
             admin: None,
+            admin_socket: None,
+            key_log: None,
             timeouts: Timeouts::default(),
             max_connections: limits::MAX_CONNECTIONS_DEFAULT,
             limits: LimitRules::default(),
@@ -249,6 +256,13 @@ impl Config {
             session_lifetime: limits::SESSION_LIFETIME_DEFAULT,
             origins: Origins::default(),
         }
+    }
+
+    /// Where admin is served: by TCP, and at the Unix socket.
+    #[must_use]
+    pub fn admin_addresses(&self) -> Vec<Address> {
+        let socket = self.admin_socket.clone().map(Address::Unix);
+        self.admin.map(Address::Tcp).into_iter().chain(socket).collect()
     }
 }
 

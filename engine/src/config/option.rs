@@ -237,8 +237,11 @@ options! {
         "Connections per second that get a line in the log when they end";
     Admin: "admin", "--admin", "ADDR:PORT",
         default "nowhere", Process Text,
-        "Address on which /metrics, /healthz, /offload and, if it is a loopback address, /v1/config are \
-         served";
+        "Address on which the status page, /metrics, /healthz and /v1/state are served; read-only";
+    AdminSocket: "admin_socket", "--admin-socket", "PATH",
+        default "none", Process Path,
+        "Unix socket (mode 0600) on which the same is served, and what changes something or is private: \
+         /v1/config, /v1/connections, /offload/off";
     MaxConnections: "max_connections", "--max-connections", "N",
         default "10000", Process Number,
         "Connections open at once";

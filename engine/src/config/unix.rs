@@ -1,8 +1,12 @@
 //! The check of what the file of a listener's Unix socket is given.
 
+use std::path::PathBuf;
+
 use offramp_ring::account;
 use offramp_ring::socket::Address;
 
+use super::limits::UNIX_PATH_BYTES;
+use super::pool::is_unix_address;
 use super::{ConfigError, ConfigOption, Raw};
 
 /// Who may connect to a Unix socket: who may write to its file (unix(7)).
@@ -40,6 +44,20 @@ impl Raw {
         let mode = self.parsed(ConfigOption::SocketMode, allowed, mode)?.unwrap_or(default.mode);
         let (user, group) = self.socket_owner()?;
         Ok(SocketAccess { mode, user, group })
+    }
+
+    /// The socket of the admin interface: one with a file, whose mode says who may connect.
+    pub(super) fn admin_socket(&mut self) -> Result<Option<PathBuf>, ConfigError> {
+        let allowed = format!(
+            "the path of a Unix socket, such as /run/offramp/admin.sock, of {} to {} bytes and without unix: \
+             in front",
+            UNIX_PATH_BYTES.start(),
+            UNIX_PATH_BYTES.end()
+        );
+        self.parsed(ConfigOption::AdminSocket, allowed, |value| {
+            let is_path = is_unix_address(value) && !value.starts_with('@') && !value.contains("unix:/");
+            is_path.then(|| PathBuf::from(value))
+        })
     }
 
     /// Where there is no file, nothing is to be given to it.

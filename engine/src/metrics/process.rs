@@ -109,6 +109,30 @@ impl Metrics {
         self.workers.len()
     }
 
+    /// The level of one worker; 0 of one that does not exist.
+    #[must_use]
+    pub fn level_of(&self, worker: usize, gauge: Gauge) -> u64 {
+        self.workers.get(worker).map_or(0, |it| it.level(gauge))
+    }
+
+    /// Resident memory of the process, if `/proc` says it.
+    #[must_use]
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.process.resident_bytes()
+    }
+
+    /// Lines of the log that were lost.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log.lines_dropped()
+    }
+
+    /// Writes to the log that failed.
+    #[must_use]
+    pub fn log_write_errors(&self) -> u64 {
+        self.log.write_errors()
+    }
+
     /// How many turns a worker has begun; 0 of one that does not exist.
     #[must_use]
     pub fn turns(&self, worker: usize) -> u64 {

@@ -13,7 +13,7 @@ pub mod health;
 mod state;
 
 pub use balance::{Balance, ENDPOINTS_MAX, Key};
-pub use state::{ConnectionCount, EndpointState};
+pub use state::{ConnectionCount, EndpointState, Note, Probed};
 
 use crate::sys::socket::{Address, SockAddr};
 use balance::{Balancer, Candidate, identity};

@@ -1,10 +1,11 @@
 //! The state of one endpoint, shared by all workers and the control plane: whether it is up, its open
 //! connections and its consecutive failures.
 //!
-//! The control plane decides whether an endpoint is up; the workers report connections and failures. No lock
-//! is taken, and every access is relaxed: no other memory is published by these values.
+//! The control plane decides whether an endpoint is up; the workers report connections and failures. Workers
+//! take no lock, and every access is relaxed: no other memory is published by these values.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The share of an endpoint that has its full weight, in per mille.
 const SHARE_FULL: u32 = 1000;
@@ -30,6 +31,29 @@ pub struct EndpointState {
     /// Consecutive failures.
     failures: AtomicU32,
     connections: ConnectionCount,
+    /// On other cache lines: no worker looks at it.
+    note: Box<Mutex<Note>>,
+}
+
+/// What the control plane knows of an endpoint beside that, for whoever operates it. Times are seconds since
+/// 1970.
+#[derive(Clone, Debug, Default)]
+pub struct Note {
+    /// Since when it is up or down.
+    pub since: Option<u64>,
+    /// Why it is down.
+    pub reason: Option<String>,
+    /// The last probe that ended.
+    pub probe: Option<Probed>,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// When it ended.
+    pub at: u64,
+    /// Why it failed, if it did.
+    pub problem: Option<String>,
 }
 
 /// Connections of all workers, each of which writes a counter of its own.
@@ -53,7 +77,19 @@ impl EndpointState {
             changed_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             connections: ConnectionCount::new(workers),
+            note: Box::default(),
         }
+    }
+
+    /// What the control plane has noted. Not for workers: it takes a lock.
+    #[must_use]
+    pub fn note(&self) -> Note {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes that. Only the control plane may call this.
+    pub fn write_note(&self, write: impl FnOnce(&mut Note)) {
+        write(&mut self.note.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Whether new connections may go to the endpoint.

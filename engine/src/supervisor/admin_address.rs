@@ -1,6 +1,6 @@
-//! The admin address and its thread. A reload may move it: the new one serves before the old one ends.
+//! The admin interface and its threads, one per address. A reload may move it: the new one serves before the
+//! old one ends.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +8,24 @@ use std::thread::JoinHandle;
 
 use super::crew::{Report, watched};
 use super::sockets::{bind_admin, bound};
+use super::unix_socket::{SocketFile, listening_at};
 use super::{StartError, ThreadLost};
 use crate::admin::{self, Stop};
+use crate::config::SocketAccess;
 use crate::sys::errno;
+use crate::sys::socket::Address;
+
+/// Who may connect to the Unix socket: the user that runs this process, and root.
+const ACCESS: SocketAccess = SocketAccess { mode: 0o600, user: None, group: None };
 
 /// Where the control plane serves, if anywhere; shared by who changes it and who ends it.
 #[derive(Clone, Default)]
-pub(super) struct AdminAddress(Arc<Mutex<Option<State>>>);
+pub(super) struct AdminAddresses(Arc<Mutex<Option<State>>>);
 
 struct State {
     service: admin::Service,
     reports: Sender<Report>,
-    current: Option<Serving>,
+    current: Vec<Serving>,
     /// Those that are no longer wanted, and answer who is connected.
     retired: Vec<Serving>,
 }
@@ -27,66 +33,94 @@ struct State {
 /// A thread that serves. Dropped, it ends at once.
 struct Serving {
     /// As configured.
-    asked: SocketAddr,
-    address: SocketAddr,
+    asked: Address,
+    address: Address,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
+    /// Of a Unix socket.
+    file: Option<SocketFile>,
 }
 
 /// A socket that listens, and is not served yet.
 pub(super) struct Bound {
-    asked: SocketAddr,
-    address: SocketAddr,
+    asked: Address,
+    address: Address,
     listener: OwnedFd,
+    file: Option<SocketFile>,
 }
 
 /// What will serve from then on: to be put in force, or dropped.
-pub(super) struct Next(Option<Option<Serving>>);
+pub(super) struct Next {
+    wanted: Vec<Address>,
+    new: Vec<Serving>,
+}
 
 impl Bound {
-    pub(super) fn new(asked: SocketAddr) -> Result<Self, StartError> {
-        let listener = bind_admin(asked)?;
-        let address = bound(&listener, asked)?;
-        Ok(Self { asked, address, listener })
+    /// One for each address.
+    pub(super) fn all(asked: Vec<Address>) -> Result<Vec<Self>, StartError> {
+        asked.into_iter().map(Self::new).collect()
+    }
+
+    fn new(asked: Address) -> Result<Self, StartError> {
+        if let Address::Tcp(tcp) = asked {
+            let listener = bind_admin(tcp)?;
+            let address = bound(&listener, tcp)?.into();
+            return Ok(Self { asked, address, listener, file: None });
+        }
+        let (listener, file) = listening_at(&asked, ACCESS).map_err(|problem| {
+            let address = asked.clone();
+            StartError::Listen { key: "admin_socket", address, problem }
+        })?;
+        Ok(Self { address: asked.clone(), asked, listener, file })
     }
 }
 
-impl AdminAddress {
+impl AdminAddresses {
     /// Nothing is served yet.
     pub(super) fn new(service: admin::Service, reports: Sender<Report>) -> Self {
-        Self(Arc::new(Mutex::new(Some(State { service, reports, current: None, retired: Vec::new() }))))
+        let (current, retired) = Default::default();
+        Self(Arc::new(Mutex::new(Some(State { service, reports, current, retired }))))
     }
 
     /// At the start.
-    pub(super) fn serve(&self, bound: Bound) -> Result<SocketAddr, StartError> {
+    pub(super) fn serve_all(&self, bound: Vec<Bound>) -> Result<Vec<Address>, StartError> {
         let mut state = self.lock();
-        let address = bound.address;
+        let addresses = bound.iter().map(|one| one.address.clone()).collect();
         if let Some(state) = &mut *state {
-            state.current = Some(state.start(bound)?);
+            for one in bound {
+                let serving = state.start(one)?;
+                state.current.push(serving);
+            }
         }
-        Ok(address)
+        Ok(addresses)
     }
 
     /// Serves where it is wanted; where it was served before, that goes on until the commit.
-    pub(super) fn prepare(&self, wanted: Option<SocketAddr>) -> Result<Next, StartError> {
+    pub(super) fn prepare(&self, wanted: &[Address]) -> Result<Next, StartError> {
         let state = self.lock();
-        let Some(state) = &*state else { return Ok(Next(None)) };
-        if state.current.as_ref().map(|current| current.asked) == wanted {
-            return Ok(Next(None));
+        let mut next = Next { wanted: wanted.to_vec(), new: Vec::new() };
+        let Some(state) = &*state else { return Ok(next) };
+        let is_new = |asked: &&Address| !state.current.iter().any(|it| it.is_at(asked));
+        for asked in wanted.iter().filter(is_new) {
+            next.new.push(state.start(Bound::new(asked.clone())?)?);
         }
-        let serving = wanted.map(|asked| state.start(Bound::new(asked)?)).transpose()?;
-        Ok(Next(Some(serving)))
+        Ok(next)
     }
 
-    pub(super) fn commit(&self, next: Next) {
-        let (Some(state), Next(Some(next))) = (&mut *self.lock(), next) else { return };
+    pub(super) fn commit(&self, Next { wanted, new }: Next) {
+        let Some(state) = &mut *self.lock() else { return };
         state.retired.retain(|it| it.thread.as_ref().is_some_and(|thread| !thread.is_finished()));
-        if let Some(next) = &next {
-            tracing::info!("admin is on {}", next.address);
+        let stays = |it: &Serving| wanted.iter().any(|asked| it.is_at(asked));
+        for serving in &new {
+            tracing::info!("admin is on {}", serving.address);
         }
-        if let Some(gone) = std::mem::replace(&mut state.current, next) {
+        let (staying, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.current).into_iter().partition(stays);
+        state.current = staying.into_iter().chain(new).collect();
+        for mut gone in gone {
             tracing::info!("admin is no longer on {}", gone.address);
             gone.stop.when_answered();
+            gone.file = None;
             state.retired.push(gone);
         }
     }
@@ -102,8 +136,15 @@ impl AdminAddress {
     }
 }
 
+impl Serving {
+    /// Whether it serves there, and clients find it: not if somebody has removed or replaced the file.
+    fn is_at(&self, asked: &Address) -> bool {
+        self.asked == *asked && self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+}
+
 impl State {
-    fn start(&self, Bound { asked, address, listener }: Bound) -> Result<Serving, StartError> {
+    fn start(&self, Bound { asked, address, listener, file }: Bound) -> Result<Serving, StartError> {
         let stop = Stop::new().map_err(|error| StartError::resource("event descriptor", &error))?;
         let (theirs, service) = (stop.clone(), self.service.clone());
         let (began, begun) = channel();
@@ -124,10 +165,10 @@ impl State {
                 Ok(()) => Ok(()),
             }
         })?;
-        let serving = Serving { asked, address, stop, thread: Some(thread) };
+        let serving = Serving { asked, address, stop, thread: Some(thread), file };
         match begun.recv() {
             Ok(Ok(())) => Ok(serving),
-            Ok(Err(error)) => Err(StartError::resource("ring for the admin address", &error)),
+            Ok(Err(error)) => Err(StartError::resource("ring for admin", &error)),
             // It panicked, which is reported.
             Err(_) => Err(ThreadLost::new("the thread admin", "ended before it was ready").into()),
         }

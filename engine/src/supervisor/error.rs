@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::config::Origins;
 use crate::config::limits::BUFFER_MEMORY_PER_WORKER;
@@ -102,6 +103,17 @@ pub enum StartError {
         /// The error's name.
         cause: String,
     },
+    /// The file of the key log cannot be used.
+    #[error(
+        "--key-log: {} cannot be written: {why}; try: a new file in a directory to which this user may write",
+        .path.display()
+    )]
+    KeyLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// Another one, with where in the configuration the value stands that it is about.
     #[error("{place}: {error}")]
     At {
@@ -148,7 +160,9 @@ impl StartError {
             Self::TicketKeys(_) => origins.of_key("ticket_keys", is_any),
             Self::Listen { key, address, .. } => origins.of_key(key, |value| {
                 let is_it = |one: &str| one.parse().map(Address::Tcp).is_ok_and(|one| one == *address);
-                value.split(',').map(str::trim).any(|one| is_it(one) || one == address.to_string())
+                let is_file = address.file().is_some_and(|file| file == std::path::Path::new(value));
+                let mut all = value.split(',').map(str::trim);
+                is_file || all.any(|one| is_it(one) || one == address.to_string())
             }),
             Self::LittleBufferMemory { .. } => origins.of_key("limits.buffer_memory", is_any),
             Self::NoOffload { .. } => origins.of_key("offload", |value| value == "always"),

@@ -9,9 +9,11 @@ mod crew;
 mod descriptors;
 mod error;
 mod files;
+mod key_log;
 mod pool_rounds;
 mod pools;
 mod probe;
+mod published;
 mod pulse;
 mod record_paths;
 mod reload;
@@ -39,13 +41,14 @@ use crate::config::{Config, Confine, Loaded, Pinning, Routes};
 use crate::confine::Cage;
 use crate::log::Log;
 use crate::metrics::{Counters, Expiries, Metrics};
+use crate::state::Published;
 use crate::sys::socket::Address;
 use crate::sys::{errno, operations};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
 use crate::worker::{Setup, WorkerCage};
 
-use admin_address::{AdminAddress, Bound};
+use admin_address::{AdminAddresses, Bound};
 pub use control::Control;
 use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
@@ -64,7 +67,7 @@ use watch::Watch;
 /// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
 ///
 /// `reread` is called on a thread for which nothing else waits; with a text if that is to be read in place of
-/// the file, as it was sent to the admin address. `log` is where `tracing` writes to: its losses are counted,
+/// the file, as it was sent to admin. `log` is where `tracing` writes to: its losses are counted,
 /// and without its thread the engine ends.
 ///
 /// # Errors
@@ -94,7 +97,7 @@ pub fn run(loaded: Loaded, reread: Reread, log: &Log) -> Result<(), RunError> {
 pub struct Engine {
     /// The services of the start.
     served: Vec<Served>,
-    admin_addr: Option<SocketAddr>,
+    admin_addrs: Vec<Address>,
     workers: usize,
     metrics: Metrics,
     control: Control,
@@ -135,13 +138,14 @@ impl Engine {
     ) -> Result<Self, StartError> {
         let inherited = descriptors::open();
         let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
+        config.key_log.as_deref().map_or(Ok(()), key_log::start)?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
         let tickets = ticket_clock::tickets(&config)?;
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
-        let (served, expiries) = first_services(&control, &config, &cpus, inherited)?;
-        let admin_bound = config.admin.map(Bound::new).transpose()?;
+        let (served, expiries, published) = first_services(&control, &config, &cpus, inherited)?;
+        let admin_bound = Bound::all(config.admin_addresses())?;
         if let Some(cage) = &mut cage {
             cage.close(&config)?;
             cage.announce();
@@ -163,10 +167,15 @@ impl Engine {
             offload: control.offload.clone(),
             expiries,
             submit: reread.is_some().then(|| submit(&files)),
+            started: ticket_clock::now(),
+            tickets: Arc::clone(&tickets),
+            published,
+            key_log: config.key_log.clone(),
+            mailboxes: Arc::clone(&control.mailboxes),
         };
         let reports = crew.reports();
-        let admin = AdminAddress::new(service, crew.reports());
-        let admin_addr = admin_bound.map(|bound| admin.serve(bound)).transpose()?;
+        let admin = AdminAddresses::new(service, crew.reports());
+        let admin_addrs = admin.serve_all(admin_bound)?;
         let rounds: Arc<AtomicU64> = Arc::default();
         let obey: Obey = match reread {
             None => Box::new(drop),
@@ -188,8 +197,8 @@ impl Engine {
             services.end();
             outcome
         })?;
-        let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
+        let workers = config.workers;
+        Ok(Self { served, admin_addrs, workers, metrics, control, files, reports, watch: Some(watch) })
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -204,10 +213,10 @@ impl Engine {
         self.served.iter().map(|one| &one.listen)
     }
 
-    /// Where `/metrics` and `/healthz` are served since the start.
+    /// Where admin is served by TCP since the start.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin_addr
+        self.admin_addrs.iter().find_map(Address::tcp)
     }
 
     /// Who will carry the records of the first listener, per direction, and why the kernel will not.
@@ -268,7 +277,10 @@ impl fmt::Display for Engine {
             write!(f, "{between}listening on {listen}, backend {routes}, ")?;
             write!(f, "{} worker{plural}; {records}", self.workers)?;
         }
-        self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
+        for (nth, address) in self.admin_addrs.iter().enumerate() {
+            write!(f, "{}{address}", if nth == 0 { "; admin on " } else { " and " })?;
+        }
+        Ok(())
     }
 }
 
@@ -278,7 +290,7 @@ fn first_services(
     config: &Config,
     cpus: &[usize],
     inherited: u64,
-) -> Result<(Vec<Served>, Arc<Mutex<Expiries>>), StartError> {
+) -> Result<(Vec<Served>, Arc<Mutex<Expiries>>, Published), StartError> {
     let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
     let mut in_force = control.services.lock();
     in_force.begin(incoming_cpus, inherited, Cage::owner(config));
@@ -286,7 +298,8 @@ fn first_services(
     reload::warn(next.warning.as_slice());
     in_force.commit(next);
     watch::warn_of_exposed_keys(in_force.listeners());
-    Ok((in_force.running().iter().map(Served::of).collect(), in_force.expiries()))
+    let served = in_force.running().iter().map(Served::of).collect();
+    Ok((served, in_force.expiries(), in_force.published()))
 }
 
 /// In a process of which we are a part: the rings are ours.
@@ -315,7 +328,7 @@ fn setups(
     Ok(counters.into_iter().enumerate().map(setup).collect())
 }
 
-/// Where the admin address hands over what is asked of the configuration.
+/// Where admin hands over what is asked of the configuration.
 fn submit(files: &Files) -> admin::Submit {
     let files = files.clone();
     admin::Submit(Arc::new(move |request| files.request(request)))

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::probe::{Check, Job, Outcome};
 use super::resolver::{Name, Resolver};
+use super::ticket_clock;
 use crate::config::limits::{ENDPOINTS, PROBES_MAX, Timeouts};
 use crate::config::{Config, HealthCheck, Pool, Target};
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::Registry;
 use crate::pool::health::{Change, Health, HealthRules};
-use crate::pool::{Endpoint, EndpointState, PoolRules};
+use crate::pool::{Endpoint, EndpointState, PoolRules, Probed};
 use crate::sys::socket::Address;
 
 /// How long a start or a reload waits for host names that are new.
@@ -144,6 +145,7 @@ impl State {
                 if is_alone && !watched.state.is_up() {
                     (watched.health, watched.probe) = (Health::new(), None);
                     watched.state.set_up(true, 0);
+                    watched.note_change(None);
                 }
             }
         }
@@ -200,6 +202,7 @@ impl State {
             Entry::Occupied(known) => Arc::clone(&known.get().state),
             Entry::Vacant(place) => {
                 let state = Arc::new(EndpointState::new(self.workers));
+                state.write_note(|note| note.since = Some(ticket_clock::now()));
                 place.insert(Watched {
                     address: address.clone(),
                     state: Arc::clone(&state),
@@ -277,11 +280,20 @@ impl Watched {
         self.is_in_force || self.state.connections() > 0 || !self.state.is_up()
     }
 
+    /// It has gone down for this reason, or come up.
+    fn note_change(&self, reason: Option<String>) {
+        self.state.write_note(|note| (note.since, note.reason) = (Some(ticket_clock::now()), reason));
+    }
+
     fn decide(&mut self, place: &Place, since: Duration) {
         let Place { pool, address } = place;
         let failures = self.state.failures();
         let outcome = self.outcome.take();
         let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        if let Some(outcome) = &outcome {
+            let probe = Probed { at: ticket_clock::now(), problem: outcome.as_ref().err().cloned() };
+            self.state.write_note(|note| note.probe = Some(probe));
+        }
         let verdict = outcome.as_ref().map(|outcome| if outcome.is_ok() { Ok(()) } else { Err(()) });
         let change = self.health.on_round(&self.rules, failures, verdict, since);
         match change {
@@ -291,9 +303,11 @@ impl Watched {
                 let problem =
                     problem.unwrap_or_else(|| format!("{failures} connections in a row have failed"));
                 tracing::warn!("pool {pool}: {address} is down: {problem}; it gets no connections");
+                self.note_change(Some(problem));
             }
             Some(Change::Up) => {
                 self.state.set_up(true, now_ms);
+                self.note_change(None);
                 if self.is_in_force {
                     tracing::info!("pool {pool}: {address} is up again");
                 }

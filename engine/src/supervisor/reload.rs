@@ -1,8 +1,8 @@
 //! What of the configuration can change while the engine runs.
 
-use super::admin_address::AdminAddress;
+use super::admin_address::AdminAddresses;
 use super::files::Ask;
-use super::{Control, StartError, ticket_clock, watch};
+use super::{Control, StartError, key_log, ticket_clock, watch};
 use crate::admin::{ConfigTask, Refusal};
 use crate::config::{Config, ConfigError, ConfigOption, Listener, Loaded, OffloadPolicy, SocketAccess};
 use crate::sys::probe::{self, Ktls, Rekey};
@@ -27,7 +27,7 @@ pub(super) struct Reloader {
     running: Config,
     reread: Reread,
     control: Control,
-    admin: AdminAddress,
+    admin: AdminAddresses,
     /// What is in force, as it was read or sent.
     text: Option<String>,
 }
@@ -37,7 +37,7 @@ impl Reloader {
         running: Config,
         reread: Reread,
         control: Control,
-        admin: AdminAddress,
+        admin: AdminAddresses,
         text: Option<String>,
     ) -> Self {
         Self { running, reread, control, admin, text }
@@ -48,13 +48,10 @@ impl Reloader {
         match ask {
             Ask::Signal => drop(self.reload("SIGHUP", None)),
             Ask::Config(request) => {
-                let said = request.permitted().and_then(|()| match &request.task {
+                let said = match &request.task {
                     ConfigTask::Show => self.text.clone().ok_or(Refusal::FlagsAlone),
                     ConfigTask::Change(text) => self.reload(SENT, Some(text)).map_err(Refusal::Wrong),
-                });
-                if let Err(Refusal::Forbidden(why)) = &said {
-                    tracing::warn!("refused: {why}");
-                }
+                };
                 request.done(said);
             }
         }
@@ -96,12 +93,13 @@ impl Reloader {
         in_force.check_reach(&new)?;
         let keys = ticket_clock::next_keys(&control.tickets, &new)?;
         let next = in_force.prepare(&new, &find(&new));
-        let prepared = next.and_then(|next| Ok((next, self.admin.prepare(new.admin)?)));
+        let prepared = next.and_then(|next| Ok((next, self.admin.prepare(&new.admin_addresses())?)));
         // The names of a configuration that is refused are not resolved any more.
         let (next, admin) = prepared.inspect_err(|_| in_force.forget_endpoints())?;
         // Nothing fails from here on.
         let warnings: Vec<String> = new.collisions().into_iter().chain(next.warning.clone()).collect();
         warn(&warnings);
+        self.running.key_log.as_deref().into_iter().for_each(key_log::warn);
         ticket_clock::change(&control.tickets, keys, new.session_lifetime);
         in_force.commit(next);
         self.admin.commit(admin);
@@ -191,7 +189,7 @@ mod tests {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
         let control = Control::new(1, tickets).unwrap();
         let reread: Reread = Box::new(|_| panic!("nothing is read here"));
-        Reloader::new(running.clone(), reread, control, AdminAddress::default(), None)
+        Reloader::new(running.clone(), reread, control, AdminAddresses::default(), None)
     }
 
     fn apply(reloader: &mut Reloader, new: Config) -> Result<String, String> {

@@ -13,7 +13,7 @@ use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
 use super::unix_socket::{Bound, SocketFile, SocketFiles};
-use super::{RecordPaths, StartError, sockets, ticket_clock};
+use super::{RecordPaths, StartError, published, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
 use crate::confine::Cage;
@@ -21,6 +21,7 @@ use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::{EndpointRow, Expiries, Registry};
 use crate::pool::{ConnectionCount, Endpoint, Pool};
+use crate::state::{InForce as InForceView, Published};
 use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
@@ -56,9 +57,11 @@ impl Services {
             seen: Seen::default(),
             warned: Vec::new(),
             expiries: Arc::default(),
+            published: Published::default(),
             pools,
             limits,
             registry,
+            shows_connections: false,
         };
         Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
@@ -106,10 +109,13 @@ pub(super) struct InForce {
     /// What is wrong with the certificates and was logged.
     warned: Vec<String>,
     expiries: Arc<Mutex<Expiries>>,
+    published: Published,
     pools: Pools,
     limits: Arc<Limits>,
     /// What is counted of the services and pools.
     registry: Arc<Registry>,
+    /// Whether admin shows connections.
+    shows_connections: bool,
 }
 
 /// A service as the workers have it.
@@ -124,7 +130,7 @@ pub(super) struct Running {
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
     /// Of all workers.
-    connections: Arc<ConnectionCount>,
+    pub(super) connections: Arc<ConnectionCount>,
 }
 
 /// What a configuration needs, read and bound: to be put in force, or dropped.
@@ -138,6 +144,7 @@ pub(super) struct Next {
     limits: LimitRules,
     timeouts: Timeouts,
     max_connections: usize,
+    shows_connections: bool,
     /// What is in force otherwise than asked for.
     pub(super) warning: Option<String>,
 }
@@ -175,8 +182,8 @@ impl InForce {
             services.push(self.run(listener.clone(), before, found)?);
         }
         let gone = staying.into_iter().flatten().collect();
-        let (limits, timeouts) = (new.limits, new.timeouts);
-        Ok(Next { services, gone, seen, limits, timeouts, max_connections, warning })
+        let (limits, timeouts, shows_connections) = (new.limits, new.timeouts, new.admin_socket.is_some());
+        Ok(Next { services, gone, seen, limits, timeouts, max_connections, shows_connections, warning })
     }
 
     /// Puts in force what was prepared.
@@ -194,6 +201,7 @@ impl InForce {
         }
         let (services, sockets): (Vec<_>, Vec<_>) = next.services.into_iter().unzip();
         (self.timeouts, self.seen, self.services) = (next.timeouts, next.seen, services);
+        self.shows_connections = next.shows_connections;
         for gone in next.gone {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
@@ -249,7 +257,7 @@ impl InForce {
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {
             let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
             let route = running.route(&mut self.pools.lock(), self.timeouts, worker, &self.registry);
-            let route = Arc::new(route);
+            let route = Arc::new(Route { is_shown: self.shows_connections, ..route });
             mailbox.post(match sockets.next() {
                 Some(listener) => Command::Add(Service { id, listener, policy, route }),
                 None => Command::Update { id, policy, route },
@@ -275,6 +283,7 @@ impl InForce {
     pub(super) fn reroute(&self) {
         self.services.iter().for_each(|running| self.post(running, Vec::new()));
         self.forget_endpoints();
+        self.show();
     }
 
     /// Forgets what no pool in force has: names and endpoints.
@@ -326,8 +335,22 @@ impl InForce {
         Arc::clone(&self.expiries)
     }
 
+    /// What admin shows, as of now and later.
+    pub(super) fn published(&self) -> Published {
+        self.published.clone()
+    }
+
+    fn show(&self) {
+        self.published.put_in_force(InForceView {
+            max_connections: self.max_connections,
+            limits: *self.limits.rules(),
+            ..published::of(&self.services, &self.pools, self.timeouts)
+        });
+    }
+
     /// Logs what is wrong with the certificates in force, and publishes until when they are valid.
     fn publish(&mut self) {
+        self.show();
         self.warned.clear();
         self.warn();
         let mut expiries = Expiries::default();
@@ -345,6 +368,7 @@ impl InForce {
         for line in found.iter().filter(|line| !self.warned.contains(line)) {
             tracing::warn!("{line}");
         }
+        self.published.warn(&found);
         self.warned = found;
     }
 
@@ -389,6 +413,7 @@ impl Running {
             accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
+            is_shown: false,
         }
     }
 

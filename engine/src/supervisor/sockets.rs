@@ -40,7 +40,8 @@ fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
 pub(super) fn bind_admin(address: SocketAddr) -> Result<OwnedFd, StartError> {
     if !address.ip().is_loopback() {
         tracing::warn!(
-            "admin is on {address}, which is no loopback address: whoever reaches it reads the metrics"
+            "admin is on {address}, which is no loopback address: whoever reaches it reads the metrics and \
+             the state"
         );
     }
     socket::listener(address, false, 64).map_err(|error| StartError::listen("admin", address, &error))

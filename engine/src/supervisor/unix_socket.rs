@@ -1,4 +1,4 @@
-//! Listeners on Unix sockets: one socket for all workers, and its file.
+//! Unix sockets that listen, one for all workers or that of admin, and their files.
 //!
 //! The file belongs to a socket as soon as that is bound, and connects are refused until it listens. In
 //! between the file gets its owner and mode, so that nobody gets in who may not. Where a process was killed,
@@ -38,25 +38,41 @@ pub(super) fn listening(listener: &Listener, workers: usize) -> Result<Bound, St
 }
 
 fn bind(listener: &Listener, workers: usize) -> Result<Bound, String> {
-    let (address, path) = (&listener.listen, listener.listen.file());
+    let address = &listener.listen;
+    let (socket, file) = listening_at(address, listener.socket_access)?;
+    let mut sockets = vec![socket];
+    while sockets.len() < workers {
+        sockets.push(sockets[0].try_clone().map_err(|error| unlistened(&error))?);
+    }
+    Ok(Bound { listen: address.clone(), sockets, file })
+}
+
+/// A socket that listens, and its file, if it has one. A file that a process has left is replaced.
+///
+/// # Errors
+/// What is wrong with the address, and what to try.
+pub(super) fn listening_at(
+    address: &Address,
+    access: SocketAccess,
+) -> Result<(OwnedFd, Option<SocketFile>), String> {
+    let path = address.file();
     if let Some(path) = path {
         make_way(address, path)?;
     }
     let socket = unix::bind(address).map_err(|error| unbound(address, &error))?;
     let file = path.map(SocketFile::of).transpose()?;
     if let Some(file) = &file {
-        file.give(listener.socket_access)?;
+        file.give(access)?;
     }
-    let cannot = |error: io::Error| format!("cannot be listened on: {}", errno::name(&error));
-    unix::listen(socket.as_fd(), LISTEN_BACKLOG).map_err(cannot)?;
+    unix::listen(socket.as_fd(), LISTEN_BACKLOG).map_err(|error| unlistened(&error))?;
     if file.as_ref().is_some_and(|file| !file.is_in_place()) {
         return Err(taken());
     }
-    let mut sockets = vec![socket];
-    while sockets.len() < workers {
-        sockets.push(sockets[0].try_clone().map_err(cannot)?);
-    }
-    Ok(Bound { listen: address.clone(), sockets, file })
+    Ok((socket, file))
+}
+
+fn unlistened(error: &io::Error) -> String {
+    format!("cannot be listened on: {}", errno::name(error))
 }
 
 /// Removes a socket that nobody listens on, and nothing else.

@@ -28,11 +28,11 @@ pub(super) struct About {
     pub(super) asked: Option<Box<Asked>>,
     /// Names the connection in this process and others.
     pub(super) id: ConnectionId,
-    /// Its course, for the log.
+    /// Its course, for the log and for admin.
     pub(super) timeline: Option<Box<Timeline>>,
 }
 
-/// What the log has of the course of a connection.
+/// What the log and admin have of the course of a connection.
 #[derive(Debug)]
 pub(super) struct Timeline {
     pub(super) accepted: Instant,
@@ -90,7 +90,8 @@ impl About {
     pub(super) fn established(&mut self, leg: Leg, info: Box<TlsInfo>) {
         match leg {
             Leg::Near => self.near = Some(info),
-            Leg::Far => self.far = Some(info),
+            // Nobody asks for its certificate, which may have 64 KiB.
+            Leg::Far => self.far = Some(Box::new(TlsInfo { certificate: None, ..*info })),
         }
     }
 

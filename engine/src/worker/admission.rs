@@ -86,10 +86,11 @@ impl Worker {
         route.counters.add(Counter::Accepted, 1);
         let has_balancers = route.accept_proxy.is_on();
         let counts = self.limits.counts_sources() && !has_balancers;
-        let about = (counts || self.limits.logs_connections() || route.wants_about()).then(|| {
+        let is_followed = self.limits.logs_connections() || route.is_shown;
+        let about = (counts || is_followed || route.wants_about()).then(|| {
             self.next_connection += 1;
             let id = ConnectionId { worker: self.name, serial: self.next_connection };
-            let timeline = self.limits.logs_connections().then(|| Box::new(Timeline::begin(self.now)));
+            let timeline = is_followed.then(|| Box::new(Timeline::begin(self.now)));
             Box::new(About { timeline, ..About::of(socket.as_fd(), id) })
         });
         let client = about.as_ref().and_then(|about| about.client);

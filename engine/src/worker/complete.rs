@@ -115,7 +115,7 @@ fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
     }
     if let Some(timeline) = slot.timeline() {
         timeline.connected = Some(now);
-        // The log has no certificate, which may have 64 KiB.
+        // Neither the log nor admin shows the certificate, which may have 64 KiB.
         if let Some(near) = slot.about.as_mut().and_then(|about| about.near.as_mut()) {
             near.certificate = None;
         }

@@ -86,7 +86,7 @@ impl fmt::Display for Tls<'_> {
     }
 }
 
-fn path_name(path: RecordPath) -> &'static str {
+pub(super) fn path_name(path: RecordPath) -> &'static str {
     match path {
         RecordPath::Kernel => "kernel",
         RecordPath::Userspace => "userspace",

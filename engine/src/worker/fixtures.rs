@@ -37,5 +37,6 @@ pub(super) fn route() -> Arc<Route> {
         accept_proxy: AcceptProxy::Off,
         keepalive: false,
         tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
+        is_shown: false,
     })
 }

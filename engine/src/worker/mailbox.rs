@@ -1,17 +1,22 @@
 //! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
 //! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
-//! pointless. A worker that does not turn has at most three commands waiting per service, and four others.
+//! pointless. A worker that does not turn has at most three commands waiting per service, four others, and
+//! [`INQUIRIES_MAX`] inquiries.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::inquiry::Inquiry;
 use super::route::Route;
 use crate::conn::policy::Policy;
 use crate::limit::Limits;
 use crate::sys::socket;
+
+/// Inquiries that wait for a worker; one more is dropped, and who has asked learns that.
+pub const INQUIRIES_MAX: usize = 64;
 
 /// Names a service from its beginning to its end, in every worker; no other gets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +58,8 @@ pub enum Command {
     MaxConnections(usize),
     /// The kill switch: whether the kernel may be given further directions. What it has stays with it.
     Offload(bool),
+    /// To tell admin of its connections, or to end one.
+    Ask(Inquiry),
     /// To accept no more at all and let what is open finish, for the time of a drain.
     Drain,
     /// To end at once.
@@ -110,6 +117,12 @@ impl Mailbox {
             Command::Limits(_) => commands.retain(|it| !matches!(it, Command::Limits(_))),
             Command::MaxConnections(_) => commands.retain(|it| !matches!(it, Command::MaxConnections(_))),
             Command::Offload(_) => commands.retain(|it| !matches!(it, Command::Offload(_))),
+            Command::Ask(_) => {
+                let is_one = |it: &&Command| matches!(it, Command::Ask(_));
+                if commands.iter().filter(is_one).count() >= INQUIRIES_MAX {
+                    return;
+                }
+            }
             Command::Drain => commands.retain(|it| !matches!(it, Command::Drain)),
             Command::End => commands.clear(),
         }
@@ -168,6 +181,7 @@ mod tests {
             Command::Limits(_) => "limits".to_owned(),
             Command::MaxConnections(most) => format!("most {most}"),
             Command::Offload(allowed) => format!("offload {allowed}"),
+            Command::Ask(_) => "ask".to_owned(),
             Command::Drain => "drain".to_owned(),
             Command::End => "end".to_owned(),
         };
@@ -189,6 +203,24 @@ mod tests {
         let most = [1, 2].map(Command::MaxConnections);
         assert_eq!(left(most.into_iter().chain([limits()])), ["most 2", "limits"]);
         assert_eq!(left([add(1), Command::End, Command::Drain, add(2)]), ["end"]);
+    }
+
+    #[test]
+    fn mailbox_drops_inquiries_that_are_too_many() {
+        use super::super::inquiry::{ConnectionName, InquiryTask};
+        use crate::reply::reply;
+
+        let mailbox = Mailbox::new().expect("an eventfd");
+        let waiting: Vec<_> = (0..INQUIRIES_MAX + 1)
+            .map(|_| {
+                let (reply, waiting) = reply().expect("an eventfd");
+                let task = InquiryTask::End(ConnectionName { worker: 0, slot: 0, serial: 0 });
+                mailbox.post(Command::Ask(Inquiry { task, reply }));
+                waiting
+            })
+            .collect();
+        assert_eq!(mailbox.take().len(), INQUIRIES_MAX);
+        assert!(waiting.iter().all(|it| it.take().is_none()), "nobody has answered");
     }
 
     #[test]

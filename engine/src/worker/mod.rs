@@ -14,6 +14,7 @@ mod faults;
 #[cfg(test)]
 mod fixtures;
 mod flush;
+mod inquiry;
 mod leg_socket;
 mod listener;
 mod mailbox;
@@ -46,8 +47,11 @@ use crate::sys::seccomp;
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
+pub use inquiry::{
+    ConnectionFilter, ConnectionInfo, ConnectionName, Inquiry, InquiryAnswer, InquiryTask, NoName,
+};
 pub use listener::set_inherited;
-pub use mailbox::{Command, Mailbox, Service, ServiceId};
+pub use mailbox::{Command, INQUIRIES_MAX, Mailbox, Service, ServiceId};
 use owner::{Completion, Owner, Ring, SlotId};
 pub use proxy::ProxyHeader;
 pub use route::{Destination, Route, Rule};

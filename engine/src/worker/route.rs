@@ -32,6 +32,8 @@ pub struct Route {
     pub keepalive: bool,
     /// How long TCP waits for endpoints to acknowledge, or to take what was sent.
     pub tcp_user_timeout: Duration,
+    /// Whether admin shows its connections: then what is known of each is kept until its end.
+    pub is_shown: bool,
 }
 
 /// A pool, and what its endpoints get in front of everything else.
@@ -88,6 +90,7 @@ impl Route {
             accept_proxy: AcceptProxy::Off,
             keepalive: true,
             tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,
+            is_shown: false,
         }
     }
 

@@ -50,8 +50,15 @@ impl Served {
 impl Worker {
     /// Obeys all commands that wait.
     pub(super) fn obey(&mut self) {
+        let mut has_been_asked = false;
         for command in self.mailbox.take() {
             match command {
+                // One per turn: the next one waits for the next.
+                Command::Ask(_) if has_been_asked => self.mailbox.post(command),
+                Command::Ask(inquiry) => {
+                    has_been_asked = true;
+                    self.inquire(inquiry);
+                }
                 Command::Add(service) => self.add(service),
                 Command::Update { id, policy, route } => {
                     self.count(&route.counters);

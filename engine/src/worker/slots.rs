@@ -174,6 +174,16 @@ impl Slots {
         self.slots.len()
     }
 
+    /// All slots in use have a lower index.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX)
+    }
+
+    /// Whoever has the slot now, and its serial number.
+    pub(super) fn at(&mut self, index: u32) -> Option<(u32, &mut Slot)> {
+        self.slots.get_mut(index as usize).map(|slot| (slot.serial, slot))
+    }
+
     pub(super) fn ids(&self) -> Vec<SlotId> {
         self.slots.iter().map(|(index, slot)| SlotId { index: index as u32, serial: slot.serial }).collect()
     }

@@ -91,7 +91,7 @@ impl Target {
         let is_of_name =
             matches!(report.fault, Some(Fault::PeerCertificateRefused | Fault::AlertInHandshake));
         let is_ours =
-            matches!(report.fault, Some(Fault::Internal | Fault::DrainTimeout | Fault::LifetimeOver));
+            report.fault.is_some_and(|fault| fault == Fault::Internal || fault.is_for_want_of_time());
         if self.is_open && report.culprit == Some(Leg::Far) && !is_ours && !(is_named_by_client && is_of_name)
         {
             self.failed(route);

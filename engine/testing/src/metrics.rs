@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::tools::PATIENCE;
 
@@ -27,11 +29,25 @@ struct Sample {
 /// # Errors
 /// What the system says.
 pub fn ask(admin: SocketAddr, request: &str) -> io::Result<String> {
-    let mut tcp = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    let tcp = TcpStream::connect_timeout(&admin, PATIENCE)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
-    tcp.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    exchange(tcp, &format!("{request}\r\nConnection: close\r\n\r\n"))
+}
+
+/// What admin answers to these bytes at its Unix socket.
+///
+/// # Errors
+/// What the system says.
+pub fn ask_socket(admin: &Path, request: &str) -> io::Result<String> {
+    let unix = UnixStream::connect(admin)?;
+    unix.set_read_timeout(Some(PATIENCE))?;
+    exchange(unix, request)
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    tcp.read_to_string(&mut answer)?;
+    stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
 

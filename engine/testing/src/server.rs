@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::identity::Identity;
-use crate::metrics::{Metrics, ask};
+use crate::metrics::{Metrics, ask, ask_socket};
 use crate::tools::{
     PATIENCE, eventually, patiently, pause, profile_directory, raise_descriptor_limit, scratch, signal,
 };
@@ -19,6 +19,7 @@ pub struct TestServer {
     /// Where it listens for TLS; port 0 where its first listener is on a Unix socket.
     pub addr: SocketAddr,
     admin: SocketAddr,
+    admin_socket: PathBuf,
     /// The line that it printed when ready.
     pub ready: String,
     files: tempfile::TempDir,
@@ -108,7 +109,13 @@ impl Setup {
             arguments.extend(identity_flags(identity, files.path()));
         }
         let has = |flag: &str| self.extra.iter().any(|word| word == flag);
-        let defaults = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--workers", "1")];
+        let admin_socket = files.path().join("admin.sock");
+        let defaults = [
+            ("--listen", "127.0.0.1:0"),
+            ("--admin", "127.0.0.1:0"),
+            ("--admin-socket", admin_socket.to_str().expect("scratch paths are UTF-8")),
+            ("--workers", "1"),
+        ];
         let is_due = |flag: &str| !(has(flag) || self.is_from_file && flag == "--listen");
         for (flag, value) in defaults.into_iter().filter(|(flag, _)| is_due(flag)) {
             arguments.extend([flag.to_owned(), value.to_owned()]);
@@ -123,6 +130,7 @@ impl Setup {
             arguments[at + 1].clone()
         };
         let (given, admin) = (self.stdout.is_some(), value("--admin"));
+        let admin_socket = value("--admin-socket").into();
         let listen = if given { value("--listen") } else { String::new() };
         let mut process = Process::spawn(&arguments, self.stdout, self.stderr);
         let ready = if given {
@@ -138,7 +146,7 @@ impl Setup {
         let admin = address_after(&ready, "admin on ").expect("the ready line names the admin listener");
         let has_ports = is_unix || addr.port() != 0 && admin.port() != 0;
         assert!(has_ports, "the ready line names the real ports: {ready}");
-        TestServer { process, addr, admin, ready, files }
+        TestServer { process, addr, admin, admin_socket, ready, files }
     }
 }
 
@@ -180,6 +188,17 @@ impl TestServer {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where everything may be asked of it.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// What it answers there to a method and a path, such as `POST /offload/off`.
+    pub fn control(&self, request: &str) -> String {
+        let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        ask_socket(&self.admin_socket, &request).expect("it answers")
     }
 
     /// What the admin address answers to a method and a path, such as `GET /healthz`.

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::metrics::ask;
 use offramp_testing::peer::{Peer, Version, plain};
-use offramp_testing::server::{Setup, TestServer};
-use offramp_testing::tools::eventually;
+use offramp_testing::server::{Setup, TestServer, refused};
+use offramp_testing::tools::{eventually, scratch, signal};
 
 #[test]
 fn admin_slow_clients_keep_no_health_check_out() {
@@ -53,12 +54,52 @@ fn admin_post_that_changes_nothing_logs_nothing() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     let turned = || server.stderr().matches("offload turned ").count();
-    (0..100).for_each(|_| assert!(server.ask("POST /offload/on").ends_with("\r\n\r\non\n")));
-    (0..100).for_each(|_| assert!(server.ask("POST /offload/off").ends_with("\r\n\r\noff\n")));
+    (0..100).for_each(|_| assert!(server.control("POST /offload/on").ends_with("\r\n\r\non\n")));
+    (0..100).for_each(|_| assert!(server.control("POST /offload/off").ends_with("\r\n\r\noff\n")));
     eventually("one line", || turned() == 1);
-    assert!(server.ask("POST /offload/on").ends_with("\r\n\r\non\n"));
+    assert!(server.control("POST /offload/on").ends_with("\r\n\r\non\n"));
     eventually("and another", || turned() == 2);
     server.stop();
+}
+
+#[test]
+fn admin_by_tcp_is_read_only() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let server = TestServer::start(backend.addr);
+    for request in ["POST /offload/off", "GET /v1/config", "PUT /v1/config HTTP/1.1\r\nContent-Length: 0"] {
+        let head =
+            request.split_once(" HTTP").map_or_else(|| format!("{request} HTTP/1.1"), |_| request.into());
+        let answer = ask(server.admin(), &format!("{head}\r\nHost: localhost")).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("try: admin_socket ="), "{answer}");
+    }
+    assert!(server.ask("GET /offload").ends_with("\r\n\r\non\n"));
+    for request in ["GET /healthz", "GET /metrics", "GET /offload"] {
+        let status = |answer: &str| answer.lines().next().map(str::to_owned);
+        assert_eq!(status(&server.ask(request)), status(&server.control(request)), "{request}");
+    }
+    server.stop();
+}
+
+#[test]
+fn admin_socket_left_behind_is_replaced_and_a_live_one_is_not() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let files = scratch();
+    let path = files.path().join("admin.sock");
+    let flags = format!("--admin-socket {}", path.display());
+    let mode = || std::fs::symlink_metadata(&path).expect("a socket").permissions().mode() & 0o777;
+    let mut killed = Setup::new(backend.addr).flags(&flags).start();
+    assert_eq!(mode(), 0o600);
+    signal(killed.pid(), "KILL");
+    killed.await_exit();
+    assert!(path.exists(), "it is left");
+    let server = Setup::new(backend.addr).flags(&flags).start();
+    assert!(server.control("GET /healthz").ends_with("\r\n\r\nok\n"));
+    let words = format!("--listen 127.0.0.1:0 --mode plain --backend {} {flags} --workers 1", backend.addr);
+    let refusal = refused(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    assert!(refusal.stderr.contains("--admin-socket: admin_socket: unix:"), "{}", refusal.stderr);
+    assert!(refusal.stderr.contains("is in use"), "{}", refusal.stderr);
+    server.stop();
+    assert!(!path.exists(), "it is removed at the end");
 }
 
 #[test]

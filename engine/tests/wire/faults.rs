@@ -228,7 +228,7 @@ fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
 
 #[test]
 fn faults_of_inherited_descriptors_are_avoided_by_fewer_slots() {
-    const LIMIT: usize = 500;
+    const LIMIT: usize = 700;
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let mut script = Command::new("bash");
     script.args(["-c", "for i in $(seq 200); do exec {fd}</dev/null; done; ulimit -n $0; exec \"$@\""]);

@@ -178,12 +178,12 @@ fn the_kill_switch_holds_from_the_next_connection_on() {
     assert_eq!(carried_by(&server, kernels()), 1);
     let mut held = Peer::open(server.addr, &plain(Version::Tls12));
     held.ping(b"before");
-    assert!(server.ask("POST /offload/off").ends_with("off\n"));
+    assert!(server.control("POST /offload/off").ends_with("off\n"));
     held.ping(b"what is carried stays carried");
     held.close_notify();
     assert_eq!(held.rest(), (Vec::new(), End::Clean));
     assert_eq!(carried_by(&server, "userspace"), 0);
-    assert!(server.ask("POST /offload/on").ends_with("on\n"));
+    assert!(server.control("POST /offload/on").ends_with("on\n"));
     assert_eq!(carried_by(&server, kernels()), 1);
     server.stop();
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 mod ending;
+mod stage;
 
 use super::accept::Accept;
 use super::action::{Evidence, Outbox};

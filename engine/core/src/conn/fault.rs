@@ -191,6 +191,9 @@ faults! {
     /// The connection has lasted for `timeouts.lifetime`.
     LifetimeOver = "lifetime_over", Us, Debug, Some(alert::CLOSE_NOTIFY),
         "Nothing, or a longer `timeouts.lifetime`.";
+    /// An operator has ended it, with `DELETE /v1/connections/ID`.
+    EndedByOperator = "ended_by_operator", Us, Info, Some(alert::CLOSE_NOTIFY),
+        "Nothing.";
     /// More full handshakes come per second than `limits.full_handshake_rate` allows.
     FullHandshakeLimit = "full_handshake_limit", Tls, Info, None,
         "A flood of clients without a session, or a limit below what real clients need after a restart.";
@@ -223,6 +226,12 @@ impl Fault {
             libc::EADDRNOTAVAIL | libc::EADDRINUSE => Self::NoLocalPort,
             _ => Self::BackendUnreachable,
         }
+    }
+
+    /// Whether a connection that is in order ends with it, because it has had its time.
+    #[must_use]
+    pub fn is_for_want_of_time(self) -> bool {
+        matches!(self, Self::DrainTimeout | Self::LifetimeOver | Self::EndedByOperator)
     }
 
     /// Its place in [`Fault::ALL`].

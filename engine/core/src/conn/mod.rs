@@ -110,6 +110,12 @@ impl Conn {
         }
     }
 
+    /// The name of the stage in which it is.
+    #[must_use]
+    pub fn stage(&self) -> &'static str {
+        self.course.stage_name()
+    }
+
     /// Whether its handshake was completed.
     #[must_use]
     pub fn is_established(&self) -> bool {

@@ -2,11 +2,12 @@
 //! and what is wrong with it although it can be used. Found at load; what depends on the time is judged by
 //! the time that the reader gives.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::ticket_keys::UnixSeconds;
@@ -61,6 +62,8 @@ pub struct Dated {
     pub file: PathBuf,
     /// Which certificate of the file, from 1.
     pub nth: usize,
+    /// Whom it is for: names of the subject, or else its common name.
+    pub names: Vec<String>,
     dates: Dates,
 }
 
@@ -80,6 +83,32 @@ impl Dated {
         };
         Some(format!("{}: certificate {} {what}", self.file.display(), self.nth))
     }
+}
+
+/// Most names of a certificate that are kept, and most characters of each.
+const NAMES_MAX: usize = 16;
+const NAME_CHARS_MAX: usize = 255;
+
+/// DNS names, URIs and addresses of the subject (RFC 5280 §4.2.1.6); where there are none, its common name.
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let extension = certificate.subject_alternative_name().ok().flatten();
+    let alternative = extension.into_iter().flat_map(|found| &found.value.general_names);
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(octets) => <[u8; 4]>::try_from(*octets)
+            .map(IpAddr::from)
+            .ok()
+            .or_else(|| <[u8; 16]>::try_from(*octets).map(IpAddr::from).ok())
+            .map(|address| address.to_string()),
+        _ => None,
+    };
+    let mut names: Vec<String> = alternative.filter_map(text).take(NAMES_MAX).collect();
+    if names.is_empty() {
+        let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        names.extend(common.take(1).map(ToOwned::to_owned));
+    }
+    let short = |name: String| name.chars().take(NAME_CHARS_MAX).collect();
+    names.into_iter().map(short).collect()
 }
 
 /// When an OCSP response is current: from thisUpdate to nextUpdate (RFC 6960 §4.2.2.1).
@@ -112,7 +141,7 @@ impl Findings {
     /// Keeps the dates of a certificate.
     pub(super) fn dated(&mut self, file: &Path, nth: usize, certificate: &X509Certificate<'_>) -> Dates {
         let dates = Dates::of(certificate);
-        self.dated.push(Dated { file: file.to_owned(), nth, dates });
+        self.dated.push(Dated { file: file.to_owned(), nth, names: names(certificate), dates });
         dates
     }
 

@@ -21,6 +21,7 @@ mod identity;
 mod identity_error;
 mod info;
 mod key_kind;
+pub mod key_log;
 mod ocsp;
 mod originate;
 #[cfg(test)]
@@ -49,8 +50,8 @@ pub use peer::PeerRefusal;
 pub use peer_error::PeerError;
 pub use pending::PendingPeer;
 pub use sources::{LoadKey, Sources};
-pub use ticket_keys::KeyState;
 pub use ticket_file::{FILE_BYTES_MAX as TICKET_FILE_BYTES_MAX, KeyFileError, read_secret};
+pub use ticket_keys::KeyState;
 pub use tickets::{NextKeys, Tickets};
 
 use findings::Findings;
@@ -204,6 +205,7 @@ impl TlsPolicy {
         .with_cert_resolver(Arc::new(identities));
         // The handshake ends with the keys handed to a record path: kernel, or `cipher`.
         server.enable_secret_extraction = true;
+        server.key_log = key_log::current();
         // Tickets alone (RFC 5077), no session on the server (TS 33.328 Annex M) (A3a).
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.alpn_protocols = protocols(alpn);

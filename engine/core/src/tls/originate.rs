@@ -17,7 +17,7 @@ use super::peer::{AnyCertificate, PeerRefusal, PeerVerdict, authorities, is_told
 use super::peer_error::check_key;
 use super::sessions::ClientSessions;
 use super::signatures::handshake_signatures;
-use super::{Sources, Tickets, TlsPolicyError, profile};
+use super::{Sources, Tickets, TlsPolicyError, key_log, profile};
 use crate::config::{Fingerprint, IdentityFiles, Originate, TrustAnchor, UnknownName};
 
 /// All that a handshake in the client's role needs to know.
@@ -123,6 +123,7 @@ impl Origination {
         };
         config.alpn_protocols = alpn;
         config.enable_secret_extraction = true;
+        config.key_log = key_log::current();
         // TLS 1.2 only with extended_master_secret (TS 33.210 clause 6.2.3) (B10a); rustls signals secure
         // renegotiation in every hello (RFC 5746 §3.4) (A6d).
         config.require_ems = true;
@@ -158,6 +159,7 @@ impl Origination {
             .with_custom_certificate_verifier(Arc::new(Unjudged(schemes)))
             .with_no_client_auth();
         config.enable_secret_extraction = true;
+        config.key_log = key_log::current();
         config.resumption = Resumption::disabled();
         let (config, trust) = (Arc::new(config), Trust::Anybody);
         Ok(Self { config, name: server, forwards_name: false, trust, sessions: None, made_of: [0; 32] })

@@ -87,6 +87,8 @@ pub struct KeyState {
     pub purpose: Use,
     /// For how long it may have sealed; negative before.
     pub age_seconds: i64,
+    /// From when on it seals.
+    pub from: UnixSeconds,
     /// When it stops opening.
     pub until: UnixSeconds,
 }
@@ -221,6 +223,7 @@ impl KeyRing {
             id: key.id(),
             purpose,
             age_seconds: age(key.from),
+            from: key.from,
             until: key.until,
         };
         self.uses(now).map(state).collect()

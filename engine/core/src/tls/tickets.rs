@@ -258,7 +258,8 @@ impl Tickets {
         self.ring.load().gap(self.now())
     }
 
-    pub(super) fn now(&self) -> UnixSeconds {
+    /// The time by the control plane's clock.
+    pub fn now(&self) -> UnixSeconds {
         self.now.load(Ordering::Relaxed)
     }
 

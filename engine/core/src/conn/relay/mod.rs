@@ -210,7 +210,7 @@ impl Relay {
         let is_cut = !self.has_passed_all_on()
             || self.near.has_half_a_record()
             || self.far.has_half_a_record()
-            || matches!(fault, Fault::DrainTimeout | Fault::LifetimeOver) && has_no_plain_leg;
+            || fault.is_for_want_of_time() && has_no_plain_leg;
         let ending = Ending { fault, culprit, is_cut };
         let Self { near, far, to_near, to_far, .. } = self;
         let heard = near.heard().or_else(|| far.heard());

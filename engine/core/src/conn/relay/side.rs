@@ -189,7 +189,7 @@ fn plain_end(side: &PlainSide, ending: Ending, held: Option<Buf>, out: &mut Outb
     let end = match ending.fault {
         // It takes nothing more, or has had its time.
         _ if ending.culprit == Some(side.leg()) || side.is_broken() => PlainEnd::Reset,
-        Fault::DrainTimeout | Fault::LifetimeOver => PlainEnd::Reset,
+        fault if fault.is_for_want_of_time() => PlainEnd::Reset,
         Fault::IdleTimeout if ending.is_cut => PlainEnd::Reset,
         Fault::IdleTimeout => PlainEnd::InOrder,
         // Its end was passed on as one: the operator takes FIN alone for an end.

@@ -1,0 +1,95 @@
+//! Where admin is served, TCP or a Unix socket, and what who connects there may do.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+
+use tokio_uring::{BufResult, net};
+
+use crate::sys::unix;
+
+/// A socket that listens.
+pub(super) enum Listener {
+    Tcp(net::TcpListener),
+    /// tokio-uring takes over no Unix socket that listens; tokio below it does.
+    Unix(tokio::net::UnixListener),
+}
+
+/// A connection.
+pub(super) enum Stream {
+    Tcp(net::TcpStream),
+    Unix(net::UnixStream),
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everything: it is another process of root, or of the user that runs this one, at the Unix socket.
+    Full,
+    /// It connects by TCP, where nobody knows who it is.
+    ReadOnly,
+    /// It is another user at the Unix socket, or a connection of this very process to a backend, for a
+    /// client from anywhere.
+    Stranger,
+}
+
+const ROOT: u32 = 0;
+
+impl Listener {
+    /// To be called in the runtime.
+    pub(super) fn new(listener: OwnedFd) -> io::Result<Self> {
+        if unix::is_unix(listener.as_fd())? {
+            let listener = std::os::unix::net::UnixListener::from(listener);
+            listener.set_nonblocking(true)?;
+            return tokio::net::UnixListener::from_std(listener).map(Self::Unix);
+        }
+        Ok(Self::Tcp(net::TcpListener::from_std(listener.into())))
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Access)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), Access::ReadOnly))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let access = access(&stream.peer_cred()?);
+                let stream = stream.into_std()?;
+                // The ring waits for it.
+                stream.set_nonblocking(false)?;
+                Ok((Stream::Unix(net::UnixStream::from_std(stream)), access))
+            }
+        }
+    }
+}
+
+/// What the process that has connected may do.
+fn access(process: &tokio::net::unix::UCred) -> Access {
+    let is_privileged = [ROOT, rustix::process::geteuid().as_raw()].contains(&process.uid());
+    let is_other = process.pid().is_some_and(|id| id.unsigned_abs() != std::process::id());
+    if is_privileged && is_other { Access::Full } else { Access::Stranger }
+}
+
+impl Stream {
+    pub(super) async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
+        match self {
+            Self::Tcp(stream) => stream.read(buf).await,
+            Self::Unix(stream) => stream.read(buf).await,
+        }
+    }
+
+    pub(super) async fn write_all(&self, buf: Vec<u8>) -> BufResult<(), Vec<u8>> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(buf).await,
+            Self::Unix(stream) => stream.write_all(buf).await,
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The key log: the secrets of every TLS connection of this process, in a file, for debugging.
+//!
+//! The format is that of SSLKEYLOGFILE, which Wireshark reads. Workers hand lines to a thread by a bounded
+//! queue, as those of the log: none waits for the file, and lines that do not fit are dropped. The file takes
+//! [`KEY_LOG_BYTES_MAX`] bytes, so that clients cannot fill the disk.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::StartError;
+use crate::config::limits::KEY_LOG_BYTES_MAX;
+use crate::log::Log;
+use crate::sys::errno;
+use crate::tls::key_log::{self, KeyLog};
+
+/// Of the file; the secrets are for who runs this process.
+const MODE: u32 = 0o600;
+
+/// From here on secrets are written to the end of the file. To be called before the first policy is loaded.
+pub(super) fn start(path: &Path) -> Result<(), StartError> {
+    let refused = |why: String| StartError::KeyLog { path: path.to_owned(), why };
+    let file = open(path).map_err(|error| refused(errno::name(&error)))?;
+    let log = Log::start(file).map_err(|error| refused(errno::name(&error)))?;
+    if !key_log::set(Arc::new(Lines(log))) {
+        return Err(refused("this process has a key log".to_owned()));
+    }
+    warn(path);
+    Ok(())
+}
+
+/// Says that they are, at the start and with each reload.
+pub(super) fn warn(path: &Path) {
+    tracing::warn!(
+        "key log: the secrets of every connection are written to {}: whoever reads it can read the traffic; \
+         for debugging only: restart without --key-log, and remove the file",
+        path.display()
+    );
+}
+
+fn open(path: &Path) -> io::Result<Bounded> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    Ok(Bounded { left: KEY_LOG_BYTES_MAX.saturating_sub(found.len()), file, is_full: false })
+}
+
+/// What rustls calls in a handshake, on a worker.
+#[derive(Debug)]
+struct Lines(Log);
+
+impl KeyLog for Lines {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let mut line = Zeroizing::new(String::with_capacity(256));
+        line.push_str(label);
+        for bytes in [client_random, secret] {
+            line.push(' ');
+            for byte in bytes {
+                // Writing into a string cannot fail.
+                let _ = write!(line, "{byte:02x}");
+            }
+        }
+        self.0.say(&line);
+    }
+}
+
+/// A file that takes no more than so many bytes; the rest is thrown away.
+struct Bounded {
+    file: File,
+    left: u64,
+    is_full: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let length = line.len() as u64;
+        if self.is_full || length > self.left {
+            if !std::mem::replace(&mut self.is_full, true) {
+                tracing::warn!(
+                    "key log: the file is full at {KEY_LOG_BYTES_MAX} bytes; nothing more is written"
+                );
+            }
+            return Ok(line.len());
+        }
+        self.left -= length;
+        self.file.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_log_is_for_its_owner_and_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        std::fs::write(&path, "before\n").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let mut file = open(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, MODE);
+        file.left = 6;
+        for line in ["first\n", "second\n", "x"] {
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nfirst\n");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(open(&link).is_err() && open(directory.path()).is_err());
+    }
+}

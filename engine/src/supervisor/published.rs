@@ -1,0 +1,85 @@
+//! What of the services in force admin shows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::pools::Pools;
+use super::record_paths::{RecordPath, RecordPaths};
+use super::services::Running;
+use crate::config::limits::Timeouts;
+use crate::config::{self, ClientAuth};
+use crate::conn::policy::Legs;
+use crate::state::{self, InForce};
+use crate::tls::TlsPolicy;
+
+/// Without what holds for the whole process.
+pub(super) fn of(services: &[Running], pools: &Pools, timeouts: Timeouts) -> InForce {
+    let mut named = BTreeSet::new();
+    let all = services.iter().flat_map(|running| running.listener.routes.pools());
+    let new = all.filter(|pool| named.insert(pool.name.clone()));
+    let pools = new.map(|pool| pool_of(pool, pools, timeouts)).collect();
+    let listeners = services.iter().map(listener).collect();
+    InForce { listeners, pools, certificates: certificates(services), ..InForce::default() }
+}
+
+fn listener(running: &Running) -> state::Listener {
+    let listener = &running.listener;
+    let has_tls = listener.mode.is_server();
+    state::Listener {
+        address: running.listen.to_string(),
+        mode: listener.mode.name(),
+        offload: listener.offload.policy.to_string(),
+        client_auth: has_tls.then_some(match listener.peers.auth {
+            ClientAuth::None => "none",
+            ClientAuth::Request => "request",
+            ClientAuth::Require => "require",
+        }),
+        alpn: listener.alpn.clone(),
+        tickets: listener.tickets && has_tls,
+        accept_proxy: listener.accept_proxy.is_on(),
+        pools: listener.routes.pools().map(|pool| pool.name.clone()).collect(),
+        record_paths: record_paths(&running.records),
+        connections: Arc::clone(&running.connections),
+    }
+}
+
+fn record_paths(paths: &RecordPaths) -> [state::RecordPath; 2] {
+    [&paths.tx, &paths.rx].map(|path| match path {
+        RecordPath::Userspace(reason) => state::RecordPath { path: "userspace", detail: reason.clone() },
+        RecordPath::Kernel(_) => {
+            let text = path.to_string();
+            let ciphers = text.trim_start_matches("kernel (").trim_end_matches(')');
+            state::RecordPath { path: "kernel", detail: ciphers.to_owned() }
+        }
+    })
+}
+
+fn pool_of(pool: &config::Pool, pools: &Pools, timeouts: Timeouts) -> state::Pool {
+    let endpoints = pools.lock().endpoints(pool, timeouts).into_iter().map(|endpoint| state::Endpoint {
+        address: endpoint.address.to_string(),
+        weight: endpoint.weight,
+        is_backup: endpoint.is_backup,
+        max_connections: (endpoint.max_connections != u32::MAX).then_some(endpoint.max_connections),
+        state: endpoint.state,
+    });
+    state::Pool {
+        name: pool.name.clone(),
+        balance: pool.balance.name(),
+        health_check: pool.health_check.name(),
+        endpoints: endpoints.collect(),
+    }
+}
+
+fn certificates(services: &[Running]) -> Vec<state::Certificate> {
+    let mut seen = BTreeSet::new();
+    let policies = services.iter().map(|running| &running.legs).flat_map(Legs::policies);
+    let all = policies.flat_map(TlsPolicy::certificates);
+    let new = all.filter(|it| seen.insert((it.file.clone(), it.nth)));
+    let shown = new.map(|it| state::Certificate {
+        file: it.file.clone(),
+        nth: it.nth,
+        names: it.names.clone(),
+        not_after: it.not_after(),
+    });
+    shown.collect()
+}
