@@ -1,7 +1,8 @@
-//! The agent: in each round it reads the ring from etcd, judges it, writes the file; and, if it leads, rotates.
+//! The agent: in each round it reads the ring from etcd, judges it, writes the file; and, if it leads,
+//! rotates.
 //!
-//! The state is what etcd answers in this round and the ring in force; nothing else is remembered. A watch only makes
-//! the next round come sooner.
+//! The state is what etcd answers in this round and the ring in force; nothing else is remembered. A watch
+//! only makes the next round come sooner.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -56,7 +57,7 @@ enum Unfit {
     #[error(transparent)]
     Unopened(#[from] OpenError),
     #[error(
-        "it is older than the one in force: generation {theirs} behind {ours}, as from a restored backup of etcd"
+        "it is older than the one in force: generation {theirs} behind {ours}, as from a restored backup"
     )]
     Older { theirs: u64, ours: u64 },
     #[error(
@@ -118,8 +119,8 @@ impl Agent {
                 // Whoever cannot use the ring must not lead: another agent may be able to.
                 self.candidate.resign(&mut self.etcd);
                 let text = format!(
-                    "{}: the ring in etcd is refused: {unfit}; the ticket keys in force stay{}; if no agent takes \
-                     the ring, remove it with: etcdctl del {}, and the leader publishes the keys in force",
+                    "{}: the ring in etcd is refused: {unfit}; the ticket keys in force stay{}; if no agent \
+                     takes the ring, remove it with: etcdctl del {}, and the leader publishes the keys in force",
                     self.place,
                     self.reach(),
                     self.place
@@ -183,8 +184,8 @@ impl Agent {
         }
     }
 
-    /// Publishes the next ring, if it is time; whether it tried. `published` is what etcd has, and the revision by
-    /// which that was written.
+    /// Publishes the next ring, if it is time; whether it tried. `published` is what etcd has, and the
+    /// revision by which that was written.
     fn lead(&mut self, leadership: Leadership, published: Option<(Opened, i64)>) -> Result<bool, EtcdError> {
         let next = match self.next(published.as_ref().map(|(opened, _)| opened)) {
             Ok(Some(next)) => next,
@@ -254,8 +255,8 @@ impl Agent {
         let end = rfc3339(self.state.end);
         let text = if now < self.state.end {
             format!(
-                "no new ticket key came in time; the last one ends at {end}, and from then on every handshake is \
-                     a full one"
+                "no new ticket key came in time; the last one ends at {end}, and from then on every handshake \
+                 is a full one"
             )
         } else {
             format!("the last ticket key ended at {end}, and every handshake is a full one")

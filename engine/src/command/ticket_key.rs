@@ -54,8 +54,8 @@ pub(crate) enum TaskError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     #[error(
-        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, made with: \
-         cargo build --release --package {AGENT}"
+        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, made \
+         with: cargo build --release --package {AGENT}"
     )]
     NoAgent,
     #[error("{AGENT} cannot be run: {0}")]
@@ -71,7 +71,7 @@ impl TicketKeyTask {
         match self {
             Self::Agent { options } => Err(become_agent(&options, log_level)),
             Self::New { file } => {
-                KeyRing::generate(now)?.create(&file)?;
+                KeyRing::generate(now).map_err(KeyFileError::from)?.create(&file)?;
                 Ok(format!("{}: made\n{}", file.display(), ids(&file, now)?))
             }
             Self::Rotate { file, start_in } => {
