@@ -18,8 +18,11 @@ use crate::leader::{Candidate, Leadership};
 use crate::rotation::{self, Schedule};
 use crate::seal::{Generation, OpenError, Opened, Sealer};
 
-/// However often etcd says that something has changed, rounds are so far apart at least.
+/// After this agent has changed something in etcd, before it reads what is there.
 const PAUSE: Duration = Duration::from_millis(100);
+/// However often etcd says that something has changed, a round is at least so much later: whoever may write
+/// there cannot keep the agent busy, nor fill its log.
+const CALM: Duration = Duration::from_millis(500);
 
 /// Rounds in the life of a lease: one that fails does not end it.
 pub(crate) const ROUNDS_PER_LEASE: u32 = 3;
@@ -74,7 +77,7 @@ impl Agent {
             let now = instant();
             if now < next {
                 match events.recv_timeout(next - now) {
-                    Ok(Event::Changed) => next = next.min(now + PAUSE),
+                    Ok(Event::Changed) => next = next.min(now + CALM),
                     Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
                 }
@@ -189,7 +192,10 @@ impl Agent {
     fn lead(&mut self, leadership: Leadership, published: Option<(Opened, i64)>) -> Result<bool, EtcdError> {
         let next = match self.next(published.as_ref().map(|(opened, _)| opened)) {
             Ok(Some(next)) => next,
-            Ok(None) => return Ok(false),
+            Ok(None) => {
+                self.alarms.clear(Alarm::Publish);
+                return Ok(false);
+            }
             Err(error) => {
                 self.alarms.raise(Alarm::Publish, instant(), &format!("no ticket key was added: {error}"));
                 return Ok(false);
