@@ -1,7 +1,8 @@
-//! The agent: in each round it reads the ring from etcd, judges it, writes the file; and, if it leads, rotates.
+//! The agent: in each round it reads the ring from etcd, judges it, writes the file; and, if it leads,
+//! rotates.
 //!
-//! The state is what etcd answers in this round and the ring in force; nothing else is remembered. A watch only makes
-//! the next round come sooner.
+//! The state is what etcd answers in this round and the ring in force; nothing else is remembered. A watch
+//! only makes the next round come sooner.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,8 +18,11 @@ use crate::leader::{Candidate, Leadership};
 use crate::rotation::{self, Schedule};
 use crate::seal::{Generation, OpenError, Opened, Sealer};
 
-/// However often etcd says that something has changed, rounds are so far apart at least.
+/// After this agent has changed something in etcd, before it reads what is there.
 const PAUSE: Duration = Duration::from_millis(100);
+/// However often etcd says that something has changed, a round is at least so much later: whoever may write
+/// there cannot keep the agent busy, nor fill its log.
+const CALM: Duration = Duration::from_millis(500);
 
 /// Rounds in the life of a lease: one that fails does not end it.
 pub(crate) const ROUNDS_PER_LEASE: u32 = 3;
@@ -56,7 +60,7 @@ enum Unfit {
     #[error(transparent)]
     Unopened(#[from] OpenError),
     #[error(
-        "it is older than the one in force: generation {theirs} behind {ours}, as from a restored backup of etcd"
+        "it is older than the one in force: generation {theirs} behind {ours}, as from a restored backup"
     )]
     Older { theirs: u64, ours: u64 },
     #[error(
@@ -73,7 +77,7 @@ impl Agent {
             let now = instant();
             if now < next {
                 match events.recv_timeout(next - now) {
-                    Ok(Event::Changed) => next = next.min(now + PAUSE),
+                    Ok(Event::Changed) => next = next.min(now + CALM),
                     Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
                 }
@@ -118,8 +122,8 @@ impl Agent {
                 // Whoever cannot use the ring must not lead: another agent may be able to.
                 self.candidate.resign(&mut self.etcd);
                 let text = format!(
-                    "{}: the ring in etcd is refused: {unfit}; the ticket keys in force stay{}; if no agent takes \
-                     the ring, remove it with: etcdctl del {}, and the leader publishes the keys in force",
+                    "{}: the ring in etcd is refused: {unfit}; the ticket keys in force stay{}; if no agent \
+                     takes the ring, remove it with: etcdctl del {}, and the leader publishes the keys in force",
                     self.place,
                     self.reach(),
                     self.place
@@ -183,12 +187,15 @@ impl Agent {
         }
     }
 
-    /// Publishes the next ring, if it is time; whether it tried. `published` is what etcd has, and the revision by
-    /// which that was written.
+    /// Publishes the next ring, if it is time; whether it tried. `published` is what etcd has, and the
+    /// revision by which that was written.
     fn lead(&mut self, leadership: Leadership, published: Option<(Opened, i64)>) -> Result<bool, EtcdError> {
         let next = match self.next(published.as_ref().map(|(opened, _)| opened)) {
             Ok(Some(next)) => next,
-            Ok(None) => return Ok(false),
+            Ok(None) => {
+                self.alarms.clear(Alarm::Publish);
+                return Ok(false);
+            }
             Err(error) => {
                 self.alarms.raise(Alarm::Publish, instant(), &format!("no ticket key was added: {error}"));
                 return Ok(false);
@@ -254,8 +261,8 @@ impl Agent {
         let end = rfc3339(self.state.end);
         let text = if now < self.state.end {
             format!(
-                "no new ticket key came in time; the last one ends at {end}, and from then on every handshake is \
-                     a full one"
+                "no new ticket key came in time; the last one ends at {end}, and from then on every handshake \
+                 is a full one"
             )
         } else {
             format!("the last ticket key ended at {end}, and every handshake is a full one")

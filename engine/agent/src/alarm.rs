@@ -1,4 +1,5 @@
-//! What is wrong now: logged when it begins, again from time to time, and when it ends; and the file of metrics.
+//! What is wrong now: logged when it begins, again from time to time, and when it ends; and the file of
+//! metrics.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

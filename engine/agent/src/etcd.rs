@@ -1,7 +1,7 @@
 //! etcd's API version 3, by the JSON gateway that each member of etcd has beside gRPC.
 //!
-//! What comes from there is judged, never trusted: an answer has a bound of bytes and of time, and every field is
-//! looked for.
+//! What comes from there is judged, never trusted: an answer has a bound of bytes and of time, and every
+//! field is looked for.
 
 use std::io::Read;
 use std::time::Duration;
@@ -124,8 +124,8 @@ impl Etcd {
         self.call("/v3/lease/revoke", &json!({ "ID": lease.to_string() })).map(drop)
     }
 
-    /// Calls `on_change` when something below `prefix/` may have changed, until the stream ends, which it does after
-    /// a minute at the latest.
+    /// Calls `on_change` when something below `prefix/` may have changed, until the stream ends, which it
+    /// does after a minute at the latest.
     pub(crate) fn watch(&mut self, prefix: &str, on_change: impl Fn()) -> Result<(), EtcdError> {
         // What begins with `prefix/` ends in front of `prefix0`, as 0 follows on /.
         let [first, last] = ["/", "0"].map(|end| base64(format!("{prefix}{end}").as_bytes()));
@@ -156,8 +156,8 @@ impl Etcd {
         self.endpoints[self.current].clone()
     }
 
-    /// One question to one endpoint after the other, and to the first once more: its connection, or its token, may be
-    /// one that has ended. Asking twice does no harm: every write has conditions.
+    /// One question to one endpoint after the other, and to the first once more: its connection, or its
+    /// token, may be one that has ended. Asking twice does no harm: every write has conditions.
     fn call(&mut self, path: &str, body: &Value) -> Result<Value, EtcdError> {
         let mut failed = None;
         for _ in 0..=self.endpoints.len() {
@@ -240,7 +240,8 @@ impl If<'_> {
             Self::Created(key, revision) => (key, "CREATE", "create_revision", *revision),
             Self::Modified(key, revision) => (key, "MOD", "mod_revision", *revision),
         };
-        json!({ "target": target, "result": "EQUAL", "key": base64(key.as_bytes()), field: revision.to_string() })
+        let key = base64(key.as_bytes());
+        json!({ "target": target, "result": "EQUAL", "key": key, field: revision.to_string() })
     }
 }
 

@@ -66,8 +66,8 @@ impl KeyFile {
             .is_none_or(|fs| fs.filesystem_type() == TMPFS_MAGIC)
     }
 
-    /// The ring that the engine has, with its generation; that of a file made by hand is 0. `None` if there is no
-    /// file.
+    /// The ring that the engine has, with its generation; that of a file made by hand is 0. `None` if there
+    /// is no file.
     pub(crate) fn read(&self) -> Result<Option<Generation>, KeyFileError> {
         let content = match read_secret(&self.path, TICKET_FILE_BYTES_MAX) {
             Err(KeyFileError::Inaccessible { cause, .. }) if cause.kind() == ErrorKind::NotFound => {

@@ -1,9 +1,9 @@
 //! Who leads: the agent whose lease holds the leader's key.
 //!
-//! Only the leader changes the ring. It believes in its lease no longer than the lease lives, counted by its own
-//! monotonic clock from before the question that renewed it; and each of its transactions has the condition that the
-//! leader's key is still the one that it created. So an agent that was stopped for a while, or that is cut off from
-//! etcd, changes nothing.
+//! Only the leader changes the ring. It believes in its lease no longer than the lease lives, counted by
+//! its own monotonic clock from before the question that renewed it; and each of its transactions has the
+//! condition that the leader's key is still the one that it created. So an agent that was stopped for a
+//! while, or that is cut off from etcd, changes nothing.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
-//! `offramp-ticket-key-agent`: keeps the file of ticket keys in step with etcd on every host, and rotates the keys.
+//! `offramp-ticket-key-agent`: keeps the file of ticket keys in step with etcd on every host, and rotates
+//! the keys.
 //!
-//! The file stays the engine's only input; the agent is a program of its own, so that its dependencies stay out of the
-//! engine. `offramp ticket-key agent` runs it. Exit codes: 0 ended by SIGTERM or SIGINT, 1 the start failed, 2 the
-//! command line makes no sense.
+//! The file stays the engine's only input; the agent is a program of its own, so that its dependencies stay
+//! out of the engine. `offramp ticket-key agent` runs it. Exit codes: 0 ended by SIGTERM or SIGINT, 1 the
+//! start failed, 2 the command line makes no sense.
 //!
 //! ```text
 //! etcd ──value──► seal (opens, judges) ──ring──► file ──► the engine

@@ -30,7 +30,8 @@ const REQUESTS_PER_LEASE: u32 = 5;
     max_term_width = 110
 )]
 pub(crate) struct Options {
-    /// The file of ticket keys that Offramp reads (`ticket_keys`); better on a tmpfs, as keys are not to reach a disk
+    /// The file of ticket keys that Offramp reads (`ticket_keys`); better on a tmpfs, as keys are not to
+    /// reach a disk
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The group that may read the file, which then has mode 0440; without, it has mode 0600
@@ -57,8 +58,8 @@ pub(crate) struct Options {
     /// The keys PREFIX/ring and PREFIX/leader in etcd; hosts with the same prefix share their ticket keys
     #[arg(long, default_value = "/offramp/ticket-keys")]
     pub(crate) prefix: String,
-    /// The key-encryption key: a file of 32 bytes, the same on every host. Given twice, the first seals and both open,
-    /// for a change of the key
+    /// The key-encryption key: a file of 32 bytes, the same on every host. Given twice, the first seals and
+    /// both open, for a change of the key
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) kek: Vec<PathBuf>,
     /// The name of this agent in the others' logs; the host's name by default
@@ -67,14 +68,15 @@ pub(crate) struct Options {
     /// A new key seals after so long
     #[arg(long, value_name = "TIME", default_value = "8h", value_parser = humantime::parse_duration)]
     pub(crate) rotate_every: Duration,
-    /// A new key is published so long before it seals: the time that hosts have to read it, and more than their clocks
-    /// differ
+    /// A new key is published so long before it seals: the time that hosts have to read it, and more than
+    /// their clocks differ
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub(crate) lead: Duration,
     /// A key opens for so long after the next one seals
     #[arg(long, value_name = "TIME", default_value = "16h", value_parser = humantime::parse_duration)]
     pub(crate) open_for: Duration,
-    /// Another agent leads when the leader has not been heard of for so long; etcd is asked three times in that time
+    /// Another agent leads when the leader has not been heard of for so long; etcd is asked three times in
+    /// that time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub(crate) lease: Duration,
     /// An alarm that lasts is logged again after so long
@@ -135,8 +137,8 @@ impl Options {
             return Err(value(
                 "open-for",
                 format!(
-                    "with --rotate-every {} there would be {} keys at once, and a file has 32 at most; rotate less \
-                 often, or let keys open for a shorter time",
+                    "with --rotate-every {} there would be {} keys at once, and a file has 32 at most; rotate \
+                     less often, or let keys open for a shorter time",
                     humantime::format_duration(self.rotate_every),
                     schedule.keys()
                 ),
@@ -261,7 +263,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OptionError
     pem::certificates(content.bytes()).map_err(|error| bad(error.to_string()))
 }
 
-/// The agent's certificate with its key. rustls looks whether they fit together, as ureq takes it for granted.
+/// The agent's certificate with its key. rustls looks whether they fit together, as ureq takes it for
+/// granted.
 fn client(certificate: &Path, key: &Path, roots: rustls::RootCertStore) -> Result<ClientCert, OptionError> {
     let chain = certificates(certificate)?;
     let content = read_secret(key, offramp_files::BYTES_MAX)?;

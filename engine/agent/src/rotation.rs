@@ -34,8 +34,8 @@ impl Schedule {
         KeyRing::default().with(self.key(now)?, now)
     }
 
-    /// What follows `ring` now: with the next key if it is time to publish that, without keys that have expired;
-    /// `None` if nothing changes.
+    /// What follows `ring` now: with the next key if it is time to publish that, without keys that have
+    /// expired; `None` if nothing changes.
     pub(crate) fn next(&self, ring: &KeyRing, now: UnixSeconds) -> Result<Option<KeyRing>, KeyRefused> {
         match self.next_from(ring, now) {
             Some(from) => ring.with(self.key(from)?, now).map(Some),

@@ -4,9 +4,9 @@
 //! magic (8) | version (1) | id of the key-encryption key (8) | nonce (12) | ciphertext | tag (16)
 //! ```
 //!
-//! The plaintext is a line `generation N` and the text of a key file. The additional data are everything in front
-//! of the nonce, and the key of etcd under which the value stands: a ring that is copied to the prefix of another
-//! cluster does not open there.
+//! The plaintext is a line `generation N` and the text of a key file. The additional data are everything in
+//! front of the nonce, and the key of etcd under which the value stands: a ring that is copied to the
+//! prefix of another cluster does not open there.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub(crate) enum KekError {
     NoFile(PathBuf),
     #[error(transparent)]
     File(KeyFileError),
-    #[error("{}: a key-encryption key has {KEY_BYTES} bytes, and this file has {bytes}; {MAKE}", .path.display())]
+    #[error("{}: a key-encryption key has {KEY_BYTES} bytes, this file has {bytes}; {MAKE}", .path.display())]
     Length { path: PathBuf, bytes: usize },
     #[error("{}: this file is one byte over and over, and no key; {MAKE}", .0.display())]
     Constant(PathBuf),
@@ -116,7 +116,8 @@ impl Sealer {
         let header = header(VERSION, kek.id);
         let content = generation.ring.content();
         let line = format!("generation {}\n", generation.number);
-        // Encrypted in place: with room for everything from the beginning, no copy of a secret is left behind.
+        // Encrypted in place: with room for everything from the beginning, no copy of a secret is left
+        // behind.
         let tag_bytes = AES_256_GCM.tag_len();
         let mut sealed = Zeroizing::new(Vec::with_capacity(line.len() + content.len() + tag_bytes));
         sealed.extend_from_slice(line.as_bytes());
@@ -285,7 +286,7 @@ mod tests {
             Ok(_) => panic!("accepted"),
             Err(error) => error.to_string(),
         };
-        assert!(refused(kek(&dir, "short", &[1; 31])).contains("has 32 bytes, and this file has 31"));
+        assert!(refused(kek(&dir, "short", &[1; 31])).contains("has 32 bytes, this file has 31"));
         assert!(refused(kek(&dir, "zero", &[0; 32])).contains("one byte over and over"));
         assert!(refused(dir.path().to_owned()).contains("not a regular file"));
         let open = random(&dir, "open");

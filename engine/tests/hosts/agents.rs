@@ -1,5 +1,5 @@
-//! Three hosts behind a balancer whose ticket keys come from etcd, by an agent on each host: rotations and a rolling
-//! restart under load.
+//! Three hosts behind a balancer whose ticket keys come from etcd, by an agent on each host: rotations and
+//! a rolling restart under load.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,34 @@ impl Drop for Running {
     }
 }
 
+/// An agent of the ticket keys, and the file that it logs to.
+struct Agent {
+    _process: Running,
+    log: PathBuf,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- {}\n{}",
+                self.log.display(),
+                std::fs::read_to_string(&self.log).unwrap_or_default()
+            );
+        }
+    }
+}
+
 /// Fields are dropped in this order.
 struct Cluster {
     hosts: Vec<Host>,
     balancer: Balancer,
-    agents: Vec<Running>,
+    agents: Vec<Agent>,
     _etcd: Running,
     certificate: CertificateDer<'static>,
     /// In memory, as is good for keys.
-    keys: tempfile::TempDir,
-    files: tempfile::TempDir,
+    _keys: tempfile::TempDir,
+    _files: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -71,7 +89,7 @@ impl Cluster {
         build_agent();
         let file = |namespace: &Namespace| keys.path().join(&namespace.name).join("ticket.keys");
         let agent = |namespace: &Namespace| start_agent(&endpoint, &kek, &file(namespace), files.path());
-        let agents = namespaces.iter().map(agent).collect();
+        let agents: Vec<Agent> = namespaces.iter().map(agent).collect();
         let backend = echo();
         let host = |namespace: Namespace| {
             let keys = file(&namespace);
@@ -80,18 +98,11 @@ impl Cluster {
         };
         let hosts: Vec<Host> = namespaces.into_iter().map(host).collect();
         let balancer = Balancer::start(files.path(), &hosts);
-        Self { hosts, balancer, agents, _etcd: etcd, certificate, keys, files }
+        Self { hosts, balancer, agents, _etcd: etcd, certificate, _keys: keys, _files: files }
     }
 
     fn client(&self, version: Version) -> Arc<ClientConfig> {
         client(&self.certificate, version)
-    }
-
-    /// What the agents have logged.
-    fn logs(&self) -> String {
-        let directories = std::fs::read_dir(self.keys.path()).unwrap().flatten();
-        let log = |entry: std::fs::DirEntry| self.files.path().join(format!("{}.log", name(&entry.path())));
-        directories.map(|entry| std::fs::read_to_string(log(entry)).unwrap()).collect()
     }
 }
 
@@ -99,8 +110,8 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// It is a package of its own, and cargo builds it for this test only where it tests the whole workspace. Cargo has
-/// given back its lock on target/ while tests run.
+/// It is a package of its own, and cargo builds it for this test only where it tests the whole workspace.
+/// Cargo has given back its lock on target/ while tests run.
 fn build_agent() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -134,22 +145,22 @@ fn start_etcd(files: &Path) -> (Running, String) {
 }
 
 /// By `offramp ticket-key agent`, in the way of an operator.
-fn start_agent(endpoint: &str, kek: &Path, file: &Path, files: &Path) -> Running {
+fn start_agent(endpoint: &str, kek: &Path, file: &Path, files: &Path) -> Agent {
     let directory: PathBuf = file.parent().unwrap().to_owned();
     std::fs::create_dir(&directory).unwrap();
     let host = name(&directory);
-    let log = std::fs::File::create(files.join(format!("{host}.log"))).unwrap();
+    let log = files.join(format!("{host}.log"));
     let child = Command::new(OFFRAMP)
         .args(["ticket-key", "agent", "--etcd", endpoint, "--name", &host, "--lease", "5s"])
-        .args(["--rotate-every", "14s", "--lead", "10s", "--open-for", "10m"])
+        .args(["--rotate-every", "14s", "--lead", "10s", "--open-for", "2m"])
         .arg("--kek")
         .arg(kek)
         .arg("--file")
         .arg(file)
-        .stderr(log)
+        .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    Running(child)
+    Agent { _process: Running(child), log }
 }
 
 #[test]
@@ -178,6 +189,6 @@ fn agents_rotate_and_hosts_restart_under_load_without_a_full_handshake() {
     drop(cluster.agents.remove(0));
     load.goes_on_for(50);
     let (resumed, otherwise) = load.finish();
-    assert!(otherwise.is_empty(), "beside {resumed} resumed: {otherwise:?}\n{}", cluster.logs());
+    assert!(otherwise.is_empty(), "beside {resumed} resumed: {otherwise:?}");
     assert!(cluster.hosts.iter().all(|host| host.handshakes("resumed") > 0), "each had its share");
 }

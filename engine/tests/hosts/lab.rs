@@ -154,7 +154,8 @@ impl Host {
         Self { child, log, keys, tls, admin, backend, files, namespace }
     }
 
-    /// SIGTERM, until all connections have ended and the process with them; then a new one at the same addresses.
+    /// SIGTERM, until all connections have ended and the process with them; then a new one at the same
+    /// addresses.
     pub(crate) fn restart(&mut self) {
         self.signal("TERM");
         let status = self.child.wait().unwrap();

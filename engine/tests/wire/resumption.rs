@@ -206,8 +206,8 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     server.stop();
 }
 
-/// As the kubelet changes a Secret: `ticket.keys` leads to `..data/ticket.keys`, and `..data` is renamed to another
-/// directory at once; the files have mode 0440.
+/// As the kubelet changes a Secret: `ticket.keys` leads to `..data/ticket.keys`, and `..data` is renamed to
+/// another directory at once; the files have mode 0440.
 #[test]
 fn ticket_keys_of_a_kubernetes_secret_are_read_on_each_swap() {
     use std::os::unix::fs::{PermissionsExt, symlink};

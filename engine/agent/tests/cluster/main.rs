@@ -1,5 +1,5 @@
-//! Three agents and one etcd: who leads, how keys rotate, and what becomes of the file where etcd is gone, or has
-//! something else than the ring.
+//! Three agents and one etcd: who leads, how keys rotate, and what becomes of the file where etcd is gone,
+//! or has something else than the ring.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 mod lab;

@@ -79,7 +79,8 @@ fn etcd_with_tls_client_certificates_and_users_is_served() {
     }
 }
 
-/// What answers instead of etcd: each is one endpoint, and the agent's keys come from the last, which is etcd.
+/// What answers instead of etcd: each is one endpoint, and the agent's keys come from the last, which is
+/// etcd.
 #[test]
 fn endpoint_that_returns_rubbish_is_passed_over_and_named() {
     let Some(etcd) = Etcd::start() else { return };

@@ -267,8 +267,8 @@ impl KeyFileError {
     }
 }
 
-/// Reads a file with a secret: a regular one, which belongs to us or root and to which nobody else has access, as
-/// [`KeyRing::read`] describes.
+/// Reads a file with a secret: a regular one, which belongs to us or root and to which nobody else has
+/// access, as [`KeyRing::read`] describes.
 ///
 /// # Errors
 /// [`KeyFileError::Inaccessible`], [`KeyFileError::NoFile`], [`KeyFileError::Exposed`] and
