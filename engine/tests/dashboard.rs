@@ -64,11 +64,13 @@ impl Run {
         let (stop, addresses) = (Arc::new(AtomicBool::new(false)), [server.addr, second]);
         let is_over = Arc::clone(&stop);
         let clients = thread::spawn(move || {
-            let configs = BOTH.map(plain);
+            let resuming = BOTH.map(plain);
             while !is_over.load(Ordering::Relaxed) {
-                for (config, address) in configs.iter().flat_map(|it| addresses.map(|address| (it, address)))
+                // One client comes without a session.
+                let configs = resuming.iter().cloned().chain([plain(Version::Tls13)]);
+                for (config, address) in configs.flat_map(|it| addresses.map(|addr| (Arc::clone(&it), addr)))
                 {
-                    let mut peer = Peer::open(address, config);
+                    let mut peer = Peer::open(address, &config);
                     peer.ping(b"hello");
                     peer.close_notify();
                     peer.rest();
