@@ -1,5 +1,5 @@
-//! Out of the cage: a process confines itself as `offramp serve` does, by the same code, and then tries to leave
-//! it by every way that a safe language has. What a worker needs still works.
+//! Out of the cage: a process confines itself as `offramp serve` does, by the same code, and then tries to
+//! leave it by every way that a safe language has. What a worker needs still works.
 //!
 //! The test starts this program once more for that, since a cage is for good.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
