@@ -36,7 +36,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::{Config, Confine, Loaded, Pinning, Routes};
-use crate::confine::Cage;
+use crate::confine::{Cage, Confinement};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Expiries, Metrics};
@@ -97,6 +97,7 @@ pub struct Engine {
     served: Vec<Served>,
     admin_addr: Option<SocketAddr>,
     workers: usize,
+    cage: Option<Arc<Cage>>,
     metrics: Metrics,
     control: Control,
     files: Files,
@@ -148,7 +149,8 @@ impl Engine {
             cage.announce();
         }
         let of_worker = cage.as_ref().map_or_else(|| embedded(&config), Cage::of_worker);
-        control.services.lock().confine(cage.map(Arc::new));
+        let cage = cage.map(Arc::new);
+        control.services.lock().confine(cage.clone());
 
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
@@ -188,7 +190,7 @@ impl Engine {
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
+        Ok(Self { served, admin_addr, workers, cage, metrics, control, files, reports, watch })
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -213,6 +215,12 @@ impl Engine {
     #[must_use]
     pub fn record_paths(&self) -> &RecordPaths {
         &self.served[0].records
+    }
+
+    /// What the process has given up; none in one that embeds the engine.
+    #[must_use]
+    pub fn confinement(&self) -> Option<&Confinement> {
+        self.cage.as_deref().map(Cage::report)
     }
 
     /// The counters, summed over the workers when read.
