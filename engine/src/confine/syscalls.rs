@@ -1,9 +1,10 @@
 //! seccomp: the system calls that the process needs once its listeners are bound and its keys are read.
 //!
-//! The list was taken from what the wire tests and the adversary's use, traced with strace(1), and what the C
-//! library takes on other kernels in place of these. Whatever is not on it fails with EPERM, and the kernel's
-//! audit log has a line (`type=1326`) with its number. A call of `ENOSYS` fails as on a kernel that does not
-//! have it, so that the C library takes the older one which the filter can read.
+//! The list was taken from what the wire tests use, traced with strace(1), and what the C library and the
+//! allocator take on other hosts beside these (getcpu(2) where there are NUMA nodes). Whatever is not on it
+//! fails with EPERM, and the kernel's audit log has a line (`type=1326`) with its number. A call of `ENOSYS`
+//! fails as on a kernel that does not have it, so that the C library takes the older one, which the filter can
+//! read.
 //!
 //! Operations of a ring are no system calls: see `ring/src/operations.rs`.
 
@@ -88,6 +89,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
             libc::SYS_exit,
             libc::SYS_exit_group,
             libc::SYS_futex,
+            libc::SYS_getcpu,
             libc::SYS_getpid,
             libc::SYS_gettid,
             libc::SYS_membarrier,
