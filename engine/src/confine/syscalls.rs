@@ -100,6 +100,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
             libc::SYS_set_robust_list,
         ],
     ),
+    ("the end of a process that was started before the filter", &[libc::SYS_wait4, libc::SYS_waitid]),
     (
         "signals",
         &[
