@@ -23,8 +23,8 @@ pub fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "landlock in lsm= of the kernel's command line",
         Some(libc::EPERM | libc::EACCES) => {
-            "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self in the systemd \
-             unit; in a container: a seccomp profile that allows these"
+            "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self in the \
+             systemd unit; in a container: a seccomp profile that allows these"
         }
         _ => "a kernel with CONFIG_SECURITY_LANDLOCK",
     }

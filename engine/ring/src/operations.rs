@@ -31,8 +31,8 @@ const FLAGS: squeue::Flags = squeue::Flags::BUFFER_SELECT.union(squeue::Flags::S
 /// named, so one is.
 const REGISTER_PROBE: u8 = 8;
 
-/// Restricts the ring to these operations, for good; it must be disabled (`IORING_SETUP_R_DISABLED`), and have
-/// all registered that it needs. Then enables it for the calling thread.
+/// Restricts the ring to these operations, for good; it must be disabled (`IORING_SETUP_R_DISABLED`), and
+/// have all registered that it needs. Then enables it for the calling thread.
 ///
 /// # Errors
 /// What io_uring_register(2) says: EBADFD if the ring is not disabled.

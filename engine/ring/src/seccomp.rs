@@ -45,9 +45,9 @@ pub fn filter(program: &[libc::sock_filter], threads: Threads, refusals: Refusal
     let all = if threads == Threads::All { libc::SECCOMP_FILTER_FLAG_TSYNC } else { 0 };
     let logged = if refusals == Refusals::Logged { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
     let (what, flags) = (libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER), all | logged);
-    // SAFETY: `program` and the `len` instructions that it points at are initialised and readable for the call,
-    // which copies them and keeps no pointer. A filter can make later system calls fail, which is what callers
-    // of each must expect, and nothing else.
+    // SAFETY: `program` and the `len` instructions that it points at are initialised and readable for the
+    // call, which copies them and keeps no pointer. A filter can make later system calls fail, which is what
+    // callers of each must expect, and nothing else.
     let answer = unsafe { libc::syscall(libc::SYS_seccomp, what, flags, &raw const program) };
     match answer {
         0 => Ok(()),
@@ -62,7 +62,7 @@ pub fn filter(program: &[libc::sock_filter], threads: Threads, refusals: Refusal
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "SystemCallFilter=seccomp in the systemd unit; in a container: a seccomp profile that allows seccomp"
+            "SystemCallFilter=seccomp in the systemd unit; in a container: a profile that allows seccomp"
         }
         _ => "a kernel with CONFIG_SECCOMP_FILTER",
     }

@@ -134,7 +134,8 @@ impl Listener {
         named.chain(self.found()).collect()
     }
 
-    /// All files that it names, or that lie in a directory which it names, and that are read when it is loaded.
+    /// All files that it names, or that lie in a directory which it names, and that are read when it is
+    /// loaded.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let identities = self.all_identities().into_iter().flat_map(|identity| {

@@ -61,8 +61,8 @@ pub(super) fn as_started(user: Option<&RunAs>) -> Result<String, String> {
             Err("runs as root; try: user = \"NAME\" with a user that owns the keys".to_owned())
         }
         Some(user) if user.uid != uid.as_raw() || user.gid != gid.as_raw() => Err(format!(
-            "runs as the user and group {uid}:{gid} that started it, who cannot become {}; try: a start as root, or \
-             no user",
+            "runs as the user and group {uid}:{gid} that started it, who cannot become {}; try: a start as \
+             root, or no user",
             user.user
         )),
         _ => Ok(format!("{uid}, as it was started")),

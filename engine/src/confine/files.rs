@@ -1,8 +1,8 @@
 //! Landlock (`landlock(7)`): the process reaches what its configuration names, and nothing else.
 //!
-//! TCP ports are left alone: a reload may bring listeners and backends at any port, and what Landlock has once
-//! refused stays refused. Nor are signals scoped: the C library sends some from thread to thread, and the filter
-//! of system calls allows no others.
+//! TCP ports are left alone: a reload may bring listeners and backends at any port, and what Landlock has
+//! once refused stays refused. Nor are signals scoped: the C library sends some from thread to thread, and
+//! the filter of system calls allows no others.
 
 use std::fs::File;
 use std::io;
@@ -20,8 +20,8 @@ use crate::sys::{errno, landlock as kernel};
 /// The newest version whose rights were tried with Offramp. Older kernels have a part of them.
 const TRIED: ABI = ABI::V6;
 
-/// Restricts the calling thread, those that it starts, and that of the log. With what must stay open for that:
-/// the directory of this process in /proc, which the kernel would forget and make again as another one.
+/// Restricts the calling thread, those that it starts, and that of the log. With what must stay open for
+/// that: the directory of this process in /proc, which the kernel would forget and make again as another one.
 ///
 /// # Errors
 /// Why the whole process is not restricted, and what to try.

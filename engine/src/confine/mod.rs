@@ -2,8 +2,8 @@
 //!
 //! [`Cage::enter`] is called before threads are made, and before keys are read and addresses bound;
 //! [`Cage::close`] behind that, before the first byte of a peer. Each layer is reported, and what is missing
-//! is a warning or, with `confine = "require"`, the end of the start. Only the `offramp` command does this to its
-//! process; whoever embeds the engine decides on their own process.
+//! is a warning or, with `confine = "require"`, the end of the start. Only the `offramp` command does this to
+//! its process; whoever embeds the engine decides on their own process.
 
 mod account;
 mod files;
@@ -64,8 +64,9 @@ pub struct Layer {
 pub enum ConfineError {
     /// The system does not let it become the user.
     #[error(
-        "this process cannot become the user {user}: {cause}; try: CapabilityBoundingSet=CAP_SETUID CAP_SETGID in \
-         the systemd unit, --cap-add SETUID --cap-add SETGID for a container, or start it as that user"
+        "this process cannot become the user {user}: {cause}; try: CapabilityBoundingSet=CAP_SETUID \
+         CAP_SETGID in the systemd unit, --cap-add SETUID --cap-add SETGID for a container, or a start as \
+         that user"
     )]
     User {
         /// As configured.
@@ -84,8 +85,8 @@ pub enum ConfineError {
     /// A file lies where the process cannot reach since the start.
     #[error(
         "{} is outside of the directories that the configuration of the start named, as they were then, and \
-         Landlock lets the process reach no others; try: a path below one of them, a restart, or confine = \"off\" \
-         and a restart",
+         Landlock lets the process reach no others; try: a path below one of them, a restart, or confine = \
+         \"off\" and a restart",
         .path.display()
     )]
     Outside {
@@ -94,8 +95,8 @@ pub enum ConfineError {
     },
     /// A file is not for the user whom the process has become.
     #[error(
-        "{} cannot be read by the user {user}, whom Offramp becomes after the start: a reload will fail; try: chown \
-         {user} {}, and ls -ld for each directory above it",
+        "{} cannot be read by the user {user}, whom Offramp becomes after the start: a reload will fail; \
+         try: chown {user} {}, and ls -ld for each directory above it",
         .path.display(), .path.display()
     )]
     Unreadable {
@@ -106,8 +107,8 @@ pub enum ConfineError {
     },
     /// A backend is at an abstract name, which the process cannot reach since the start.
     #[error(
-        "backend {address}: the configuration of the start named no abstract Unix socket, and Landlock lets the \
-         process connect to none; try: a restart, or a backend at unix:PATH"
+        "backend {address}: the configuration of the start named no abstract Unix socket, and Landlock lets \
+         the process connect to none; try: a restart, or a backend at unix:PATH"
     )]
     Abstract {
         /// As configured.
@@ -218,7 +219,7 @@ impl Cage {
                 let kept = account::become_user(user).map_err(refused)?;
                 // The kernel makes a process dumpable again that changes its user (PR_SET_DUMPABLE(2const)).
                 if let Err(error) = process::forbid_dumps() {
-                    tracing::warn!(%error, "a core dump or another process of this user may show private keys");
+                    tracing::warn!(%error, "a core dump or another process may show private keys");
                 }
                 self.user = Some(user.clone());
                 Ok(kept)
@@ -310,7 +311,8 @@ mod tests {
         let mut cage = cage(Confine::Require);
         cage.note("user", Ok("offramp".to_owned())).expect("it is in force");
         let error = cage.note("landlock", Err("ENOSYS; try: a kernel".to_owned())).expect_err("required");
-        let said = "confine = \"require\", but landlock is not in force: ENOSYS; try: a kernel; or: confine = \"auto\"";
+        let said = "confine = \"require\", but landlock is not in force: ENOSYS; try: a kernel; or: \
+                    confine = \"auto\"";
         assert_eq!(error.to_string(), said);
     }
 }

@@ -123,8 +123,8 @@ fn is_below(found: &Path, allowed: &[PathBuf]) -> bool {
     allowed.iter().any(|allowed| found.starts_with(allowed))
 }
 
-/// All of /etc where files in it must be found after they were replaced, or where the user of the process keeps
-/// secrets from it; otherwise the files as they are.
+/// All of /etc where files in it must be found after they were replaced, or where the user of the process
+/// keeps secrets from it; otherwise the files as they are.
 fn name_service(config: &Config) -> Vec<PathBuf> {
     let will_be_root = account::is_root() && config.run_as.is_none();
     if will_be_root && !looks_up_names(config) {

@@ -1,9 +1,10 @@
 //! seccomp: the system calls that the process needs once its listeners are bound and its keys are read.
 //!
-//! The list was taken from what the wire tests and the adversary's use, traced with strace(1), and what the C
-//! library takes on other kernels in place of these. Whatever is not on it fails with EPERM, and the kernel's
-//! audit log has a line (`type=1326`) with its number. A call of `ENOSYS` fails as on a kernel that does not have it,
-//! so that the C library takes the older one which the filter can read.
+//! The list was taken from what the wire tests use, traced with strace(1), and what the C library and the
+//! allocator take on other hosts beside these (getcpu(2) where there are NUMA nodes). Whatever is not on it
+//! fails with EPERM, and the kernel's audit log has a line (`type=1326`) with its number. A call of `ENOSYS`
+//! fails as on a kernel that does not have it, so that the C library takes the older one, which the filter can
+//! read.
 //!
 //! Operations of a ring are no system calls: see `ring/src/operations.rs`.
 
@@ -88,6 +89,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
             libc::SYS_exit,
             libc::SYS_exit_group,
             libc::SYS_futex,
+            libc::SYS_getcpu,
             libc::SYS_getpid,
             libc::SYS_gettid,
             libc::SYS_membarrier,
@@ -98,6 +100,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
             libc::SYS_set_robust_list,
         ],
     ),
+    ("the end of a process that was started before the filter", &[libc::SYS_wait4, libc::SYS_waitid]),
     (
         "signals",
         &[
@@ -162,8 +165,8 @@ const ENOSYS: [c_long; 6] = [
     libc::SYS_futex_waitv,
 ];
 
-/// Of the list, what a worker never does: it makes no other ring, whose operations would not be restricted, no
-/// thread, no listener, and has nothing to do with files.
+/// Of the list, what a worker never does: it makes no other ring, whose operations would not be restricted,
+/// no thread, no listener, and has nothing to do with files.
 const WORKER_REFUSED: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_clone,
@@ -205,8 +208,8 @@ const IOCTL: [libc::Ioctl; 4] = [libc::FIOCLEX, libc::FIONBIO, libc::FIONREAD, l
 /// Why they are not filtered, and what to try.
 pub(super) fn filter() -> Result<String, String> {
     let (newer, (main, count)) = programs().map_err(|error| error.to_string())?;
-    // Of two that refuse, the one that was installed last decides by which error: the second one must let pass
-    // what the first one refuses.
+    // Of two that refuse, the one that was installed last decides by which error: the second one must let
+    // pass what the first one refuses.
     for (program, refusals) in [(newer, Refusals::Silent), (main, Refusals::Logged)] {
         seccomp::filter(&instructions(&program), Threads::All, refusals)
             .map_err(|error| format!("{}; try: {}", errno::name(&error), seccomp::remedy(&error)))?;

@@ -26,7 +26,7 @@ pub enum StartError {
     /// Ticket keys cannot be made.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// The process cannot be confined as it was asked for, or cannot reach what is named since it is confined.
+    /// The process cannot be confined as it was asked for, or cannot reach what is named since then.
     #[error(transparent)]
     Confine(#[from] ConfineError),
     /// An address cannot be listened on.

@@ -38,7 +38,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::config::{Config, Confine, Loaded, Pinning, Routes};
-use crate::confine::Cage;
+use crate::confine::{Cage, Confinement};
 use crate::log::Log;
 use crate::metrics::{Counters, Expiries, Metrics};
 use crate::state::Published;
@@ -99,6 +99,7 @@ pub struct Engine {
     served: Vec<Served>,
     admin_addrs: Vec<Address>,
     workers: usize,
+    cage: Option<Arc<Cage>>,
     metrics: Metrics,
     control: Control,
     files: Files,
@@ -151,7 +152,8 @@ impl Engine {
             cage.announce();
         }
         let of_worker = cage.as_ref().map_or_else(|| embedded(&config), Cage::of_worker);
-        control.services.lock().confine(cage.map(Arc::new));
+        let cage = cage.map(Arc::new);
+        control.services.lock().confine(cage.clone());
 
         let counters: Vec<_> = control.mailboxes.iter().map(|_| Arc::new(Counters::default())).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
@@ -197,8 +199,8 @@ impl Engine {
             services.end();
             outcome
         })?;
-        let workers = config.workers;
-        Ok(Self { served, admin_addrs, workers, metrics, control, files, reports, watch: Some(watch) })
+        let (workers, watch) = (config.workers, Some(watch));
+        Ok(Self { served, admin_addrs, workers, cage, metrics, control, files, reports, watch })
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -223,6 +225,12 @@ impl Engine {
     #[must_use]
     pub fn record_paths(&self) -> &RecordPaths {
         &self.served[0].records
+    }
+
+    /// What the process has given up; none in one that embeds the engine.
+    #[must_use]
+    pub fn confinement(&self) -> Option<&Confinement> {
+        self.cage.as_deref().map(Cage::report)
     }
 
     /// The counters, summed over the workers when read.

@@ -4,12 +4,13 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::peer::{Peer, Version, dial_unix, plain};
-use offramp_testing::server::{Setup, TestServer, refused};
-use offramp_testing::tools::{in_guest, scratch};
+use offramp_testing::server::{Setup, TestServer, binary, refused};
+use offramp_testing::tools::{have, in_guest, scratch, text};
 
 /// A user and group of no rights; by number, since a guest has no accounts.
 const NOBODY: u32 = 3_999_999_999;
@@ -113,6 +114,10 @@ fn confine_puts_every_thread_into_the_cage() {
     }
     if has(&server, "seccomp") {
         all_threads_have(&server, "Seccomp", "2");
+        let filters = of_threads(&server, "Seccomp_filters");
+        let of_worker = filters.iter().max().expect("threads");
+        let others = filters.iter().filter(|count| *count != of_worker).count();
+        assert_eq!(others, filters.len() - 1, "one worker has one filter more: {filters:?}");
     }
     has(&server, "io_uring restrictions");
     let process = fs::metadata(format!("/proc/{}/mem", server.pid())).expect("it runs");
@@ -201,6 +206,23 @@ fn confine_key_that_the_user_cannot_read_is_a_warning() {
     chown(&place.key, Some(0), None).expect("root");
     let error = place.refused(&format!("confine = \"require\"\n{AS_NOBODY}"));
     assert!(error.contains(&why) || in_guest() && error.contains("is not in force"), "{error}");
+}
+
+#[test]
+fn confine_user_without_the_capability_is_refused() {
+    if !have("setpriv") {
+        return;
+    }
+    let place = Place::new();
+    place.write(&format!("confine = \"off\"\n{AS_NOBODY}"), "");
+    let mut start = Command::new("setpriv");
+    start.args(["--bounding-set", "-setuid,-setgid"]).arg(binary());
+    let output = start.args(["serve", "--config"]).arg(place.file()).output().expect("it runs");
+    let error = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let why = format!("offramp.toml:2: this process cannot become the user {NOBODY}: setgroups: EPERM");
+    assert!(error.contains(&why), "{error}");
+    assert!(error.contains("CapabilityBoundingSet=CAP_SETUID"), "{error}");
 }
 
 #[test]

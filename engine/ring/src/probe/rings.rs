@@ -24,8 +24,8 @@ const WORD: &[u8; 4] = b"ring";
 /// The group of the provided buffer ring.
 const BUFFER_GROUP: u16 = 7;
 
-/// What is tried, in this order: each operation of the list, after the wait, and buffers for the last of those
-/// that transfer.
+/// What is tried, in this order: each operation of the list, after the wait, and buffers for the last of
+/// those that transfer.
 const TRIED: [&str; 11] = {
     let [accept, connect, send, recv, sendmsg, recvmsg, read, cancel, close] = OPERATIONS;
     let provided = "provided buffer ring";
