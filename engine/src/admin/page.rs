@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 
-/// What a browser may do for the page: nothing from elsewhere, no script or style in the page's text, no frame
+/// What a browser may do for the page: nothing from elsewhere, no script or style in the text, no frame
 /// around it (Content Security Policy Level 3).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -46,7 +46,7 @@ fn listener(service: &Source<'_>) -> state::Listener {
             ClientAuth::Request => "request",
             ClientAuth::Require => "require",
         }),
-        alpn: listener.alpn.clone(),
+        alpn: if listener.mode.has_no_tls() { Vec::new() } else { listener.alpn.clone() },
         tickets: listener.tickets && has_tls,
         accept_proxy: listener.accept_proxy.is_on(),
         pools: listener.routes.pools().map(|pool| pool.name.clone()).collect(),
