@@ -1,19 +1,22 @@
-//! The admin interface, HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, `GET
-//! /v1/state` (JSON), the status page at `GET /`, and `GET /offload`, by TCP and at a Unix socket. At the Unix socket alone, for processes of root and of our own user: the kill
-//! switch of the offload, `POST /offload/on` and `POST /offload/off`, the configuration, `GET` and `PUT
-//! /v1/config`, and the connections, `GET /v1/connections` and `DELETE /v1/connections/ID`. HEAD is answered as GET.
+//! The admin interface, HTTP/1.1 in clear, by TCP and at a Unix socket: `GET /metrics` (OpenMetrics text),
+//! `GET /healthz`, `GET /v1/state` (JSON), the status page at `GET /`, and `GET /offload`. At the Unix socket
+//! alone, for processes of root and of our own user: the kill switch of the offload, `POST /offload/on` and
+//! `POST /offload/off`; the configuration, `GET` and `PUT /v1/config`; and the connections,
+//! `GET /v1/connections` and `DELETE /v1/connections/ID`. HEAD is answered as GET.
 //!
-//! Each address has a thread of its own beside the supervisor's, so that no client can hold up the supervisor.
-//! One request per connection. What a client can make us hold is bounded: connections, bytes of a request, and
-//! the time from accept to close (`config::limits`), whatever the client does or leaves undone. A
-//! connection too many costs the oldest its place, whose request has not come: slow clients keep nobody out
+//! Each address has a thread of its own beside the supervisor's, so that no client can hold up the
+//! supervisor. One request per connection. What a client can make us hold is bounded: connections, bytes of a
+//! request, and the time from accept to close (`config::limits`), whatever the client does or leaves undone.
+//! A connection too many costs the oldest its place, whose request has not come: slow clients keep nobody out
 //! that sends its request before 64 others connect. Only the modules here name tokio-uring.
 
+mod answer;
 mod configure;
 mod connections;
 mod http;
 mod listing;
 mod page;
+mod query;
 mod request;
 mod stop;
 mod stream;
@@ -38,8 +41,9 @@ use crate::sys::{probe, socket, unix};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::UnixSeconds;
 use crate::worker::{Mailbox, OffloadSwitch};
+use answer::Answer;
 use connections::{Client, Open, TICKS};
-use http::{Answer, Parsed, Request, Route};
+use http::{Parsed, Request, Route};
 pub use request::{ConfigRequest, ConfigTask, Refusal, Said, Submit};
 pub use stop::Stop;
 use stream::{Access, Listener};

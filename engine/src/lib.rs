@@ -15,10 +15,10 @@
 //!   worker::apply      Action → an operation on the ring, or a system call
 //! ```
 //!
-//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`] and [`state`], [`mod@log`] keeps the log
-//! out of everybody's way, [`config`] is what was asked for, [`tls`] is policy, [`sys`] is the kernel and the
-//! only place with `unsafe`. `ARCHITECTURE.md` beside this crate says where to change what, and links the
-//! decisions.
+//! Around it: [`supervisor`] starts and stops workers, [`admin`] shows [`metrics`] and [`state`],
+//! [`mod@log`] keeps the log out of everybody's way, [`config`] is what was asked for, [`tls`] is policy,
+//! [`sys`] is the kernel and the only place with `unsafe`. `ARCHITECTURE.md` beside this crate says where to
+//! change what, and links the decisions.
 //!
 //! To embed the engine, make a [`config::Config`] and give it to [`supervisor::Engine::start`]:
 //!

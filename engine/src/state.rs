@@ -1,7 +1,7 @@
 //! What the process is doing, for whoever operates it: `/v1/state`.
 //!
-//! The control plane publishes what is in force whenever that changes. Counters, endpoints and ticket keys are
-//! read when somebody asks, who waits for no file, no host name and no worker.
+//! The control plane publishes what is in force whenever that changes. Counters, endpoints and ticket keys
+//! are read when somebody asks, who waits for no file, no host name and no worker.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

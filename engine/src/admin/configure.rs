@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::answer::Answer;
 use super::connections::{Client, TICKS};
-use super::http::{self, Answer, Body};
+use super::http::{self, Body};
 use super::request::{ConfigRequest, ConfigTask, Refusal};
 use super::{Shared, file, next};
 use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};

@@ -1,10 +1,10 @@
 //! The status page: three files, which ask for nothing but each other and `/v1/state`.
 
-use super::http::Answer;
+use super::answer::Answer;
 
-/// What a browser may do for the page: nothing from elsewhere, no script or style in the page's text, no frame
+/// What a browser may do for the page: nothing from elsewhere, no script or style in the text, no frame
 /// around it (Content Security Policy Level 3).
-pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A file of the page.
@@ -27,10 +27,11 @@ impl File {
     }
 
     pub(super) fn answer(self) -> Answer {
-        match self {
-            Self::Page => Answer::file("text/html; charset=utf-8", include_str!("page/status.html")),
-            Self::Style => Answer::file("text/css; charset=utf-8", include_str!("page/status.css")),
-            Self::Script => Answer::file("text/javascript; charset=utf-8", include_str!("page/status.js")),
-        }
+        let (kind, text) = match self {
+            Self::Page => ("text/html; charset=utf-8", include_str!("page/status.html")),
+            Self::Style => ("text/css; charset=utf-8", include_str!("page/status.css")),
+            Self::Script => ("text/javascript; charset=utf-8", include_str!("page/status.js")),
+        };
+        Answer::file(kind, POLICY, text)
     }
 }

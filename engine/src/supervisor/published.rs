@@ -5,28 +5,40 @@ use std::sync::Arc;
 
 use super::pools::Pools;
 use super::record_paths::{RecordPath, RecordPaths};
-use super::services::Running;
 use crate::config::limits::Timeouts;
 use crate::config::{self, ClientAuth};
 use crate::conn::policy::Legs;
+use crate::pool::ConnectionCount;
 use crate::state::{self, InForce};
+use crate::sys::socket::Address;
 use crate::tls::TlsPolicy;
 
+/// A service in force.
+pub(super) struct Source<'a> {
+    /// As it was bound.
+    pub(super) listen: &'a Address,
+    pub(super) listener: &'a config::Listener,
+    pub(super) records: &'a RecordPaths,
+    pub(super) legs: &'a Legs,
+    /// Of all workers.
+    pub(super) connections: &'a Arc<ConnectionCount>,
+}
+
 /// Without what holds for the whole process.
-pub(super) fn of(services: &[Running], pools: &Pools, timeouts: Timeouts) -> InForce {
+pub(super) fn of(services: &[Source<'_>], pools: &Pools, timeouts: Timeouts) -> InForce {
     let mut named = BTreeSet::new();
-    let all = services.iter().flat_map(|running| running.listener.routes.pools());
+    let all = services.iter().flat_map(|service| service.listener.routes.pools());
     let new = all.filter(|pool| named.insert(pool.name.clone()));
     let pools = new.map(|pool| pool_of(pool, pools, timeouts)).collect();
     let listeners = services.iter().map(listener).collect();
     InForce { listeners, pools, certificates: certificates(services), ..InForce::default() }
 }
 
-fn listener(running: &Running) -> state::Listener {
-    let listener = &running.listener;
+fn listener(service: &Source<'_>) -> state::Listener {
+    let listener = service.listener;
     let has_tls = listener.mode.is_server();
     state::Listener {
-        address: running.listen.to_string(),
+        address: service.listen.to_string(),
         mode: listener.mode.name(),
         offload: listener.offload.policy.to_string(),
         client_auth: has_tls.then_some(match listener.peers.auth {
@@ -34,12 +46,12 @@ fn listener(running: &Running) -> state::Listener {
             ClientAuth::Request => "request",
             ClientAuth::Require => "require",
         }),
-        alpn: listener.alpn.clone(),
+        alpn: if listener.mode.has_no_tls() { Vec::new() } else { listener.alpn.clone() },
         tickets: listener.tickets && has_tls,
         accept_proxy: listener.accept_proxy.is_on(),
         pools: listener.routes.pools().map(|pool| pool.name.clone()).collect(),
-        record_paths: record_paths(&running.records),
-        connections: Arc::clone(&running.connections),
+        record_paths: record_paths(service.records),
+        connections: Arc::clone(service.connections),
     }
 }
 
@@ -70,9 +82,9 @@ fn pool_of(pool: &config::Pool, pools: &Pools, timeouts: Timeouts) -> state::Poo
     }
 }
 
-fn certificates(services: &[Running]) -> Vec<state::Certificate> {
+fn certificates(services: &[Source<'_>]) -> Vec<state::Certificate> {
     let mut seen = BTreeSet::new();
-    let policies = services.iter().map(|running| &running.legs).flat_map(Legs::policies);
+    let policies = services.iter().map(|service| service.legs).flat_map(Legs::policies);
     let all = policies.flat_map(TlsPolicy::certificates);
     let new = all.filter(|it| seen.insert((it.file.clone(), it.nth)));
     let shown = new.map(|it| state::Certificate {

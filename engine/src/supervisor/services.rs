@@ -130,7 +130,7 @@ pub(super) struct Running {
     pub(super) records: RecordPaths,
     pub(super) legs: Legs,
     /// Of all workers.
-    pub(super) connections: Arc<ConnectionCount>,
+    connections: Arc<ConnectionCount>,
 }
 
 /// What a configuration needs, read and bound: to be put in force, or dropped.
@@ -341,10 +341,11 @@ impl InForce {
     }
 
     fn show(&self) {
+        let sources: Vec<_> = self.services.iter().map(Running::source).collect();
         self.published.put_in_force(InForceView {
             max_connections: self.max_connections,
             limits: *self.limits.rules(),
-            ..published::of(&self.services, &self.pools, self.timeouts)
+            ..published::of(&sources, &self.pools, self.timeouts)
         });
     }
 
@@ -381,6 +382,11 @@ impl Running {
     /// Whether clients find it: not if somebody has removed or replaced the file of its Unix socket.
     fn is_reachable(&self) -> bool {
         self.file.as_ref().is_none_or(|file| file.is_in_place())
+    }
+
+    fn source(&self) -> published::Source<'_> {
+        let Self { listen, listener, records, legs, connections, .. } = self;
+        published::Source { listen, listener, records, legs, connections }
     }
 
     fn route(

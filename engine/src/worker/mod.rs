@@ -17,6 +17,7 @@ mod flush;
 mod inquiry;
 mod leg_socket;
 mod listener;
+mod listing;
 mod mailbox;
 mod memory;
 mod owner;

@@ -72,7 +72,8 @@ fn state_follows_a_configuration_that_is_put() {
     let listeners = || state(&server)["listeners"].as_array().expect("an array").len();
     assert_eq!(listeners(), 1);
     let socket = files.path().join("second.sock");
-    let more = format!("[[listener]]\nlisten = \"unix:{}\"\n", socket.display());
+    let more =
+        format!("[[listener]]\nlisten = \"unix:{}\"\nbackend = \"{}\"\n", socket.display(), backend.addr);
     let sent = format!("max_connections = 77\n{text}{more}");
     let head = format!("PUT /v1/config HTTP/1.1\r\nContent-Length: {}\r\n\r\n", sent.len());
     let answer = ask_socket(server.admin_socket(), &(head + &sent)).expect("it answers");

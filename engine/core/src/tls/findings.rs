@@ -195,3 +195,28 @@ impl Findings {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::FromDer;
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_subject_or_its_common_name() {
+        let found = |alternative: &[&str], common: &str| {
+            let alternative: Vec<String> = alternative.iter().map(|name| (*name).to_owned()).collect();
+            let mut parameters = rcgen::CertificateParams::new(alternative).expect("names");
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, common);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let certificate = parameters.self_signed(&key).expect("a certificate");
+            names(&X509Certificate::from_der(certificate.der()).expect("DER").1)
+        };
+        let all = ["a.example", "*.b.example", "192.0.2.1", "2001:db8::1"];
+        assert_eq!(found(&all, "ignored"), all);
+        assert_eq!(found(&[], "Example CA"), ["Example CA"]);
+        let many: Vec<String> = (0..40).map(|nth| format!("{nth}.example")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(found(&many, "ignored").len(), NAMES_MAX);
+    }
+}
