@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn each_thing_that_is_not_as_it_should_be_is_a_problem() {
         assert_eq!(verdict(vec![good(1)]).problems(), [""; 0]);
-        let changes: [(fn(&mut Epoch), &str); 8] = [
+        type Change = fn(&mut Epoch);
+        let changes: [(Change, &str); 8] = [
             (|it| it.outcomes[0].failed = 1, "1 connections failed"),
             (|it| it.outcomes[0].changed = 1, "LOST OR CHANGED"),
             (|it| it.outcomes[0].resumed_refused = 2, "2 tickets were refused"),

@@ -292,13 +292,16 @@ impl fmt::Display for Engine {
     }
 }
 
+/// What is known of the services of the start, and what of it changes later.
+type FirstServices = (Vec<Served>, Arc<Mutex<Expiries>>, Published);
+
 /// Binds and reads what the configuration of the start needs, and puts it in force.
 fn first_services(
     control: &Control,
     config: &Config,
     cpus: &[usize],
     inherited: u64,
-) -> Result<(Vec<Served>, Arc<Mutex<Expiries>>, Published), StartError> {
+) -> Result<FirstServices, StartError> {
     let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
     let mut in_force = control.services.lock();
     in_force.begin(incoming_cpus, inherited, Cage::owner(config));
