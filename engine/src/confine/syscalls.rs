@@ -3,8 +3,8 @@
 //! The list was taken from what the wire tests use, traced with strace(1), and what the C library and the
 //! allocator take on other hosts beside these (getcpu(2) where there are NUMA nodes). Whatever is not on it
 //! fails with EPERM, and the kernel's audit log has a line (`type=1326`) with its number. A call of `ENOSYS`
-//! fails as on a kernel that does not have it, so that the C library takes the older one, which the filter can
-//! read.
+//! fails as on a kernel that does not have it, so that the C library takes the older one, which the filter
+//! can read.
 //!
 //! Operations of a ring are no system calls: see `ring/src/operations.rs`.
 
@@ -197,8 +197,8 @@ const NAMESPACES: c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
-/// The name of a thread, and of memory.
-const PRCTL: [c_int; 2] = [libc::PR_SET_NAME, libc::PR_SET_VMA];
+/// The name of a thread, and of memory; what a module of the name service asks when it is loaded (libcap).
+const PRCTL: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_CAPBSET_READ];
 /// What the standard library asks of descriptors.
 const IOCTL: [libc::Ioctl; 4] = [libc::FIOCLEX, libc::FIONBIO, libc::FIONREAD, libc::TCGETS];
 
