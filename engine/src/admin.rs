@@ -35,6 +35,7 @@ use std::time::Duration;
 use tokio_uring::fs::File;
 
 use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
+use crate::confine::Confinement;
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::state::{self, Published};
 use crate::sys::{probe, socket, unix};
@@ -70,6 +71,8 @@ pub struct Service {
     pub published: Published,
     /// Where the secrets of every connection are written, if they are.
     pub key_log: Option<PathBuf>,
+    /// What the process gave up; nothing where the engine is embedded.
+    pub confinement: Confinement,
     /// Of the workers, in their order.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
 }
@@ -84,6 +87,7 @@ impl Service {
             tickets: &self.tickets,
             published: &self.published,
             key_log: self.key_log.as_deref(),
+            confinement: &self.confinement,
         })
     }
 }

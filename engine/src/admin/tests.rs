@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_BYTES_MAX};
+use crate::confine::Confinement;
 use crate::metrics::{Counter, Counters, Registry};
 
 struct Running {
@@ -36,6 +37,7 @@ impl Running {
             tickets,
             published,
             key_log: None,
+            confinement: Confinement::default(),
             mailboxes,
         };
         let stop = Stop::new().unwrap();

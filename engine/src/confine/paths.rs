@@ -111,7 +111,8 @@ fn identity_directories(config: &Config) -> impl Iterator<Item = &PathBuf> {
 
 /// The files of Unix sockets that are listened on.
 fn sockets(config: &Config) -> impl Iterator<Item = &Path> {
-    config.listeners.iter().filter_map(|listener| listener.listen.file())
+    let listeners = config.listeners.iter().filter_map(|listener| listener.listen.file());
+    listeners.chain(config.admin_socket.as_deref())
 }
 
 fn parent(file: &Path) -> std::io::Result<PathBuf> {

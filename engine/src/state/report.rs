@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Certificate, Endpoint, InForce, Listener, Pool, Published, RecordPath};
+use crate::confine::{Confinement, Layer};
 use crate::conn::fault::Fault;
 use crate::metrics::{Counter, Gauge, Metrics, Pause};
 use crate::pool::Probed;
@@ -30,6 +31,8 @@ pub struct Process<'a> {
     pub published: &'a Published,
     /// Where the secrets of every connection are written, if they are.
     pub key_log: Option<&'a Path>,
+    /// What the process gave up.
+    pub confinement: &'a Confinement,
 }
 
 #[derive(Serialize)]
@@ -42,6 +45,7 @@ struct State<'a> {
     draining: bool,
     offload_allowed: bool,
     key_log: Option<String>,
+    confinement: &'a [Layer],
     warnings: &'a [String],
     workers: Vec<WorkerState>,
     connections: Connections,
@@ -229,6 +233,7 @@ pub fn report(process: &Process<'_>) -> String {
         draining: process.is_draining,
         offload_allowed: process.is_offload_allowed,
         key_log: process.key_log.map(|file| file.display().to_string()),
+        confinement: &process.confinement.layers,
         warnings: &warnings,
         workers: workers(metrics),
         connections: Connections {

@@ -56,18 +56,18 @@ pub(super) struct Next {
 }
 
 impl Bound {
-    /// One for each address.
-    pub(super) fn all(asked: Vec<Address>) -> Result<Vec<Self>, StartError> {
-        asked.into_iter().map(Self::new).collect()
+    /// One for each address; the file of a Unix socket is given to this user and group, if there are any.
+    pub(super) fn all(asked: Vec<Address>, owner: Option<(u32, u32)>) -> Result<Vec<Self>, StartError> {
+        asked.into_iter().map(|asked| Self::new(asked, owner)).collect()
     }
 
-    fn new(asked: Address) -> Result<Self, StartError> {
+    fn new(asked: Address, owner: Option<(u32, u32)>) -> Result<Self, StartError> {
         if let Address::Tcp(tcp) = asked {
             let listener = bind_admin(tcp)?;
             let address = bound(&listener, tcp)?.into();
             return Ok(Self { asked, address, listener, file: None });
         }
-        let (listener, file) = listening_at(&asked, ACCESS).map_err(|problem| {
+        let (listener, file) = listening_at(&asked, ACCESS.or_owner(owner)).map_err(|problem| {
             let address = asked.clone();
             StartError::Listen { key: "admin_socket", address, problem }
         })?;
@@ -102,7 +102,7 @@ impl AdminAddresses {
         let Some(state) = &*state else { return Ok(next) };
         let is_new = |asked: &&Address| !state.current.iter().any(|it| it.is_at(asked));
         for asked in wanted.iter().filter(is_new) {
-            next.new.push(state.start(Bound::new(asked.clone())?)?);
+            next.new.push(state.start(Bound::new(asked.clone(), None)?)?);
         }
         Ok(next)
     }

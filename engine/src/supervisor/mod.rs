@@ -138,15 +138,15 @@ impl Engine {
         log: Option<Log>,
     ) -> Result<Self, StartError> {
         let inherited = descriptors::open();
-        let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
         config.key_log.as_deref().map_or(Ok(()), key_log::start)?;
+        let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
         let tickets = ticket_clock::tickets(&config)?;
         let control = Control::new(config.workers, Arc::clone(&tickets))?;
         let (served, expiries, published) = first_services(&control, &config, &cpus, inherited)?;
-        let admin_bound = Bound::all(config.admin_addresses())?;
+        let admin_bound = Bound::all(config.admin_addresses(), Cage::owner(&config))?;
         if let Some(cage) = &mut cage {
             cage.close(&config)?;
             cage.announce();
@@ -173,6 +173,7 @@ impl Engine {
             tickets: Arc::clone(&tickets),
             published,
             key_log: config.key_log.clone(),
+            confinement: cage.as_deref().map(Cage::report).cloned().unwrap_or_default(),
             mailboxes: Arc::clone(&control.mailboxes),
         };
         let reports = crew.reports();

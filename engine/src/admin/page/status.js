@@ -346,6 +346,10 @@ function showProcess(state) {
   setText(byId("process"), `${state.version}, process ${state.pid}, up for ${span(state.uptime_seconds)} since ${started}`);
   const badges = [state.draining ? ["draining", "warn"] : ["serving", "good"]];
   badges.push(state.offload_allowed ? ["offload allowed", "good"] : ["offload off", "warn"]);
+  const layers = state.confinement;
+  if (layers.length === 0) badges.push(["not confined", "warn"]);
+  else if (layers.every((layer) => layer.in_force || layer.name === "user")) badges.push(["confined", "good"]);
+  else badges.push([`without ${layers.filter((layer) => !layer.in_force).map((layer) => layer.name).join(", ")}`, "warn"]);
   if (state.key_log) badges.push(["key log", "bad"]);
   if (state.workers.some((one) => one.full)) badges.push(["full", "warn"]);
   byId("badges").replaceChildren(...badges.map(([text, kind]) => make("li", { class: kind }, text)));
