@@ -123,7 +123,8 @@ impl Agent {
                 self.candidate.resign(&mut self.etcd);
                 let text = format!(
                     "{}: the ring in etcd is refused: {unfit}; the ticket keys in force stay{}; if no agent \
-                     takes the ring, remove it with: etcdctl del {}, and the leader publishes the keys in force",
+                     takes the ring, remove it with: etcdctl del {}, and the leader publishes the keys in \
+                     force",
                     self.place,
                     self.reach(),
                     self.place
@@ -261,8 +262,8 @@ impl Agent {
         let end = rfc3339(self.state.end);
         let text = if now < self.state.end {
             format!(
-                "no new ticket key came in time; the last one ends at {end}, and from then on every handshake \
-                 is a full one"
+                "no new ticket key came in time; the last one ends at {end}, and from then on every \
+                 handshake is a full one"
             )
         } else {
             format!("the last ticket key ended at {end}, and every handshake is a full one")

@@ -137,8 +137,8 @@ impl Options {
             return Err(value(
                 "open-for",
                 format!(
-                    "with --rotate-every {} there would be {} keys at once, and a file has 32 at most; rotate \
-                     less often, or let keys open for a shorter time",
+                    "with --rotate-every {} there would be {} keys at once, and a file has 32 at most; \
+                     rotate less often, or let keys open for a shorter time",
                     humantime::format_duration(self.rotate_every),
                     schedule.keys()
                 ),

@@ -54,8 +54,8 @@ pub(crate) enum TaskError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     #[error(
-        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, made \
-         with: cargo build --release --package {AGENT}"
+        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, \
+         made with: cargo build --release --package {AGENT}"
     )]
     NoAgent,
     #[error("{AGENT} cannot be run: {0}")]
