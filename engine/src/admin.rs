@@ -17,13 +17,14 @@ mod stop;
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_uring::fs::File;
+use tokio_uring::net::TcpStream;
 
 use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_DEADLINE, STUCK_SECONDS};
 use crate::metrics::{Expiries, Gauge, Metrics};
@@ -75,22 +76,23 @@ fn serve_within(
 ) -> io::Result<()> {
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
-    let (event, listening) = (stop.event()?, listener.try_clone()?);
-    let address = socket::local_addr(listener.as_fd())?;
+    let event = stop.event()?;
+    let listener = TcpListener::from(listener);
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;
     ready();
     runtime.block_on(async {
         let shared = Shared { open: Open::default(), service: service.clone(), address, stop: stop.clone() };
         let open = shared.open.clone();
         tokio_uring::spawn(keep_time(file(ticker), open.clone()));
-        tokio_uring::spawn(accept(TcpListener::from(listener), file(pause), shared));
-        let (event, mut listening) = (file(event), Some(listening));
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let accepting = tokio_uring::spawn(accept(listener, file(pause), shared));
+        let event = file(event);
         loop {
             next(&event).await?;
-            if let Some(listening) = listening.take() {
-                // The accept that is under way fails then.
-                socket::stop_listening(listening.as_fd())?;
-            }
+            // Nobody is accepted whom it does not answer: another process may listen on the same socket.
+            accepting.abort();
             if !stop.lets_finish() || open.is_empty() {
                 return Ok(());
             }
@@ -123,13 +125,17 @@ fn file(descriptor: OwnedFd) -> File {
     File::from_std(std::fs::File::from(descriptor))
 }
 
-async fn accept(listener: TcpListener, pause: File, shared: Shared) {
-    let listener = tokio_uring::net::TcpListener::from_std(listener);
+/// Waits for connections by the system's means and not by an accept that is under way in the ring, which
+/// could not be called off without a client that it had just accepted.
+async fn accept(listener: tokio::net::TcpListener, pause: File, shared: Shared) {
     let mut refused = 0_u64;
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
             Ok((stream, address)) => {
-                let (client, shared) = (shared.open.admit(stream, address), shared.clone());
+                let Ok(()) = stream.set_nonblocking(false) else { continue };
+                let (client, shared) =
+                    (shared.open.admit(TcpStream::from_std(stream), address), shared.clone());
                 tokio_uring::spawn(async move {
                     converse(client, &shared).await;
                     if shared.stop.lets_finish() {
@@ -137,8 +143,6 @@ async fn accept(listener: TcpListener, pause: File, shared: Shared) {
                     }
                 });
             }
-            // Nobody listens any more.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             Err(error) => {
                 if refused.is_multiple_of(REFUSALS_PER_LINE) {
                     tracing::warn!(%error, "admin: no connection is accepted; for EMFILE raise LimitNOFILE");
@@ -167,6 +171,10 @@ async fn converse(client: Rc<Client>, shared: &Shared) {
             Parsed::Whole(Request { route: Route::Config, is_head, .. }) => {
                 let Some(answer) = configure::show(&client, shared).await else { return };
                 break answer.into_bytes(is_head);
+            }
+            Parsed::Whole(Request { route: Route::Upgrade, .. }) => {
+                let Some(answer) = configure::upgrade(&client, shared).await else { return };
+                break answer.into_bytes(false);
             }
             Parsed::Whole(Request { route, is_head, .. }) => {
                 client.has_asked.set(true);
@@ -207,7 +215,7 @@ fn answer(route: Route, service: &Service) -> Answer {
             Answer::ok(state(allowed))
         }
         // They are answered by another thread.
-        Route::Config | Route::Configure(_) => Answer::bad_request(),
+        Route::Config | Route::Configure(_) | Route::Upgrade => Answer::bad_request(),
         Route::Refused(answer) => answer,
     }
 }
@@ -238,6 +246,7 @@ fn state(allowed: bool) -> &'static str {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpStream};
+    use std::os::fd::AsFd;
     use std::thread::JoinHandle;
 
     use super::*;

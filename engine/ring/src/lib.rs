@@ -11,6 +11,7 @@ pub mod errno;
 pub mod heap;
 pub mod ktls;
 mod message;
+pub mod passed;
 pub mod poll;
 mod pool;
 pub mod probe;

@@ -38,6 +38,7 @@ pub(super) enum Route {
     AllowOffload(bool),
     Config,
     Configure(Body),
+    Upgrade,
     Refused(Answer),
 }
 
@@ -67,8 +68,9 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         "/v1/config" if reads => Route::Config,
         "/v1/config" if method == "PUT" => body(parsed.headers).map_or_else(Route::Refused, Route::Configure),
         "/v1/config" => Route::Refused(Answer::wrong_method("GET, HEAD, PUT")),
+        "/v1/upgrade" if method == "POST" => Route::Upgrade,
         "/metrics" | "/healthz" | "/offload" => Route::Refused(Answer::wrong_method("GET, HEAD")),
-        "/offload/on" | "/offload/off" => Route::Refused(Answer::wrong_method("POST")),
+        "/offload/on" | "/offload/off" | "/v1/upgrade" => Route::Refused(Answer::wrong_method("POST")),
         _ => Route::Refused(Answer::nowhere()),
     };
     Parsed::Whole(Request { route, is_head, head_bytes })
@@ -153,7 +155,8 @@ impl Answer {
     }
 
     pub(super) fn nowhere() -> Self {
-        let there_are = "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config\n";
+        let there_are = "there are /metrics, /healthz, /offload, /offload/on, /offload/off, /v1/config, \
+                         /v1/upgrade\n";
         Self::new("404 Not Found", there_are)
     }
 
@@ -179,7 +182,7 @@ impl Answer {
 
     pub(super) fn not_local() -> Self {
         Self::forbidden(
-            "/v1/config is served only where admin is a loopback address, such as 127.0.0.1:9100\n",
+            "/v1/config and /v1/upgrade are served only where admin is a loopback address, such as 127.0.0.1:9100\n",
         )
     }
 

@@ -15,6 +15,8 @@ pub enum ConfigTask {
     Show,
     /// To put this one in force.
     Change(String),
+    /// That the program on disk takes over, in a process of its own.
+    Upgrade,
 }
 
 /// Somebody's request. Dropped before it is [done](ConfigRequest::done), nothing came of it, and who waits
@@ -64,15 +66,18 @@ impl ConfigRequest {
     /// # Errors
     /// [`Refusal::Forbidden`].
     pub fn permitted(&self) -> Result<(), Refusal> {
+        let path = match self.task {
+            ConfigTask::Show | ConfigTask::Change(_) => "/v1/config",
+            ConfigTask::Upgrade => "/v1/upgrade",
+        };
         match self.sender.may_change() {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::Forbidden(
-                "/v1/config is for processes of root and of the user that Offramp runs as, and for no client \
-                 of a listener; try: sudo"
-                    .to_owned(),
-            )),
+            Ok(false) => Err(Refusal::Forbidden(format!(
+                "{path} is for processes of root and of the user that Offramp runs as, and for no client of a \
+                 listener; try: sudo"
+            ))),
             Err(error) => Err(Refusal::Forbidden(format!(
-                "/v1/config: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"
+                "{path}: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"
             ))),
         }
     }

@@ -1,5 +1,6 @@
 //! The admin address and its thread. A reload may move it: the new one serves before the old one ends.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::crew::{Report, watched};
+use super::inherited::{Given, Purpose};
 use super::sockets::{bind_admin, bound};
 use super::{StartError, ThreadLost};
 use crate::admin::{self, Stop};
@@ -29,6 +31,8 @@ struct Serving {
     /// As configured.
     asked: SocketAddr,
     address: SocketAddr,
+    /// A duplicate, to be handed over; none once it is no longer served there.
+    listener: Option<OwnedFd>,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,6 +52,12 @@ impl Bound {
         let listener = bind_admin(asked)?;
         let address = bound(&listener, asked)?;
         Ok(Self { asked, address, listener })
+    }
+
+    /// One that another process has opened, or a new one.
+    pub(super) fn given(given: Option<Given>, asked: SocketAddr) -> Result<Self, StartError> {
+        let given = given.and_then(|it| Some((it.bound.tcp()?, it.sockets.into_iter().next()?)));
+        given.map_or_else(|| Self::new(asked), |(address, listener)| Ok(Self { asked, address, listener }))
     }
 }
 
@@ -84,11 +94,32 @@ impl AdminAddress {
         if let Some(next) = &next {
             tracing::info!("admin is on {}", next.address);
         }
-        if let Some(gone) = std::mem::replace(&mut state.current, next) {
+        if let Some(mut gone) = std::mem::replace(&mut state.current, next) {
             tracing::info!("admin is no longer on {}", gone.address);
+            gone.listener = None;
             gone.stop.when_answered();
             state.retired.push(gone);
         }
+    }
+
+    /// Its socket, for another process.
+    pub(super) fn given(&self) -> Option<Given> {
+        let state = self.lock();
+        let current = state.as_ref()?.current.as_ref()?;
+        let socket = current.listener.as_ref()?.try_clone().ok()?;
+        Some(Given {
+            purpose: Some(Purpose::Admin),
+            asked: current.asked.into(),
+            bound: current.address.into(),
+            sockets: vec![socket],
+            is_shared: true,
+            owns_file: false,
+        })
+    }
+
+    /// Another process serves there from now on.
+    pub(super) fn retire(&self) {
+        self.commit(Next(Some(None)));
     }
 
     /// Ends all threads, for good.
@@ -102,8 +133,16 @@ impl AdminAddress {
     }
 }
 
+impl fmt::Debug for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminAddress")
+    }
+}
+
 impl State {
     fn start(&self, Bound { asked, address, listener }: Bound) -> Result<Serving, StartError> {
+        let resource = |error: std::io::Error| StartError::resource("descriptor", &error);
+        let duplicate = listener.try_clone().map_err(resource)?;
         let stop = Stop::new().map_err(|error| StartError::resource("event descriptor", &error))?;
         let (theirs, service) = (stop.clone(), self.service.clone());
         let (began, begun) = channel();
@@ -124,7 +163,7 @@ impl State {
                 Ok(()) => Ok(()),
             }
         })?;
-        let serving = Serving { asked, address, stop, thread: Some(thread) };
+        let serving = Serving { asked, address, listener: Some(duplicate), stop, thread: Some(thread) };
         match begun.recv() {
             Ok(Ok(())) => Ok(serving),
             Ok(Err(error)) => Err(StartError::resource("ring for the admin address", &error)),

@@ -3,12 +3,15 @@
 //! [`Engine`] is the whole of it for whoever embeds it: no signals, nothing printed. [`run`] is an engine
 //! with the signals and the ready line of the `offramp` command around it.
 
+mod activation;
 mod admin_address;
 mod control;
 mod crew;
 mod descriptors;
 mod error;
 mod files;
+mod inherited;
+mod manager;
 mod pool_rounds;
 mod pools;
 mod probe;
@@ -21,6 +24,7 @@ mod services;
 mod sockets;
 mod ticket_clock;
 mod unix_socket;
+mod upgrade;
 mod watch;
 
 use std::fmt;
@@ -28,14 +32,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use crate::admin;
-use crate::config::{Config, Loaded, Pinning, Routes};
+use crate::admin::{self, ConfigTask};
+use crate::config::{Config, ConfigError, Loaded, Pinning, Routes};
 use crate::conn::fault::Fault;
 use crate::log::Log;
 use crate::metrics::{Counters, Metrics};
@@ -50,6 +54,8 @@ pub use control::Control;
 use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Obey};
+use inherited::Purpose;
+use manager::Manager;
 use pulse::Pulse;
 pub use record_paths::{RecordPath, RecordPaths};
 use reload::Reloader;
@@ -57,36 +63,63 @@ pub use reload::{Reread, SENT};
 use services::{Running, Services};
 use sockets::note_ipv6_alone;
 use ticket_clock::TicketClock;
+pub use upgrade::launcher;
+use upgrade::{Estate, Launched, Predecessor, Upgrades};
 use watch::Watch;
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
-/// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
-/// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
+/// `reread` and puts in force what can change while it runs, SIGUSR2 has another process take over. Prints one
+/// line to stdout once connections are accepted; where stdout does not take it, there is a warning in the log
+/// and the engine serves.
 ///
-/// `reread` is called on a thread for which nothing else waits; with a text if that is to be read in place of
-/// the file, as it was sent to the admin address. `log` is where `tracing` writes to: its losses are counted,
-/// and without its thread the engine ends.
+/// `reread` is called for the configuration of the start, and later on a thread for which nothing else waits;
+/// with a text if that is to be read in place of the file, as it was sent to the admin address. `log` is where
+/// `tracing` writes to: its losses are counted, and without its thread the engine ends.
 ///
 /// # Errors
 /// If the engine could not start, or a thread was lost without which it does not go on.
-pub fn run(loaded: Loaded, reread: Reread, log: &Log) -> Result<(), RunError> {
+pub fn run(reread: Reread, log: &Log) -> Result<(), RunError> {
     // Before the start, so that a signal during it is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(RunError::Signals)?;
-    let Loaded { config, text } = loaded;
-    let origins = config.origins.clone();
-    let engine = Engine::launch(config, Some((reread, text)), Some(log.clone()));
-    let engine = engine.map_err(|error| error.at(&origins))?;
-    let (control, handle, files) = (engine.control(), signals.handle(), engine.files.clone());
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(RunError::Signals)?;
+    let (predecessor, estate) = match Predecessor::from_environment().map_err(StartError::Handover)? {
+        Some((predecessor, estate)) => (Some(predecessor), estate),
+        None => (None, Estate { sockets: activation::from_environment()?, tickets: None }),
+    };
+    // Before a key is read, and before what confines this process.
+    let launched = Launched::start();
+    let started = start(reread, log, estate).and_then(|engine| {
+        let ready = predecessor.as_ref().map_or(Ok(()), Predecessor::ready);
+        ready.map_err(StartError::Handover)?;
+        Ok(engine)
+    });
+    let mut engine = started.inspect_err(|error| {
+        if let Some(predecessor) = &predecessor {
+            predecessor.failed(&error.to_string());
+        }
+    })?;
+    engine.control.services.lock().release();
+    engine.serve_upgrades(launched)?;
+    let (control, handle) = (engine.control(), signals.handle());
+    let (files, upgrades) = (engine.files.clone(), engine.upgrades.clone());
     let obeying = vital("signals", engine.reports.clone(), move || {
-        obey(&mut signals, &control, &files);
+        obey(&mut signals, &control, &files, &upgrades);
         Ok(())
     })?;
+    engine.control.manager.ready(&format!("serving: {engine}"));
     announce(&engine)?;
     let outcome = engine.join();
     handle.close();
     // Its panics were caught.
     drop(obeying.join());
     Ok(outcome?)
+}
+
+/// An engine that is ready to accept, and does where no other process has to let it.
+fn start(reread: Reread, log: &Log, estate: Estate) -> Result<Engine, RunError> {
+    let Loaded { config, text } = reread(None)?;
+    let origins = config.origins.clone();
+    let engine = Engine::launch(config, Some((reread, text)), Some(log.clone()), estate);
+    Ok(engine.map_err(|error| error.at(&origins))?)
 }
 
 /// A running engine. Dropped, it ends at once.
@@ -99,6 +132,9 @@ pub struct Engine {
     metrics: Metrics,
     control: Control,
     files: Files,
+    upgrades: Upgrades,
+    /// What does upgrades, until its thread is started.
+    to_upgrade: Option<(Receiver<upgrade::Ask>, AdminAddress)>,
     reports: Sender<Report>,
     watch: Option<JoinHandle<Result<(), ThreadLost>>>,
 }
@@ -124,7 +160,7 @@ impl Engine {
     /// # Errors
     /// If anything is missing, in which case nothing of it is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::launch(config, None, None)
+        Self::launch(config, None, None, Estate::default())
     }
 
     /// With what reads the configuration again, and the text of the one that it starts with.
@@ -132,38 +168,46 @@ impl Engine {
         config: Config,
         reread: Option<(Reread, Option<String>)>,
         log: Option<Log>,
+        estate: Estate,
     ) -> Result<Self, StartError> {
-        let inherited = descriptors::open();
+        let open_at_start = descriptors::open();
+        let Estate { sockets: mut inherited, tickets } = estate;
+        inherited.check(&config)?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
         let incoming_cpus =
             if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
-        let tickets = ticket_clock::tickets(&config)?;
-        let control = Control::new(config.workers, Arc::clone(&tickets))?;
+        let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
+        let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
+        if reread.is_some() {
+            control.manager = Manager::from_environment();
+        }
+        let given = config.admin.map(|admin| inherited.take(Purpose::Admin, &admin.into()));
+        let admin_bound =
+            config.admin.zip(given).map(|(admin, given)| Bound::given(given, admin)).transpose()?;
         let (served, expiries) = {
             let mut in_force = control.services.lock();
-            in_force.begin(incoming_cpus, inherited);
+            in_force.begin(incoming_cpus, open_at_start, inherited)?;
             let next = in_force.prepare(&config, &reload::find(&config))?;
             reload::warn(next.warning.as_slice());
             in_force.commit(next);
             watch::warn_of_exposed_keys(in_force.listeners());
             (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
         };
-        let admin_bound = config.admin.map(Bound::new).transpose()?;
-
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
         let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
         let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
+        let (upgrades, to_upgrade) = Upgrades::new(control.clone());
         let service = admin::Service {
             metrics: metrics.clone(),
             draining: Arc::clone(&control.stopping),
             offload: control.offload.clone(),
             expiries,
-            submit: reread.is_some().then(|| submit(&files)),
+            submit: reread.is_some().then(|| submit(&files, &upgrades)),
         };
         let reports = crew.reports();
         let admin = AdminAddress::new(service, crew.reports());
@@ -182,6 +226,7 @@ impl Engine {
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let services = control.services.clone();
+        let to_upgrade = Some((to_upgrade, admin.clone()));
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, log);
             admin.stop();
@@ -190,7 +235,24 @@ impl Engine {
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addr, workers, metrics, control, files, reports, watch })
+        Ok(Self {
+            served,
+            admin_addr,
+            workers,
+            metrics,
+            control,
+            files,
+            upgrades,
+            to_upgrade,
+            reports,
+            watch,
+        })
+    }
+
+    /// From here on another process can be made to take over.
+    fn serve_upgrades(&mut self, launched: Launched) -> Result<(), StartError> {
+        let Some((inbox, admin)) = self.to_upgrade.take() else { return Ok(()) };
+        upgrade::start(inbox, launched, self.control.clone(), admin, self.reports.clone())
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -289,10 +351,16 @@ fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>,
     Ok(counters.into_iter().enumerate().map(setup).collect())
 }
 
-/// Where the admin address hands over what is asked of the configuration.
-fn submit(files: &Files) -> admin::Submit {
-    let files = files.clone();
-    admin::Submit(Arc::new(move |request| files.request(request)))
+/// Where the admin address hands over what is asked of the configuration, and for an upgrade.
+fn submit(files: &Files, upgrades: &Upgrades) -> admin::Submit {
+    let (files, upgrades) = (files.clone(), upgrades.clone());
+    admin::Submit(Arc::new(move |request| match request.task {
+        ConfigTask::Upgrade => {
+            upgrades.ask(upgrade::Ask::Request(request));
+            true
+        }
+        ConfigTask::Show | ConfigTask::Change(_) => files.request(request),
+    }))
 }
 
 /// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
@@ -325,11 +393,12 @@ fn announce(engine: &Engine) -> Result<(), StartError> {
 }
 
 /// Reads no file and waits for nobody but the next signal.
-fn obey(signals: &mut Signals, control: &Control, files: &Files) {
+fn obey(signals: &mut Signals, control: &Control, files: &Files, upgrades: &Upgrades) {
     let mut drains = false;
     for signal in signals.forever() {
         match signal {
             SIGHUP => files.reload(),
+            SIGUSR2 => upgrades.ask(upgrade::Ask::Signal),
             _ if drains => {
                 tracing::info!("second signal: everything ends now");
                 control.end();
@@ -349,6 +418,9 @@ pub enum RunError {
     /// The system does not let us handle signals.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -1,5 +1,7 @@
 //! What of the configuration can change while the engine runs.
 
+use std::sync::atomic::Ordering;
+
 use super::admin_address::AdminAddress;
 use super::files::Ask;
 use super::{Control, StartError, ticket_clock, watch};
@@ -51,6 +53,8 @@ impl Reloader {
                 let said = request.permitted().and_then(|()| match &request.task {
                     ConfigTask::Show => self.text.clone().ok_or(Refusal::FlagsAlone),
                     ConfigTask::Change(text) => self.reload(SENT, Some(text)).map_err(Refusal::Wrong),
+                    // Another thread does that.
+                    ConfigTask::Upgrade => Err(Refusal::Wrong("no upgrade here".to_owned())),
                 });
                 if let Err(Refusal::Forbidden(why)) = &said {
                     tracing::warn!("refused: {why}");
@@ -65,6 +69,7 @@ impl Reloader {
             tracing::warn!("{why}: nothing is put in force while the connections drain");
             return Err("nothing is put in force while the connections drain".to_owned());
         }
+        self.control.manager.reloading();
         ticket_clock::reread(&self.control.tickets);
         let loaded = (self.reread)(sent).map_err(|error| error.to_string());
         let outcome = loaded.and_then(|Loaded { config, text }| {
@@ -74,11 +79,15 @@ impl Reloader {
             Ok(said)
         });
         match &outcome {
-            Ok((said, _)) => tracing::info!("{why}: {said}"),
+            Ok((said, _)) => {
+                tracing::info!("{why}: {said}");
+                self.control.manager.ready("serving; the last reload is in force");
+            }
             Err(error) => {
                 // What was sent is quoted in it, and makes no line of its own.
                 let error = error.replace(char::is_control, " ");
                 tracing::error!("{why}: {error}; the configuration in force stays");
+                self.control.manager.ready(&format!("serving; the last reload failed: {error}"));
             }
         }
         outcome.map(|(said, warnings)| {
@@ -93,6 +102,9 @@ impl Reloader {
     fn apply(&mut self, new: Config) -> Result<(String, Vec<String>), StartError> {
         let control = self.control.clone();
         let mut in_force = control.services.lock();
+        if control.upgrading.load(Ordering::Acquire) {
+            return Err(StartError::Upgrading);
+        }
         let keys = ticket_clock::next_keys(&control.tickets, &new)?;
         let next = in_force.prepare(&new, &find(&new))?;
         let admin = self.admin.prepare(new.admin)?;

@@ -5,10 +5,12 @@
 //! connections go on under the policy under which they began.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::descriptors::{Affordable, affordable, share};
+use super::inherited::{Giver, Inherited, Purpose};
 use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
@@ -47,7 +49,9 @@ impl Services {
             next_id: 0,
             timeouts: Timeouts::default(),
             incoming_cpus: Vec::new(),
-            inherited: 0,
+            open_at_start: 0,
+            inherited: Inherited::default(),
+            released: None,
             max_connections: 0,
             seen: Seen::default(),
             warned: Vec::new(),
@@ -63,6 +67,11 @@ impl Services {
         let Ok(mut in_force) = self.in_force.try_lock() else { return false };
         what(&mut in_force);
         true
+    }
+
+    /// Another process has the files of Unix sockets from now on.
+    pub(super) fn leave_files(&self) {
+        self.files.leave_all();
     }
 
     /// The end: removes the files of Unix sockets.
@@ -90,7 +99,11 @@ pub(super) struct InForce {
     /// The CPU by which each worker gets what arrives; empty if they do not.
     incoming_cpus: Vec<usize>,
     /// Descriptors that were open at the start.
-    inherited: u64,
+    open_at_start: u64,
+    /// Sockets that were given and that no listener has taken.
+    inherited: Inherited,
+    /// Where the commands are to go that wait in `mailboxes` until this process is to accept.
+    released: Option<Arc<[Arc<Mailbox>]>>,
     /// Of all workers.
     max_connections: usize,
     /// Its files as they were when they were last read.
@@ -106,6 +119,10 @@ pub(super) struct InForce {
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     id: ServiceId,
+    /// Where there are more sockets than workers: of each further one its name, and the worker that has it.
+    further: Vec<(ServiceId, usize)>,
+    /// All workers accept on one socket.
+    is_shared: bool,
     /// As it was bound.
     pub(super) listen: Address,
     /// Of a Unix socket: removed with the last of what shares it.
@@ -115,6 +132,16 @@ pub(super) struct Running {
     pub(super) legs: Legs,
     /// Of all workers.
     connections: Arc<ConnectionCount>,
+}
+
+/// The sockets of a listener, for another process.
+#[derive(Debug)]
+pub(super) struct Lendable {
+    pub(super) ids: Vec<ServiceId>,
+    pub(super) asked: Address,
+    pub(super) bound: Address,
+    pub(super) is_shared: bool,
+    pub(super) owns_file: bool,
 }
 
 /// What a configuration needs, read and bound: to be put in force, or dropped.
@@ -133,16 +160,56 @@ pub(super) struct Next {
 }
 
 impl InForce {
-    /// Before the first services: what their sockets need to know, and how many descriptors were open.
-    pub(super) fn begin(&mut self, incoming_cpus: Vec<usize>, inherited: u64) {
-        (self.incoming_cpus, self.inherited) = (incoming_cpus, inherited);
+    /// Before the first services: what their sockets need to know, how many descriptors were open, and the
+    /// sockets that were given.
+    pub(super) fn begin(
+        &mut self,
+        incoming_cpus: Vec<usize>,
+        open_at_start: u64,
+        inherited: Inherited,
+    ) -> Result<(), StartError> {
+        if inherited.giver == Giver::Predecessor {
+            let held: io::Result<Vec<_>> =
+                self.mailboxes.iter().map(|_| Mailbox::new().map(Arc::new)).collect();
+            let held = held.map_err(|error| StartError::resource("event descriptor", &error))?;
+            self.released = Some(std::mem::replace(&mut self.mailboxes, held.into()));
+        }
+        (self.incoming_cpus, self.open_at_start, self.inherited) = (incoming_cpus, open_at_start, inherited);
+        Ok(())
+    }
+
+    /// This process accepts from now on, where it has waited for another one; it closes what it has not taken
+    /// of that one's sockets, and owns the files.
+    pub(super) fn release(&mut self) {
+        if let Some(workers) = self.released.take() {
+            let held = std::mem::replace(&mut self.mailboxes, workers);
+            for (held, worker) in held.iter().zip(self.mailboxes.iter()) {
+                held.take().into_iter().for_each(|command| worker.post(command));
+            }
+        }
+        let left = self.inherited.left_files(&self.files);
+        self.files.own_all();
+        drop(left);
+    }
+
+    /// The sockets that another process may have: those of Unix sockets only where clients find them.
+    pub(super) fn lendable(&self) -> Vec<Lendable> {
+        let reachable = self.services.iter().filter(|it| it.is_reachable());
+        let of = |it: &Running| Lendable {
+            ids: std::iter::once(it.id).chain(it.further.iter().map(|(id, _)| *id)).collect(),
+            asked: it.listener.listen.clone(),
+            bound: it.listen.clone(),
+            is_shared: it.is_shared,
+            owns_file: it.file.is_some(),
+        };
+        reachable.map(of).collect()
     }
 
     /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing
     /// changes by that.
     pub(super) fn prepare(&mut self, new: &Config, found: &Ktls) -> Result<Next, StartError> {
         let Affordable { max_connections, warning } =
-            affordable(new, self.mailboxes.len().max(1), self.inherited)?;
+            affordable(new, self.mailboxes.len().max(1), self.open_at_start)?;
         self.pools.lock().prepare(new);
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
@@ -177,6 +244,7 @@ impl InForce {
         for gone in next.gone {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
+            gone.further.iter().for_each(|(id, worker)| self.mailboxes[*worker].post(Command::Remove(*id)));
         }
         self.forget_endpoints();
         for (running, sockets) in self.services.iter().zip(sockets) {
@@ -205,30 +273,35 @@ impl InForce {
         let workers = self.mailboxes.len();
         let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
         let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
-        let (id, listen, file, sockets) = match before {
-            Some(before) => {
-                listener.socket_access = before.listener.socket_access;
-                (before.id, before.listen, before.file, Vec::new())
-            }
-            None => {
-                let bound = sockets::listening(&listener, workers, &self.incoming_cpus)?;
-                let Bound { listen, sockets, file } = bound;
-                self.next_id += 1;
-                (ServiceId(self.next_id), listen, file.map(|file| self.files.add(file)), sockets)
-            }
+        if let Some(before) = before {
+            listener.socket_access = before.listener.socket_access;
+            return Ok((Running { listener, records, legs, connections, ..before }, Vec::new()));
+        }
+        let given = self.inherited.take(Purpose::Listener, &listener.listen);
+        let bound = sockets::listening(&listener, given, workers, &self.incoming_cpus)?;
+        let Bound { listen, sockets, file, is_shared } = bound;
+        let mut next_id = || {
+            self.next_id += 1;
+            ServiceId(self.next_id)
         };
-        Ok((Running { id, listen, file, listener, records, legs, connections }, sockets))
+        let id = next_id();
+        let further = (workers..sockets.len()).map(|nth| (next_id(), nth % workers)).collect();
+        let file = file.map(|file| self.files.add(file));
+        let running = Running { id, further, is_shared, listen, file, listener, records, legs, connections };
+        Ok((running, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
     /// values of its own: their counts of references change with every connection.
     fn post(&self, running: &Running, sockets: Vec<OwnedFd>) {
         let mut sockets = sockets.into_iter();
-        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
-            let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
+        let firsts = (0..self.mailboxes.len()).map(|worker| (running.id, worker));
+        for (id, worker) in firsts.chain(running.further.iter().copied()) {
+            let policy = Arc::new(running.policy(self.timeouts));
             let route = Arc::new(running.route(&mut self.pools.lock(), self.timeouts, worker));
-            mailbox.post(match sockets.next() {
-                Some(listener) => Command::Add(Service { id, listener, policy, route }),
+            let is_shared = running.is_shared;
+            self.mailboxes[worker].post(match sockets.next() {
+                Some(listener) => Command::Add(Service { id, listener, is_shared, policy, route }),
                 None => Command::Update { id, policy, route },
             });
         }

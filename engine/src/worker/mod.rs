@@ -45,7 +45,7 @@ use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use listener::set_inherited;
-pub use mailbox::{Command, Mailbox, Service, ServiceId};
+pub use mailbox::{Command, Lent, Mailbox, Service, ServiceId};
 use owner::{Completion, Owner, Ring, SlotId};
 pub use proxy::ProxyHeader;
 pub use route::{Destination, Route, Rule};
@@ -204,7 +204,7 @@ impl Worker {
     }
 
     fn run(&mut self) {
-        while !(self.ending || self.draining && self.slots.len() == 0) {
+        while !(self.ending || self.draining && self.slots.len() == 0 && self.accepts_nobody()) {
             if let Err(error) = self.turn() {
                 tracing::error!("the ring cannot be waited on: {error}; the worker ends");
                 return;

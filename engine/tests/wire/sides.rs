@@ -60,7 +60,7 @@ impl Running {
         let endpoint = Endpoint::new(Address::Tcp(far), state).expect("an address");
         let route = Arc::new(Route::to(addr, Pool::of("far".into(), vec![endpoint])));
         let (mailbox, policy) = (Arc::new(Mailbox::new().expect("an eventfd")), Arc::new(policy(role, leg)));
-        let service = Service { id: ServiceId(1), listener, policy, route };
+        let service = Service { id: ServiceId(1), listener, is_shared: false, policy, route };
         mailbox.post(Command::Add(service));
         let counters = Arc::new(Counters::new(Fault::LABELS));
         let setup = worker::Setup {

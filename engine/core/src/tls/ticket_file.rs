@@ -229,7 +229,7 @@ impl KeyRing {
             .inspect_err(|_| drop(std::fs::remove_file(path)))
     }
 
-    fn content(&self) -> Zeroizing<String> {
+    pub(super) fn content(&self) -> Zeroizing<String> {
         let mut content = Zeroizing::new(String::with_capacity(256 * (self.keys.len() + 1)));
         content.push_str("# Offramp ticket keys. A secret: mode 0600, and the same file on every host.\n");
         content.push_str("# A key seals from FROM until a later one does, and opens until UNTIL.\n");
