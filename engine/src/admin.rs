@@ -1,6 +1,7 @@
 //! The admin address, over HTTP/1.1 in clear: `GET /metrics` (OpenMetrics text), `GET /healthz`, the kill
 //! switch of the offload, `GET /offload`, `POST /offload/on` and `POST /offload/off`, and the configuration,
-//! `GET` and `PUT /v1/config`, at a loopback address, for those who may send SIGHUP. HEAD is answered as GET.
+//! `GET` and `PUT /v1/config`, and `POST /v1/upgrade`, at a loopback address, for those who may send SIGHUP.
+//! HEAD is answered as GET.
 //!
 //! It has a thread of its own beside the supervisor's, so that no client can hold up the supervisor. One
 //! request per connection. What a client can make us hold is bounded: connections, bytes of a request, and

@@ -26,7 +26,8 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let files = scratch();
-        let identities = [Identity::ecdsa(), Identity::rsa()].iter().map(|it| it.write(files.path())).collect();
+        let identities =
+            [Identity::ecdsa(), Identity::rsa()].iter().map(|it| it.write(files.path())).collect();
         let place = Self { files, identities };
         place.install(&binary());
         place
@@ -172,7 +173,10 @@ fn upgrade_that_fails_leaves_the_old_process_in_force() {
     };
     place.configure(&format!("offload = \"sometimes\"\n{good}"));
     let why = place.refused(&server);
-    assert!(why.contains("does not start") && why.contains("offramp.toml:1: offload = \"sometimes\""), "{why}");
+    assert!(
+        why.contains("does not start") && why.contains("offramp.toml:1: offload = \"sometimes\""),
+        "{why}"
+    );
     serves(&server, &mut peer);
     place.configure(&good);
     place.install_script("exit 3");

@@ -24,6 +24,8 @@ struct State {
     current: Option<Serving>,
     /// Those that are no longer wanted, and answer who is connected.
     retired: Vec<Serving>,
+    /// Another process serves there, and who has asked for that waits for an answer.
+    is_handed_over: bool,
 }
 
 /// A thread that serves. Dropped, it ends at once.
@@ -64,7 +66,13 @@ impl Bound {
 impl AdminAddress {
     /// Nothing is served yet.
     pub(super) fn new(service: admin::Service, reports: Sender<Report>) -> Self {
-        Self(Arc::new(Mutex::new(Some(State { service, reports, current: None, retired: Vec::new() }))))
+        Self(Arc::new(Mutex::new(Some(State {
+            service,
+            reports,
+            current: None,
+            retired: Vec::new(),
+            is_handed_over: false,
+        }))))
     }
 
     /// At the start.
@@ -120,12 +128,18 @@ impl AdminAddress {
     /// Another process serves there from now on.
     pub(super) fn retire(&self) {
         self.commit(Next(Some(None)));
+        if let Some(state) = &mut *self.lock() {
+            state.is_handed_over = true;
+        }
     }
 
-    /// Ends all threads, for good.
+    /// Ends all threads, for good. After a hand-over it waits until they have answered, no longer than a
+    /// connection may take.
     pub(super) fn stop(&self) {
-        let state = self.lock().take();
-        drop(state);
+        let Some(mut state) = self.lock().take() else { return };
+        if state.is_handed_over {
+            state.retired.iter_mut().for_each(|it| drop(it.thread.take().map(JoinHandle::join)));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {

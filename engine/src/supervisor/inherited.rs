@@ -63,6 +63,11 @@ impl Inherited {
         at.map(|at| self.sockets.remove(at))
     }
 
+    /// How many sockets there are.
+    pub(super) fn count(&self) -> u64 {
+        self.sockets.iter().map(|it| it.sockets.len() as u64).sum()
+    }
+
     /// Whether the service manager has passed what the configuration wants, no more and no less. The admin
     /// address is bound if it was not passed.
     pub(super) fn check(&self, config: &Config) -> Result<(), StartError> {

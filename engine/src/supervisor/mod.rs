@@ -170,8 +170,9 @@ impl Engine {
         log: Option<Log>,
         estate: Estate,
     ) -> Result<Self, StartError> {
-        let open_at_start = descriptors::open();
         let Estate { sockets: mut inherited, tickets } = estate;
+        // Those that listeners take are counted with the listeners.
+        let open_at_start = descriptors::open().saturating_sub(inherited.count());
         inherited.check(&config)?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);

@@ -133,16 +133,14 @@ impl Upgrader {
     /// The process number of the one that serves from then on. Where it fails, this one serves as before.
     fn upgrade(&mut self, why: &str) -> Result<u32, String> {
         let deadline = now() + UPGRADE_DEADLINE;
-        let pid = self.take_over(deadline).inspect_err(|error| {
+        self.take_over(why, deadline).inspect_err(|error| {
             let error = error.replace(char::is_control, " ");
             tracing::error!("{why}: {error}; this process goes on serving");
             self.control.manager.status(&format!("serving; the upgrade failed: {error}"));
-        })?;
-        tracing::info!("{why}: process {pid} accepts connections; those of this process, {}, drain", me());
-        Ok(pid)
+        })
     }
 
-    fn take_over(&mut self, deadline: Instant) -> Result<u32, String> {
+    fn take_over(&mut self, why: &str, deadline: Instant) -> Result<u32, String> {
         if self.control.is_stopping() {
             return Err("no upgrade while the connections drain".to_owned());
         }
@@ -173,6 +171,7 @@ impl Upgrader {
             let how = launcher.end().unwrap_or_else(|error| error);
             return Err(format!("the new process {pid} ended when it was ready: {error}; {how}"));
         }
+        tracing::info!("{why}: process {pid} accepts connections; those of this process, {}, drain", me());
         self.retire();
         Ok(pid)
     }
