@@ -24,6 +24,7 @@ pub mod plain;
 pub mod process;
 pub mod report;
 pub mod scenario;
+pub mod soak;
 pub mod suite;
 pub mod terminator;
 pub mod workload;

@@ -114,7 +114,7 @@ fn upgrades_under_load_fail_nobody() {
     let mut server = place.start();
     let loads = [
         "handshake --tls 1.2,1.3 --resume 0 --request echo --rate 20 -c 200",
-        "handshake --tls 1.2,1.3 --resume 1 --request echo --rate 40 -c 200",
+        "handshake --tls 1.2,1.3 --resume 1 --allow-full --request echo --rate 40 -c 200",
         "transfer --direction both -c 2",
     ];
     let loads = loads.map(|words| Loadgen::client(&server, &trust, words));

@@ -106,8 +106,10 @@ impl Reloader {
             return Err(StartError::Upgrading);
         }
         let keys = ticket_clock::next_keys(&control.tickets, &new)?;
-        let next = in_force.prepare(&new, &find(&new))?;
-        let admin = self.admin.prepare(new.admin)?;
+        let next = in_force.prepare(&new, &find(&new));
+        let prepared = next.and_then(|next| Ok((next, self.admin.prepare(new.admin)?)));
+        // The names of a configuration that is refused are not resolved any more.
+        let (next, admin) = prepared.inspect_err(|_| in_force.forget_endpoints())?;
         // Nothing fails from here on.
         let warnings: Vec<String> = new.collisions().into_iter().chain(next.warning.clone()).collect();
         warn(&warnings);
@@ -282,6 +284,28 @@ mod tests {
         config.max_connections = 0;
         let why = apply(&mut reloader, config).unwrap_err();
         assert!(why.contains("allowed is 1 or more") && most().is_none(), "{why}");
+    }
+
+    #[test]
+    fn names_of_a_refused_configuration_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), "never", "on", "1");
+        let mut reloader = reloader(&config);
+        let key = config.listeners[0].identities[0].key.clone();
+        let mut raw = Raw::default();
+        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(ConfigOption::Backend, "localhost:1".to_owned());
+        raw.give_identities(&[dir.path().join("c.pem")], &[key]).unwrap();
+        let named = raw.check().unwrap();
+        let pool = Arc::clone(named.listeners[0].routes.pools().next().unwrap());
+        let (pools, timeouts) = (reloader.control.services.lock().pools(), named.timeouts);
+        let known = || pools.lock().endpoints(&pool, timeouts).len();
+        config.listeners = named.listeners.clone();
+        config.listeners[0].identities[0].key = dir.path().join("none.pem");
+        apply(&mut reloader, config).unwrap_err();
+        assert_eq!(known(), 0, "nothing resolves them");
+        apply(&mut reloader, named).unwrap();
+        assert!(known() > 0);
     }
 
     #[test]

@@ -326,7 +326,8 @@ impl InForce {
         self.forget_endpoints();
     }
 
-    fn forget_endpoints(&self) {
+    /// Forgets what no pool in force has: names and endpoints.
+    pub(super) fn forget_endpoints(&self) {
         let mut pools = self.pools.lock();
         let (mut in_force, mut checks) = (Vec::new(), BTreeMap::new());
         for running in &self.services {
