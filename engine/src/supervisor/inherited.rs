@@ -133,3 +133,87 @@ pub(super) fn list<'a>(addresses: impl Iterator<Item = &'a Address>) -> String {
     let addresses: Vec<String> = addresses.map(Address::to_string).collect();
     if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    const ANY_PORT: &str = "127.0.0.1:0";
+
+    fn given(count: usize, is_shared: bool) -> Given {
+        let first = socket::listener(ANY_PORT.parse().unwrap(), true, 16).unwrap();
+        let bound = socket::local_addr(first.as_fd()).unwrap();
+        let more = (1..count).map(|_| socket::listener(bound, true, 16).unwrap());
+        Given {
+            purpose: Some(Purpose::Listener),
+            asked: Address::Tcp(ANY_PORT.parse().unwrap()),
+            bound: bound.into(),
+            sockets: std::iter::once(first).chain(more).collect(),
+            is_shared,
+            owns_file: false,
+        }
+    }
+
+    fn tcp(address: &str) -> Address {
+        Address::Tcp(address.parse::<SocketAddr>().unwrap())
+    }
+
+    #[test]
+    fn sockets_are_taken_by_line_or_by_port_and_for_their_purpose() {
+        let (one, two) = (given(1, false), given(1, false));
+        let (first, second) = (one.bound.clone(), two.bound.clone());
+        let mut inherited = Inherited { giver: Giver::Predecessor, sockets: vec![one, two] };
+        assert_eq!(inherited.count(), 2);
+        assert!(inherited.take(Purpose::Admin, &first).is_none());
+        assert!(inherited.take(Purpose::Listener, &tcp("127.0.0.1:1")).is_none());
+        let taken = inherited.take(Purpose::Listener, &second).unwrap();
+        assert_eq!(taken.bound, second, "a port that the kernel chose may be written since");
+        assert_eq!(inherited.take(Purpose::Listener, &tcp(ANY_PORT)).unwrap().bound, first);
+    }
+
+    #[test]
+    fn workers_get_a_socket_each_and_none_is_closed() {
+        for (sockets, is_shared, workers, expected) in
+            [(2, false, 2, 2), (1, false, 3, 3), (3, false, 1, 3), (1, true, 4, 4)]
+        {
+            let given = given(sockets, is_shared);
+            let address = given.bound.clone();
+            let bound = given.bind(workers).unwrap();
+            assert_eq!((bound.sockets.len(), bound.is_shared, &bound.listen), (expected, is_shared, &address));
+            for socket in &bound.sockets {
+                assert_eq!(passed::listening(socket.as_fd()).unwrap().address, address);
+            }
+        }
+    }
+
+    #[test]
+    fn file_of_a_unix_socket_stays_until_the_process_owns_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let files = SocketFiles::default();
+        for is_taken in [true, false] {
+            let socket = OwnedFd::from(UnixListener::bind(&path).unwrap());
+            let address = Address::Unix(path.clone());
+            let given = Given {
+                purpose: Some(Purpose::Listener),
+                asked: address.clone(),
+                bound: address.clone(),
+                sockets: vec![socket],
+                is_shared: true,
+                owns_file: true,
+            };
+            let mut inherited = Inherited { giver: Giver::Predecessor, sockets: vec![given] };
+            let taken = is_taken.then(|| inherited.take(Purpose::Listener, &address).unwrap().bind(2).unwrap());
+            let taken = taken.and_then(|bound| bound.file).map(|file| files.add(file));
+            let left = inherited.left_files(&files);
+            files.remove_all();
+            assert!(path.exists(), "another process may still have it");
+            files.own_all();
+            drop((taken, left));
+            assert!(!path.exists());
+        }
+    }
+}
