@@ -70,7 +70,7 @@ fn manager_is_notified_from_start_to_end() {
     let micros = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
     assert!(micros.is_some_and(|micros| micros > 0), "{reloading}");
     manager.expect("READY=1\nSTATUS=serving; the last reload is in force");
-    write("workers = 0\n");
+    write("max_connections = 0\n");
     server.reload("the configuration in force stays");
     manager.expect("RELOADING=1\n");
     manager.expect("READY=1\nSTATUS=serving; the last reload failed: ");

@@ -241,10 +241,10 @@ fn unix_listener_keeps_its_file_until_nobody_serves_it() {
         peer.handshake().unwrap();
         peer.ping(b"there and back");
     };
-    [&one, &two].map(|path| ping(path));
+    [&one, &two].into_iter().for_each(|path| ping(path));
     let old = server.upgrade();
     eventually("the old process ends", || has_ended(old));
-    [&one, &two].map(|path| ping(path));
+    [&one, &two].into_iter().for_each(|path| ping(path));
     listen(&address(&one));
     let old = place.upgrade(&mut server);
     eventually("the old process ends", || has_ended(old));

@@ -73,6 +73,7 @@ impl Crew {
                 Ok(Report::Ready(..)) => None,
                 Ok(Report::Ended(index, panic)) => {
                     self.join(index);
+                    pulse.ended(index);
                     self.lost(index, panic)
                 }
                 Ok(Report::Gone(lost)) => Some(lost),

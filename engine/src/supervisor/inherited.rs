@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::StartError;
 use super::unix_socket::{Bound, SocketFile, SocketFiles};
 use crate::config::Config;
-use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::socket::{self, Address};
 use crate::sys::{errno, passed};
 
@@ -102,8 +101,10 @@ impl Inherited {
 }
 
 impl Given {
-    /// For as many workers: each gets a socket of its own, or a duplicate of the one that all share. Sockets
-    /// that are more than the workers are behind theirs: none is closed, for connections wait in it.
+    /// For as many workers: each gets a socket of its own, or a duplicate of the one that all share. Those
+    /// that are new do not listen yet, for who waited in one would be lost if this process did not come to
+    /// accept. Sockets that are more than the workers are behind theirs: none is closed, for connections wait
+    /// in it.
     pub(super) fn bind(self, workers: usize) -> Result<Bound, StartError> {
         let Self { asked, bound, mut sockets, is_shared, owns_file, .. } = self;
         let refused = |error: std::io::Error| StartError::Listen {
@@ -116,7 +117,7 @@ impl Given {
         }
         while sockets.len() < workers {
             let more = match &bound {
-                Address::Tcp(address) if !is_shared => socket::listener(*address, true, LISTEN_BACKLOG),
+                Address::Tcp(address) if !is_shared => socket::bind_shared(*address),
                 _ => sockets[0].try_clone(),
             };
             sockets.push(more.map_err(refused)?);
@@ -142,6 +143,7 @@ mod tests {
     use super::*;
 
     const ANY_PORT: &str = "127.0.0.1:0";
+    const IDLE: &str = "a socket that does not listen";
 
     fn given(count: usize, is_shared: bool) -> Given {
         let first = socket::listener(ANY_PORT.parse().unwrap(), true, 16).unwrap();
@@ -182,9 +184,14 @@ mod tests {
             let given = given(sockets, is_shared);
             let address = given.bound.clone();
             let bound = given.bind(workers).unwrap();
-            assert_eq!((bound.sockets.len(), bound.is_shared, &bound.listen), (expected, is_shared, &address));
-            for socket in &bound.sockets {
-                assert_eq!(passed::listening(socket.as_fd()).unwrap().address, address);
+            assert_eq!(
+                (bound.sockets.len(), bound.is_shared, &bound.listen),
+                (expected, is_shared, &address)
+            );
+            for (nth, socket) in bound.sockets.iter().enumerate() {
+                let found = passed::listening(socket.as_fd()).map(|found| found.address);
+                let expected = if nth < sockets || is_shared { Ok(address.clone()) } else { Err(IDLE) };
+                assert_eq!(found, expected);
             }
         }
     }
@@ -206,7 +213,8 @@ mod tests {
                 owns_file: true,
             };
             let mut inherited = Inherited { giver: Giver::Predecessor, sockets: vec![given] };
-            let taken = is_taken.then(|| inherited.take(Purpose::Listener, &address).unwrap().bind(2).unwrap());
+            let taken =
+                is_taken.then(|| inherited.take(Purpose::Listener, &address).unwrap().bind(2).unwrap());
             let taken = taken.and_then(|bound| bound.file).map(|file| files.add(file));
             let left = inherited.left_files(&files);
             files.remove_all();

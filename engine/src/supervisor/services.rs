@@ -4,8 +4,9 @@
 //! A listener of a new configuration is the one that was there if it has the same address; that one's
 //! connections go on under the policy under which they began.
 
+mod handover;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,7 @@ use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
 use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
+pub(super) use handover::Lendable;
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
@@ -134,16 +136,6 @@ pub(super) struct Running {
     connections: Arc<ConnectionCount>,
 }
 
-/// The sockets of a listener, for another process.
-#[derive(Debug)]
-pub(super) struct Lendable {
-    pub(super) ids: Vec<ServiceId>,
-    pub(super) asked: Address,
-    pub(super) bound: Address,
-    pub(super) is_shared: bool,
-    pub(super) owns_file: bool,
-}
-
 /// What a configuration needs, read and bound: to be put in force, or dropped.
 #[derive(Debug)]
 pub(super) struct Next {
@@ -169,40 +161,10 @@ impl InForce {
         inherited: Inherited,
     ) -> Result<(), StartError> {
         if inherited.giver == Giver::Predecessor {
-            let held: io::Result<Vec<_>> =
-                self.mailboxes.iter().map(|_| Mailbox::new().map(Arc::new)).collect();
-            let held = held.map_err(|error| StartError::resource("event descriptor", &error))?;
-            self.released = Some(std::mem::replace(&mut self.mailboxes, held.into()));
+            self.hold()?;
         }
         (self.incoming_cpus, self.open_at_start, self.inherited) = (incoming_cpus, open_at_start, inherited);
         Ok(())
-    }
-
-    /// This process accepts from now on, where it has waited for another one; it closes what it has not taken
-    /// of that one's sockets, and owns the files.
-    pub(super) fn release(&mut self) {
-        if let Some(workers) = self.released.take() {
-            let held = std::mem::replace(&mut self.mailboxes, workers);
-            for (held, worker) in held.iter().zip(self.mailboxes.iter()) {
-                held.take().into_iter().for_each(|command| worker.post(command));
-            }
-        }
-        let left = self.inherited.left_files(&self.files);
-        self.files.own_all();
-        drop(left);
-    }
-
-    /// The sockets that another process may have: those of Unix sockets only where clients find them.
-    pub(super) fn lendable(&self) -> Vec<Lendable> {
-        let reachable = self.services.iter().filter(|it| it.is_reachable());
-        let of = |it: &Running| Lendable {
-            ids: std::iter::once(it.id).chain(it.further.iter().map(|(id, _)| *id)).collect(),
-            asked: it.listener.listen.clone(),
-            bound: it.listen.clone(),
-            is_shared: it.is_shared,
-            owns_file: it.file.is_some(),
-        };
-        reachable.map(of).collect()
     }
 
     /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing

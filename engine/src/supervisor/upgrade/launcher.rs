@@ -25,10 +25,13 @@ pub(super) const HANDOVER: &str = "OFFRAMP_HANDOVER";
 const OF_FIRST: [&str; 6] =
     ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID", "WATCHDOG_PID", HANDOVER];
 
+/// How long a process has to end by its own.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the launcher may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The launcher as the process that serves knows it. Dropped, it ends; what it has started goes on.
+/// The launcher as the process that serves knows it. Dropped, it ends, and so does what it has started and was
+/// not to [leave](Launcher::leave).
 #[derive(Debug)]
 pub(super) struct Launcher {
     channel: Channel,
@@ -68,6 +71,12 @@ impl Launcher {
         let deadline = now() + PATIENCE;
         self.channel.send(b"end", &[], deadline).map_err(|error| gone(&error))?;
         Ok(self.answer(deadline)?.words().1.to_owned())
+    }
+
+    /// What it has started last serves, and goes on when the launcher ends.
+    pub(super) fn leave(&self) {
+        // Without the launcher nobody ends it.
+        drop(self.channel.send(b"done", &[], now() + PATIENCE));
     }
 
     fn answer(&self, deadline: Instant) -> Result<Message, String> {
@@ -118,7 +127,11 @@ pub fn launcher(program: &Path, arguments: &[OsString]) -> ExitCode {
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     let mut last: Option<Child> = None;
     loop {
-        let Ok(Some(mut request)) = channel.receive(None) else { return ExitCode::SUCCESS };
+        let Ok(Some(mut request)) = channel.receive(None) else {
+            // What nobody has let serve would be left behind.
+            last.map(ended);
+            return ExitCode::SUCCESS;
+        };
         let answer = match (std::mem::take(&mut request.descriptors).pop(), request.words().0) {
             (Some(end), "start") => match start(program, arguments, end) {
                 Ok(child) => {
@@ -132,8 +145,12 @@ pub fn launcher(program: &Path, arguments: &[OsString]) -> ExitCode {
                     errno::name(&error)
                 ),
             },
+            (_, "done") => {
+                last = None;
+                continue;
+            }
             (_, "end") => format!("ended {}", last.take().map_or_else(String::new, ended)),
-            _ => "failed it knows only start and end".to_owned(),
+            _ => "failed it knows only start, end and done".to_owned(),
         };
         if answer.len() > MESSAGE_BYTES_MAX || channel.send(answer.as_bytes(), &[], now() + PATIENCE).is_err()
         {
@@ -150,16 +167,19 @@ fn start(program: &Path, arguments: &[OsString], end: OwnedFd) -> io::Result<Chi
     command.args(arguments).env(HANDOVER, "stdin").stdin(Stdio::from(end)).spawn()
 }
 
-/// How a process has ended, which is killed if it has not.
+/// How a process has ended, which is killed if it does not within [`END_PATIENCE`]: it closes its end of the
+/// channel a moment before it has ended.
 fn ended(mut child: Child) -> String {
-    match child.try_wait() {
-        Ok(Some(status)) => how(status),
-        _ => {
-            // Who cannot be killed has ended.
-            drop(child.kill());
-            child.wait().map_or_else(|error| error.to_string(), |_| "it was killed".to_owned())
+    let until = now() + END_PATIENCE;
+    while now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return how(status);
         }
+        std::thread::park_timeout(Duration::from_millis(10));
     }
+    // Who cannot be killed has ended.
+    drop(child.kill());
+    child.wait().map_or_else(|error| error.to_string(), |_| "it was killed".to_owned())
 }
 
 fn how(status: ExitStatus) -> String {

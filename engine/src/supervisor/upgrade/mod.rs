@@ -171,6 +171,7 @@ impl Upgrader {
             let how = launcher.end().unwrap_or_else(|error| error);
             return Err(format!("the new process {pid} ended when it was ready: {error}; {how}"));
         }
+        launcher.leave();
         tracing::info!("{why}: process {pid} accepts connections; those of this process, {}, drain", me());
         self.retire();
         Ok(pid)
