@@ -101,15 +101,6 @@ pub fn outgoing_from(address: &Address, source: IpAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// A listening socket listens no more, also for those who wait in accept: they get EINVAL. Its port is free
-/// once it is closed.
-///
-/// # Errors
-/// ENOTCONN: it does not listen.
-pub fn stop_listening(listener: BorrowedFd<'_>) -> io::Result<()> {
-    SockRef::from(&listener).shutdown(Shutdown::Both)
-}
-
 /// Makes the close of a TCP socket a reset: what was not delivered must not look like an orderly end.
 ///
 /// # Errors
