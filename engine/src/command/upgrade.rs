@@ -9,10 +9,7 @@ use clap::Args;
 use offramp::config::limits::{ADMIN_CHANGE_DEADLINE, UPGRADE_DEADLINE};
 use offramp::config::{Raw, file};
 
-/// Starts the program that is on disk now, by the path, arguments and environment of the running process; the
-/// new process reads its files, takes over the listening sockets and accepts, and the old one drains. Where
-/// the new one does not start, the old one goes on, and the exit code is 1. The same as SIGUSR2, with the
-/// outcome.
+/// Where to ask.
 #[derive(Args)]
 pub(crate) struct Upgrade {
     /// The configuration file of the running process, which names its admin address
