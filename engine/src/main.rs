@@ -57,9 +57,10 @@ enum Task {
     TicketKey(TicketKeyTask),
     /// Have the running process replaced by one of the program on disk, without refusing a connection
     ///
-    /// Starts the program that is on disk now, with the path, arguments and environment of the running process.
-    /// The new process reads its files, takes over the listening sockets and accepts; the old one drains. If the
-    /// new one does not start, the old one goes on, and the exit code is 1. The same as SIGUSR2, with the outcome.
+    /// Starts the program that is on disk now, with the path, arguments and environment of the running
+    /// process. The new process reads its files, takes over the listening sockets and accepts; the old one
+    /// drains. If the new one does not start, the old one goes on, and the exit code is 1. The same as
+    /// SIGUSR2, with the outcome.
     Upgrade(Upgrade),
     /// Starts the program again when the process that serves asks for it
     #[command(hide = true)]

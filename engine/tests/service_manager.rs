@@ -52,8 +52,8 @@ fn manager_is_notified_from_start_to_end() {
     let write = |first: &str| {
         let (certificate, key) = Identity::ecdsa().files(manager.files.path());
         let text = format!(
-            "{first}listen = \"127.0.0.1:0\"\nbackend = \"{}\"\n[[identity]]\ncertificate = {certificate:?}\nkey = \
-             {key:?}\n",
+            "{first}listen = \"127.0.0.1:0\"\nbackend = \"{}\"\n[[identity]]\ncertificate = \
+             {certificate:?}\nkey = {key:?}\n",
             backend.addr
         );
         std::fs::write(&path, text).unwrap();

@@ -107,7 +107,8 @@ fn upgrades_under_load_fail_nobody() {
     let (_backend, backend) = Loadgen::backend();
     let configure = |workers: usize| {
         place.configure(&format!(
-            "listen = \"127.0.0.1:0\"\nbackend = \"{backend}\"\nworkers = {workers}\n[timeouts]\ndrain = \"30m\""
+            "listen = \"127.0.0.1:0\"\nbackend = \"{backend}\"\nworkers = {workers}\n\
+             [timeouts]\ndrain = \"30m\""
         ));
     };
     configure(2);

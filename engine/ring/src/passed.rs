@@ -23,8 +23,8 @@ pub struct Listening {
 /// Takes a descriptor that this process was given when it was started. It is closed on exec from then on.
 ///
 /// # Errors
-/// EBADF: there is none of this number, it is a standard stream, or it is closed on exec, so that this process
-/// has opened it.
+/// EBADF: there is none of this number, it is a standard stream, or it is closed on exec, so that this
+/// process has opened it.
 pub fn take(descriptor: RawFd) -> io::Result<OwnedFd> {
     if descriptor <= libc::STDERR_FILENO {
         return Err(io::Error::from_raw_os_error(libc::EBADF));

@@ -182,7 +182,8 @@ impl Answer {
 
     pub(super) fn not_local() -> Self {
         Self::forbidden(
-            "/v1/config and /v1/upgrade are served only where admin is a loopback address, such as 127.0.0.1:9100\n",
+            "/v1/config and /v1/upgrade are served only where admin is a loopback address, such as \
+             127.0.0.1:9100\n",
         )
     }
 

@@ -73,8 +73,8 @@ impl ConfigRequest {
         match self.sender.may_change() {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::Forbidden(format!(
-                "{path} is for processes of root and of the user that Offramp runs as, and for no client of a \
-                 listener; try: sudo"
+                "{path} is for processes of root and of the user that Offramp runs as, and for no client of \
+                 a listener; try: sudo"
             ))),
             Err(error) => Err(Refusal::Forbidden(format!(
                 "{path}: nobody knows who asks: /proc/self/net/tcp cannot be read: {error}"

@@ -29,8 +29,8 @@ impl Upgrade {
         let address = self.address()?;
         let answer = ask(address).map_err(|error| {
             format!(
-                "the admin address {address} does not answer: {error}; try: --admin ADDRESS, or kill -USR2 PID \
-                 and the log"
+                "the admin address {address} does not answer: {error}; try: --admin ADDRESS, or kill -USR2 \
+                 PID and the log"
             )
         })?;
         let mut headers = [httparse::EMPTY_HEADER; 32];

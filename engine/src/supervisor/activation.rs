@@ -24,7 +24,8 @@ pub(super) fn from_environment() -> Result<Inherited, StartError> {
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let count = count.parse().ok().filter(|count| *count <= SOCKETS_MAX).ok_or_else(|| {
         StartError::Passed(format!(
-            "LISTEN_FDS={count} is refused: allowed is 0 to {SOCKETS_MAX}; try: one ListenStream= per listener"
+            "LISTEN_FDS={count} is refused: allowed is 0 to {SOCKETS_MAX}; try: one ListenStream= per \
+             listener"
         ))
     })?;
     take(count, &names)

@@ -40,8 +40,8 @@ pub enum StartError {
     /// It has passed other sockets than those of the listeners.
     #[error(
         "socket activation: {passed} sockets were passed; passed without a listener: {extra}; listeners \
-         without a socket: {missing}; try: the addresses of [[listener]] as ListenStream= in the .socket unit, \
-         no more and no fewer"
+         without a socket: {missing}; try: the addresses of [[listener]] as ListenStream= in the .socket \
+         unit, no more and no fewer"
     )]
     Activation {
         /// How many.

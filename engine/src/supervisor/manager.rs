@@ -49,8 +49,8 @@ impl Manager {
             Err(error) => {
                 tracing::warn!(
                     error = errno::name(&error),
-                    "NOTIFY_SOCKET={}: the service manager cannot be notified; try: Type=exec in the unit, or \
-                     unset NOTIFY_SOCKET",
+                    "NOTIFY_SOCKET={}: the service manager cannot be notified; try: Type=exec in the unit, \
+                     or unset NOTIFY_SOCKET",
                     path.display()
                 );
                 Self(None)

@@ -30,9 +30,9 @@ mod watch;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
@@ -42,7 +42,7 @@ use crate::admin::{self, ConfigTask};
 use crate::config::{Config, ConfigError, Loaded, Pinning, Routes};
 use crate::conn::fault::Fault;
 use crate::log::Log;
-use crate::metrics::{Counters, Metrics};
+use crate::metrics::{Counters, Expiries, Metrics};
 use crate::sys::errno;
 use crate::sys::socket::Address;
 use crate::tls::Tickets;
@@ -54,7 +54,7 @@ pub use control::Control;
 use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Obey};
-use inherited::Purpose;
+use inherited::{Inherited, Purpose};
 use manager::Manager;
 use pulse::Pulse;
 pub use record_paths::{RecordPath, RecordPaths};
@@ -68,13 +68,13 @@ use upgrade::{Estate, Launched, Predecessor, Upgrades};
 use watch::Watch;
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
-/// `reread` and puts in force what can change while it runs, SIGUSR2 has another process take over. Prints one
-/// line to stdout once connections are accepted; where stdout does not take it, there is a warning in the log
-/// and the engine serves.
+/// `reread` and puts in force what can change while it runs, SIGUSR2 has another process take over. Prints
+/// one line to stdout once connections are accepted; where stdout does not take it, there is a warning in the
+/// log and the engine serves.
 ///
 /// `reread` is called for the configuration of the start, and later on a thread for which nothing else waits;
-/// with a text if that is to be read in place of the file, as it was sent to the admin address. `log` is where
-/// `tracing` writes to: its losses are counted, and without its thread the engine ends.
+/// with a text if that is to be read in place of the file, as it was sent to the admin address. `log` is
+/// where `tracing` writes to: its losses are counted, and without its thread the engine ends.
 ///
 /// # Errors
 /// If the engine could not start, or a thread was lost without which it does not go on.
@@ -170,32 +170,19 @@ impl Engine {
         log: Option<Log>,
         estate: Estate,
     ) -> Result<Self, StartError> {
-        let Estate { sockets: mut inherited, tickets } = estate;
+        let Estate { sockets: inherited, tickets } = estate;
         // Those that listeners take are counted with the listeners.
         let open_at_start = descriptors::open().saturating_sub(inherited.count());
         inherited.check(&config)?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
-        let incoming_cpus =
-            if config.pin_workers == Pinning::IncomingCpu { cpus.clone() } else { Vec::new() };
         let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
         let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
         if reread.is_some() {
             control.manager = Manager::from_environment();
         }
-        let given = config.admin.map(|admin| inherited.take(Purpose::Admin, &admin.into()));
-        let admin_bound =
-            config.admin.zip(given).map(|(admin, given)| Bound::given(given, admin)).transpose()?;
-        let (served, expiries) = {
-            let mut in_force = control.services.lock();
-            in_force.begin(incoming_cpus, open_at_start, inherited)?;
-            let next = in_force.prepare(&config, &reload::find(&config))?;
-            reload::warn(next.warning.as_slice());
-            in_force.commit(next);
-            watch::warn_of_exposed_keys(in_force.listeners());
-            (in_force.running().iter().map(Served::of).collect::<Vec<_>>(), in_force.expiries())
-        };
+        let (served, admin_bound, expiries) = open(&config, &control, &cpus, open_at_start, inherited)?;
         let counters: Vec<_> =
             control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
@@ -334,6 +321,29 @@ impl fmt::Display for Engine {
         }
         self.admin_addr.map_or(Ok(()), |address| write!(f, "; admin on {address}"))
     }
+}
+
+/// Reads the files, takes the sockets that were given and binds the others.
+fn open(
+    config: &Config,
+    control: &Control,
+    cpus: &[usize],
+    open_at_start: u64,
+    mut inherited: Inherited,
+) -> Result<(Vec<Served>, Option<Bound>, Arc<Mutex<Expiries>>), StartError> {
+    let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
+    let admin = |address: SocketAddr| {
+        let given = inherited.take(Purpose::Admin, &address.into());
+        Bound::given(given, address)
+    };
+    let admin = config.admin.map(admin).transpose()?;
+    let mut in_force = control.services.lock();
+    in_force.begin(incoming_cpus, open_at_start, inherited)?;
+    let next = in_force.prepare(config, &reload::find(config))?;
+    reload::warn(next.warning.as_slice());
+    in_force.commit(next);
+    watch::warn_of_exposed_keys(in_force.listeners());
+    Ok((in_force.running().iter().map(Served::of).collect(), admin, in_force.expiries()))
 }
 
 /// What each worker is made of.

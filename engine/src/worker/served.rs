@@ -113,8 +113,8 @@ impl Worker {
         }
     }
 
-    /// Whether every listener is closed, and what was accepted was taken in: another process may accept on the
-    /// same sockets, so that no client is turned away.
+    /// Whether every listener is closed, and what was accepted was taken in: another process may accept on
+    /// the same sockets, so that no client is turned away.
     pub(super) fn accepts_nobody(&self) -> bool {
         self.services.values().all(|served| served.listener.is_over())
     }

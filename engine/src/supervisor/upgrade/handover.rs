@@ -1,7 +1,7 @@
 //! What the old process hands over to the new one, and what the new one answers.
 //!
-//! The old one sends `socket HEADER` with the sockets of an address, as often as there are some; `tickets KEYS`
-//! if it has made ticket keys for itself; and `end`. The new one starts by that, and sends `ready`, or
+//! The old one sends `socket HEADER` with the sockets of an address, as often as there are some; `tickets
+//! KEYS` if it has made ticket keys for itself; and `end`. The new one starts by that, and sends `ready`, or
 //! `failed WHY`. Only after `ready` does the old one send `go`, and from then on the new one accepts. Without
 //! `go` it ends: one process decides which of the two serves. A word that a process does not know it passes
 //! over, as the other may be of a later version.
@@ -98,7 +98,8 @@ impl Predecessor {
         }
         let failed = |error: io::Error| {
             format!(
-                "what the process hands over that is to be replaced cannot be taken: {}; try: unset {HANDOVER}",
+                "what the process hands over that is to be replaced cannot be taken: {}; try: unset \
+                 {HANDOVER}",
                 errno::name(&error)
             )
         };
@@ -233,8 +234,8 @@ mod tests {
         assert_eq!(refused(&[]), io::ErrorKind::UnexpectedEof);
         assert_eq!(refused(&["later words", "tickets k"]), io::ErrorKind::UnexpectedEof);
         assert_eq!(refused(&["socket {}"]), io::ErrorKind::InvalidData);
-        let header = r#"socket {"is_admin":false,"asked":"127.0.0.1:0","bound":"127.0.0.1:1","is_shared":false,
-                         "owns_file":false}"#;
+        let header = r#"socket {"is_admin":false,"asked":"127.0.0.1:0","bound":"127.0.0.1:1",
+                         "is_shared":false,"owns_file":false}"#;
         assert_eq!(refused(&[header, "end"]), io::ErrorKind::InvalidData, "there is no socket");
     }
 

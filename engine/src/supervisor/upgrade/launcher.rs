@@ -30,8 +30,8 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the launcher may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The launcher as the process that serves knows it. Dropped, it ends, and so does what it has started and was
-/// not to [leave](Launcher::leave).
+/// The launcher as the process that serves knows it. Dropped, it ends, and so does what it has started and
+/// was not to [leave](Launcher::leave).
 #[derive(Debug)]
 pub(super) struct Launcher {
     channel: Channel,
