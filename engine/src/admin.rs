@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
     use crate::config::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_BYTES_MAX};
-    use crate::metrics::{Counter, Counters};
+    use crate::metrics::{Counter, Counters, Registry};
 
     struct Running {
         address: SocketAddr,
@@ -266,10 +266,10 @@ mod tests {
         fn start(deadline: Duration) -> Self {
             let listener = socket::listener((Ipv4Addr::LOCALHOST, 0).into(), false, 128).unwrap();
             let address = socket::local_addr(listener.as_fd()).unwrap();
-            let counters = Arc::new(Counters::new(&[]));
-            counters.add(Counter::Accepted, 42);
+            let (counters, registry) = (Arc::new(Counters::default()), Arc::new(Registry::new(1, 0)));
+            registry.listener("a", 0).add(Counter::Accepted, 42);
             let offload = OffloadSwitch::new(Arc::new([]));
-            let metrics = Metrics::new(vec![Arc::clone(&counters)], offload.allowed());
+            let metrics = Metrics::new(vec![Arc::clone(&counters)], registry, offload.allowed());
             let (expiries, draining) = Default::default();
             let service = Service { metrics, offload, expiries, draining, submit: None };
             let stop = Stop::new().unwrap();
@@ -315,7 +315,7 @@ mod tests {
         let running = Running::start(LONG);
         let metrics = running.ask("GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
-        assert!(metrics.contains("\nofframp_connections_accepted_total 42\n"), "{metrics}");
+        assert!(metrics.contains("\nofframp_connections_accepted_total{listener=\"a\"} 42\n"), "{metrics}");
         assert!(running.ask("GET /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nok\n"));
         running.service.draining.store(true, Ordering::Relaxed);
         assert!(running.ask("GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));

@@ -38,6 +38,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod confine;
 pub mod conformance;
 pub mod limit;
 pub mod log;

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -58,7 +59,12 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     is_writing: bool,
+    /// For the thread, before the next line.
+    task: Option<Task>,
 }
+
+/// What only the thread that writes can do.
+type Task = Box<dyn FnOnce() + Send>;
 
 impl Log {
     /// The log on stderr, through a descriptor of its own: the lock of `std::io::stderr` stays free.
@@ -101,6 +107,20 @@ impl Log {
     /// Puts a line as it is into the queue, with a newline behind it.
     pub fn say(&self, text: &str) {
         self.0.push(format!("{text}\n").as_bytes());
+    }
+
+    /// Has the thread that writes do this, and returns what came of it; none if the thread is lost, or still
+    /// writes after `patience`.
+    pub fn on_thread<T: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> T + Send + 'static,
+        patience: Duration,
+    ) -> Option<T> {
+        let (done, outcome) = channel();
+        // Nobody waits for it any more when it comes too late.
+        self.0.lock().task = Some(Box::new(move || drop(done.send(task()))));
+        self.0.filled.notify_one();
+        outcome.recv_timeout(patience).ok()
     }
 
     /// Waits until all lines are written, and no longer than `patience`. Whether they are.
@@ -156,6 +176,12 @@ impl Shared {
         let mut queue = self.lock();
         queue.is_writing = false;
         loop {
+            if let Some(task) = queue.task.take() {
+                drop(queue);
+                task();
+                queue = self.lock();
+                continue;
+            }
             if let Some(line) = queue.lines.pop_front() {
                 queue.bytes -= line.len() + LINE_OVERHEAD;
                 queue.is_writing = true;

@@ -110,7 +110,7 @@ fn main() -> ExitCode {
     let code = match command.task {
         Task::Serve(serve) => run(*serve, &log),
         Task::Check { config } => check(&config),
-        Task::TicketKey(task) => match task.run() {
+        Task::TicketKey(task) => match task.run(command.log_level) {
             Ok(text) => print(&text),
             Err(error) => refuse(&error),
         },

@@ -1,390 +1,187 @@
-//! What is counted: one `Counters` a worker, summed by whoever reads.
+//! What is counted, and its exposition as OpenMetrics text.
 //!
-//! A worker is the only writer of its counters, so that adding is a load and a store, without a locked
-//! instruction and without a cache line that two cores write. Names and labels stand in one table,
-//! `FAMILIES`.
+//! Each worker has [`Counters`] of its own, and for each listener and pool [`ListenerCounters`] and
+//! [`PoolCounters`]; whoever reads sums them up. A worker is the only writer of its counters, so that adding
+//! is a load and a store, without a locked instruction and without a cache line that two cores write. Names
+//! and labels stand in one table, `families`.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::text::encode as write_text;
+use prometheus_client::registry::Registry as Collectors;
 
+use crate::conn::fault::Fault;
+use crate::tls::Tickets;
+
+mod counters;
+mod encode;
 mod expiries;
+mod families;
+mod histogram;
+mod listener;
+mod pool;
 mod process;
+mod registry;
+mod ticket_keys;
 
+pub use counters::{Counters, Gauge, Pause};
 pub use expiries::Expiries;
+pub use histogram::{Distribution, Histogram};
+pub use listener::{Counter, HandshakeCount, ListenerCounters, Times};
+pub use pool::{PoolCounter, PoolCounters};
 pub use process::LogCounters;
+pub use registry::{EndpointRow, Registry};
 
-/// Kinds of fault that can be told apart.
-pub const FAULTS_MAX: usize = 64;
-
-/// What is counted. Every variant has a metric name and labels in one table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// Connections accepted.
-    Accepted,
-    /// Connections whose slot was freed.
-    Closed,
-    /// Times that accepting paused because the connection cap was reached.
-    AcceptPaused,
-    /// Times that a listener paused because of `limits.listener_connections`.
-    ListenerLimits,
-    /// Times that accepting paused because of `limits.connection_rate`.
-    RateLimits,
-    /// Times that receives began to wait because of `limits.buffer_memory`.
-    MemoryPauses,
-    /// Handshakes ended before their time because no slot was free for a newcomer.
-    HandshakesEvicted,
-    /// Handshakes: version, full.
-    FullTls12,
-    /// Handshakes: version, resumed.
-    ResumedTls12,
-    /// Handshakes: version, full.
-    FullTls13,
-    /// Handshakes: version, resumed.
-    ResumedTls13,
-    /// Connections whose transmit direction the kernel carries.
-    OffloadedTx,
-    /// Connections whose receive direction the kernel carries.
-    OffloadedRx,
-    /// Connections whose transmit direction userspace carries by policy (or for want of a kernel that can).
-    UserspaceTx,
-    /// The same, receive.
-    UserspaceRx,
-    /// Connections whose transmit direction the kernel was asked to carry and refused.
-    FellBackTx,
-    /// The same, receive.
-    FellBackRx,
-    /// Why the kernel refused keys: not ESTABLISHED any more.
-    RefusedTxEnotconn,
-    /// The same, receive.
-    RefusedRxEnotconn,
-    /// Why the kernel refused keys: no memory.
-    RefusedTxEnomem,
-    /// The same, receive.
-    RefusedRxEnomem,
-    /// Why the kernel refused keys: it has some, or another upper-layer protocol.
-    RefusedTxEbusy,
-    /// The same, receive.
-    RefusedRxEbusy,
-    /// Why the kernel refused keys: the protocol or the algorithm is not there (any more).
-    RefusedTxEnoent,
-    /// The same, receive.
-    RefusedRxEnoent,
-    /// Why the kernel refused keys: anything else.
-    RefusedTxOther,
-    /// The same, receive.
-    RefusedRxOther,
-    /// Plaintext bytes received from near legs.
-    BytesFromNear,
-    /// Plaintext bytes received from far legs.
-    BytesFromFar,
-    /// Records received that are not application data: close_notify.
-    ControlCloseNotify,
-    /// The same: any other alert.
-    ControlAlert,
-    /// The same: KeyUpdate.
-    ControlKeyUpdate,
-    /// The same: attempts to renegotiate.
-    ControlRenegotiation,
-    /// The same: tickets, in the client's role.
-    ControlTickets,
-    /// The same: what does not belong there.
-    ControlUnexpected,
-    /// KeyUpdate messages sent.
-    KeyUpdatesSent,
-}
-
-const COUNTERS: usize = Counter::KeyUpdatesSent as usize + 1;
-
-/// What is set rather than added to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gauge {
-    /// Slots in use.
-    Connections,
-    /// Connections whose handshake is not complete.
-    Unfinished,
-    /// Buffers lent out of the free list and not returned.
-    BuffersLent,
-    /// Bytes of all buffers in use, those included that wait in the ring for what is received.
-    BufferBytes,
-    /// Ring operations in flight.
-    OperationsInFlight,
-    /// 1 while no slot is free.
-    Full,
-}
-
-const GAUGES: usize = Gauge::Full as usize + 1;
-
-/// One worker's counters: written by that worker alone (relaxed load + store, no locked instruction), read by
-/// anyone.
-///
-/// Aligned to two cache lines: no two workers' counters share one, nor a pair that is fetched together.
-#[repr(align(128))]
-pub struct Counters {
-    counters: [AtomicU64; COUNTERS],
-    gauges: [AtomicU64; GAUGES],
-    faults: [AtomicU64; FAULTS_MAX],
-    turns: AtomicU64,
-    fault_labels: &'static [&'static str],
-}
-
-impl Counters {
-    /// `fault_labels`: the metric label of each fault, by index.
-    ///
-    /// # Panics
-    /// If there are more than [`FAULTS_MAX`] of them.
-    #[must_use]
-    pub fn new(fault_labels: &'static [&'static str]) -> Self {
-        assert!(fault_labels.len() <= FAULTS_MAX, "more kinds of fault than FAULTS_MAX");
-        Self {
-            counters: [const { AtomicU64::new(0) }; COUNTERS],
-            gauges: [const { AtomicU64::new(0) }; GAUGES],
-            faults: [const { AtomicU64::new(0) }; FAULTS_MAX],
-            turns: AtomicU64::new(0),
-            fault_labels,
-        }
-    }
-
-    /// The heartbeat, once a turn. Only the worker that the counters belong to may call this.
-    pub fn turn(&self) {
-        bump(&self.turns, 1);
-    }
-
-    /// Adds. Only the worker that the counters belong to may call this.
-    pub fn add(&self, counter: Counter, count: u64) {
-        bump(&self.counters[counter as usize], count);
-    }
-
-    /// Counts the fault with this index; one without a label is nobody's and is not counted. Only the worker
-    /// that the counters belong to may call this.
-    pub fn fault(&self, index: usize) {
-        debug_assert!(index < self.fault_labels.len(), "a fault without a label");
-        if let Some(fault) = self.faults.get(index) {
-            bump(fault, 1);
-        }
-    }
-
-    /// Sets. Only the worker that the counters belong to may call this. Whoever sees the value sees all that
-    /// was counted before.
-    pub fn set(&self, gauge: Gauge, value: u64) {
-        self.gauges[gauge as usize].store(value, Ordering::Release);
-    }
-}
-
-impl fmt::Debug for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counters").field("counters", &self.counters).field("gauges", &self.gauges).finish()
-    }
-}
-
-/// One writer: what it loads is what it stored.
-fn bump(slot: &AtomicU64, count: u64) {
-    slot.store(slot.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-}
+use process::ProcessFiles;
 
 /// The counters of all workers, as one reads them: summed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Arc<[Arc<Counters>]>,
+    registry: Arc<Registry>,
     offload_allowed: Arc<AtomicBool>,
     /// For how many seconds each worker has not turned, as the control plane sees it.
     stalled: Arc<[AtomicU64]>,
     log: Arc<LogCounters>,
+    tickets: Option<Arc<Tickets>>,
+    process: Arc<ProcessFiles>,
 }
 
 impl Metrics {
-    /// Reads these counters, one a worker, and the kill switch.
+    /// Reads these counters, one per worker, those by listener and pool, and the kill switch.
     #[must_use]
-    pub fn new(workers: Vec<Arc<Counters>>, offload_allowed: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        workers: Vec<Arc<Counters>>,
+        registry: Arc<Registry>,
+        offload_allowed: Arc<AtomicBool>,
+    ) -> Self {
         let stalled = workers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { workers: workers.into(), offload_allowed, stalled, log: Arc::default() }
+        Self {
+            workers: workers.into(),
+            registry,
+            offload_allowed,
+            stalled,
+            log: Arc::default(),
+            tickets: None,
+            process: Arc::new(ProcessFiles::open()),
+        }
     }
 
-    /// The sum over the workers.
+    /// With these ticket keys.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Arc<Tickets>) -> Self {
+        Self { tickets: Some(tickets), ..self }
+    }
+
+    /// The sum over the workers and over the listeners that are still shown.
     #[must_use]
     pub fn total(&self, counter: Counter) -> u64 {
-        self.sum(|worker| &worker.counters[counter as usize])
+        let state = self.registry.lock();
+        state.listeners.iter().map(|listener| encode::total(&listener.workers, counter)).sum()
     }
 
     /// The sum over the workers. What is read after it has all that was counted before the gauges were set.
     #[must_use]
     pub fn level(&self, gauge: Gauge) -> u64 {
-        self.workers.iter().map(|worker| worker.gauges[gauge as usize].load(Ordering::Acquire)).sum()
+        self.workers.iter().map(|worker| worker.level(gauge)).sum()
     }
 
-    /// Every fault's label and its sum over the workers, those that never happened included.
-    pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let labels = self.workers.first().map_or(&[][..], |worker| worker.fault_labels);
-        labels.iter().enumerate().map(|(index, label)| (*label, self.sum(|worker| &worker.faults[index])))
+    /// Connections open, of all listeners. What is read after it has all that was counted before.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let state = self.registry.lock();
+        state.listeners.iter().map(|listener| encode::sum(&listener.workers, ListenerCounters::open)).sum()
+    }
+
+    /// How often workers paused for this reason.
+    #[must_use]
+    pub fn pauses(&self, pause: Pause) -> u64 {
+        encode::sum(&self.workers, |worker| worker.pauses(pause))
+    }
+
+    /// Every fault and its sum over workers and listeners, those that never happened included.
+    #[must_use]
+    pub fn faults(&self) -> Vec<(Fault, u64)> {
+        let state = self.registry.lock();
+        let sum = |fault: Fault| {
+            let listeners = state.listeners.iter();
+            listeners.map(|listener| encode::sum(&listener.workers, |worker| worker.faults(fault))).sum()
+        };
+        Fault::ALL.iter().map(|fault| (*fault, sum(*fault))).collect()
+    }
+
+    /// The completed handshakes of each listener, by kind.
+    #[must_use]
+    pub fn handshakes(&self) -> Vec<(String, Vec<HandshakeCount>)> {
+        let state = self.registry.lock();
+        let listeners = state.listeners.iter();
+        listeners.map(|it| (it.label.to_string(), HandshakeCount::all(&it.workers))).collect()
+    }
+
+    /// What is counted by listener and pool.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// All of it as OpenMetrics text, version 1.0.0; with what the kernel counts of TLS, by its own names,
     /// and until when the certificates are valid.
     #[must_use]
     pub fn exposition(&self, kernel: Vec<(String, u64)>, expiries: Expiries) -> String {
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(self.clone()));
-        registry.register_collector(Box::new(KernelStatistics(kernel)));
-        registry.register_collector(Box::new(expiries));
+        let mut collectors = Collectors::default();
+        collectors.register_collector(Box::new(self.clone()));
+        collectors.register_collector(Box::new(KernelStatistics(kernel)));
+        collectors.register_collector(Box::new(expiries));
         let mut text = String::new();
-        encode(&mut text, &registry).expect("writing into a string cannot fail");
+        write_text(&mut text, &collectors).expect("writing into a string cannot fail");
+        self.registry.lock().shown();
         text
     }
 
-    fn sum(&self, slot: impl Fn(&Counters) -> &AtomicU64) -> u64 {
-        self.workers.iter().fold(0, |sum, worker| sum.wrapping_add(slot(worker).load(Ordering::Relaxed)))
+    fn encode_workers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric = encode::begin(encoder, &families::ACCEPT_PAUSES)?;
+        encode::counter(&mut metric, &[], self.pauses(Pause::MaxConnections))?;
+        let allowed = u64::from(self.offload_allowed.load(Ordering::Relaxed));
+        encode::gauge(encoder, &families::OFFLOAD_ALLOWED, allowed)?;
+        encode::gauge(encoder, &families::WORKERS, self.workers.len() as u64)
     }
 }
 
-type Labels = &'static [(&'static str, &'static str)];
-
-/// A metric: name without the `_total` that the encoder appends, help, and its series.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    series: &'static [(Labels, Counter)],
-}
-
-const FAMILIES: [Family; 11] = [
-    Family {
-        name: "offramp_connections_accepted",
-        help: "Connections accepted",
-        series: &[(&[], Counter::Accepted)],
-    },
-    Family {
-        name: "offramp_connections_closed",
-        help: "Connections closed",
-        series: &[(&[], Counter::Closed)],
-    },
-    Family {
-        name: "offramp_accept_pauses",
-        help: "Times that accepting paused because max_connections was reached",
-        series: &[(&[], Counter::AcceptPaused)],
-    },
-    Family {
-        name: "offramp_limit_pauses",
-        help: "Times that a worker stopped accepting (buffer_memory: receiving) because of a limit",
-        series: &[
-            (&[("limit", "listener_connections")], Counter::ListenerLimits),
-            (&[("limit", "connection_rate")], Counter::RateLimits),
-            (&[("limit", "buffer_memory")], Counter::MemoryPauses),
-        ],
-    },
-    Family {
-        name: "offramp_handshakes_evicted",
-        help: "Handshakes ended before timeouts.handshake because a newcomer found no slot",
-        series: &[(&[], Counter::HandshakesEvicted)],
-    },
-    Family {
-        name: "offramp_handshakes",
-        help: "Handshakes completed",
-        series: &[
-            (&[("version", "1.2"), ("kind", "full")], Counter::FullTls12),
-            (&[("version", "1.2"), ("kind", "resumed")], Counter::ResumedTls12),
-            (&[("version", "1.3"), ("kind", "full")], Counter::FullTls13),
-            (&[("version", "1.3"), ("kind", "resumed")], Counter::ResumedTls13),
-        ],
-    },
-    Family {
-        name: "offramp_offload",
-        help: "Directions of TLS legs, by record path; fallback is userspace after the kernel refused",
-        series: &[
-            (&[("direction", "tx"), ("path", "kernel")], Counter::OffloadedTx),
-            (&[("direction", "rx"), ("path", "kernel")], Counter::OffloadedRx),
-            (&[("direction", "tx"), ("path", "userspace")], Counter::UserspaceTx),
-            (&[("direction", "rx"), ("path", "userspace")], Counter::UserspaceRx),
-            (&[("direction", "tx"), ("path", "fallback")], Counter::FellBackTx),
-            (&[("direction", "rx"), ("path", "fallback")], Counter::FellBackRx),
-        ],
-    },
-    Family {
-        name: "offramp_bytes",
-        help: "Plaintext bytes received, by leg: near from who connected, far from the backend",
-        series: &[(&[("leg", "near")], Counter::BytesFromNear), (&[("leg", "far")], Counter::BytesFromFar)],
-    },
-    Family {
-        name: "offramp_offload_refusals",
-        help: "Keys that the kernel refused, by error",
-        series: &[
-            (&[("direction", "tx"), ("error", "enotconn")], Counter::RefusedTxEnotconn),
-            (&[("direction", "rx"), ("error", "enotconn")], Counter::RefusedRxEnotconn),
-            (&[("direction", "tx"), ("error", "enomem")], Counter::RefusedTxEnomem),
-            (&[("direction", "rx"), ("error", "enomem")], Counter::RefusedRxEnomem),
-            (&[("direction", "tx"), ("error", "ebusy")], Counter::RefusedTxEbusy),
-            (&[("direction", "rx"), ("error", "ebusy")], Counter::RefusedRxEbusy),
-            (&[("direction", "tx"), ("error", "enoent")], Counter::RefusedTxEnoent),
-            (&[("direction", "rx"), ("error", "enoent")], Counter::RefusedRxEnoent),
-            (&[("direction", "tx"), ("error", "other")], Counter::RefusedTxOther),
-            (&[("direction", "rx"), ("error", "other")], Counter::RefusedRxOther),
-        ],
-    },
-    Family {
-        name: "offramp_control_records",
-        help: "Records received after the handshake that are not application data, by type",
-        series: &[
-            (&[("type", "close_notify")], Counter::ControlCloseNotify),
-            (&[("type", "alert")], Counter::ControlAlert),
-            (&[("type", "key_update")], Counter::ControlKeyUpdate),
-            (&[("type", "renegotiation")], Counter::ControlRenegotiation),
-            (&[("type", "new_session_ticket")], Counter::ControlTickets),
-            (&[("type", "unexpected")], Counter::ControlUnexpected),
-        ],
-    },
-    Family {
-        name: "offramp_key_updates_sent",
-        help: "KeyUpdate messages sent",
-        series: &[(&[], Counter::KeyUpdatesSent)],
-    },
-];
-
-const LEVELS: [(&str, &str, Gauge); GAUGES] = [
-    ("offramp_connections_open", "Connections open", Gauge::Connections),
-    ("offramp_handshakes_unfinished", "Connections open whose handshake is not complete", Gauge::Unfinished),
-    ("offramp_buffers_lent", "Buffers in use", Gauge::BuffersLent),
-    (
-        "offramp_buffer_bytes",
-        "Bytes of buffers that hold what was received or wait for it",
-        Gauge::BufferBytes,
-    ),
-    ("offramp_operations_in_flight", "Ring operations in flight", Gauge::OperationsInFlight),
-    ("offramp_workers_full", "Workers without a free slot: connections wait in the backlog", Gauge::Full),
+const LEVELS: [(families::Family, Gauge); 5] = [
+    (families::HANDSHAKES_UNFINISHED, Gauge::Unfinished),
+    (families::BUFFERS_LENT, Gauge::BuffersLent),
+    (families::BUFFER_BYTES, Gauge::BufferBytes),
+    (families::OPERATIONS_IN_FLIGHT, Gauge::OperationsInFlight),
+    (families::WORKERS_FULL, Gauge::Full),
 ];
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let state = self.registry.lock();
         // Before the counters: what is no longer open is counted as closed, and its fault with it.
-        let levels = LEVELS.map(|(name, help, gauge)| (name, help, self.level(gauge)));
-        for family in &FAMILIES {
-            let mut metric =
-                encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
-            for (labels, counter) in family.series {
-                write_counter(&mut metric, labels, self.total(*counter))?;
-            }
+        let listeners = state.listeners.iter();
+        let open: Vec<u64> = listeners.map(|it| encode::sum(&it.workers, ListenerCounters::open)).collect();
+        let levels = LEVELS.map(|(family, gauge)| (family, self.level(gauge)));
+        encode::listeners(encoder, &state.listeners, &open)?;
+        let pauses = [("connection_rate", Pause::ConnectionRate), ("buffer_memory", Pause::BufferMemory)];
+        let pauses = pauses.map(|(limit, pause)| (limit, self.pauses(pause)));
+        encode::limit_pauses(encoder, &state.listeners, &pauses)?;
+        encode::pools(encoder, &state.pools)?;
+        encode::endpoints(encoder, &state.endpoints, self.registry.began())?;
+        drop(state);
+        for (family, level) in levels {
+            encode::gauge(encoder, &family, level)?;
         }
-        let help = "Connections that ended with a fault";
-        let mut metric = encoder.encode_descriptor("offramp_faults", help, None, MetricType::Counter)?;
-        for (label, count) in self.faults() {
-            write_counter(&mut metric, &[("fault", label)], count)?;
+        self.encode_workers(encoder)?;
+        if let Some(tickets) = &self.tickets {
+            ticket_keys::encode(encoder, &tickets.keys())?;
         }
-        for (name, help, level) in levels {
-            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&level)?;
-        }
-        let workers = self.workers.len() as u64;
-        encoder
-            .encode_descriptor("offramp_workers", "Worker threads", None, MetricType::Gauge)?
-            .encode_gauge(&workers)?;
-        let help = "1 if the kernel may be given records, 0 if the kill switch forbids it";
-        let allowed = u64::from(self.offload_allowed.load(Ordering::Relaxed));
-        encoder
-            .encode_descriptor("offramp_offload_allowed", help, None, MetricType::Gauge)?
-            .encode_gauge(&allowed)?;
-        self.encode_process(&mut encoder)
+        self.encode_process(encoder)
     }
 }
 
@@ -397,8 +194,7 @@ impl Collector for KernelStatistics {
         if self.0.is_empty() {
             return Ok(());
         }
-        let help = "Kernel TLS in this network namespace, by the names of /proc/net/tls_stat";
-        let mut metric = encoder.encode_descriptor("offramp_host_tls", help, None, MetricType::Gauge)?;
+        let mut metric = encode::begin(&mut encoder, &families::HOST_TLS)?;
         for (name, value) in &self.0 {
             metric.encode_family(&[("name", name.as_str())])?.encode_gauge(value)?;
         }
@@ -406,53 +202,105 @@ impl Collector for KernelStatistics {
     }
 }
 
-fn write_counter(metric: &mut MetricEncoder<'_>, labels: &[(&str, &str)], count: u64) -> fmt::Result {
-    if labels.is_empty() {
-        return metric.encode_counter::<NoLabelSet, _, u64>(&count, None);
-    }
-    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Duration;
 
-    fn two_workers() -> (Metrics, Arc<Counters>, Arc<Counters>) {
-        const LABELS: &[&str] = &["bad_record", "truncated"];
-        let (one, two) = (Arc::new(Counters::new(LABELS)), Arc::new(Counters::new(LABELS)));
+    use super::*;
+    use crate::conn::alerts::AlertDirection;
+    use crate::conn::event::Leg;
+    use crate::conn::fault::alert;
+    use crate::pool::EndpointState;
+    use crate::tls::TlsInfo;
+    use crate::tls::secrets::Version;
+
+    fn two_workers() -> (Metrics, [Arc<ListenerCounters>; 2]) {
+        let registry = Arc::new(Registry::new(2, 0));
+        let listener = [0, 1].map(|worker| registry.listener("a", worker));
         let allowed = Arc::new(AtomicBool::new(true));
-        (Metrics::new(vec![Arc::clone(&one), Arc::clone(&two)], allowed), one, two)
+        (Metrics::new(vec![Arc::default(), Arc::default()], registry, allowed), listener)
+    }
+
+    fn info(group: Option<&'static str>) -> TlsInfo {
+        TlsInfo {
+            version: Version::Tls13,
+            suite: 0x1301,
+            group,
+            resumed: true,
+            server_name: None,
+            alpn: None,
+            certificate: None,
+        }
     }
 
     #[test]
-    fn a_reader_sums_over_the_workers() {
-        let (metrics, one, two) = two_workers();
+    fn a_reader_sums_over_workers_and_listeners() {
+        let (metrics, [one, two]) = two_workers();
+        let other = metrics.registry().listener("b", 0);
         one.add(Counter::Accepted, 2);
         two.add(Counter::Accepted, 3);
-        one.set(Gauge::Connections, 7);
-        one.set(Gauge::Connections, 4);
-        two.fault(1);
-        assert_eq!((metrics.total(Counter::Accepted), metrics.level(Gauge::Connections)), (5, 4));
-        assert_eq!(metrics.faults().collect::<Vec<_>>(), [("bad_record", 0), ("truncated", 1)]);
+        other.add(Counter::Accepted, 4);
+        (0..3).for_each(|_| one.opened());
+        one.closed(Some(Fault::BadRecord), Duration::ZERO);
+        assert_eq!(metrics.open(), 0, "it is published once per turn");
+        one.publish();
+        assert_eq!((metrics.total(Counter::Accepted), metrics.open()), (9, 2));
+        let faults: Vec<_> = metrics.faults().into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(faults, [(Fault::BadRecord, 1)]);
+    }
+
+    /// All that a process may show.
+    fn busy() -> String {
+        let (metrics, [one, two]) = two_workers();
+        one.handshake(Leg::Near, &info(Some("X25519")), Some(Duration::from_micros(300)));
+        two.handshake(Leg::Near, &info(Some("X25519")), Some(Duration::from_micros(200)));
+        two.handshake(Leg::Far, &info(None), None);
+        two.add(Counter::FellBackRx, 9);
+        one.alerts(Leg::Near, AlertDirection::Sent, alert::place(40), 2);
+        one.closed(Some(Fault::SourceRate), Duration::from_secs(2));
+        one.times().accept_to_hello.observe(Duration::from_millis(1));
+        one.times().first_byte.observe(Duration::from_millis(1));
+        let (registry, name) = (Arc::clone(metrics.registry()), Arc::from("p"));
+        let pool = registry.pool("p", 1);
+        pool.add(PoolCounter::Attempts);
+        pool.connect.observe(Duration::from_millis(3));
+        registry.probed("p", false);
+        let state = Arc::new(EndpointState::new(2));
+        state.set_up(false, 7000);
+        let address = "127.0.0.1:1".to_owned();
+        registry.set_endpoints(vec![EndpointRow { pool: name, address, weight: 3, state }]);
+        let tickets = Arc::new(Tickets::generate(1, 0).expect("there is randomness"));
+        let mut expiries = Expiries::default();
+        expiries.add("a.pem", 1, 7);
+        metrics.with_tickets(tickets).exposition(vec![("TlsTxSw".to_owned(), 12)], expiries)
     }
 
     #[test]
     fn the_exposition_names_every_series() {
-        let (metrics, one, two) = two_workers();
-        one.add(Counter::ResumedTls13, 8);
-        two.add(Counter::FellBackRx, 9);
-        two.set(Gauge::BuffersLent, 3);
-        one.fault(0);
-        let text = metrics.exposition(vec![("TlsTxSw".to_owned(), 12)], Expiries::default());
+        let text = busy();
         let lines = [
             "# TYPE offramp_connections_accepted counter",
-            "offramp_connections_accepted_total 0",
-            "offramp_handshakes_total{version=\"1.3\",kind=\"resumed\"} 8",
-            "offramp_offload_total{direction=\"rx\",path=\"fallback\"} 9",
-            "# TYPE offramp_bytes counter",
-            "offramp_bytes_total{leg=\"near\"} 0",
-            "offramp_faults_total{fault=\"bad_record\"} 1",
-            "offramp_buffers_lent 3",
+            "offramp_connections_accepted_total{listener=\"a\"} 0",
+            "offramp_handshakes_total{listener=\"a\",leg=\"near\",version=\"1.3\",\
+             suite=\"TLS_AES_128_GCM_SHA256\",group=\"X25519\",kind=\"resumed\"} 2",
+            "offramp_handshakes_total{listener=\"a\",leg=\"far\",version=\"1.3\",\
+             suite=\"TLS_AES_128_GCM_SHA256\",group=\"none\",kind=\"resumed\"} 1",
+            "offramp_offload_total{listener=\"a\",direction=\"rx\",path=\"fallback\"} 9",
+            "offramp_bytes_total{listener=\"a\",leg=\"near\"} 0",
+            "offramp_faults_total{listener=\"a\",fault=\"bad_record\"} 0",
+            "offramp_limit_refusals_total{listener=\"a\",limit=\"source_rate\"} 1",
+            "offramp_alerts_total{listener=\"a\",leg=\"near\",direction=\"sent\",\
+             alert=\"handshake_failure\"} 2",
+            "# TYPE offramp_handshake_seconds histogram",
+            "offramp_handshake_seconds_bucket{le=\"0.00025\",listener=\"a\",leg=\"near\",kind=\"resumed\"} 1",
+            "offramp_handshake_seconds_bucket{le=\"+Inf\",listener=\"a\",leg=\"near\",kind=\"resumed\"} 2",
+            "offramp_handshake_seconds_sum{listener=\"a\",leg=\"near\",kind=\"resumed\"} 0.0005",
+            "offramp_connect_seconds_count{pool=\"p\"} 1",
+            "offramp_probes_total{pool=\"p\",result=\"failed\"} 1",
+            "offramp_endpoint_up{pool=\"p\",endpoint=\"127.0.0.1:1\"} 0",
+            "offramp_endpoint_changed_seconds{pool=\"p\",endpoint=\"127.0.0.1:1\"} 7",
+            "offramp_buffers_lent 0",
             "offramp_workers 2",
             "offramp_offload_allowed 1",
             "offramp_host_tls{name=\"TlsTxSw\"} 12",
@@ -464,18 +312,27 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_and_gauge_is_in_the_table_once() {
-        let mut seen = [0; COUNTERS];
-        for (_, counter) in FAMILIES.iter().flat_map(|family| family.series) {
-            seen[*counter as usize] += 1;
+    fn exposition_and_table_of_metrics_are_the_same() {
+        let text = busy();
+        let typed = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let shown: BTreeMap<&str, &str> = typed.collect();
+        let kind = |family: &families::Family| format!("{:?}", family.kind).to_lowercase();
+        let wanted: BTreeMap<&str, String> = families::ALL.iter().map(|it| (it.name, kind(it))).collect();
+        assert_eq!(
+            shown.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect::<BTreeMap<_, _>>(),
+            wanted
+        );
+        for family in families::ALL {
+            let suffixes = ["", "_total", "_bucket"];
+            let of =
+                |line: &&str| suffixes.iter().any(|it| line.starts_with(&format!("{}{it}{{", family.name)));
+            let labels = text.lines().filter(of).flat_map(|line| {
+                let inner = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}'));
+                inner.map_or("", |(inner, _)| inner).split("\",").filter_map(|pair| pair.split('=').next())
+            });
+            let labels: BTreeSet<&str> = labels.filter(|label| *label != "le").collect();
+            let wanted: BTreeSet<&str> = family.labels.iter().copied().collect();
+            assert_eq!(labels, wanted, "{}", family.name);
         }
-        assert_eq!(seen, [1; COUNTERS]);
-        let gauges: Vec<usize> = LEVELS.iter().map(|(_, _, gauge)| *gauge as usize).collect();
-        assert_eq!(gauges, (0..GAUGES).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn workers_share_no_cache_line() {
-        assert_eq!((align_of::<Counters>(), size_of::<Counters>() % 128), (128, 0));
     }
 }

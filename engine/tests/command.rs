@@ -230,3 +230,30 @@ fn the_example_is_a_whole_configuration() {
     let (output, path) = place.check(&fs::read_to_string(example).unwrap());
     assert_eq!(stdout(&output), format!("offramp check: {} is good: 1 identity\n", path.display()));
 }
+
+/// As git runs the programs of its commands: the one beside itself, or the one in PATH.
+#[test]
+fn ticket_key_agent_is_run_where_it_is_installed_and_named_where_not() {
+    let place = Place::new();
+    let copy = place.path("offramp");
+    fs::copy(env!("CARGO_BIN_EXE_offramp"), &copy).unwrap();
+    let run = |path: &Path| {
+        let mut command = std::process::Command::new(&copy);
+        command.env("PATH", path).args(["--log-level", "debug", "ticket-key", "agent"]);
+        command.args(["--file", "x", "--help"]).output().unwrap()
+    };
+    let none = place.path("none");
+    fs::create_dir(&none).unwrap();
+    let output = run(&none);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("offramp-ticket-key-agent is not installed"), "{errors}");
+    for directory in [none.clone(), place.directory.path().to_owned()] {
+        let agent = directory.join("offramp-ticket-key-agent");
+        fs::write(&agent, "#!/bin/sh\necho \"$0 $*\"\nexit 7\n").unwrap();
+        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+        let output = run(&none);
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        assert_eq!(stdout(&output), format!("{} --log-level debug --file x --help\n", agent.display()));
+    }
+}

@@ -81,9 +81,7 @@ fn a_hundred_reloads_under_load_fail_nobody() {
 }
 
 fn accepted(server: &TestServer) -> u64 {
-    let raw = server.metrics().raw;
-    let count = raw.lines().find_map(|line| line.strip_prefix("offramp_connections_accepted_total "));
-    count.and_then(|count| count.parse().ok()).expect("it is counted")
+    server.metrics().accepted()
 }
 
 /// A listener that is removed accepts nobody, and what it had goes on.

@@ -243,19 +243,23 @@ fn systemd_analyze(arguments: &[&str]) -> Option<Said> {
 
 /// Keys that systemd does not know or values that it does not take would be passed over when it runs.
 #[test]
-fn unit_is_understood_whole_and_leaves_little_exposed() {
+fn units_are_understood_whole_and_leave_little_exposed() {
     let directory = TempDir::new().unwrap();
-    let unit = directory.path().join("offramp.service");
-    let text = fs::read_to_string(tuning().join("offramp.service")).unwrap();
-    // The program must be there.
-    fs::write(&unit, text.replace("/usr/bin/offramp", env!("CARGO_BIN_EXE_offramp"))).unwrap();
-    let unit = unit.to_str().unwrap();
-    let Some(said) = systemd_analyze(&["verify", "--man=no", unit]) else { return };
-    let about_it: Vec<&str> = said.err.lines().filter(|line| line.contains("offramp")).collect();
-    assert!(said.status == 0 && about_it.is_empty(), "{}{}", said.out, said.err);
-    // Of 100; 18 with systemd 252.
-    let Some(said) = systemd_analyze(&["security", "--offline=yes", "--threshold=25", unit]) else { return };
-    assert_eq!(said.status, 0, "{}{}", said.out, said.err);
+    for name in ["offramp.service", "offramp-ticket-key-agent.service"] {
+        let unit = directory.path().join(name);
+        let text = fs::read_to_string(tuning().join(name)).unwrap();
+        // The program must be there.
+        fs::write(&unit, text.replace("/usr/bin/offramp", env!("CARGO_BIN_EXE_offramp"))).unwrap();
+        let unit = unit.to_str().unwrap();
+        let Some(said) = systemd_analyze(&["verify", "--man=no", unit]) else { return };
+        let about_it: Vec<&str> = said.err.lines().filter(|line| line.contains("offramp")).collect();
+        assert!(said.status == 0 && about_it.is_empty(), "{name}: {}{}", said.out, said.err);
+        // Of 100; 18 with systemd 252.
+        let Some(said) = systemd_analyze(&["security", "--offline=yes", "--threshold=25", unit]) else {
+            return;
+        };
+        assert_eq!(said.status, 0, "{name}: {}{}", said.out, said.err);
+    }
 }
 
 #[test]

@@ -67,7 +67,13 @@ impl Content {
         self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes)
     }
 
-    /// The same as text.
+    /// All of them: for keys, which may begin with any byte.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same as [`Content::bytes`], as text.
     ///
     /// # Errors
     /// [`Problem::NotText`].

@@ -33,38 +33,57 @@ pub const UNRECOGNIZED_NAME: u8 = 112;
 pub const USER_CANCELED: u8 = 90;
 /// No renegotiation (RFC 5246 §7.2.2), a warning.
 pub const NO_RENEGOTIATION: u8 = 100;
+/// Assigned to none: that of an alert whose description is not known.
+pub const UNKNOWN: u8 = 255;
+
+/// Every description that has a name in the RFCs.
+const NAMES: [(u8, &str); 27] = [
+    (CLOSE_NOTIFY, "close_notify"),
+    (UNEXPECTED_MESSAGE, "unexpected_message"),
+    (BAD_RECORD_MAC, "bad_record_mac"),
+    (RECORD_OVERFLOW, "record_overflow"),
+    (HANDSHAKE_FAILURE, "handshake_failure"),
+    (BAD_CERTIFICATE, "bad_certificate"),
+    (43, "unsupported_certificate"),
+    (44, "certificate_revoked"),
+    (45, "certificate_expired"),
+    (46, "certificate_unknown"),
+    (ILLEGAL_PARAMETER, "illegal_parameter"),
+    (48, "unknown_ca"),
+    (49, "access_denied"),
+    (DECODE_ERROR, "decode_error"),
+    (51, "decrypt_error"),
+    (PROTOCOL_VERSION, "protocol_version"),
+    (71, "insufficient_security"),
+    (INTERNAL_ERROR, "internal_error"),
+    (86, "inappropriate_fallback"),
+    (USER_CANCELED, "user_canceled"),
+    (NO_RENEGOTIATION, "no_renegotiation"),
+    (MISSING_EXTENSION, "missing_extension"),
+    (110, "unsupported_extension"),
+    (UNRECOGNIZED_NAME, "unrecognized_name"),
+    (113, "bad_certificate_status_response"),
+    (116, "certificate_required"),
+    (120, "no_application_protocol"),
+];
+
+/// Places of descriptions: those with a name, and one behind them for all others.
+pub const PLACES: usize = NAMES.len() + 1;
 
 /// What a description is called in the RFCs; its number is all there is of others.
 #[must_use]
 pub fn name(description: u8) -> &'static str {
-    const NAMES: [(u8, &str); 27] = [
-        (CLOSE_NOTIFY, "close_notify"),
-        (UNEXPECTED_MESSAGE, "unexpected_message"),
-        (BAD_RECORD_MAC, "bad_record_mac"),
-        (RECORD_OVERFLOW, "record_overflow"),
-        (HANDSHAKE_FAILURE, "handshake_failure"),
-        (BAD_CERTIFICATE, "bad_certificate"),
-        (43, "unsupported_certificate"),
-        (44, "certificate_revoked"),
-        (45, "certificate_expired"),
-        (46, "certificate_unknown"),
-        (ILLEGAL_PARAMETER, "illegal_parameter"),
-        (48, "unknown_ca"),
-        (49, "access_denied"),
-        (DECODE_ERROR, "decode_error"),
-        (51, "decrypt_error"),
-        (PROTOCOL_VERSION, "protocol_version"),
-        (71, "insufficient_security"),
-        (INTERNAL_ERROR, "internal_error"),
-        (86, "inappropriate_fallback"),
-        (USER_CANCELED, "user_canceled"),
-        (NO_RENEGOTIATION, "no_renegotiation"),
-        (MISSING_EXTENSION, "missing_extension"),
-        (110, "unsupported_extension"),
-        (UNRECOGNIZED_NAME, "unrecognized_name"),
-        (113, "bad_certificate_status_response"),
-        (116, "certificate_required"),
-        (120, "no_application_protocol"),
-    ];
-    NAMES.iter().find(|(number, _)| *number == description).map_or("unknown", |(_, name)| name)
+    name_at(place(description))
+}
+
+/// The place of a description among [`PLACES`].
+#[must_use]
+pub fn place(description: u8) -> usize {
+    NAMES.iter().position(|(number, _)| *number == description).unwrap_or(NAMES.len())
+}
+
+/// What the description at a place is called.
+#[must_use]
+pub fn name_at(place: usize) -> &'static str {
+    NAMES.get(place).map_or("unknown", |(_, name)| name)
 }

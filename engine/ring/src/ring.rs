@@ -21,9 +21,11 @@ use super::message::Message;
 use super::pool::{Pool, Size};
 use completion::accepted;
 use offramp_proto::buf::{Buf, Bufs, SMALL_BYTES};
+use set_up::set_up;
 use unread::{Class, UNWATCHED, Unread};
 
 mod completion;
+mod set_up;
 mod unread;
 
 pub use completion::{Completion, Outcome};
@@ -32,8 +34,6 @@ pub use completion::{Completion, Outcome};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started(u64);
 
-/// Submission entries; the completion queue has four times as many.
-const ENTRIES: u32 = 1024;
 /// How often a wait runs what the kernel has deferred while something waits to be taken: since Linux 6.13 it
 /// runs 20 of it in one system call.
 const HARVESTS: usize = 256;
@@ -79,19 +79,20 @@ impl<T: Copy> Ring<T> {
     /// What io_uring_setup(2) says: ENOSYS (no io_uring), EPERM (forbidden by kernel.io_uring_disabled or
     /// seccomp), ENOMEM (RLIMIT_MEMLOCK), EINVAL (kernel before 6.1).
     pub fn new() -> io::Result<Self> {
-        let uring: IoUring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_clamp()
-            .setup_cqsize(ENTRIES * 4)
-            .build(ENTRIES)?;
-        // Saves the look-up of the ring's descriptor in each system call; works without it.
-        let _ = uring.submitter().register_ring_fd();
-        let large = Pool::register(Size::Large, &uring.submitter())?;
-        let small = Pool::register(Size::Small, &uring.submitter())?;
-        let (pools, operations) = (Some([large, small]), Slab::with_capacity(1024));
+        Self::set_up(false)
+    }
+
+    /// The same; the kernel refuses any operation that is not on the list in `operations.rs`, with EACCES.
+    ///
+    /// # Errors
+    /// As for [`Ring::new`], and what io_uring_register(2) says of the restrictions.
+    pub fn restricted() -> io::Result<Self> {
+        Self::set_up(true)
+    }
+
+    fn set_up(is_restricted: bool) -> io::Result<Self> {
+        let (uring, pools) = set_up(is_restricted)?;
+        let (pools, operations) = (Some(pools), Slab::with_capacity(1024));
         Ok(Self { uring, pools, operations, next_number: 0, unread: Unread::default() })
     }
 

@@ -1,10 +1,15 @@
 //! `offramp ticket-key`: makes the file of ticket keys that several hosts share, adds a key to it, shows what
 //! is in it.
 
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
+use tracing::level_filters::LevelFilter;
 
 use offramp::tls::KeyFileError;
 use offramp::tls::ticket_keys::{KeyRing, UnixSeconds, Use};
@@ -27,6 +32,15 @@ pub(crate) enum TicketKeyTask {
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
         start_in: Duration,
     },
+    /// Keep the file in step with etcd on every host, and rotate the keys
+    ///
+    /// Runs offramp-ticket-key-agent, a package of its own; `agent --help` shows its options.
+    #[command(disable_help_flag = true)]
+    Agent {
+        /// Options of offramp-ticket-key-agent
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+        options: Vec<OsString>,
+    },
     /// Show the names of the keys and what each is for; never a secret
     ShowIds {
         /// The file
@@ -34,13 +48,30 @@ pub(crate) enum TicketKeyTask {
     },
 }
 
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TaskError {
+    #[error(transparent)]
+    File(#[from] KeyFileError),
+    #[error(
+        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, made with: \
+         cargo build --release --package {AGENT}"
+    )]
+    NoAgent,
+    #[error("{AGENT} cannot be run: {0}")]
+    Agent(io::Error),
+}
+
+const AGENT: &str = "offramp-ticket-key-agent";
+
 impl TicketKeyTask {
     /// Does it and says what was done.
-    pub(crate) fn run(self) -> Result<String, KeyFileError> {
+    pub(crate) fn run(self, log_level: LevelFilter) -> Result<String, TaskError> {
         let now = now();
         match self {
+            Self::Agent { options } => Err(become_agent(&options, log_level)),
             Self::New { file } => {
-                KeyRing::generate(now)?.create(&file)?;
+                KeyRing::generate(now).map_err(KeyFileError::from)?.create(&file)?;
                 Ok(format!("{}: made\n{}", file.display(), ids(&file, now)?))
             }
             Self::Rotate { file, start_in } => {
@@ -58,6 +89,15 @@ impl TicketKeyTask {
             }
         }
     }
+}
+
+/// Runs the agent in place of this process; returns only if that fails.
+fn become_agent(options: &[OsString], log_level: LevelFilter) -> TaskError {
+    let beside =
+        std::env::current_exe().ok().map(|own| own.with_file_name(AGENT)).filter(|path| path.is_file());
+    let program = beside.unwrap_or_else(|| PathBuf::from(AGENT));
+    let error = Command::new(program).args(["--log-level", &log_level.to_string()]).args(options).exec();
+    if error.kind() == ErrorKind::NotFound { TaskError::NoAgent } else { TaskError::Agent(error) }
 }
 
 fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
@@ -107,11 +147,11 @@ mod tests {
     fn rotating_past_the_end_of_the_last_key_is_warned_of() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ticket.keys");
-        let made = TicketKeyTask::New { file: file.clone() }.run().unwrap();
+        let made = TicketKeyTask::New { file: file.clone() }.run(LevelFilter::INFO).unwrap();
         assert!(made.contains("seals") && !made.contains("warning"), "{made}");
         let rotate = |hours: u64| {
             let start_in = Duration::from_secs(hours * 3600);
-            TicketKeyTask::Rotate { file: file.clone(), start_in }.run().unwrap()
+            TicketKeyTask::Rotate { file: file.clone(), start_in }.run(LevelFilter::INFO).unwrap()
         };
         let rotated = rotate(47);
         assert!(rotated.contains("ticket.keys: no key seals from"), "{rotated}");
@@ -123,10 +163,12 @@ mod tests {
     fn a_full_file_takes_no_more_and_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ticket.keys");
-        TicketKeyTask::New { file: file.clone() }.run().unwrap();
+        TicketKeyTask::New { file: file.clone() }.run(LevelFilter::INFO).unwrap();
         let rotate = || {
             let start_in = Duration::from_secs(600);
-            TicketKeyTask::Rotate { file: file.clone(), start_in }.run().map_err(|error| error.to_string())
+            TicketKeyTask::Rotate { file: file.clone(), start_in }
+                .run(LevelFilter::INFO)
+                .map_err(|error| error.to_string())
         };
         assert!((1..KEYS_MAX).all(|_| rotate().is_ok()));
         let error = rotate().unwrap_err();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::limits::{
     Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
 };
 use super::option::Scope;
+use super::pinning::default_workers;
 use super::pool::NamedPool;
 use super::{
     Config, ConfigError, ConfigOption, Given, IdentityFiles, Listener, Mode, Origin, Origins, Pinning,
@@ -129,6 +129,7 @@ impl Raw {
         let workers = self.number(ConfigOption::Workers, WORKERS)?.unwrap_or_else(default_workers);
         let pin_workers =
             self.parsed(ConfigOption::PinWorkers, Pinning::ALLOWED, Pinning::parse)?.unwrap_or_default();
+        let (run_as, confine) = (self.run_as()?, self.confine()?);
         let admin = self.address(ConfigOption::Admin)?;
         let timeouts = self.timeouts()?;
         let max_connections = self.max_connections(workers)?;
@@ -145,6 +146,8 @@ impl Raw {
             listeners,
             workers,
             pin_workers,
+            run_as,
+            confine,
             admin,
             timeouts,
             max_connections,
@@ -368,12 +371,6 @@ fn duration(text: &str) -> Option<Duration> {
         "h" => count.checked_mul(3600).map(Duration::from_secs),
         _ => None,
     }
-}
-
-/// As many as this process may use cores, quotas of its cgroup included.
-fn default_workers() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    cores.clamp(*WORKERS.start(), *WORKERS.end())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod addresses;
 mod check;
 mod clients;
 mod collisions;
+mod confine;
 pub mod directory;
 pub mod file;
 mod health;
@@ -30,6 +31,7 @@ mod unix;
 
 pub use addresses::AcceptProxy;
 pub use check::{Raw, RawListener, RawPool};
+pub use confine::{Confine, RunAs};
 pub use option::{ConfigOption, Description, Given, Kind, Origin, Scope};
 
 pub use offramp_core::config::{
@@ -132,6 +134,20 @@ impl Listener {
         named.chain(self.found()).collect()
     }
 
+    /// All files that it names, or that lie in a directory which it names, and that are read when it is loaded.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let identities = self.all_identities().into_iter().flat_map(|identity| {
+            [Some(identity.certificate), Some(identity.key), identity.ocsp].into_iter().flatten()
+        });
+        let anchors = [self.mode.server().map(|server| &server.trust), Some(&self.peers.trust_anchor)];
+        let authorities = anchors.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
+            TrustAnchor::Authorities(file) => Some(file),
+            _ => None,
+        });
+        identities.chain(authorities.chain(&self.peers.revocation).cloned()).collect()
+    }
+
     /// What lies in directories now.
     fn found(&self) -> Vec<IdentityFiles> {
         self.identity_directories.iter().flat_map(|directory| directory::pairs(directory)).collect()
@@ -179,6 +195,10 @@ pub struct Config {
     pub workers: usize,
     /// Where each runs.
     pub pin_workers: Pinning,
+    /// Whom a process becomes that was started as root.
+    pub run_as: Option<RunAs>,
+    /// Whether the process gives up what it does not need; the library does so only with its own rings.
+    pub confine: Confine,
     /// Where the control plane serves `/metrics` and `/healthz`; nowhere if absent.
     pub admin: Option<SocketAddr>,
     /// The deadlines of a connection.
@@ -219,6 +239,8 @@ impl Config {
             listeners,
             workers: 1,
             pin_workers: Pinning::default(),
+            run_as: None,
+            confine: Confine::default(),
             admin: None,
             timeouts: Timeouts::default(),
             max_connections: limits::MAX_CONNECTIONS_DEFAULT,

@@ -159,6 +159,16 @@ options! {
         default "off", Process Text,
         "Pin each worker to a CPU of its own (on), and give it the connections that arrive there \
          (incoming-cpu)";
+    User: "user", "--user", "NAME|NUMBER",
+        default "the one who starts it", Process Text,
+        "The user that Offramp becomes once it listens and has read its keys; only if it is started as root";
+    Group: "group", "--group", "NAME|NUMBER",
+        default "the user's", Process Text,
+        "Beside user: another group than that user's own";
+    Confine: "confine", "--confine", "auto|require|off",
+        default "auto", Process Text,
+        "Whether the process gives up what it does not need (Landlock, seccomp, restricted rings): as far as \
+         the kernel can (auto), entirely or it does not start (require), or not at all (off)";
     Offload: "offload", "--offload", "auto|always|never|after-bytes(N)",
         default "auto", Listener Text,
         "When kernel TLS encrypts and decrypts the records";

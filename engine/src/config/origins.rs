@@ -57,6 +57,12 @@ impl Origins {
         found.map(|value| value.given.origin.to_string())
     }
 
+    /// The path of the file, if there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// The file, if there is one.
     #[must_use]
     pub fn file(&self) -> Option<impl fmt::Display> {

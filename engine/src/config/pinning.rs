@@ -1,4 +1,14 @@
-//! Where workers run.
+//! How many workers there are, and where they run.
+
+use std::num::NonZero;
+
+use super::limits::WORKERS;
+
+/// As many as this process may use cores, quotas of its cgroup included.
+pub(super) fn default_workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    cores.clamp(*WORKERS.start(), *WORKERS.end())
+}
 
 /// On which CPUs workers run, and which connections they are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,15 @@ pub struct SocketAccess {
     pub group: Option<u32>,
 }
 
+impl SocketAccess {
+    /// With this user and group where none are given.
+    #[must_use]
+    pub fn or_owner(self, owner: Option<(u32, u32)>) -> Self {
+        let (user, group) = owner.unzip();
+        Self { user: self.user.or(user), group: self.group.or(group), ..self }
+    }
+}
+
 impl Default for SocketAccess {
     /// The owner and the group, so that a group is all that a balancer needs, and nobody else.
     fn default() -> Self {

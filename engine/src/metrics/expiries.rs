@@ -5,7 +5,8 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::metrics::MetricType;
+
+use super::{encode, families};
 
 /// Most certificates of which the end is exposed; the first that are added.
 const EXPIRIES_MAX: usize = 4096;
@@ -32,9 +33,7 @@ impl Collector for Expiries {
         if self.0.is_empty() {
             return Ok(());
         }
-        let (name, help) =
-            ("offramp_certificate_not_after_seconds", "When a certificate expires (Unix time)");
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut metric = encode::begin(&mut encoder, &families::CERTIFICATE_NOT_AFTER)?;
         for ((file, nth), not_after) in &self.0 {
             let nth = nth.to_string();
             let labels = [("certificate", file.as_str()), ("nth", nth.as_str())];
@@ -46,8 +45,10 @@ impl Collector for Expiries {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Metrics, Registry};
 
     #[test]
     fn certificate_ends_are_bounded_and_escaped() {
@@ -58,7 +59,8 @@ mod tests {
             expiries.add(file, nth, end);
         }
         let shown = format!("{}/é.pem", "d".repeat(194));
-        let text = Metrics::default().exposition(Vec::new(), expiries);
+        let metrics = Metrics::new(Vec::new(), Arc::new(Registry::new(0, 0)), Arc::default());
+        let text = metrics.exposition(Vec::new(), expiries);
         for line in [
             "# TYPE offramp_certificate_not_after_seconds gauge",
             r#"offramp_certificate_not_after_seconds{certificate="a \"b\\\n.pem",nth="1"} 7"#,

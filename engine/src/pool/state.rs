@@ -25,6 +25,8 @@ const ALWAYS_UP: u64 = 0;
 pub struct EndpointState {
     /// [`DOWN`], [`ALWAYS_UP`], or one more than the millisecond at which the endpoint came up.
     up_since: AtomicU64,
+    /// The millisecond at which it went up or down last; 0 if it never did.
+    changed_ms: AtomicU64,
     /// Consecutive failures.
     failures: AtomicU32,
     connections: ConnectionCount,
@@ -48,6 +50,7 @@ impl EndpointState {
     pub fn new(workers: usize) -> Self {
         Self {
             up_since: AtomicU64::new(ALWAYS_UP),
+            changed_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             connections: ConnectionCount::new(workers),
         }
@@ -73,6 +76,14 @@ impl EndpointState {
         }
         let up_since = if up { now_ms.saturating_add(1).min(DOWN - 1) } else { DOWN };
         self.up_since.store(up_since, Ordering::Relaxed);
+        self.changed_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The time of the last change between up and down, by the clock of [`set_up`](Self::set_up); 0 if the
+    /// endpoint has been up from the beginning.
+    #[must_use]
+    pub fn changed_ms(&self) -> u64 {
+        self.changed_ms.load(Ordering::Relaxed)
     }
 
     /// Counts a connection that this worker opens. Only the worker with this index may call this.
@@ -266,6 +277,7 @@ mod tests {
         state.set_up(true, 1_000);
         state.set_up(true, 5_000);
         assert_eq!(state.share(6_000, 10_000), 550);
+        assert_eq!(state.changed_ms(), 1_000);
     }
 
     #[test]

@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ConfigOption, Raw};
-    use crate::metrics::{Counters, Metrics};
+    use crate::metrics::{Counters, Metrics, Registry};
 
     fn control() -> Control {
         let tickets = Arc::new(crate::tls::Tickets::generate(1, 0).unwrap());
@@ -277,9 +277,13 @@ mod tests {
     }
 
     fn pulse(workers: usize) -> Pulse {
-        let counters = (0..workers).map(|_| Arc::new(Counters::new(&[]))).collect();
+        let counters = (0..workers).map(|_| Arc::new(Counters::default())).collect();
         let allowed = Arc::new(AtomicBool::new(true));
-        Pulse::new(Metrics::new(counters, allowed), Arc::new([]), Arc::default())
+        Pulse::new(
+            Metrics::new(counters, Arc::new(Registry::new(1, 0)), allowed),
+            Arc::new([]),
+            Arc::default(),
+        )
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::config::Origins;
 use crate::config::limits::BUFFER_MEMORY_PER_WORKER;
+use crate::confine::ConfineError;
 use crate::sys::errno;
 use crate::sys::socket::Address;
 use crate::tls::KeyFileError;
@@ -24,6 +25,9 @@ pub enum StartError {
     /// Ticket keys cannot be made.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// The process cannot be confined as it was asked for, or cannot reach what is named since it is confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// An address cannot be listened on.
     #[error("{key}: {address} {problem}")]
     Listen {
@@ -159,6 +163,11 @@ impl StartError {
         let is_any = |_: &str| true;
         let place = match &self {
             Self::TlsPolicy(error) => error.file().and_then(|file| origins.of_path(file)),
+            Self::Confine(ConfineError::Outside { path } | ConfineError::Unreadable { path, .. }) => {
+                origins.of_path(path)
+            }
+            Self::Confine(ConfineError::User { .. }) => origins.of_key("user", is_any),
+            Self::Confine(ConfineError::Missing { .. }) => origins.of_key("confine", is_any),
             Self::TicketKeys(_) => origins.of_key("ticket_keys", is_any),
             Self::Listen { key, address, .. } => origins.of_key(key, |value| {
                 let is_it = |one: &str| one.parse().map(Address::Tcp).is_ok_and(|one| one == *address);

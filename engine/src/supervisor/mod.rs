@@ -39,15 +39,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::admin::{self, ConfigTask};
-use crate::config::{Config, ConfigError, Loaded, Pinning, Routes};
-use crate::conn::fault::Fault;
+use crate::config::{Config, ConfigError, Confine, Loaded, Pinning, Routes};
+use crate::confine::Cage;
 use crate::log::Log;
 use crate::metrics::{Counters, Expiries, Metrics};
-use crate::sys::errno;
 use crate::sys::socket::Address;
+use crate::sys::{errno, operations};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::NoRandomness;
-use crate::worker::Setup;
+use crate::worker::{Setup, WorkerCage};
 
 use admin_address::{AdminAddress, Bound};
 pub use control::Control;
@@ -174,6 +174,7 @@ impl Engine {
         // Those that listeners take are counted with the listeners.
         let open_at_start = descriptors::open().saturating_sub(inherited.count());
         inherited.check(&config)?;
+        let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
         reload::warn(&config.collisions());
         note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
@@ -183,11 +184,20 @@ impl Engine {
             control.manager = Manager::from_environment();
         }
         let (served, admin_bound, expiries) = open(&config, &control, &cpus, open_at_start, inherited)?;
-        let counters: Vec<_> =
-            control.mailboxes.iter().map(|_| Arc::new(Counters::new(Fault::LABELS))).collect();
+        if let Some(cage) = &mut cage {
+            cage.close(&config)?;
+            cage.announce();
+        }
+        let of_worker = cage.as_ref().map_or_else(|| embedded(&config), Cage::of_worker);
+        control.services.lock().confine(cage.map(Arc::new));
+
+        let counters: Vec<_> = control.mailboxes.iter().map(|_| Arc::new(Counters::default())).collect();
         let log_counters = log.as_ref().map(Log::counters).unwrap_or_default();
-        let metrics = Metrics::new(counters.clone(), control.offload.allowed()).with_log(log_counters);
-        let crew = Crew::start(setups(&control, counters)?.into_iter(), &cpus, control.clone())?;
+        let registry = control.services.lock().registry();
+        let metrics = Metrics::new(counters.clone(), registry, control.offload.allowed())
+            .with_log(log_counters)
+            .with_tickets(Arc::clone(&tickets));
+        let crew = Crew::start(setups(&control, counters, &of_worker)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
         let (upgrades, to_upgrade) = Upgrades::new(control.clone());
         let service = admin::Service {
@@ -338,7 +348,7 @@ fn open(
     };
     let admin = config.admin.map(admin).transpose()?;
     let mut in_force = control.services.lock();
-    in_force.begin(incoming_cpus, open_at_start, inherited)?;
+    in_force.begin(incoming_cpus, open_at_start, inherited, Cage::owner(config))?;
     let next = in_force.prepare(config, &reload::find(config))?;
     reload::warn(next.warning.as_slice());
     in_force.commit(next);
@@ -346,14 +356,24 @@ fn open(
     Ok((in_force.running().iter().map(Served::of).collect(), admin, in_force.expiries()))
 }
 
+/// In a process of which we are a part: the rings are ours.
+fn embedded(config: &Config) -> WorkerCage {
+    WorkerCage::of_ring(config.confine != Confine::Off && operations::can_be_restricted().is_ok())
+}
+
 /// What each worker is made of.
-fn setups(control: &Control, counters: Vec<Arc<Counters>>) -> Result<Vec<Setup>, StartError> {
+fn setups(
+    control: &Control,
+    counters: Vec<Arc<Counters>>,
+    cage: &WorkerCage,
+) -> Result<Vec<Setup>, StartError> {
     let names = connection_names(counters.len())?;
     let in_force = control.services.lock();
     let setup = |(index, counters): (usize, _)| Setup {
         index,
         name: names[index],
         workers: control.mailboxes.len(),
+        cage: cage.clone(),
         max_connections: in_force.max_connections_of(index),
         counters,
         limits: in_force.limits(),

@@ -11,6 +11,7 @@ use super::resolver::{Name, Resolver};
 use crate::config::limits::{ENDPOINTS, PROBES_MAX, Timeouts};
 use crate::config::{Config, HealthCheck, Pool, Target};
 use crate::limit::{LimitRules, Limits};
+use crate::metrics::Registry;
 use crate::pool::health::{Change, Health, HealthRules};
 use crate::pool::{Endpoint, EndpointState, PoolRules};
 use crate::sys::socket::Address;
@@ -38,6 +39,8 @@ pub(super) struct State {
     under_way: BTreeMap<u64, Place>,
     last_serial: u64,
     rounds: u64,
+    /// Counts probes.
+    registry: Arc<Registry>,
 }
 
 /// What a round comes to.
@@ -77,7 +80,7 @@ impl std::fmt::Debug for State {
 
 impl Pools {
     /// None yet.
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, registry: Arc<Registry>) -> Self {
         let state = State {
             workers,
             origin: now(),
@@ -87,6 +90,7 @@ impl Pools {
             under_way: BTreeMap::new(),
             last_serial: 0,
             rounds: 0,
+            registry,
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -226,6 +230,9 @@ impl State {
     fn take(&mut self, outcomes: Vec<Outcome>) {
         for Outcome { serial, result } in outcomes {
             let place = self.under_way.remove(&serial);
+            if let (Some(place), Some(result)) = (&place, &result) {
+                self.registry.probed(&place.pool, result.is_ok());
+            }
             let watched = place.and_then(|place| self.endpoints.get_mut(&place));
             if let Some(watched) = watched.filter(|watched| watched.probe == Some(serial)) {
                 (watched.probe, watched.outcome) = (None, result);
@@ -330,6 +337,10 @@ mod tests {
         raw.check().expect("a configuration")
     }
 
+    fn registry() -> Arc<Registry> {
+        Arc::new(Registry::new(1, 0))
+    }
+
     fn pool(config: &Config) -> Arc<Pool> {
         Arc::clone(config.listeners[0].routes.pools().next().expect("one"))
     }
@@ -361,7 +372,7 @@ mod tests {
     #[test]
     fn endpoint_that_fails_is_down_and_comes_back_by_time() {
         let config = config("127.0.0.1:1, 127.0.0.1:2 weight=3", "off");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
         assert_eq!(endpoints.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 3]);
         (0..FAILURES).for_each(|_| endpoints[0].state.failed());
@@ -374,7 +385,7 @@ mod tests {
     #[test]
     fn endpoint_that_is_alone_is_tried_always() {
         let config = config("127.0.0.1:1", "off");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let endpoints = pools.lock().endpoints(&pool(&config), config.timeouts);
         (0..100).for_each(|_| endpoints[0].state.failed());
         rounds(&pools, 1..10);
@@ -386,7 +397,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let config = config(&address.to_string(), "tcp");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let endpoints = put_in_force(&pools, &pool(&config), &config);
         rounds(&pools, 1..20);
         assert!(endpoints[0].state.is_up());
@@ -401,7 +412,7 @@ mod tests {
     #[test]
     fn probe_of_a_removed_endpoint_changes_nothing() {
         let config = config("127.0.0.1:1", "tcp");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let endpoint = &put_in_force(&pools, &pool(&config), &config)[0];
         endpoint.state.set_up(false, 0);
         let begin = pools.lock().origin;
@@ -424,7 +435,7 @@ mod tests {
     #[test]
     fn endpoint_that_is_down_and_removed_is_forgotten() {
         let config = config("127.0.0.1:1, 127.0.0.1:2", "tcp");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let endpoints = put_in_force(&pools, &pool(&config), &config);
         (0..FAILURES).for_each(|_| endpoints[0].state.failed());
         rounds(&pools, 1..2);
@@ -437,7 +448,7 @@ mod tests {
     #[test]
     fn state_of_an_endpoint_outlasts_a_reload() {
         let config = config("127.0.0.1:1, 127.0.0.1:2", "off");
-        let pools = Pools::new(1);
+        let pools = Pools::new(1, registry());
         let get = || pools.lock().endpoints(&pool(&config), config.timeouts);
         let (first, again) = (get(), get());
         assert!(Arc::ptr_eq(&first[0].state, &again[0].state));
@@ -450,7 +461,7 @@ mod tests {
 
     /// Ten pools of sixty endpoints.
     fn many() -> Pools {
-        let (pools, mut checks) = (Pools::new(1), BTreeMap::new());
+        let (pools, mut checks) = (Pools::new(1, registry()), BTreeMap::new());
         let mut in_force = Vec::new();
         for pool_nth in 0..10 {
             let backends = (1..=60).map(|host| format!("127.0.{pool_nth}.{host}:1"));

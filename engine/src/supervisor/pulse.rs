@@ -112,12 +112,16 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::metrics::Counters;
+    use crate::metrics::{Counters, Registry};
 
     #[test]
     fn a_worker_is_stuck_after_so_many_looks_and_until_it_turns() {
-        let counters = Arc::new(Counters::new(&[]));
-        let metrics = Metrics::new(vec![Arc::clone(&counters)], Arc::new(AtomicBool::new(true)));
+        let counters = Arc::new(Counters::default());
+        let metrics = Metrics::new(
+            vec![Arc::clone(&counters)],
+            Arc::new(Registry::new(1, 0)),
+            Arc::new(AtomicBool::new(true)),
+        );
         let mailboxes: Arc<[_]> = Arc::new([Arc::new(Mailbox::new().unwrap())]);
         let mut pulse = Pulse::new(metrics.clone(), mailboxes, Arc::default());
         for look in 1..STUCK_SECONDS {

@@ -105,6 +105,7 @@ impl Reloader {
         if control.upgrading.load(Ordering::Acquire) {
             return Err(StartError::Upgrading);
         }
+        in_force.check_reach(&new)?;
         let keys = ticket_clock::next_keys(&control.tickets, &new)?;
         let next = in_force.prepare(&new, &find(&new));
         let prepared = next.and_then(|next| Ok((next, self.admin.prepare(new.admin)?)));
@@ -125,10 +126,10 @@ impl Reloader {
         } else {
             format!("; not in force until a restart: {}", waiting.join(", "))
         };
-        let (workers, pin_workers) = (self.running.workers, self.running.pin_workers);
+        let Config { workers, pin_workers, run_as, confine, .. } = self.running.clone();
         // As they run: what the socket of one that stays was given stays too.
         let listeners = in_force.listeners().cloned().collect();
-        self.running = Config { workers, pin_workers, listeners, ..new };
+        self.running = Config { workers, pin_workers, run_as, confine, listeners, ..new };
         let said = format!("listeners, pools, limits and timeouts in force; {}{rest}", texts.join("; "));
         Ok((said, warnings))
     }
@@ -137,18 +138,23 @@ impl Reloader {
 /// How messages call a configuration that was sent.
 pub const SENT: &str = "PUT /v1/config";
 
-/// What of `new` differs from what runs, and cannot change while it runs: the threads, and the files of Unix
-/// sockets.
+/// What of `new` differs from what runs, and cannot change while it runs: the threads, the user and what the
+/// process has given up, and the files of Unix sockets.
 fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
     let staying = || {
         let before = |it: &Listener| running.listeners.iter().find(|before| before.listen == it.listen);
         new.listeners.iter().filter_map(move |it| Some((before(it)?.socket_access, it.socket_access)))
     };
     let owner = |access: SocketAccess| (access.user, access.group);
+    let user = |config: &Config| config.run_as.as_ref().map(|user| user.uid);
+    let group = |config: &Config| config.run_as.as_ref().map(|user| user.gid);
     let differs = [
         (ConfigOption::SocketMode, staying().any(|(before, it)| before.mode != it.mode)),
         (ConfigOption::SocketOwner, staying().any(|(before, it)| owner(before) != owner(it))),
         (ConfigOption::Workers, running.workers != new.workers),
+        (ConfigOption::User, user(running) != user(new)),
+        (ConfigOption::Group, group(running) != group(new)),
+        (ConfigOption::Confine, running.confine != new.confine),
         (ConfigOption::PinWorkers, running.pin_workers != new.pin_workers),
     ];
     differs.into_iter().filter_map(|(option, differs)| differs.then_some(option))

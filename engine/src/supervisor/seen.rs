@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::config::{Listener, TrustAnchor};
+use crate::config::Listener;
 use offramp_files::Stamp;
 
 /// Each file of the listeners, in their order, and as it was; `None` where there is none.
@@ -14,7 +14,7 @@ impl Seen {
     /// As they are now; to be taken before they are read, or a change in between would be missed.
     pub(super) fn of<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Self {
         let seen = |path: PathBuf| (path.clone(), Stamp::of(&path));
-        Self(listeners.into_iter().flat_map(files).map(seen).collect())
+        Self(listeners.into_iter().flat_map(Listener::files).map(seen).collect())
     }
 
     /// Which files are no longer as they were, have come or are gone.
@@ -36,23 +36,9 @@ impl Seen {
     }
 }
 
-/// All that a listener names, or that lies in a directory which it names, and that is read when it is loaded.
-fn files(listener: &Listener) -> Vec<PathBuf> {
-    let identities = listener.all_identities().into_iter().flat_map(|identity| {
-        [Some(identity.certificate), Some(identity.key), identity.ocsp].into_iter().flatten()
-    });
-    let anchors = [listener.mode.server().map(|server| &server.trust), Some(&listener.peers.trust_anchor)];
-    let authorities = anchors.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
-        TrustAnchor::Authorities(file) => Some(file),
-        _ => None,
-    });
-    identities.chain(authorities.chain(&listener.peers.revocation).cloned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{ConfigOption, Raw};
+    use crate::config::{ConfigOption, Raw, TrustAnchor};
 
     #[test]
     fn watch_knows_every_file_that_a_listener_names() {
@@ -63,7 +49,7 @@ mod tests {
         let mut listener = raw.check().unwrap().listeners.remove(0);
         listener.identities[0].ocsp = Some("/d/ocsp".into());
         listener.peers.trust_anchor = TrustAnchor::Authorities("/d/ca.pem".into());
-        let named: Vec<_> = files(&listener).iter().map(|path| path.display().to_string()).collect();
+        let named: Vec<_> = listener.files().iter().map(|path| path.display().to_string()).collect();
         assert_eq!(named, ["/d/c.pem", "/d/k.pem", "/d/ocsp", "/d/ca.pem"]);
     }
 }

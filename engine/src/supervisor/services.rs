@@ -19,10 +19,11 @@ use super::unix_socket::{Bound, SocketFile, SocketFiles};
 use super::{RecordPaths, StartError, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
 use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
+use crate::confine::Cage;
 use crate::conn::policy::{Legs, Policy};
 use crate::limit::{LimitRules, Limits};
-use crate::metrics::Expiries;
-use crate::pool::{ConnectionCount, Pool};
+use crate::metrics::{EndpointRow, Expiries, Registry};
+use crate::pool::{ConnectionCount, Endpoint, Pool};
 use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
@@ -40,7 +41,8 @@ pub(super) struct Services {
 impl Services {
     /// None yet.
     pub(super) fn new(mailboxes: Arc<[Arc<Mailbox>]>, tickets: Arc<Tickets>) -> Self {
-        let pools = Pools::new(mailboxes.len());
+        let registry = Arc::new(Registry::new(mailboxes.len(), ticket_clock::now()));
+        let pools = Pools::new(mailboxes.len(), Arc::clone(&registry));
         let limits = pools.lock().limits(LimitRules::default(), None);
         let files = SocketFiles::default();
         let in_force = InForce {
@@ -54,12 +56,15 @@ impl Services {
             open_at_start: 0,
             inherited: Inherited::default(),
             released: None,
+            owner: None,
+            cage: None,
             max_connections: 0,
             seen: Seen::default(),
             warned: Vec::new(),
             expiries: Arc::default(),
             pools,
             limits,
+            registry,
         };
         Self { in_force: Arc::new(Mutex::new(in_force)), files }
     }
@@ -106,6 +111,9 @@ pub(super) struct InForce {
     inherited: Inherited,
     /// Where the commands are to go that wait in `mailboxes` until this process is to accept.
     released: Option<Arc<[Arc<Mailbox>]>>,
+    /// The user and group that the process becomes; none if it stays who it is.
+    owner: Option<(u32, u32)>,
+    cage: Option<Arc<Cage>>,
     /// Of all workers.
     max_connections: usize,
     /// Its files as they were when they were last read.
@@ -115,6 +123,8 @@ pub(super) struct InForce {
     expiries: Arc<Mutex<Expiries>>,
     pools: Pools,
     limits: Arc<Limits>,
+    /// What is counted of the services and pools.
+    registry: Arc<Registry>,
 }
 
 /// A service as the workers have it.
@@ -159,12 +169,24 @@ impl InForce {
         incoming_cpus: Vec<usize>,
         open_at_start: u64,
         inherited: Inherited,
+        owner: Option<(u32, u32)>,
     ) -> Result<(), StartError> {
         if inherited.giver == Giver::Predecessor {
             self.hold()?;
         }
+        self.owner = owner;
         (self.incoming_cpus, self.open_at_start, self.inherited) = (incoming_cpus, open_at_start, inherited);
         Ok(())
+    }
+
+    /// What the process is confined to from now on.
+    pub(super) fn confine(&mut self, cage: Option<Arc<Cage>>) {
+        self.cage = cage;
+    }
+
+    /// Whether the process can reach what this configuration names.
+    pub(super) fn check_reach(&self, new: &Config) -> Result<(), StartError> {
+        Ok(self.cage.as_ref().map_or(Ok(()), |cage| cage.check(new))?)
     }
 
     /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing
@@ -240,7 +262,9 @@ impl InForce {
             return Ok((Running { listener, records, legs, connections, ..before }, Vec::new()));
         }
         let given = self.inherited.take(Purpose::Listener, &listener.listen);
-        let bound = sockets::listening(&listener, given, workers, &self.incoming_cpus)?;
+        let socket_access = listener.socket_access.or_owner(self.owner);
+        let asked = Listener { socket_access, ..listener.clone() };
+        let bound = sockets::listening(&asked, given, workers, &self.incoming_cpus)?;
         let Bound { listen, sockets, file, is_shared } = bound;
         let mut next_id = || {
             self.next_id += 1;
@@ -260,7 +284,8 @@ impl InForce {
         let firsts = (0..self.mailboxes.len()).map(|worker| (running.id, worker));
         for (id, worker) in firsts.chain(running.further.iter().copied()) {
             let policy = Arc::new(running.policy(self.timeouts));
-            let route = Arc::new(running.route(&mut self.pools.lock(), self.timeouts, worker));
+            let route = running.route(&mut self.pools.lock(), self.timeouts, worker, &self.registry);
+            let route = Arc::new(route);
             let is_shared = running.is_shared;
             self.mailboxes[worker].post(match sockets.next() {
                 Some(listener) => Command::Add(Service { id, listener, is_shared, policy, route }),
@@ -271,6 +296,7 @@ impl InForce {
 
     /// Reads all files of the listeners again and puts them in force.
     pub(super) fn reread(&mut self) -> Result<(), StartError> {
+        self.check_reach(&Config::new(self.listeners().cloned().collect()))?;
         let load = |it: &Running| it.listener.load(Some(&self.tickets), Some(&it.legs));
         let all = self.services.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         for (running, legs) in self.services.iter_mut().zip(all) {
@@ -291,17 +317,25 @@ impl InForce {
     /// Forgets what no pool in force has: names and endpoints.
     pub(super) fn forget_endpoints(&self) {
         let mut pools = self.pools.lock();
-        let (mut in_force, mut checks) = (Vec::new(), BTreeMap::new());
+        let (mut in_force, mut checks, mut rows) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for running in &self.services {
             for pool in running.listener.routes.pools() {
                 // Of several listeners the first one decides how a pool is probed.
                 checks.entry(pool.name.clone()).or_insert_with(|| Arc::new(running.check(pool)));
                 for endpoint in pools.endpoints(pool, self.timeouts) {
+                    let row = row(pool, &endpoint);
+                    rows.entry((pool.name.clone(), row.address.clone())).or_insert(row);
                     in_force.push((Arc::clone(pool), endpoint.address));
                 }
             }
         }
         pools.forget_others(&in_force, checks);
+        self.registry.set_endpoints(rows.into_values().collect());
+    }
+
+    /// What is counted of services and pools.
+    pub(super) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
     }
 
     /// What is known of the pools.
@@ -362,7 +396,13 @@ impl Running {
         self.file.as_ref().is_none_or(|file| file.is_in_place())
     }
 
-    fn route(&self, pools: &mut pools::State, timeouts: Timeouts, worker: usize) -> Route {
+    fn route(
+        &self,
+        pools: &mut pools::State,
+        timeouts: Timeouts,
+        worker: usize,
+        registry: &Registry,
+    ) -> Route {
         let Routes { rules, default } = &self.listener.routes;
         let all: Vec<&Arc<config::Pool>> = self.listener.routes.pools().collect();
         let place = |pool: &Arc<config::Pool>| all.iter().position(|it| it.name == pool.name);
@@ -377,8 +417,12 @@ impl Running {
             listen: self.listen.clone(),
             rules: rules.collect(),
             default: default.as_ref().and_then(place),
-            destinations: all.iter().map(|pool| destination(pool, pools, timeouts, worker)).collect(),
+            destinations: all
+                .iter()
+                .map(|pool| destination(pool, pools, timeouts, worker, registry))
+                .collect(),
             connections: Arc::clone(&self.connections),
+            counters: registry.listener(&self.listen.to_string(), worker),
             accept_proxy: self.listener.accept_proxy.clone(),
             keepalive: self.listener.keepalive,
             tcp_user_timeout: self.listener.tcp_user_timeout,
@@ -420,15 +464,27 @@ impl Running {
     }
 }
 
+/// An endpoint as the metrics show it.
+fn row(pool: &config::Pool, endpoint: &Endpoint) -> EndpointRow {
+    EndpointRow {
+        pool: pool.name.as_str().into(),
+        address: endpoint.address.to_string(),
+        weight: endpoint.weight,
+        state: Arc::clone(&endpoint.state),
+    }
+}
+
 /// A pool as a worker has it.
 fn destination(
     pool: &config::Pool,
     pools: &mut pools::State,
     timeouts: Timeouts,
     worker: usize,
+    registry: &Registry,
 ) -> Destination {
     let (endpoints, rules) = (pools.endpoints(pool, timeouts), pools.rules(pool));
     let pool_name = pool.name.as_str().into();
     let proxy = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs);
-    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy }
+    let counters = registry.pool(&pool.name, worker);
+    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy, counters }
 }

@@ -18,7 +18,7 @@ use super::served::Served;
 use crate::conn::Conn;
 use crate::conn::event::Event;
 use crate::conn::fault::Fault;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Pause};
 use crate::sys::ring::Outcome;
 use crate::sys::socket;
 
@@ -80,8 +80,8 @@ impl Worker {
     fn take_in(&mut self, service: ServiceId, socket: OwnedFd) {
         self.evict_of(service);
         let Some(served) = self.services.get(&service) else { return };
-        self.counters.add(Counter::Accepted, 1);
         let route = Arc::clone(&served.route);
+        route.counters.add(Counter::Accepted, 1);
         let has_balancers = route.accept_proxy.is_on();
         let counts = self.limits.counts_sources() && !has_balancers;
         let about = (counts || self.limits.logs_connections() || route.wants_about()).then(|| {
@@ -104,6 +104,7 @@ impl Worker {
         };
         self.limits.accepted(self.now);
         route.connections.enter(self.index);
+        route.counters.opened();
         let conn = Conn::new(Arc::clone(&served.policy));
         let id = self.slots.insert(conn, route, socket, self.now);
         if let Some(slot) = self.slots.get(id) {
@@ -118,8 +119,7 @@ impl Worker {
 
     /// Resets a connection that gets no slot: nothing of TLS is done for it.
     fn turn_away(&mut self, route: &Route, client: Option<SocketAddr>, socket: OwnedFd, fault: Fault) {
-        self.counters.add(Counter::Closed, 1);
-        self.counters.fault(fault.index());
+        route.counters.ended(Some(fault));
         let listener = || Some(route.listen.clone());
         let who = || Circumstances { client, listener: listener(), ..Circumstances::default() };
         self.faults.take(Kind::Fault(fault), self.now, who);
@@ -142,7 +142,6 @@ impl Worker {
         let reserve = self.max_connections / (2 * self.services.len().max(1));
         let left = |served: &Served| reserve.saturating_sub(served.route.connections.of(self.index) as usize);
         let reserved: usize = self.services.values().map(left).sum();
-        let mut limited = 0;
         for served in self.services.values_mut() {
             // The others keep what is reserved for them.
             let of_others = reserved - left(served);
@@ -150,7 +149,9 @@ impl Worker {
             let limit = self.limits.rules().listener_connections.map(|limit| limit.get());
             let below = limit.map(|limit| limit.saturating_sub(served.route.connections.sum()) as usize);
             let is_limited = below == Some(0);
-            limited += u64::from(is_limited && !std::mem::replace(&mut served.is_limited, is_limited));
+            if is_limited && !served.is_limited {
+                served.route.counters.add(Counter::ListenerLimits, 1);
+            }
             served.is_limited = is_limited;
             let share = share.min(below.unwrap_or(usize::MAX));
             served.is_held = share == 0 && free > 0;
@@ -163,10 +164,9 @@ impl Worker {
                 served.listener.pause(&mut self.ring);
             }
         }
-        self.counters.add(Counter::ListenerLimits, limited);
         self.look_for_evictable();
         if free == 0 && !self.is_full {
-            self.counters.add(Counter::AcceptPaused, 1);
+            self.counters.pause(Pause::MaxConnections);
             self.faults.take(Kind::Full, self.now, Circumstances::default);
         }
         self.is_full = free == 0;
@@ -191,7 +191,7 @@ impl Worker {
             return;
         }
         if let Some((id, _)) = self.slots.oldest_unfinished_of(&served.route.connections) {
-            self.counters.add(Counter::HandshakesEvicted, 1);
+            served.route.counters.add(Counter::HandshakesEvicted, 1);
             self.step(id, Event::Expired);
         }
     }
@@ -200,7 +200,9 @@ impl Worker {
     fn is_rated(&mut self) -> bool {
         let was_rated = self.rated_until.is_some();
         self.rated_until = self.limits.next_connection(self.now).map(|pause| self.now + pause);
-        self.counters.add(Counter::RateLimits, u64::from(self.rated_until.is_some() && !was_rated));
+        if self.rated_until.is_some() && !was_rated {
+            self.counters.pause(Pause::ConnectionRate);
+        }
         self.limits.rules().connection_rate.is_some()
     }
 
@@ -236,7 +238,9 @@ impl Worker {
             return false;
         }
         let Some((id, _)) = self.slots.oldest_unfinished() else { return false };
-        self.counters.add(Counter::HandshakesEvicted, 1);
+        if let Some(slot) = self.slots.get(id) {
+            slot.route.counters.add(Counter::HandshakesEvicted, 1);
+        }
         self.step(id, Event::Expired);
         // What it has still to send does not keep the slot.
         self.room() > 0

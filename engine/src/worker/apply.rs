@@ -12,7 +12,7 @@ use crate::conn::action::{Action, ControlKind, Milestone, ProxiedAddresses, Reco
 use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::limit::{Limits, SourceRefusal};
-use crate::metrics::{Counter, Counters};
+use crate::metrics::Counter;
 use crate::sys::errno;
 use crate::sys::ktls::{self, Material};
 use crate::sys::socket;
@@ -24,7 +24,6 @@ use crate::tls::secrets::{Direction, TrafficKeys, Version};
 pub(super) struct Executor<'a> {
     pub(super) slots: &'a mut Slots,
     pub(super) ring: &'a mut Ring,
-    pub(super) counters: &'a Counters,
     pub(super) timers: &'a mut Timers,
     pub(super) limits: &'a Limits,
     /// The worker's index.
@@ -75,6 +74,7 @@ impl Executor<'_> {
                     let is_named_by_client = far.is_some_and(|tls| tls.forwards_server_name());
                     slot.target.ended(&slot.route, &report, is_named_by_client, self.worker);
                     slot.route.connections.leave(self.worker);
+                    slot.route.counters.closed(report.fault, slot.phase.lasted(self.now));
                     slot.source.into_iter().for_each(|source| self.limits.leave(source));
                 }
                 return Applied::Closed(report);
@@ -106,10 +106,11 @@ impl Executor<'_> {
         if let Some(timeline) = slot.timeline() {
             timeline.routed.get_or_insert(now);
         }
-        let Slot { route, target, about, far, .. } = slot;
+        let Slot { route, target, about, far, phase, .. } = slot;
         let Some(endpoint) = target.next(route, about.as_deref(), self.worker, self.now) else {
             return Applied::Event(Event::NoEndpoint);
         };
+        phase.connecting(now);
         match far.connect(endpoint, route, id, self.ring) {
             Ok(()) => Applied::Started,
             Err(e) => {
@@ -154,16 +155,8 @@ impl Executor<'_> {
 
     /// A handshake is complete; that of the far leg shows that the endpoint serves.
     fn established(&mut self, id: SlotId, leg: Leg, info: Box<TlsInfo>) {
-        self.counters.add(
-            match (info.version, info.resumed) {
-                (Version::Tls12, false) => Counter::FullTls12,
-                (Version::Tls12, true) => Counter::ResumedTls12,
-                (Version::Tls13, false) => Counter::FullTls13,
-                (Version::Tls13, true) => Counter::ResumedTls13,
-            },
-            1,
-        );
         let Some(slot) = self.slots.get(id) else { return };
+        slot.route.counters.handshake(leg, &info, slot.phase.secured(leg, self.now));
         if leg == Leg::Far {
             slot.target.succeeded(&slot.route);
         }
@@ -252,34 +245,32 @@ impl Executor<'_> {
     }
 
     fn note(&mut self, id: SlotId, milestone: Milestone) {
-        let counter = match milestone {
-            Milestone::KeyUpdateSent => Counter::KeyUpdatesSent,
-            Milestone::Received { kind, count } => {
-                self.counters.add(control_counter(kind), u64::from(count));
-                return;
-            }
+        let Some(slot) = self.slots.get(id) else { return };
+        let (counter, count) = match milestone {
+            Milestone::KeyUpdateSent => (Counter::KeyUpdatesSent, 1),
+            Milestone::Received { kind, count } => (control_counter(kind), u64::from(count)),
             Milestone::RecordPath { leg, direction, path } => {
-                if let Some(timeline) = self.slots.get(id).and_then(Slot::timeline) {
+                if let Some(timeline) = slot.timeline() {
                     timeline.takes_path(leg, direction, path);
                 }
-                self.record_path(direction, path)
+                if let RecordPath::Fallback { errno } = path {
+                    slot.route.counters.add(refusal_counter(direction, errno), 1);
+                }
+                (path_counter(direction, path), 1)
             }
         };
-        self.counters.add(counter, 1);
+        slot.route.counters.add(counter, count);
     }
+}
 
-    fn record_path(&self, direction: Direction, path: RecordPath) -> Counter {
-        match (direction, path) {
-            (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
-            (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
-            (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,
-            (Direction::Rx, RecordPath::Userspace) => Counter::UserspaceRx,
-            (_, RecordPath::Fallback { errno }) => {
-                let (fell_back, refused) = refusal_counters(direction, errno);
-                self.counters.add(refused, 1);
-                fell_back
-            }
-        }
+fn path_counter(direction: Direction, path: RecordPath) -> Counter {
+    match (direction, path) {
+        (Direction::Tx, RecordPath::Kernel) => Counter::OffloadedTx,
+        (Direction::Rx, RecordPath::Kernel) => Counter::OffloadedRx,
+        (Direction::Tx, RecordPath::Userspace) => Counter::UserspaceTx,
+        (Direction::Rx, RecordPath::Userspace) => Counter::UserspaceRx,
+        (Direction::Tx, RecordPath::Fallback { .. }) => Counter::FellBackTx,
+        (Direction::Rx, RecordPath::Fallback { .. }) => Counter::FellBackRx,
     }
 }
 
@@ -291,7 +282,7 @@ pub(super) fn refused(refusal: SourceRefusal) -> Fault {
     }
 }
 
-fn refusal_counters(direction: Direction, errno: i32) -> (Counter, Counter) {
+fn refusal_counter(direction: Direction, errno: i32) -> Counter {
     use Counter as C;
     let (tx, rx) = match errno {
         libc::ENOTCONN => (C::RefusedTxEnotconn, C::RefusedRxEnotconn),
@@ -301,8 +292,8 @@ fn refusal_counters(direction: Direction, errno: i32) -> (Counter, Counter) {
         _ => (C::RefusedTxOther, C::RefusedRxOther),
     };
     match direction {
-        Direction::Tx => (C::FellBackTx, tx),
-        Direction::Rx => (C::FellBackRx, rx),
+        Direction::Tx => tx,
+        Direction::Rx => rx,
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) fn read(
     match outcome {
         Outcome::Received { buf, count, drained } => {
             leg_socket.drained = drained && !leg_socket.hintless;
+            if leg == Leg::Near
+                && leg_socket.max.is_none()
+                && count > 0
+                && let Some(took) = slot.phase.hello(now)
+            {
+                slot.route.counters.times().accept_to_hello.observe(took);
+            }
             Decoded::Event(Event::Received { leg, buf, count, more: !drained })
         }
         Outcome::Record { record_type, buf } => Decoded::Event(Event::Record { leg, record_type, buf }),
@@ -99,8 +106,12 @@ fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
         proxy.write(about, &mut buf);
         buf
     });
-    if slot.conn.policy().far.tls().is_none() {
+    let has_tls = slot.conn.policy().far.tls().is_some();
+    if !has_tls {
         target.succeeded(route);
+    }
+    if let (Some(took), Some(destination)) = (slot.phase.connected(has_tls, now), target.destination(route)) {
+        destination.counters.connect.observe(took);
     }
     if let Some(timeline) = slot.timeline() {
         timeline.connected = Some(now);

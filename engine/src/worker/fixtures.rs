@@ -33,6 +33,7 @@ pub(super) fn route() -> Arc<Route> {
         default: None,
         destinations: Vec::new(),
         connections: Arc::new(ConnectionCount::new(1)),
+        counters: Arc::default(),
         accept_proxy: AcceptProxy::Off,
         keepalive: false,
         tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,

@@ -9,7 +9,7 @@ use super::Worker;
 use super::owner::SlotId;
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
-use crate::metrics::Counter;
+use crate::metrics::Pause;
 
 /// How long bytes may wait in any case before their connection ends for others.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ impl Worker {
         match self.memory_look_at {
             Some(at) if at > self.now => return,
             Some(_) => {}
-            None => self.counters.add(Counter::MemoryPauses, 1),
+            None => self.counters.pause(Pause::BufferMemory),
         }
         self.memory_look_at = Some(self.now + LOOK_EVERY);
         let Some(latest) = self.now.checked_sub(GRACE) else { return };

@@ -19,6 +19,7 @@ mod listener;
 mod mailbox;
 mod memory;
 mod owner;
+mod phase;
 mod proxy;
 mod route;
 mod sealing;
@@ -38,9 +39,10 @@ use crate::conn::event::{Event, Leg, Operation};
 use crate::conn::fault::Fault;
 use crate::conn::policy::Turn;
 use crate::limit::Limits;
-use crate::metrics::{Counter, Counters, Gauge};
+use crate::metrics::{Counter, Counters, Gauge, ListenerCounters};
 use crate::sys::heap;
 use crate::sys::ring::{self, Outcome};
+use crate::sys::seccomp;
 use apply::{Applied, Executor};
 use complete::Decoded;
 use faults::{FaultLog, Kind};
@@ -78,12 +80,38 @@ pub struct Setup {
     pub workers: usize,
     /// This worker's share of the connection cap.
     pub max_connections: usize,
+    /// What it gives up.
+    pub cage: WorkerCage,
     /// This worker's counters.
     pub counters: Arc<Counters>,
     /// What clients may use.
     pub limits: Arc<Limits>,
     /// What the control plane tells it, with the services of the start in it.
     pub mailbox: Arc<Mailbox>,
+}
+
+/// What a worker gives up, for good.
+#[derive(Clone, Default)]
+pub struct WorkerCage {
+    /// Whether its ring refuses operations that it does not use.
+    pub restricts_ring: bool,
+    /// A filter of the system calls of its thread, once it has its ring; empty for none.
+    pub filter: Arc<[libc::sock_filter]>,
+}
+
+impl WorkerCage {
+    /// As far as the ring.
+    #[must_use]
+    pub fn of_ring(restricts_ring: bool) -> Self {
+        Self { restricts_ring, filter: Arc::default() }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        if self.filter.is_empty() {
+            return Ok(());
+        }
+        seccomp::filter(&self.filter, seccomp::Threads::Own, seccomp::Refusals::Logged)
+    }
 }
 
 /// Why a worker could not start; the text names the likely cause and the command to try.
@@ -97,6 +125,9 @@ pub enum StartError {
         /// The likely cause and what to do.
         hint: &'static str,
     },
+    /// Its system calls cannot be filtered, though those of other threads are.
+    #[error("the system calls of the worker cannot be filtered ({0}); try: confine = \"off\"")]
+    Filter(io::Error),
 }
 
 /// Runs a worker on the calling thread until it was drained or ended. `ready` is called once, when
@@ -132,6 +163,8 @@ struct Worker {
     /// Connections that are over and had no line in the log.
     unlogged: u64,
     counters: Arc<Counters>,
+    /// Those of the services that it has, or of which it has connections.
+    counted: Vec<Arc<ListenerCounters>>,
     faults: FaultLog,
     mailbox: Arc<Mailbox>,
     now: Instant,
@@ -165,8 +198,9 @@ struct Worker {
 
 impl Worker {
     fn new(setup: Setup) -> Result<Self, StartError> {
-        let mut ring =
-            Ring::new().map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
+        let ring = if setup.cage.restricts_ring { Ring::restricted() } else { Ring::new() };
+        let mut ring = ring.map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
+        setup.cage.close().map_err(StartError::Filter)?;
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
         Ok(Self {
             index: setup.index,
@@ -183,6 +217,7 @@ impl Worker {
             unlogged: 0,
             rated_until: None,
             counters: setup.counters,
+            counted: Vec::new(),
             faults: FaultLog::new(setup.index),
             mailbox: setup.mailbox,
             now: clock(),
@@ -341,8 +376,19 @@ impl Worker {
             let turn = Turn { now, may_offload, may_begin_full: self.limits.may_begin_full(now) };
             slot.conn.step(event, turn, &mut self.outbox);
             let [near, far] = std::mem::take(&mut self.outbox.received);
-            self.counters.add(Counter::BytesFromNear, near);
-            self.counters.add(Counter::BytesFromFar, far);
+            if near > 0 {
+                slot.route.counters.add(Counter::BytesFromNear, near);
+            }
+            if far > 0 {
+                slot.route.counters.add(Counter::BytesFromFar, far);
+                if let Some(took) = slot.phase.first_byte(now) {
+                    slot.route.counters.times().first_byte.observe(took);
+                }
+            }
+            let counters = &slot.route.counters;
+            self.outbox.alerts.take(|leg, direction, place, count| {
+                counters.alerts(leg, direction, place, u64::from(count));
+            });
             if let Some(timeline) = slot.timeline() {
                 timeline.bytes[0] += near;
                 timeline.bytes[1] += far;
@@ -353,7 +399,6 @@ impl Worker {
             let mut executor = Executor {
                 slots: &mut self.slots,
                 ring: &mut self.ring,
-                counters: &self.counters,
                 timers: &mut self.timers,
                 limits: &self.limits,
                 worker: self.index,
@@ -373,11 +418,7 @@ impl Worker {
                     Applied::Event(event) => self.events.push_back(event),
                     Applied::Closed(report) => {
                         self.tidy_at.get_or_insert(self.now + TIDY_EVERY);
-                        self.counters.add(Counter::Closed, 1);
-                        if let Some(fault) = report.fault {
-                            self.counters.fault(fault.index());
-                            self.is_short |= fault == Fault::NoDescriptor;
-                        }
+                        self.is_short |= report.fault == Some(Fault::NoDescriptor);
                     }
                 }
             }
@@ -426,13 +467,18 @@ impl Worker {
         self.faults.catch_up(self.now);
         // Beside those of connections there are the accept and the wait for the control plane.
         self.counters.set(Gauge::OperationsInFlight, self.ring.in_flight() as u64);
+        // The last: whoever sees that none is open sees the rest.
+        self.counted.retain(|counters| {
+            counters.publish();
+            // The registry has it, and this list.
+            counters.has_open() || Arc::strong_count(counters) > 2
+        });
     }
 
     fn look_again(&mut self, id: SlotId, leg: Leg) {
         let mut executor = Executor {
             slots: &mut self.slots,
             ring: &mut self.ring,
-            counters: &self.counters,
             timers: &mut self.timers,
             limits: &self.limits,
             worker: self.index,

@@ -7,6 +7,7 @@ use super::about::About;
 use super::proxy::ProxyHeader;
 use crate::config::AcceptProxy;
 use crate::config::limits::TCP_USER_TIMEOUT_DEFAULT;
+use crate::metrics::{ListenerCounters, PoolCounters};
 use crate::pool::{ConnectionCount, Pool};
 use crate::sys::socket::Address;
 
@@ -23,6 +24,8 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// The connections of the service, in all workers.
     pub connections: Arc<ConnectionCount>,
+    /// What this worker counts of them.
+    pub counters: Arc<ListenerCounters>,
     /// The balancers in front, whose PROXY headers are believed.
     pub accept_proxy: AcceptProxy,
     /// Whether TCP asks endpoints on other hosts if they are still there.
@@ -38,6 +41,8 @@ pub struct Destination {
     pub pool: Pool,
     /// What is sent first, if anything is.
     pub proxy: Option<ProxyHeader>,
+    /// What this worker counts of the pool.
+    pub counters: Arc<PoolCounters>,
 }
 
 /// Which connections go where: everything that it names has to match.
@@ -77,8 +82,9 @@ impl Route {
             listen: listen.into(),
             rules: Vec::new(),
             default: Some(0),
-            destinations: vec![Destination { pool, proxy: None }],
+            destinations: vec![Destination { pool, proxy: None, counters: Arc::default() }],
             connections: Arc::new(ConnectionCount::new(1)),
+            counters: Arc::default(),
             accept_proxy: AcceptProxy::Off,
             keepalive: true,
             tcp_user_timeout: TCP_USER_TIMEOUT_DEFAULT,

@@ -12,6 +12,7 @@ use super::route::Route;
 use crate::conn::action::Evidence;
 use crate::conn::event::Event;
 use crate::conn::policy::Policy;
+use crate::metrics::ListenerCounters;
 
 /// A service as the worker runs it.
 pub(super) struct Served {
@@ -54,6 +55,7 @@ impl Worker {
             match command {
                 Command::Add(service) => self.add(service),
                 Command::Update { id, policy, route } => {
+                    self.count(&route.counters);
                     if let Some(served) = self.services.get_mut(&id) {
                         served.update(policy, route);
                     }
@@ -86,6 +88,7 @@ impl Worker {
 
     fn add(&mut self, Service { id, listener, is_shared, policy, route }: Service) {
         let mut listener = Listener::new(id, listener, is_shared);
+        self.count(&route.counters);
         if self.draining {
             listener.close(&mut self.ring);
         } else {
@@ -103,6 +106,13 @@ impl Worker {
                 look_at: self.now,
             },
         );
+    }
+
+    /// Publishes these counters at the end of each turn.
+    fn count(&mut self, counters: &Arc<ListenerCounters>) {
+        if !self.counted.iter().any(|known| Arc::ptr_eq(known, counters)) {
+            self.counted.push(Arc::clone(counters));
+        }
     }
 
     /// Drops a service that was removed, once the accepts that it had started are over: what they have

@@ -11,6 +11,7 @@ use slab::Slab;
 use super::about::{About, Timeline};
 use super::leg_socket::LegSocket;
 use super::owner::SlotId;
+use super::phase::Phase;
 use super::route::Route;
 use super::target::Target;
 use crate::conn::Conn;
@@ -37,6 +38,8 @@ pub(super) struct Slot {
     pub(super) about: Option<Box<About>>,
     /// The endpoint.
     pub(super) target: Target,
+    /// How far it has come.
+    pub(super) phase: Phase,
     /// Where it comes from, if that is counted.
     pub(super) source: Option<SourceKey>,
 }
@@ -87,6 +90,7 @@ impl Slots {
             client: None,
             about: None,
             target: Target::default(),
+            phase: Phase::begin(now),
             source: None,
         };
         slot.leg(Leg::Near).open(socket);

@@ -7,6 +7,7 @@ use super::route::{Destination, Route};
 use crate::conn::action::Report;
 use crate::conn::event::Leg;
 use crate::conn::fault::Fault;
+use crate::metrics::PoolCounter;
 use crate::pool::{Endpoint, Key, Tried};
 
 /// Where a connection goes. An endpoint that is chosen is left again ([`Target::leave`]).
@@ -37,7 +38,7 @@ impl Target {
             client: about.client.map(|client| client.ip()),
             server_name: about.server_name(),
         });
-        let pool = &route.destinations.get(destination)?.pool;
+        let Destination { pool, counters, .. } = route.destinations.get(destination)?;
         let place = pool.choose(self.tried, key, now)?;
         if self.is_open {
             self.failed(route);
@@ -45,6 +46,10 @@ impl Target {
         self.leave(route, worker);
         let endpoint = pool.endpoints().get(place)?;
         endpoint.state.enter(worker);
+        counters.add(PoolCounter::Attempts);
+        if self.tried != Tried::default() {
+            counters.add(PoolCounter::Retries);
+        }
         self.tried.add(place);
         (self.endpoint, self.is_open) = (Some(place), true);
         Some(endpoint)
@@ -69,7 +74,10 @@ impl Target {
     /// The endpoint does not.
     pub(super) fn failed(&mut self, route: &Route) {
         self.is_open = false;
-        self.endpoint(route).into_iter().for_each(|endpoint| endpoint.state.failed());
+        if let (Some(destination), Some(endpoint)) = (self.destination(route), self.endpoint(route)) {
+            endpoint.state.failed();
+            destination.counters.add(PoolCounter::Failures);
+        }
     }
 
     /// What this host lacks says nothing of the endpoint.

@@ -133,9 +133,8 @@ impl Setup {
         }
         let has = |flag: &str| self.extra.iter().any(|word| word == flag);
         let defaults = [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--workers", "1")];
-        let is_of_file = |flag: &str| {
-            self.is_from_file && flag == "--listen" || !self.says_workers && flag == "--workers"
-        };
+        let is_of_file =
+            |flag: &str| self.is_from_file && flag == "--listen" || !self.says_workers && flag == "--workers";
         let is_due = |flag: &str| !(has(flag) || is_of_file(flag));
         for (flag, value) in defaults.into_iter().filter(|(flag, _)| is_due(flag)) {
             arguments.extend([flag.to_owned(), value.to_owned()]);

@@ -5,6 +5,7 @@ use offramp_proto::record::HANDSHAKE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -50,16 +51,19 @@ impl Cluster {
 
     fn start_in(namespaces: [Namespace; 2], balanced: usize) -> Self {
         let files = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let pair = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
-        std::fs::write(files.path().join("c.pem"), pair.cert.pem()).unwrap();
-        std::fs::write(files.path().join("k.pem"), pair.signing_key.serialize_pem()).unwrap();
+        let certificate = make_identity(files.path());
         let keys = files.path().join("ticket.keys");
         let made = Command::new(OFFRAMP).args(["ticket-key", "new"]).arg(&keys).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         let backend = echo();
-        let hosts = namespaces.map(|namespace| Host::start(namespace, backend, files.path(), &keys));
+        let hosts = namespaces.map(|namespace| {
+            let own = files.path().join(format!("{}.keys", namespace.name));
+            // The mode comes along.
+            std::fs::copy(&keys, &own).unwrap();
+            Host::start(namespace, backend, files.path(), &own)
+        });
         let balancer = Balancer::start(files.path(), &hosts[..balanced]);
-        Self { hosts, balancer, certificate: pair.cert.der().clone(), keys, _files: files }
+        Self { hosts, balancer, certificate, keys, _files: files }
     }
 
     pub(crate) fn balancer(&self) -> SocketAddr {
@@ -73,11 +77,7 @@ impl Cluster {
 
     /// A client of one version; connections made with the same one resume each other.
     pub(crate) fn client(&self, version: Version) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
-        Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth())
+        client(&self.certificate, version)
     }
 
     /// `offramp ticket-key` on the file that is then distributed: what it prints.
@@ -106,8 +106,25 @@ impl Cluster {
     }
 }
 
+/// The certificate and key that all hosts have, as `c.pem` and `k.pem`.
+pub(crate) fn make_identity(files: &Path) -> CertificateDer<'static> {
+    let pair = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
+    std::fs::write(files.join("c.pem"), pair.cert.pem()).unwrap();
+    std::fs::write(files.join("k.pem"), pair.signing_key.serialize_pem()).unwrap();
+    pair.cert.der().clone()
+}
+
+/// A client that trusts one certificate.
+pub(crate) fn client(certificate: &CertificateDer<'static>, version: Version) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
+    Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth())
+}
+
 /// Never silent; written past libtest's capture.
-fn skip(reason: &str) {
+pub(crate) fn skip(reason: &str) {
     let refused = std::env::var("OFFRAMP_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
     assert!(!refused, "SKIP: {reason} (and OFFRAMP_SKIPS_ARE_FAILURES=1)");
     let _ = writeln!(std::io::stderr(), "SKIP: {reason}");
@@ -121,42 +138,34 @@ pub(crate) struct Host {
     keys: PathBuf,
     pub(crate) tls: SocketAddr,
     admin: SocketAddr,
-    _namespace: Namespace,
+    backend: u16,
+    /// Where the certificate is.
+    files: PathBuf,
+    namespace: Namespace,
 }
 
 impl Host {
-    fn start(namespace: Namespace, backend: u16, files: &Path, master: &Path) -> Self {
-        let keys = files.join(format!("{}.keys", namespace.name));
-        // The mode comes along.
-        std::fs::copy(master, &keys).unwrap();
-        let (address, gateway) = (namespace.address, namespace.gateway);
-        let mut command = namespace.command(OFFRAMP);
-        command
-            .args(["serve", "--workers", "1", "--max-connections", "500", "--offload", "never"])
-            .args(["--listen", &format!("{address}:0"), "--admin", &format!("{address}:0")])
-            .args(["--backend", &format!("{gateway}:{backend}"), "--cert", "c.pem", "--key", "k.pem"])
-            .arg("--ticket-keys")
-            .arg(&keys)
-            .current_dir(files)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (into, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *into.lock().unwrap() += &format!("{line}\n");
-            }
-        });
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let after = |mark: &str| {
-            let (_, rest) =
-                ready.split_once(mark).unwrap_or_else(|| panic!("{ready}{}", log.lock().unwrap()));
-            rest.split([',', ';', '\n']).next().unwrap().parse().unwrap()
-        };
-        let (tls, admin) = (after("listening on "), after("admin on "));
-        Self { child, log, keys, tls, admin, _namespace: namespace }
+    pub(crate) fn start(namespace: Namespace, backend: u16, files: &Path, keys: &Path) -> Self {
+        let address = namespace.address;
+        let any = SocketAddr::from((address, 0));
+        let log = Arc::default();
+        let (child, [tls, admin]) = serve(&namespace, [any, any], backend, files, keys, &log);
+        let (keys, files) = (keys.to_owned(), files.to_owned());
+        Self { child, log, keys, tls, admin, backend, files, namespace }
+    }
+
+    /// SIGTERM, until all connections have ended and the process with them; then a new one at the same addresses.
+    pub(crate) fn restart(&mut self) {
+        self.signal("TERM");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+        let addresses = [self.tls, self.admin];
+        (self.child, _) = serve(&self.namespace, addresses, self.backend, &self.files, &self.keys, &self.log);
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     pub(crate) fn log(&self) -> String {
@@ -183,8 +192,7 @@ impl Host {
 
     /// SIGHUP.
     pub(crate) fn reload(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "HUP", &pid]).status().unwrap().success());
+        self.signal("HUP");
     }
 
     /// As it counts them.
@@ -221,21 +229,60 @@ impl Drop for Host {
     }
 }
 
+/// Starts Offramp; the addresses of its listener and of its admin listener.
+fn serve(
+    namespace: &Namespace,
+    [tls, admin]: [SocketAddr; 2],
+    backend: u16,
+    files: &Path,
+    keys: &Path,
+    log: &Arc<Mutex<String>>,
+) -> (Child, [SocketAddr; 2]) {
+    let gateway = namespace.gateway;
+    let mut command = namespace.command(OFFRAMP);
+    command
+        .args(["serve", "--workers", "1", "--max-connections", "500", "--offload", "never"])
+        .args(["--listen", &tls.to_string(), "--admin", &admin.to_string()])
+        .args(["--backend", &format!("{gateway}:{backend}"), "--cert", "c.pem", "--key", "k.pem"])
+        .arg("--ticket-keys")
+        .arg(keys)
+        .current_dir(files)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (into, stderr) = (Arc::clone(log), child.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            *into.lock().unwrap() += &format!("{line}\n");
+        }
+    });
+    let mut ready = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let after = |mark: &str| {
+        let (_, rest) = ready.split_once(mark).unwrap_or_else(|| panic!("{ready}{}", log.lock().unwrap()));
+        rest.split([',', ';', '\n']).next().unwrap().parse().unwrap()
+    };
+    let addresses = [after("listening on "), after("admin on ")];
+    (child, addresses)
+}
+
 /// HAProxy in TCP mode, round robin.
-struct Balancer {
+pub(crate) struct Balancer {
     child: Child,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
+    /// Where it takes commands.
+    control: PathBuf,
 }
 
 impl Balancer {
-    fn start(files: &Path, hosts: &[Host]) -> Self {
+    pub(crate) fn start(files: &Path, hosts: &[Host]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         // The listening socket is its standard input: nobody else can take the port in between.
-        let mut lines =
-            "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
-                         option redispatch 1\n retries 3\nlisten hosts\n bind fd@0\n balance roundrobin\n"
-                .to_owned();
+        let control = files.join("haproxy.sock");
+        let mut lines = format!("global\n stats socket {} level admin\n", control.display());
+        lines += "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
+             option redispatch 1\n retries 3\nlisten hosts\n bind fd@0\n balance roundrobin\n";
         for (nth, host) in hosts.iter().enumerate() {
             lines += &format!(" server host{nth} {}\n", host.tls);
         }
@@ -248,7 +295,16 @@ impl Balancer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, addr }
+        Self { child, addr, control }
+    }
+
+    /// `maint`: no new connections go there, or `ready`.
+    pub(crate) fn set(&self, nth: usize, state: &str) {
+        let mut socket = UnixStream::connect(&self.control).unwrap();
+        writeln!(socket, "set server hosts/host{nth} state {state}").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.trim(), "", "HAProxy");
     }
 }
 
@@ -260,7 +316,7 @@ impl Drop for Balancer {
 }
 
 /// A backend for the hosts, at every address of where the test runs; ends with the process.
-fn echo() -> u16 {
+pub(crate) fn echo() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

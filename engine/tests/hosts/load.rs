@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::lab::{Cluster, eventually, handshake};
+use crate::lab::{Cluster, Version, eventually, handshake};
 
 /// Clients that run until they are stopped.
 pub(crate) struct Load {
@@ -20,10 +20,15 @@ pub(crate) struct Load {
 impl Load {
     /// Two clients of each version; each has its session before this returns.
     pub(crate) fn start(cluster: &Cluster, addr: SocketAddr) -> Self {
+        Self::start_with(|version| cluster.client(version), addr)
+    }
+
+    /// The same with clients of other hosts.
+    pub(crate) fn start_with(client: impl Fn(Version) -> Arc<ClientConfig>, addr: SocketAddr) -> Self {
         let (stop, resumed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let versions = crate::BOTH.into_iter().cycle().take(4);
         let clients = versions.map(|version| {
-            let config = cluster.client(version);
+            let config = client(version);
             assert_eq!(handshake(addr, &config).unwrap(), HandshakeKind::Full, "the first of a client");
             let (stop, resumed) = (Arc::clone(&stop), Arc::clone(&resumed));
             std::thread::spawn(move || connect_over_and_over(addr, &config, &stop, &resumed))

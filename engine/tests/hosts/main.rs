@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "what hangs is ended by the clock")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
+mod agents;
 mod lab;
 mod load;
 mod net;

@@ -209,8 +209,9 @@ fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
         pause();
     }
     assert_eq!(unaccepted(&server).0, 1, "a line in ten seconds: {}", server.stderr());
+    let log = server.stderr();
     says(
-        server.stderr().trim_end(),
+        log.lines().last().expect("a line"),
         &["error=EMFILE", &format!("listener={}", server.addr), "raise LimitNOFILE"],
     );
     limit_descriptors(&server, open + 500).expect("it was possible before");

@@ -205,3 +205,53 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     assert!(said.contains("the keys in force stay") && !said.contains(&"1b2c".repeat(4)), "{said}");
     server.stop();
 }
+
+/// As the kubelet changes a Secret: `ticket.keys` leads to `..data/ticket.keys`, and `..data` is renamed to another
+/// directory at once; the files have mode 0440.
+#[test]
+fn ticket_keys_of_a_kubernetes_secret_are_read_on_each_swap() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let backend = Backend::start(BackendBehavior::Echo);
+    let files = scratch();
+    let at = |name: &str| files.path().join(name);
+    let key = |digit: &str, secret: &str| {
+        let times = "2026-01-01T00:00:00Z 2099-01-01T00:00:00Z";
+        format!("key {} {times} {}\n", digit.repeat(32), secret.repeat(24))
+    };
+    let swap = |nth: usize, content: &str| {
+        let directory = at(&format!("..2026_11_29_{nth}"));
+        std::fs::create_dir(&directory).expect("new");
+        let file = directory.join("ticket.keys");
+        std::fs::write(&file, content).expect("written");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o440)).expect("chmod");
+        symlink(directory.file_name().expect("a name"), at("..data_tmp")).expect("linked");
+        std::fs::rename(at("..data_tmp"), at("..data")).expect("swapped");
+        if nth > 0 {
+            std::fs::remove_dir_all(at(&format!("..2026_11_29_{}", nth - 1))).expect("the old one goes");
+        }
+    };
+    let (first, second) = (key("a", "1b2c"), key("b", "3d4e"));
+    swap(0, &first);
+    symlink("..data/ticket.keys", at("ticket.keys")).expect("linked");
+    let server =
+        Setup::new(backend.addr).flags(&format!("--ticket-keys {}", at("ticket.keys").display())).start();
+    let clients = BOTH.map(|version| (version, plain(version)));
+    let kind = |client| {
+        let mut peer = Peer::open(server.addr, client);
+        peer.ping(b"there and back");
+        peer.kind()
+    };
+    clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full));
+    let contents =
+        [(format!("{first}{second}"), HandshakeKind::Resumed), (key("c", "5f60"), HandshakeKind::Full)];
+    for (nth, (content, expected)) in (1..).zip(contents) {
+        let readings = || server.stderr().matches("ticket keys read from").count();
+        let before = readings();
+        swap(nth, &content);
+        eventually("the swap is seen", || readings() > before);
+        for (version, client) in &clients {
+            assert_eq!(kind(client), expected, "{version:?}, swap {nth}");
+        }
+    }
+    server.stop();
+}

@@ -10,11 +10,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use offramp::config::{IdentityFiles, Originate, PeerRules, PostQuantum, TrustAnchor, UnknownName};
-use offramp::conn::fault::Fault;
 use offramp::conn::policy::{Legs, Policy};
 use offramp::conn::record_path::Offer;
 use offramp::limit::{LimitRules, Limits};
-use offramp::metrics::{Counter, Counters, Metrics};
+use offramp::metrics::{Counter, Counters, Metrics, Registry};
 use offramp::pool::{Endpoint, EndpointState, Pool};
 use offramp::sys::probe::{self, Rekey};
 use offramp::sys::socket::{self, Address};
@@ -49,6 +48,7 @@ struct Running {
     addr: SocketAddr,
     mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
+    registry: Arc<Registry>,
     thread: JoinHandle<()>,
 }
 
@@ -58,13 +58,16 @@ impl Running {
         let addr = socket::local_addr(listener.as_fd()).expect("it is bound");
         let state = Arc::new(EndpointState::new(1));
         let endpoint = Endpoint::new(Address::Tcp(far), state).expect("an address");
-        let route = Arc::new(Route::to(addr, Pool::of("far".into(), vec![endpoint])));
+        let registry = Arc::new(Registry::new(1, 0));
+        let route = Route::to(addr, Pool::of("far".into(), vec![endpoint]));
+        let route = Arc::new(Route { counters: registry.listener("near", 0), ..route });
         let (mailbox, policy) = (Arc::new(Mailbox::new().expect("an eventfd")), Arc::new(policy(role, leg)));
         let service = Service { id: ServiceId(1), listener, is_shared: false, policy, route };
         mailbox.post(Command::Add(service));
-        let counters = Arc::new(Counters::new(Fault::LABELS));
+        let counters = Arc::new(Counters::default());
         let setup = worker::Setup {
             index: 0,
+            cage: worker::WorkerCage::of_ring(true),
             name: 0,
             workers: 1,
             max_connections: 16,
@@ -73,16 +76,16 @@ impl Running {
             mailbox: Arc::clone(&mailbox),
         };
         let thread = thread::spawn(|| worker::run(setup, |ready| ready.expect("a ring")));
-        Self { addr, mailbox, counters, thread }
+        Self { addr, mailbox, counters, registry, thread }
     }
 
     /// Drains it, and says how many directions the kernel had and how many faults there were.
     fn stop(self) -> (u64, u64) {
         self.mailbox.post(Command::Drain);
         self.thread.join().expect("the worker ends");
-        let metrics = Metrics::new(vec![self.counters], Arc::default());
+        let metrics = Metrics::new(vec![self.counters], self.registry, Arc::default());
         let kernel = [Counter::OffloadedTx, Counter::OffloadedRx].map(|counter| metrics.total(counter));
-        (kernel.iter().sum(), metrics.faults().map(|(_, count)| count).sum())
+        (kernel.iter().sum(), metrics.faults().iter().map(|(_, count)| count).sum())
     }
 }
 

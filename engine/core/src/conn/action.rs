@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::alerts::Alerts;
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::{Buf, Bufs};
@@ -226,6 +227,8 @@ pub struct Outbox {
     pub bufs: Bufs,
     /// Bytes of plaintext that came from the near leg, and from the far leg, since the shell last took them.
     pub received: [u64; 2],
+    /// Alerts since the shell last took them.
+    pub alerts: Alerts,
     /// Whether a full handshake may be begun as a server.
     pub(super) may_begin_full: bool,
     /// How many were, since the shell last took them.
@@ -237,7 +240,8 @@ impl Outbox {
     #[must_use]
     pub fn new(keep: usize) -> Self {
         let (actions, bufs) = (Vec::with_capacity(MAX_ACTIONS), Bufs::new(keep));
-        Self { actions, bufs, received: [0; 2], may_begin_full: true, full_begun: 0 }
+        let alerts = Alerts::default();
+        Self { actions, bufs, received: [0; 2], alerts, may_begin_full: true, full_begun: 0 }
     }
 
     /// Takes the actions out, in order.

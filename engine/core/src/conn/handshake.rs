@@ -8,7 +8,9 @@ use crate::buf::Buf;
 use crate::tls::cipher::Sealer;
 use crate::tls::evidence::Offered;
 use crate::tls::record::RecordType;
-use crate::tls::session::{Established, Progress, Refusal, Session, alert_in_the_clear};
+use crate::tls::session::{
+    Established, Progress, Refusal, Session, alert_in_the_clear, description_in_the_clear,
+};
 use crate::tls::{PeerRefusal, PendingPeer, TlsPolicy};
 use offramp_proto::alert::LEVEL_FATAL;
 
@@ -55,6 +57,8 @@ pub(super) struct Handshaken {
 pub(super) struct Failure {
     pub(super) fault: Fault,
     pub(super) alert: Option<Buf>,
+    /// The description of that alert.
+    pub(super) description: u8,
     /// The description of the peer's.
     pub(super) heard: Option<u8>,
     /// Where the session is gone by then.
@@ -63,12 +67,13 @@ pub(super) struct Failure {
 
 impl Failure {
     fn silent(fault: Fault) -> Self {
-        Self { fault, alert: None, heard: None, evidence: None }
+        Self { fault, alert: None, description: alert::UNKNOWN, heard: None, evidence: None }
     }
 
-    /// With this to be sent.
+    /// With this to be sent, whose description is read from it if it is in the clear.
     pub(super) fn with(fault: Fault, alert: Buf) -> Self {
-        Self { alert: Some(alert), ..Self::silent(fault) }
+        let description = description_in_the_clear(alert.filled()).unwrap_or(alert::UNKNOWN);
+        Self { alert: Some(alert), description, ..Self::silent(fault) }
     }
 }
 
@@ -200,7 +205,12 @@ impl Handshake {
                     Refusal::AlertReceived(description) => Some(description),
                     _ => None,
                 };
-                return Err(Failure { heard, ..Failure::with(refusal.into(), outgoing) });
+                heard.into_iter().for_each(|it| out.alerts.received(self.leg, it));
+                let mut failure = Failure::with(refusal.into(), outgoing);
+                if let Some(sealed) = self.session.alert().filter(|_| failure.description == alert::UNKNOWN) {
+                    failure.description = sealed;
+                }
+                return Err(Failure { heard, ..failure });
             }
             Ok(progress) => {
                 if outgoing.is_empty() {
@@ -241,7 +251,8 @@ impl Handshaken {
         if Sealer::new(established.tx).seal(RecordType::Alert, &alert, &mut sealed).is_err() {
             sealed.clear();
         }
-        Failure { evidence: Some(evidence), ..Failure::with(fault, sealed) }
+        let description = alert::BAD_CERTIFICATE;
+        Failure { evidence: Some(evidence), description, ..Failure::with(fault, sealed) }
     }
 
     /// Gives what it holds back to the free list.

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 mod accept;
 pub mod action;
+pub mod alerts;
 mod busy;
 mod connect;
 mod course;

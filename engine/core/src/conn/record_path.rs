@@ -152,8 +152,8 @@ pub(super) enum LastRecord {
     Silent,
     /// It was sent, or is being sent: our close_notify.
     Said,
-    /// These bytes, a sealed (or, in the handshake, plain) alert.
-    Bytes(Buf),
+    /// These bytes, a sealed (or, in the handshake, plain) alert of this description.
+    Bytes(Buf, u8),
     /// This alert, for the kernel to seal.
     Record(Buf),
 }

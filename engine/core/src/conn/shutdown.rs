@@ -239,7 +239,7 @@ impl Ending {
             Self::Over => return,
             Self::Plain { phase: PlainPhase::Sending(held), .. } => (held, None),
             Self::Tls(TlsEnding { phase: Phase::Waiting(delivery, last), .. }) => match last {
-                LastRecord::Bytes(buf) | LastRecord::Record(buf) => (delivery, Some(buf)),
+                LastRecord::Bytes(buf, _) | LastRecord::Record(buf) => (delivery, Some(buf)),
                 LastRecord::Silent | LastRecord::Said => (delivery, None),
             },
             Self::Plain { .. } | Self::Tls(_) => (None, None),
@@ -298,12 +298,16 @@ impl TlsEnding {
             Phase::Waiting(None, LastRecord::Said) => self.finish(leg, out),
             Phase::Waiting(None, farewell) => {
                 match std::mem::replace(farewell, LastRecord::Silent) {
-                    LastRecord::Bytes(buf) if buf.is_empty() => {
+                    LastRecord::Bytes(buf, _) if buf.is_empty() => {
                         out.bufs.give(buf);
                         return true;
                     }
-                    LastRecord::Bytes(buf) => out.push(Action::Send { leg, buf }),
+                    LastRecord::Bytes(buf, description) => {
+                        out.alerts.sent(leg, description);
+                        out.push(Action::Send { leg, buf });
+                    }
                     LastRecord::Record(buf) => {
+                        buf.filled().get(1).into_iter().for_each(|it| out.alerts.sent(leg, *it));
                         let record_type = RecordType::Alert.number();
                         out.push(Action::SendRecord { leg, record_type, buf });
                     }

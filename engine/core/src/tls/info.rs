@@ -28,34 +28,67 @@ pub struct TlsInfo {
     pub certificate: Option<CertificateDer<'static>>,
 }
 
-/// The suites of the profile: number, name of IANA, name of OpenSSL.
-const SUITES: [(u16, &str, &str); 9] = [
-    (0x1301, "TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
-    (0x1302, "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
-    (0x1303, "TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
-    (0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
-    (0xc02c, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"),
-    (0xc02f, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
-    (0xc030, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
-    (0xcca8, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"),
-    (0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"),
+/// A cipher suite of the profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suite {
+    number: u16,
+    /// Its name in the registry of IANA.
+    pub iana: &'static str,
+    openssl: &'static str,
+}
+
+impl Suite {
+    const fn new(number: u16, iana: &'static str, openssl: &'static str) -> Self {
+        Self { number, iana, openssl }
+    }
+
+    /// The only version that has it.
+    #[must_use]
+    pub fn version(self) -> Version {
+        if self.number >> 8 == 0x13 { Version::Tls13 } else { Version::Tls12 }
+    }
+}
+
+/// The suites of the profile.
+pub const SUITES: [Suite; 9] = [
+    Suite::new(0x1301, "TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+    Suite::new(0x1302, "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+    Suite::new(0x1303, "TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+    Suite::new(0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    Suite::new(0xc02c, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    Suite::new(0xc02f, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
+    Suite::new(0xc030, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
+    Suite::new(0xcca8, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"),
+    Suite::new(0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"),
 ];
+
+/// The groups that can be negotiated, the post-quantum one included, by their names in the registry of IANA.
+pub const GROUPS: [&str; 4] = ["X25519", "secp256r1", "secp384r1", "X25519MLKEM768"];
 
 impl TlsInfo {
     /// The name of the cipher suite in the registry of IANA.
     #[must_use]
     pub fn suite_name(&self) -> &'static str {
-        self.names().map_or("unknown", |(_, iana, _)| iana)
+        SUITES.get(self.suite_place()).map_or("unknown", |suite| suite.iana)
     }
 
     /// The name of the cipher suite in OpenSSL, which PROXY headers have.
     #[must_use]
     pub fn openssl_suite_name(&self) -> &'static str {
-        self.names().map_or("unknown", |(_, _, openssl)| openssl)
+        SUITES.get(self.suite_place()).map_or("unknown", |suite| suite.openssl)
     }
 
-    fn names(&self) -> Option<(u16, &'static str, &'static str)> {
-        SUITES.into_iter().find(|(number, ..)| *number == self.suite)
+    /// The place of the cipher suite in [`SUITES`]; the one behind the last for any other.
+    #[must_use]
+    pub fn suite_place(&self) -> usize {
+        SUITES.iter().position(|suite| suite.number == self.suite).unwrap_or(SUITES.len())
+    }
+
+    /// The place of the group in [`GROUPS`]; the one behind the last if there is none.
+    #[must_use]
+    pub fn group_place(&self) -> usize {
+        let name = self.group.unwrap_or_default();
+        GROUPS.iter().position(|group| *group == name).unwrap_or(GROUPS.len())
     }
 
     /// The common name of the subject of the peer's certificate, as it stands there; none if it has none or
@@ -87,6 +120,7 @@ pub(super) fn take_server_name() -> Option<Box<str>> {
 mod tests {
     use super::super::profile;
     use super::*;
+    use crate::config::PostQuantum;
 
     fn info(suite: u16) -> TlsInfo {
         TlsInfo {
@@ -107,7 +141,20 @@ mod tests {
             let rustls = suite.suite().as_str().expect("a known suite").replace("TLS13_", "TLS_");
             assert_eq!(info(number).suite_name(), rustls);
             assert_ne!(info(number).openssl_suite_name(), "unknown", "{rustls}");
+            let is_tls13 = suite.version().version == rustls::ProtocolVersion::TLSv1_3;
+            let version = SUITES[info(number).suite_place()].version();
+            assert_eq!(version, if is_tls13 { Version::Tls13 } else { Version::Tls12 }, "{rustls}");
         }
+    }
+
+    #[test]
+    fn groups_that_can_be_negotiated_have_places() {
+        let provider = profile::with_post_quantum(profile::provider(), PostQuantum::Allow);
+        let named = |group: &&dyn rustls::crypto::SupportedKxGroup| group.name().as_str().expect("known");
+        let names: Vec<_> = provider.kx_groups.iter().map(named).collect();
+        assert_eq!(names, GROUPS);
+        let info = TlsInfo { group: Some("secp384r1"), ..info(0x1301) };
+        assert_eq!((info.group_place(), TlsInfo { group: None, ..info }.group_place()), (2, GROUPS.len()));
     }
 
     #[test]

@@ -43,13 +43,14 @@ mod tickets;
 
 pub use findings::Dated;
 pub use identity_error::IdentityError;
-pub use info::TlsInfo;
+pub use info::{GROUPS, SUITES, TlsInfo};
 pub use offramp_proto::record;
 pub use peer::PeerRefusal;
 pub use peer_error::PeerError;
 pub use pending::PendingPeer;
 pub use sources::{LoadKey, Sources};
-pub use ticket_file::KeyFileError;
+pub use ticket_file::{FILE_BYTES_MAX as TICKET_FILE_BYTES_MAX, KeyFileError, read_secret};
+pub use ticket_keys::KeyState;
 pub use tickets::{NextKeys, Tickets};
 
 use findings::Findings;

@@ -1,6 +1,7 @@
 //! Why a handshake ended, in words of our own: what rustls's errors mean.
 
-use rustls::{Error, PeerIncompatible, PeerMisbehaved};
+use offramp_proto::alert;
+use rustls::{AlertDescription, Error, PeerIncompatible, PeerMisbehaved};
 
 use super::authorities::CHAIN_TOO_LONG;
 
@@ -60,6 +61,39 @@ pub(super) fn is_incompatible_key(error: &Error) -> bool {
     matches!(error, Error::General(text) if text == "incompatible signing key")
 }
 
+/// A record with a fatal alert, as it is before anything is encrypted (RFC 5246 §7.2.2, RFC 8446 §6).
+#[must_use]
+pub fn alert_in_the_clear(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+/// The description of such an alert at the end of these bytes.
+#[must_use]
+pub fn description_in_the_clear(bytes: &[u8]) -> Option<u8> {
+    match bytes.last_chunk()? {
+        [21, 3, _, 0, 2, _, description] => Some(*description),
+        _ => None,
+    }
+}
+
+/// The description of the alert that rustls sends for an error, where it is sealed and does not depend on
+/// more than the error.
+pub(super) fn alert_of(error: &Error) -> Option<u8> {
+    Some(match error {
+        error if *error == CHAIN_TOO_LONG => alert::BAD_CERTIFICATE,
+        Error::InvalidCertificate(error) => AlertDescription::from(error.clone()).into(),
+        Error::InvalidMessage(error) => AlertDescription::from(*error).into(),
+        Error::NoCertificatesPresented => AlertDescription::CertificateRequired.into(),
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            alert::UNEXPECTED_MESSAGE
+        }
+        Error::DecryptError => alert::BAD_RECORD_MAC,
+        Error::PeerSentOversizedRecord => alert::RECORD_OVERFLOW,
+        Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol.into(),
+        _ => return None,
+    })
+}
+
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         use PeerIncompatible as P;
@@ -84,6 +118,31 @@ impl From<&Error> for Refusal {
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Self::NothingInCommon,
             error if is_incompatible_key(error) => Self::NothingInCommon,
             _ => Self::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, InvalidMessage};
+
+    use super::*;
+
+    #[test]
+    fn description_of_an_alert_is_read_from_its_bytes_or_error() {
+        let said = [&[22, 3, 3, 0, 0][..], &alert_in_the_clear(alert::HANDSHAKE_FAILURE)].concat();
+        assert_eq!(description_in_the_clear(&said), Some(alert::HANDSHAKE_FAILURE));
+        for sealed in [&[][..], &[2, 40], &[23, 3, 3, 0, 2, 2, 40]] {
+            assert_eq!(description_in_the_clear(sealed), None, "{sealed:?}");
+        }
+        for (error, description) in [
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), Some(48)),
+            (Error::InvalidCertificate(CertificateError::Expired), Some(45)),
+            (Error::InvalidMessage(InvalidMessage::InvalidCcs), Some(alert::DECODE_ERROR)),
+            (Error::NoCertificatesPresented, Some(116)),
+            (Error::FailedToGetRandomBytes, None),
+        ] {
+            assert_eq!(alert_of(&error), description, "{error:?}");
         }
     }
 }

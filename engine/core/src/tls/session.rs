@@ -27,8 +27,8 @@ use super::peer::{PeerRefusal, PeerVerdict, Peers};
 use super::pending::PendingPeer;
 use super::profile::version_and_aead;
 use super::record::{HEADER_BYTES, Header, RecordType};
-pub use super::refusal::Refusal;
-use super::refusal::{is_incompatible_key, is_no_name, is_unknown_name};
+pub use super::refusal::{Refusal, alert_in_the_clear, description_in_the_clear};
+use super::refusal::{alert_of, is_incompatible_key, is_no_name, is_unknown_name};
 use super::secrets::{Cipher, Direction, TrafficKeys, Version};
 use super::tickets::{SessionBirth, with_origin};
 use super::{Role, TlsPolicy};
@@ -49,6 +49,8 @@ pub struct Session {
     offered: Option<Offered>,
     /// Why it was refused, likewise.
     reason: Option<Box<str>>,
+    /// The alert for it, as far as that is known.
+    alert: Option<u8>,
     refuses_unknown_names: bool,
     /// In the server's role: what the client has asked for.
     server_name: Option<Box<str>>,
@@ -149,6 +151,7 @@ impl Session {
             has_begun_full: false,
             offered: None,
             reason: None,
+            alert: None,
         })
     }
 
@@ -207,7 +210,7 @@ impl Session {
                     return Err(Refusal::UnknownName);
                 }
                 Turn::Failed(error) => {
-                    self.reason = Some(evidence::reason(&error));
+                    (self.reason, self.alert) = (Some(evidence::reason(&error)), alert_of(&error));
                     self.flush_alert(incoming, outgoing);
                     if let Some(alert) = self.unsaid_alert(&error).filter(|_| outgoing.is_empty()) {
                         outgoing.extend(&alert_in_the_clear(alert));
@@ -289,6 +292,11 @@ impl Session {
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         self.offered.as_ref().unwrap_or(&Offered::default()).evidence(self.reason.clone())
+    }
+
+    /// The description of the alert that ended it, where that is sealed and known.
+    pub fn alert(&self) -> Option<u8> {
+        self.alert
     }
 
     /// What the client offered, for who outlives the session.
@@ -435,11 +443,6 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session")
     }
-}
-
-/// A record with a fatal alert, as it is before anything is encrypted (RFC 5246 §7.2.2, RFC 8446 §6).
-pub fn alert_in_the_clear(description: u8) -> [u8; 7] {
-    [21, 3, 3, 0, 2, 2, description]
 }
 
 /// What is left of rustls in TLS 1.3: it derives the traffic keys that follow a KeyUpdate (RFC 8446 §7.2),

@@ -19,7 +19,7 @@ use super::ticket_keys::{
 use offramp_files::{self as files, Problem};
 
 /// Most bytes of a key file: far above any honest one.
-const FILE_BYTES_MAX: usize = 64 * 1024;
+pub const FILE_BYTES_MAX: usize = 64 * 1024;
 const ROOT: u32 = 0;
 
 /// Why a key file cannot be used. No text quotes a secret.
@@ -143,10 +143,9 @@ impl KeyRing {
     /// # Errors
     /// [`KeyFileError`].
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        let inaccessible = |problem| KeyFileError::inaccessible(path, "read", problem);
-        let content = files::read(path, FILE_BYTES_MAX).map_err(inaccessible)?;
-        check_access(path, content.metadata())?;
-        Self::parse(path, content.text().map_err(inaccessible)?)
+        let content = read_secret(path, FILE_BYTES_MAX)?;
+        let text = content.text().map_err(|problem| KeyFileError::inaccessible(path, "read", problem))?;
+        Self::parse(path, text)
     }
 
     /// Reads the text of a key file; `path` is only for the messages.
@@ -229,7 +228,9 @@ impl KeyRing {
             .inspect_err(|_| drop(std::fs::remove_file(path)))
     }
 
-    pub(super) fn content(&self) -> Zeroizing<String> {
+    /// The text of a key file.
+    #[must_use]
+    pub fn content(&self) -> Zeroizing<String> {
         let mut content = Zeroizing::new(String::with_capacity(256 * (self.keys.len() + 1)));
         content.push_str("# Offramp ticket keys. A secret: mode 0600, and the same file on every host.\n");
         content.push_str("# A key seals from FROM until a later one does, and opens until UNTIL.\n");
@@ -264,6 +265,19 @@ impl KeyFileError {
             other => Self::Inaccessible { path, action, cause: other.into() },
         }
     }
+}
+
+/// Reads a file with a secret: a regular one, which belongs to us or root and to which nobody else has access, as
+/// [`KeyRing::read`] describes.
+///
+/// # Errors
+/// [`KeyFileError::Inaccessible`], [`KeyFileError::NoFile`], [`KeyFileError::Exposed`] and
+/// [`KeyFileError::Foreign`].
+pub fn read_secret(path: &Path, limit: usize) -> Result<files::Content, KeyFileError> {
+    let content =
+        files::read(path, limit).map_err(|problem| KeyFileError::inaccessible(path, "read", problem))?;
+    check_access(path, content.metadata())?;
+    Ok(content)
 }
 
 /// A name in the same directory, of this process alone.

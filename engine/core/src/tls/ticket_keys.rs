@@ -78,6 +78,19 @@ impl fmt::Display for Use {
     }
 }
 
+/// What there is to show of a key in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyState {
+    /// Its name, as hexadecimal digits.
+    pub id: String,
+    /// What it is for now.
+    pub purpose: Use,
+    /// For how long it may have sealed; negative before.
+    pub age_seconds: i64,
+    /// When it stops opening.
+    pub until: UnixSeconds,
+}
+
 impl TicketKey {
     /// A fresh one that seals from `from` on and opens until `until`.
     ///
@@ -119,10 +132,22 @@ impl TicketKey {
         to_hex(&self.name).to_string()
     }
 
+    /// From when on it seals.
+    #[must_use]
+    pub fn from(&self) -> UnixSeconds {
+        self.from
+    }
+
+    /// Until when it opens.
+    #[must_use]
+    pub fn until(&self) -> UnixSeconds {
+        self.until
+    }
+
     /// When it seals and until when it opens, as RFC 3339 writes it.
     #[must_use]
     pub fn span(&self) -> (String, String) {
-        (text(self.from), text(self.until))
+        (rfc3339(self.from), rfc3339(self.until))
     }
 }
 
@@ -159,7 +184,10 @@ impl KeyRing {
 
     /// The same with one key more and without those that have expired by `now`. Where there would be too
     /// many, those that only open go, the oldest first; one that seals or waits is never left out.
-    pub(super) fn with(&self, key: TicketKey, now: UnixSeconds) -> Result<Self, KeyRefused> {
+    ///
+    /// # Errors
+    /// [`KeyRefused::Full`].
+    pub fn with(&self, key: TicketKey, now: UnixSeconds) -> Result<Self, KeyRefused> {
         let mut ring = self.without_expired(now).unwrap_or_else(|| self.clone());
         let sealing = ring.sealing(now).map(|key| key.name);
         while ring.keys.len() >= KEYS_MAX {
@@ -183,7 +211,19 @@ impl KeyRing {
             begin = until;
         }
         let next = self.keys.iter().map(|key| key.from).filter(|from| *from > begin).min()?;
-        Some((text(begin), text(next)))
+        Some((rfc3339(begin), rfc3339(next)))
+    }
+
+    /// What there is to show of every key at `now`.
+    pub(super) fn states(&self, now: UnixSeconds) -> Vec<KeyState> {
+        let age = |from| i64::try_from(i128::from(now) - i128::from(from)).unwrap_or(i64::MIN);
+        let state = |(key, purpose): (&TicketKey, Use)| KeyState {
+            id: key.id(),
+            purpose,
+            age_seconds: age(key.from),
+            until: key.until,
+        };
+        self.uses(now).map(state).collect()
     }
 
     /// Every key with what it is for at `now`.
@@ -218,8 +258,9 @@ impl KeyRing {
         self.sealing(now).is_none_or(|key| now >= key.from.saturating_add(SEALS_SECONDS))
     }
 
-    /// Leaves out what has expired; its secrets are wiped. Says whether there was any.
-    pub(super) fn without_expired(&self, now: UnixSeconds) -> Option<Self> {
+    /// Leaves out what has expired; its secrets are wiped. `None` if nothing has.
+    #[must_use]
+    pub fn without_expired(&self, now: UnixSeconds) -> Option<Self> {
         let keys: Vec<_> = self.keys.iter().filter(|key| now < key.until).cloned().collect();
         (keys.len() < self.keys.len()).then_some(Self { keys })
     }
@@ -237,7 +278,9 @@ pub(super) fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-fn text(seconds: UnixSeconds) -> String {
+/// A point in time as RFC 3339 writes it.
+#[must_use]
+pub fn rfc3339(seconds: UnixSeconds) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()
 }
@@ -309,8 +352,8 @@ mod tests {
         let gap = |times: &[(u64, u64)]| ring(times).gap(NOW);
         assert_eq!(gap(&[(0, 100)]), None);
         assert_eq!(gap(&[(0, 100), (100, 200), (50, 150)]), None);
-        assert_eq!(gap(&[(0, 100), (120, 200)]), Some((text(NOW + 100), text(NOW + 120))));
-        assert_eq!(gap(&[(60, 200)]), Some((text(NOW), text(NOW + 60))));
+        assert_eq!(gap(&[(0, 100), (120, 200)]), Some((rfc3339(NOW + 100), rfc3339(NOW + 120))));
+        assert_eq!(gap(&[(60, 200)]), Some((rfc3339(NOW), rfc3339(NOW + 60))));
         assert_eq!(gap(&[]), None);
     }
 

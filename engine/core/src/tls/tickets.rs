@@ -37,7 +37,7 @@ use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
 use super::ticket_file::KeyFileError;
-use super::ticket_keys::{KeyRing, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
+use super::ticket_keys::{KeyRing, KeyState, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
 
 /// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
 /// some KiB).
@@ -246,6 +246,12 @@ impl Tickets {
     #[must_use]
     pub fn uses(&self) -> Vec<(String, Use)> {
         self.ring.load().uses(self.now()).map(|(key, purpose)| (key.id(), purpose)).collect()
+    }
+
+    /// Every key, what it is for now, and when.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyState> {
+        self.ring.load().states(self.now())
     }
 
     /// The next time in which no key seals until another does, if there is one.

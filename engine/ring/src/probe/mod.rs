@@ -1,6 +1,7 @@
 //! What this host can do, found by trying: a version says little about a kernel with backports, a container
 //! or a seccomp profile in between.
 
+mod confinement;
 mod limits;
 mod records;
 mod rings;
@@ -25,7 +26,7 @@ pub struct Host {
 /// One thing that was tried or read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// What it belongs to: `io_uring`, `ktls` or `limits`.
+    /// What it belongs to: `io_uring`, `ktls`, `limits` or `confinement`.
     pub group: &'static str,
     /// What it is.
     pub name: String,
@@ -60,6 +61,7 @@ impl Host {
         checks.extend(ktls().checks());
         checks.extend(statistics::checks(&kernel));
         checks.extend(limits::checks());
+        checks.extend(confinement::checks());
         Self { kernel, checks }
     }
 }
@@ -88,7 +90,7 @@ mod tests {
     fn every_check_has_a_verdict_and_what_is_missing_a_detail() {
         let host = Host::probe();
         assert!(host.kernel.contains('.'), "{}", host.kernel);
-        for group in ["io_uring", "ktls", "limits"] {
+        for group in ["io_uring", "ktls", "limits", "confinement"] {
             assert!(host.checks.iter().any(|check| check.group == group), "{group}");
         }
         for check in &host.checks {

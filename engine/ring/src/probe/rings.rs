@@ -10,6 +10,7 @@ use socket2::SockAddr;
 
 use super::{Check, Verdict};
 use crate::errno;
+use crate::operations::{ACCEPT_MULTISHOT, OPERATIONS};
 use crate::socket::{self, Address};
 
 const GROUP: &str = "io_uring";
@@ -23,23 +24,25 @@ const WORD: &[u8; 4] = b"ring";
 /// The group of the provided buffer ring.
 const BUFFER_GROUP: u16 = 7;
 
-/// The one operation that the engine can do without: it then accepts connections one by one.
-const ACCEPT_MULTISHOT: &str = "accept multishot";
-
-/// What is tried, in this order.
-const OPERATIONS: [&str; 11] = [
-    "EXT_ARG wait",
-    ACCEPT_MULTISHOT,
-    "connect",
-    "send",
-    "recv",
-    "sendmsg",
-    "recvmsg",
-    "read",
-    "provided buffer ring",
-    "async cancel",
-    "close",
-];
+/// What is tried, in this order: each operation of the list, after the wait, and buffers for the last of those
+/// that transfer.
+const TRIED: [&str; 11] = {
+    let [accept, connect, send, recv, sendmsg, recvmsg, read, cancel, close] = OPERATIONS;
+    let provided = "provided buffer ring";
+    [
+        "EXT_ARG wait",
+        accept.0,
+        connect.0,
+        send.0,
+        recv.0,
+        sendmsg.0,
+        recvmsg.0,
+        read.0,
+        provided,
+        cancel.0,
+        close.0,
+    ]
+};
 
 pub(super) fn checks() -> Vec<Check> {
     let setup = "setup SINGLE_ISSUER|DEFER_TASKRUN";
@@ -53,15 +56,15 @@ pub(super) fn checks() -> Vec<Check> {
                 errno::name(&error),
                 remedy(&error),
             )];
-            checks.extend(untried(&OPERATIONS));
+            checks.extend(untried(&TRIED));
             return checks;
         }
     };
     let mut checks = vec![Check::ok(GROUP, setup, "")];
     if !ring.params().is_feature_ext_arg() {
-        let at = (GROUP, OPERATIONS[0].to_owned());
+        let at = (GROUP, TRIED[0].to_owned());
         checks.push(Check::bad(Verdict::Missing, at, "no such feature", "a kernel of 6.1 or later"));
-        checks.extend(untried(&OPERATIONS[1..]));
+        checks.extend(untried(&TRIED[1..]));
         return checks;
     }
     checks.extend(operations(&mut Trial { ring, made: 0, early: Vec::new() }, Operation::AcceptMulti));
@@ -97,7 +100,7 @@ fn operations(trial: &mut Trial, accept: fn(RawFd) -> Operation) -> Vec<Check> {
         results.push(Err(error));
     }
     let mut checks: Vec<Check> = Vec::new();
-    for (name, result) in OPERATIONS.iter().zip(&results) {
+    for (name, result) in TRIED.iter().zip(&results) {
         checks.push(match result {
             Ok(()) => Check::ok(GROUP, *name, ""),
             Err(error) if *name == ACCEPT_MULTISHOT => Check::bad(
@@ -114,7 +117,7 @@ fn operations(trial: &mut Trial, accept: fn(RawFd) -> Operation) -> Vec<Check> {
             ),
         });
     }
-    checks.extend(untried(&OPERATIONS[results.len().min(OPERATIONS.len())..]));
+    checks.extend(untried(&TRIED[results.len().min(TRIED.len())..]));
     checks
 }
 
@@ -375,7 +378,7 @@ mod tests {
     fn every_operation_is_tried_once_and_in_order() {
         let checks = checks();
         let names: Vec<&str> = checks[1..].iter().map(|check| check.name.as_str()).collect();
-        assert_eq!(names, OPERATIONS);
+        assert_eq!(names, TRIED);
         if checks[0].verdict == Verdict::Ok {
             let failed: Vec<&Check> = checks.iter().filter(|check| check.verdict != Verdict::Ok).collect();
             assert!(failed.is_empty(), "{failed:?}");
@@ -393,7 +396,7 @@ mod tests {
     fn without_multishot_accept_the_engine_is_degraded_and_all_else_is_tried() {
         for accept in [Operation::Accept, |_| Operation::Accept(-1)] {
             let checks = operations(&mut trial(), accept);
-            assert_eq!(checks.len(), OPERATIONS.len());
+            assert_eq!(checks.len(), TRIED.len());
             for check in checks {
                 let expected = if check.name == ACCEPT_MULTISHOT { Verdict::Degraded } else { Verdict::Ok };
                 assert_eq!(check.verdict, expected, "{check:?}");

@@ -9,7 +9,7 @@ use super::*;
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
 fn ring() -> (Ring<u8>, Bufs) {
-    (Ring::new().expect("io_uring, without which there is no engine"), Bufs::new(8))
+    (Ring::restricted().expect("io_uring, without which there is no engine"), Bufs::new(8))
 }
 
 fn wait(ring: &mut Ring<u8>, bufs: &mut Bufs) -> Completion<u8> {
@@ -52,4 +52,21 @@ fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
     other_far.write_all(b"x").unwrap();
     let second = wait(&mut ring, &mut bufs);
     assert!(matches!(second.outcome, Outcome::Received { count: 1, .. }), "{second:?}");
+}
+
+#[test]
+fn restricted_ring_refuses_what_is_not_on_the_list() {
+    let (mut ring, mut bufs) = ring();
+    for flags in [squeue::Flags::empty(), squeue::Flags::ASYNC] {
+        let path = c"/etc/passwd";
+        let entry = match flags.is_empty() {
+            true => opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+            false => opcode::Close::new(types::Fd(-1)).build().flags(flags),
+        };
+        ring.start(1, Held::Accept, entry);
+        let refused = wait(&mut ring, &mut bufs);
+        assert!(matches!(refused.outcome, Outcome::Failed { errno: libc::EACCES, .. }), "{refused:?}");
+    }
+    let more = ring.uring.submitter().register_eventfd(0).expect_err("a registration");
+    assert_eq!(more.raw_os_error(), Some(libc::EACCES));
 }

@@ -33,11 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The launcher as the process that serves knows it. Dropped, it ends, and so does what it has started and
 /// was not to [leave](Launcher::leave).
 #[derive(Debug)]
-pub(super) struct Launcher {
-    channel: Channel,
-    /// To be reaped where it has ended.
-    process: Child,
-}
+pub(super) struct Launcher(Channel);
 
 impl Launcher {
     /// Starts it. To be called before anything else: what is open or secret by then is not its business.
@@ -51,14 +47,15 @@ impl Launcher {
         for name in OF_FIRST {
             command.env_remove(name);
         }
-        let process = command.stdin(theirs).spawn().map_err(failed)?;
-        Ok(Self { channel, process })
+        // It is not reaped: it ends with this process, or when another one has taken over.
+        command.stdin(theirs).spawn().map_err(failed)?;
+        Ok(Self(channel))
     }
 
     /// Starts the program again, with `end` as its standard input. Its process number.
     pub(super) fn launch(&self, end: &OwnedFd) -> Result<u32, String> {
         let deadline = now() + PATIENCE;
-        self.channel.send(b"start", &[end.as_fd()], deadline).map_err(|error| gone(&error))?;
+        self.0.send(b"start", &[end.as_fd()], deadline).map_err(|error| gone(&error))?;
         let answer = self.answer(deadline)?;
         match answer.words() {
             ("started", pid) => pid.parse().map_err(|_| "the launcher gave no process number".to_owned()),
@@ -69,27 +66,22 @@ impl Launcher {
     /// Ends what it has started last, unless that has ended. How it has ended.
     pub(super) fn end(&self) -> Result<String, String> {
         let deadline = now() + PATIENCE;
-        self.channel.send(b"end", &[], deadline).map_err(|error| gone(&error))?;
+        self.0.send(b"end", &[], deadline).map_err(|error| gone(&error))?;
         Ok(self.answer(deadline)?.words().1.to_owned())
     }
 
     /// What it has started last serves, and goes on when the launcher ends.
     pub(super) fn leave(&self) {
         // Without the launcher nobody ends it.
-        drop(self.channel.send(b"done", &[], now() + PATIENCE));
+        drop(self.0.send(b"done", &[], now() + PATIENCE));
     }
 
     fn answer(&self, deadline: Instant) -> Result<Message, String> {
-        match self.channel.receive(Some(deadline)) {
+        match self.0.receive(Some(deadline)) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(gone(&io::ErrorKind::BrokenPipe.into())),
             Err(error) => Err(gone(&error)),
         }
-    }
-
-    /// Whether it runs; where it does not, it is reaped.
-    pub(super) fn is_running(&mut self) -> bool {
-        self.process.try_wait().is_ok_and(|ended| ended.is_none())
     }
 }
 

@@ -149,10 +149,7 @@ impl Upgrader {
                         another container"
                 .to_owned());
         }
-        let launcher = self.launched.0.as_mut().map_err(|why| why.clone())?;
-        if !launcher.is_running() {
-            return Err("the launcher has ended; try: a restart".to_owned());
-        }
+        let launcher = self.launched.0.as_ref().map_err(Clone::clone)?;
         let failed = |error: io::Error| format!("the sockets cannot be handed over: {error}");
         let (ours, theirs) = Channel::pair().map_err(failed)?;
         let given = given(&self.control, &self.admin)?;

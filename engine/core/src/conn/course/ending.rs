@@ -108,7 +108,7 @@ impl Course {
                     // The client has sent its hello, and no server has answered.
                     let mut alert = out.bufs.take();
                     alert.extend(&alert_in_the_clear(description));
-                    let near = LegEnd::Tls(TlsEnd::saying(LastRecord::Bytes(alert)));
+                    let near = LegEnd::Tls(TlsEnd::saying(LastRecord::Bytes(alert, description)));
                     return Ended { fault: Some(fault), culprit, heard, near, far: end };
                 }
                 let is_orderly = fault.blame() == Blame::Nobody;
@@ -164,6 +164,7 @@ impl Stage {
 
 impl From<Failure> for LegEnd {
     fn from(failure: Failure) -> Self {
-        failure.alert.map_or(Self::Closed, |alert| Self::Tls(TlsEnd::saying(LastRecord::Bytes(alert))))
+        let Some(alert) = failure.alert else { return Self::Closed };
+        Self::Tls(TlsEnd::saying(LastRecord::Bytes(alert, failure.description)))
     }
 }

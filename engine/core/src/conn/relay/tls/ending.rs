@@ -186,7 +186,7 @@ impl TlsSide {
                 LastRecord::Record(buf)
             }
             Transmitter::Userspace(sealer) => match sealer.seal(RecordType::Alert, &payload, &mut buf) {
-                Ok(()) => LastRecord::Bytes(buf),
+                Ok(()) => LastRecord::Bytes(buf, description),
                 Err(_) => {
                     out.bufs.give(buf);
                     LastRecord::Silent

@@ -228,6 +228,9 @@ impl TlsSide {
         if record_type == RecordType::Handshake && self.cipher.version == Version::Tls13 {
             return self.messages(payload, is_flood, out);
         }
+        if let (RecordType::Alert, &[_, description]) = (record_type, payload) {
+            out.alerts.received(self.leg, description);
+        }
         let control = control::read(self.cipher.version, record_type, payload);
         self.seen.add(control::kind(record_type, control));
         if control == Err(Fault::AlertReceived) {

@@ -113,6 +113,9 @@ impl TlsSide {
         state: SendState,
         out: &mut Outbox,
     ) -> Result<(), Fault> {
+        if let (RecordType::Alert, &[_, description]) = (record_type, payload) {
+            out.alerts.sent(self.leg, description);
+        }
         let mut buf = out.bufs.take();
         match &mut self.sender.path {
             Transmitter::Kernel(records) => {
