@@ -143,6 +143,10 @@ async fn accept(listener: tokio::net::TcpListener, pause: File, shared: Shared) 
                         shared.stop.wake();
                     }
                 });
+                // A turn of the ring: what this client has sent by now is read before others are accepted.
+                if tokio_uring::no_op().await.is_err() {
+                    return;
+                }
             }
             Err(error) => {
                 if refused.is_multiple_of(REFUSALS_PER_LINE) {

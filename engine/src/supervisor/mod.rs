@@ -171,19 +171,16 @@ impl Engine {
         estate: Estate,
     ) -> Result<Self, StartError> {
         let Estate { sockets: inherited, tickets } = estate;
-        // Those that listeners take are counted with the listeners.
         let open_at_start = descriptors::open().saturating_sub(inherited.count());
-        inherited.check(&config)?;
         let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
-        reload::warn(&config.collisions());
-        note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
         let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
         let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
         if reread.is_some() {
             control.manager = Manager::from_environment();
         }
-        let (served, admin_bound, expiries) = open(&config, &control, &cpus, open_at_start, inherited)?;
+        let Opened { served, admin: admin_bound, expiries } =
+            open(&config, &control, &cpus, open_at_start, inherited)?;
         if let Some(cage) = &mut cage {
             cage.close(&config)?;
             cage.announce();
@@ -333,14 +330,25 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Reads the files, takes the sockets that were given and binds the others.
+/// What there is before the workers are.
+struct Opened {
+    served: Vec<Served>,
+    admin: Option<Bound>,
+    expiries: Arc<Mutex<Expiries>>,
+}
+
+/// Reads the files, takes the sockets that were given and binds the others. `open_at_start` does not count
+/// those that were given, which are counted with the listeners.
 fn open(
     config: &Config,
     control: &Control,
     cpus: &[usize],
     open_at_start: u64,
     mut inherited: Inherited,
-) -> Result<(Vec<Served>, Option<Bound>, Arc<Mutex<Expiries>>), StartError> {
+) -> Result<Opened, StartError> {
+    inherited.check(config)?;
+    reload::warn(&config.collisions());
+    note_ipv6_alone(config);
     let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
     let admin = |address: SocketAddr| {
         let given = inherited.take(Purpose::Admin, &address.into());
@@ -353,7 +361,8 @@ fn open(
     reload::warn(next.warning.as_slice());
     in_force.commit(next);
     watch::warn_of_exposed_keys(in_force.listeners());
-    Ok((in_force.running().iter().map(Served::of).collect(), admin, in_force.expiries()))
+    let served = in_force.running().iter().map(Served::of).collect();
+    Ok(Opened { served, admin, expiries: in_force.expiries() })
 }
 
 /// In a process of which we are a part: the rings are ours.

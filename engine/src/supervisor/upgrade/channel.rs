@@ -63,7 +63,9 @@ impl Channel {
     ) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        let fits = descriptors.len() <= DESCRIPTORS_MAX
+            && (descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        if !fits {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         loop {
