@@ -176,9 +176,7 @@ impl Engine {
         let cpus = crew::cpus(&config);
         let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
         let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
-        if reread.is_some() {
-            control.manager = Manager::from_environment();
-        }
+        control.manager = reread.as_ref().map(|_| Manager::from_environment()).unwrap_or_default();
         let Opened { served, admin: admin_bound, expiries } =
             open(&config, &control, &cpus, open_at_start, inherited)?;
         if let Some(cage) = &mut cage {
