@@ -44,7 +44,10 @@ impl Place {
     /// Replaces the program by a copy of this file.
     fn install(&self, program: &Path) {
         let beside = self.files.path().join("offramp.new");
-        fs::copy(program, &beside).unwrap();
+        // By another process: one that this process forks meanwhile would have the copy open for writing, and
+        // nobody could execute it.
+        let copied = Command::new("cp").arg("--preserve=mode").args([program, &beside]).status().unwrap();
+        assert!(copied.success());
         fs::rename(&beside, self.program()).unwrap();
     }
 
