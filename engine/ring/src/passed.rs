@@ -125,7 +125,7 @@ mod tests {
         let what = |it: &dyn AsFd| listening(it.as_fd()).expect_err("no listener");
         assert_eq!(what(&UdpSocket::bind("127.0.0.1:0").expect("a free port")), "a datagram socket");
         assert_eq!(what(&UnixStream::pair().expect("a pair").0), "a socket that does not listen");
-        assert_eq!(what(&std::io::stderr()), "no socket");
+        assert_eq!(what(&io::stderr()), "no socket");
     }
 
     #[test]
