@@ -1,8 +1,8 @@
 //! The admin interface, HTTP/1.1 in clear, by TCP and at a Unix socket: `GET /metrics` (OpenMetrics text),
 //! `GET /healthz`, `GET /v1/state` (JSON), the status page at `GET /`, and `GET /offload`. At the Unix socket
 //! alone, for processes of root and of our own user: the kill switch of the offload, `POST /offload/on` and
-//! `POST /offload/off`; the configuration, `GET` and `PUT /v1/config`; and the connections,
-//! `GET /v1/connections` and `DELETE /v1/connections/ID`. HEAD is answered as GET.
+//! `POST /offload/off`; the configuration, `GET` and `PUT /v1/config`; `POST /v1/upgrade`; and the
+//! connections, `GET /v1/connections` and `DELETE /v1/connections/ID`. HEAD is answered as GET.
 //!
 //! Each address has a thread of its own beside the supervisor's, so that no client can hold up the
 //! supervisor. One request per connection. What a client can make us hold is bounded: connections, bytes of a
@@ -25,7 +25,7 @@ mod tests;
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ use crate::config::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_DEADLINE, STUCK_SECONDS}
 use crate::confine::Confinement;
 use crate::metrics::{Expiries, Gauge, Metrics};
 use crate::state::{self, Published};
-use crate::sys::{probe, socket, unix};
+use crate::sys::{probe, socket};
 use crate::tls::Tickets;
 use crate::tls::ticket_keys::UnixSeconds;
 use crate::worker::{Mailbox, OffloadSwitch};
@@ -117,7 +117,7 @@ fn serve_within(
 ) -> io::Result<()> {
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
-    let (event, listening) = (stop.event()?, listener.try_clone()?);
+    let event = stop.event()?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;
     runtime.block_on(async {
         let listener = Listener::new(listener)?;
@@ -126,18 +126,11 @@ fn serve_within(
         let open = shared.open.clone();
         tokio_uring::spawn(keep_time(file(ticker), open.clone()));
         let accepting = tokio_uring::spawn(accept(listener, file(pause), shared));
-        let (event, mut listening) = (file(event), Some(listening));
+        let event = file(event);
         loop {
             next(&event).await?;
-            if let Some(listening) = listening.take() {
-                if unix::is_unix(listening.as_fd())? {
-                    // With its task the socket is closed. Shut down, it would be readable for ever.
-                    accepting.abort();
-                } else {
-                    // The accept that is under way in the ring fails then.
-                    socket::stop_listening(listening.as_fd())?;
-                }
-            }
+            // Nobody is accepted whom it does not answer: another process may listen on the same socket.
+            accepting.abort();
             if !stop.lets_finish() || open.is_empty() {
                 return Ok(());
             }
@@ -168,6 +161,8 @@ fn file(descriptor: OwnedFd) -> File {
     File::from_std(std::fs::File::from(descriptor))
 }
 
+/// Waits for connections by the system's means and not by an accept that is under way in the ring, which
+/// could not be called off without a client that it had just accepted.
 async fn accept(listener: Listener, pause: File, shared: Shared) {
     let mut refused = 0_u64;
     loop {
@@ -180,9 +175,11 @@ async fn accept(listener: Listener, pause: File, shared: Shared) {
                         shared.stop.wake();
                     }
                 });
+                // A turn of the ring: what this client has sent by now is read before others are accepted.
+                if tokio_uring::no_op().await.is_err() {
+                    return;
+                }
             }
-            // Nobody listens any more.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             Err(error) => {
                 if refused.is_multiple_of(REFUSALS_PER_LINE) {
                     tracing::warn!(%error, "admin: no connection is accepted; for EMFILE raise LimitNOFILE");
@@ -223,6 +220,10 @@ async fn converse(client: Rc<Client>, shared: &Shared) {
             }
             Parsed::Whole(Request { route: Route::EndConnection(name), .. }) => {
                 break listing::end(&client, shared, name).await.into_bytes(false);
+            }
+            Parsed::Whole(Request { route: Route::Upgrade, .. }) => {
+                let Some(answer) = configure::upgrade(&client, shared).await else { return };
+                break answer.into_bytes(false);
             }
             Parsed::Whole(Request { route, is_head, .. }) => {
                 client.has_asked.set(true);
@@ -273,9 +274,11 @@ fn answer(route: Route, service: &Service) -> Answer {
             Answer::ok(on_or_off(allowed))
         }
         // They are answered by another thread.
-        Route::Config | Route::Configure(_) | Route::Connections(_) | Route::EndConnection(_) => {
-            Answer::bad_request()
-        }
+        Route::Config
+        | Route::Configure(_)
+        | Route::Connections(_)
+        | Route::EndConnection(_)
+        | Route::Upgrade => Answer::bad_request(),
         Route::Refused(answer) => answer,
     }
 }

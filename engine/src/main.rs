@@ -3,6 +3,7 @@
 //! Exit codes: 0 all went well, 1 the configuration or the start failed, or standard output is full; 2 the
 //! command line makes no sense. A standard output that its reader has closed is no failure.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ mod command;
 
 use command::serve::Serve;
 use command::ticket_key::{self, TicketKeyTask};
+use command::upgrade::Upgrade;
 use offramp::config::{Listener, Raw, file};
 use offramp::conformance;
 use offramp::conn::policy::Legs;
@@ -53,6 +55,16 @@ enum Task {
     /// Create, rotate and list the ticket keys that several hosts share
     #[command(subcommand)]
     TicketKey(TicketKeyTask),
+    /// Have the running process replaced by one of the program on disk, without refusing a connection
+    ///
+    /// Starts the program that is on disk now, with the path, arguments and environment of the running
+    /// process. The new process reads its files, takes over the listening sockets and accepts; the old one
+    /// drains. If the new one does not start, the old one goes on, and the exit code is 1. The same as
+    /// SIGUSR2, with the outcome.
+    Upgrade(Upgrade),
+    /// Starts the program again when the process that serves asks for it
+    #[command(hide = true)]
+    Launcher { program: PathBuf, arguments: Vec<OsString> },
     /// Print what the 3GPP TLS profile requires, clause by clause, and what Offramp does
     Conformance {
         /// A JSON array of rows instead of Markdown
@@ -74,6 +86,9 @@ fn main() -> ExitCode {
     // Before the first key is read.
     let hidden = process::forbid_dumps();
     let command = Command::parse();
+    if let Task::Launcher { program, arguments } = &command.task {
+        return supervisor::launcher(program, arguments);
+    }
     let log = match Log::to_stderr() {
         Ok(log) => log,
         Err(error) => return refuse(&format_args!("the log cannot be started: {error}; try: ulimit -a")),
@@ -99,6 +114,11 @@ fn main() -> ExitCode {
             Ok(text) => print(&text),
             Err(error) => refuse(&error),
         },
+        Task::Upgrade(upgrade) => match upgrade.run() {
+            Ok(text) => print(&text),
+            Err(error) => refuse(&error),
+        },
+        Task::Launcher { .. } => ExitCode::SUCCESS,
         Task::Conformance { json: false } => print(&conformance::markdown()),
         Task::Conformance { json: true } => print_json(&conformance::rows()),
         Task::Probe { json } => probe(json),
@@ -109,14 +129,7 @@ fn main() -> ExitCode {
 
 /// What goes wrong is said in the log: nothing else may wait for a reader of stderr that stands still.
 fn run(serve: Serve, log: &Log) -> ExitCode {
-    let loaded = match serve.load(None) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            log.say(&format!("offramp: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    match supervisor::run(loaded, Box::new(move |sent| serve.load(sent)), log) {
+    match supervisor::run(Box::new(move |sent| serve.load(sent)), log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.say(&format!("offramp: {error}"));

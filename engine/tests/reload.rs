@@ -2,68 +2,16 @@
 //! ahead and verifies each byte.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 
-use offramp_testing::identity::{Identity, NAME};
+use offramp_testing::identity::Identity;
+use offramp_testing::loadgen::Loadgen;
 use offramp_testing::peer::{End, Peer, Version, plain};
 use offramp_testing::server::{Setup, TestServer};
-use offramp_testing::tools::{eventually, profile_directory, scratch, signal, skip};
+use offramp_testing::tools::{eventually, scratch};
 
 const RELOADS: usize = 100;
-
-/// A process of `loadgen`. Dropped while it runs, it is killed.
-struct Loadgen(Child);
-
-impl Loadgen {
-    fn start(words: &str) -> Self {
-        let mut command = Command::new(profile_directory().join("loadgen"));
-        command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
-        Self(command.stderr(Stdio::piped()).spawn().expect("loadgen runs"))
-    }
-
-    /// What stands behind the server, and where.
-    fn backend() -> (Self, SocketAddr) {
-        let mut backend = Self::start("backend");
-        let mut line = String::new();
-        let stdout = backend.0.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let addr = line.trim().rsplit(' ').next().and_then(|addr| addr.parse().ok());
-        (backend, addr.unwrap_or_else(|| panic!("no address in {line:?}")))
-    }
-
-    /// A client of `server`, which goes on until the test ends it.
-    fn client(server: &TestServer, trust: &Path, words: &str) -> Self {
-        let (target, trust) = (server.addr, trust.display());
-        Self::start(&format!(
-            "{words} --target {target} --ca {trust} --sni {NAME} -t 1 -d 10m --warm-up 100ms --json --quiet \
-             --pin off"
-        ))
-    }
-
-    /// Ends it, and says what it found.
-    fn report(mut self) -> String {
-        signal(self.0.id(), "INT");
-        let stdout = self.0.stdout.take().expect("piped");
-        let report = std::io::read_to_string(stdout).expect("it reports");
-        let stderr = std::io::read_to_string(self.0.stderr.take().expect("piped")).expect("and complains");
-        let status = self.0.wait().expect("it ends");
-        // 7: all was as it was asked until the signal ended it.
-        assert_eq!(status.code(), Some(7), "{stderr}\n{report}");
-        // A burst may find no ticket left to offer; a ticket that was offered is to be taken.
-        assert!(report.contains("\"resume_refused\": 0,"), "{stderr}\n{report}");
-        report
-    }
-}
-
-impl Drop for Loadgen {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The configuration number `nth`: what can change does, and a second listener comes and goes.
 fn configuration(nth: usize, backends: [SocketAddr; 2], files: &[(PathBuf, PathBuf)]) -> String {
@@ -93,8 +41,8 @@ fn configuration(nth: usize, backends: [SocketAddr; 2], files: &[(PathBuf, PathB
 
 #[test]
 fn a_hundred_reloads_under_load_fail_nobody() {
-    if !profile_directory().join("loadgen").exists() {
-        return skip("loadgen is not built; try: cargo build --workspace");
+    if !Loadgen::is_built() {
+        return;
     }
     let dir = scratch();
     let files: Vec<_> = [Identity::ecdsa(), Identity::rsa()].iter().map(|it| it.write(dir.path())).collect();

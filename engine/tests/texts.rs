@@ -32,7 +32,7 @@ fn help(words: &str) -> String {
 
 #[test]
 fn help_of_each_command() {
-    for command in ["", "serve", "check", "ticket-key", "conformance", "probe"] {
+    for command in ["", "serve", "check", "upgrade", "ticket-key", "conformance", "probe"] {
         let name = format!("help {command}");
         assert_snapshot!(name.trim().replace(' ', "_"), help(&format!("{command} --help")));
     }

@@ -13,6 +13,7 @@ pub mod ktls;
 pub mod landlock;
 mod message;
 pub mod operations;
+pub mod passed;
 pub mod poll;
 mod pool;
 pub mod probe;

@@ -17,12 +17,25 @@ use socket2::{Domain, SockRef, Socket, Type};
 /// # Errors
 /// EADDRINUSE, EADDRNOTAVAIL, EACCES (a port below `net.ipv4.ip_unprivileged_port_start`), EMFILE.
 pub fn listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = bind(address, reuse_port)?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// As [`listener`] with SO_REUSEPORT, and does not listen yet: the kernel gives it no connection.
+///
+/// # Errors
+/// As for [`listener`].
+pub fn bind_shared(address: SocketAddr) -> io::Result<OwnedFd> {
+    bind(address, true).map(OwnedFd::from)
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = to_bind(address)?;
     socket.set_reuse_port(reuse_port)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn to_bind(address: SocketAddr) -> io::Result<Socket> {
@@ -86,15 +99,6 @@ pub fn outgoing_from(address: &Address, source: IpAddr) -> io::Result<OwnedFd> {
     }
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket.into())
-}
-
-/// A listening socket listens no more, also for those who wait in accept: they get EINVAL. Its port is free
-/// once it is closed.
-///
-/// # Errors
-/// ENOTCONN: it does not listen.
-pub fn stop_listening(listener: BorrowedFd<'_>) -> io::Result<()> {
-    SockRef::from(&listener).shutdown(Shutdown::Both)
 }
 
 /// Makes the close of a TCP socket a reset: what was not delivered must not look like an orderly end.

@@ -62,8 +62,8 @@ impl Answer {
     }
 
     pub(super) fn nowhere() -> Self {
-        let there_are = "there are /, /metrics, /healthz, /v1/state, /v1/config, /v1/connections, /offload, \
-                         /offload/on, /offload/off\n";
+        let there_are = "there are /, /metrics, /healthz, /v1/state, /v1/config, /v1/upgrade, \
+                         /v1/connections, /offload, /offload/on, /offload/off\n";
         Self::new("404 Not Found", there_are)
     }
 

@@ -1,4 +1,5 @@
-//! `/v1/config`: a configuration that is shown, or sent. Another thread does what is asked for.
+//! `/v1/config` and `/v1/upgrade`: a configuration that is shown or sent, and a process that is to take
+//! over. Another thread does what is asked for.
 
 use std::sync::atomic::Ordering;
 
@@ -7,13 +8,17 @@ use super::connections::{Client, TICKS};
 use super::http::{self, Body};
 use super::request::{ConfigRequest, ConfigTask, Refusal};
 use super::{Shared, file, next};
-use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE};
+use crate::config::limits::{ADMIN_CHANGE_DEADLINE, ADMIN_DEADLINE, UPGRADE_DEADLINE};
 
 const BODY_CHUNK_BYTES: usize = 16 * 1024;
 
 /// Ticks that a request may take until who has asked is no longer answered.
 pub(super) const REQUEST_TICKS: u32 =
     (ADMIN_CHANGE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
+
+/// The same of who has asked for an upgrade, and of what is done around it.
+const UPGRADE_TICKS: u32 =
+    REQUEST_TICKS + (UPGRADE_DEADLINE.as_secs() / ADMIN_DEADLINE.as_secs()) as u32 * TICKS;
 
 /// Reads a configuration and has it put in force; none if the client is gone.
 pub(super) async fn change(
@@ -50,14 +55,22 @@ pub(super) async fn show(client: &Client, shared: &Shared) -> Option<Answer> {
     }
 }
 
+/// Has another process take over, and waits until it does; none if the client is gone.
+pub(super) async fn upgrade(client: &Client, shared: &Shared) -> Option<Answer> {
+    match refused(shared) {
+        Some(refusal) => Some(refusal),
+        None => ask(client, shared, ConfigTask::Upgrade).await,
+    }
+}
+
 async fn ask(client: &Client, shared: &Shared, task: ConfigTask) -> Option<Answer> {
     client.has_asked.set(true);
-    client.ticks_left.set(REQUEST_TICKS);
-    let is_change = matches!(task, ConfigTask::Change(_));
+    client.ticks_left.set(if matches!(task, ConfigTask::Upgrade) { UPGRADE_TICKS } else { REQUEST_TICKS });
+    let is_change = !matches!(task, ConfigTask::Show);
     let (request, waiting) = ConfigRequest::new(task).ok()?;
     let done = file(waiting.event().ok()?);
     if !shared.service.submit.as_ref().is_some_and(|submit| (submit.0)(request)) {
-        return Some(Answer::unavailable("others are asking for the configuration: try again\n"));
+        return Some(Answer::unavailable("others are asking for a change: try again\n"));
     }
     next(&done).await.ok()?;
     Some(match waiting.take() {

@@ -46,6 +46,7 @@ pub(super) enum Route {
     Configure(Body),
     Connections(Page),
     EndConnection(ConnectionName),
+    Upgrade,
     Refused(Answer),
 }
 
@@ -53,7 +54,7 @@ impl Route {
     /// Whether it changes something, or shows what is nobody else's business.
     pub(super) fn needs_full_access(&self) -> bool {
         match self {
-            Self::AllowOffload(_) | Self::Config | Self::Configure(_) => true,
+            Self::AllowOffload(_) | Self::Config | Self::Configure(_) | Self::Upgrade => true,
             Self::Connections(_) | Self::EndConnection(_) => true,
             Self::Metrics | Self::Health | Self::State | Self::Page(_) | Self::Offload | Self::Refused(_) => {
                 false
@@ -89,6 +90,7 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         "/v1/config" if reads => Route::Config,
         "/v1/config" if method == "PUT" => body(parsed.headers).map_or_else(Route::Refused, Route::Configure),
         "/v1/config" => Route::Refused(Answer::wrong_method("GET, HEAD, PUT")),
+        "/v1/upgrade" if method == "POST" => Route::Upgrade,
         "/v1/connections" if reads => match Page::parse(query) {
             Ok(page) => Route::Connections(page),
             Err(why) => Route::Refused(Answer::new("400 Bad Request", &format!("{why}\n"))),
@@ -98,7 +100,7 @@ pub(super) fn parse(request: &[u8]) -> Parsed {
         "/metrics" | "/healthz" | "/v1/state" | "/offload" => {
             Route::Refused(Answer::wrong_method("GET, HEAD"))
         }
-        "/offload/on" | "/offload/off" => Route::Refused(Answer::wrong_method("POST")),
+        "/offload/on" | "/offload/off" | "/v1/upgrade" => Route::Refused(Answer::wrong_method("POST")),
         _ => match page::File::at(path) {
             Some(file) if reads => Route::Page(file),
             Some(_) => Route::Refused(Answer::wrong_method("GET, HEAD")),

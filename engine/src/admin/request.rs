@@ -13,6 +13,8 @@ pub enum ConfigTask {
     Show,
     /// To put this one in force.
     Change(String),
+    /// That the program on disk takes over, in a process of its own.
+    Upgrade,
 }
 
 /// Somebody's request. Dropped before it is [done](ConfigRequest::done), nothing came of it, and who waits
@@ -56,6 +58,7 @@ impl fmt::Debug for ConfigRequest {
         let task = match self.task {
             ConfigTask::Show => "show",
             ConfigTask::Change(_) => "change",
+            ConfigTask::Upgrade => "upgrade",
         };
         write!(f, "ConfigRequest({task})")
     }

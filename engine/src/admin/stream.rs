@@ -10,8 +10,7 @@ use crate::sys::unix;
 
 /// A socket that listens.
 pub(super) enum Listener {
-    Tcp(net::TcpListener),
-    /// tokio-uring takes over no Unix socket that listens; tokio below it does.
+    Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
@@ -43,20 +42,24 @@ impl Listener {
             listener.set_nonblocking(true)?;
             return tokio::net::UnixListener::from_std(listener).map(Self::Unix);
         }
-        Ok(Self::Tcp(net::TcpListener::from_std(listener.into())))
+        let listener = std::net::TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener).map(Self::Tcp)
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Stream, Access)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Access::ReadOnly))
+                let stream = stream.into_std()?;
+                // The ring waits for it.
+                stream.set_nonblocking(false)?;
+                Ok((Stream::Tcp(net::TcpStream::from_std(stream)), Access::ReadOnly))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let access = access(&stream.peer_cred()?);
                 let stream = stream.into_std()?;
-                // The ring waits for it.
                 stream.set_nonblocking(false)?;
                 Ok((Stream::Unix(net::UnixStream::from_std(stream)), access))
             }

@@ -2,3 +2,4 @@
 
 pub(crate) mod serve;
 pub(crate) mod ticket_key;
+pub(crate) mod upgrade;

@@ -99,6 +99,10 @@ pub const STUCK_SECONDS: u64 = 5;
 /// How long the workers may take to say whether they could start.
 pub const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a process that is to take over may take until it is ready: as long as the workers may take to
+/// start, and what is done before.
+pub const UPGRADE_DEADLINE: Duration = Duration::from_secs(45);
+
 /// Connections to the admin address open at once; one more ends the oldest whose request has not come.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 

@@ -1,14 +1,16 @@
 //! The admin interface and its threads, one per address. A reload may move it: the new one serves before the
 //! old one ends.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::crew::{Report, watched};
+use super::inherited::{Given, Inherited, Purpose};
 use super::sockets::{bind_admin, bound};
-use super::unix_socket::{SocketFile, listening_at};
+use super::unix_socket::{self, SocketFile, SocketFiles, listening_at};
 use super::{StartError, ThreadLost};
 use crate::admin::{self, Stop};
 use crate::config::SocketAccess;
@@ -24,10 +26,14 @@ pub(super) struct AdminAddresses(Arc<Mutex<Option<State>>>);
 
 struct State {
     service: admin::Service,
+    /// Those of all Unix sockets.
+    files: SocketFiles,
     reports: Sender<Report>,
     current: Vec<Serving>,
     /// Those that are no longer wanted, and answer who is connected.
     retired: Vec<Serving>,
+    /// Another process serves there, and who has asked for that waits for an answer.
+    is_handed_over: bool,
 }
 
 /// A thread that serves. Dropped, it ends at once.
@@ -35,10 +41,12 @@ struct Serving {
     /// As configured.
     asked: Address,
     address: Address,
+    /// A duplicate, to be handed over; none once it is no longer served there.
+    listener: Option<OwnedFd>,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
     /// Of a Unix socket.
-    file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
 }
 
 /// A socket that listens, and is not served yet.
@@ -46,7 +54,7 @@ pub(super) struct Bound {
     asked: Address,
     address: Address,
     listener: OwnedFd,
-    file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
 }
 
 /// What will serve from then on: to be put in force, or dropped.
@@ -56,12 +64,22 @@ pub(super) struct Next {
 }
 
 impl Bound {
-    /// One for each address; the file of a Unix socket is given to this user and group, if there are any.
-    pub(super) fn all(asked: Vec<Address>, owner: Option<(u32, u32)>) -> Result<Vec<Self>, StartError> {
-        asked.into_iter().map(|asked| Self::new(asked, owner)).collect()
+    /// One for each address: a socket that was given to this process, or a new one. The file of a new Unix
+    /// socket belongs to this user and group, if there are any.
+    pub(super) fn all(
+        asked: Vec<Address>,
+        owner: Option<(u32, u32)>,
+        inherited: &mut Inherited,
+        files: &SocketFiles,
+    ) -> Result<Vec<Self>, StartError> {
+        let bound = |asked: Address| match inherited.take(Purpose::Admin, &asked) {
+            Some(given) => Self::given(given, asked, files),
+            None => Self::new(asked, owner, files),
+        };
+        asked.into_iter().map(bound).collect()
     }
 
-    fn new(asked: Address, owner: Option<(u32, u32)>) -> Result<Self, StartError> {
+    fn new(asked: Address, owner: Option<(u32, u32)>, files: &SocketFiles) -> Result<Self, StartError> {
         if let Address::Tcp(tcp) = asked {
             let listener = bind_admin(tcp)?;
             let address = bound(&listener, tcp)?.into();
@@ -71,15 +89,24 @@ impl Bound {
             let address = asked.clone();
             StartError::Listen { key: "admin_socket", address, problem }
         })?;
-        Ok(Self { address: asked.clone(), asked, listener, file })
+        Ok(Self { address: asked.clone(), asked, listener, file: file.map(|file| files.add(file)) })
+    }
+
+    /// One that another process has opened.
+    fn given(given: Given, asked: Address, files: &SocketFiles) -> Result<Self, StartError> {
+        let unix_socket::Bound { listen: address, sockets, file, .. } = given.bind(1)?;
+        let nothing = || StartError::Handover(format!("{asked}: no socket was handed over"));
+        let listener = sockets.into_iter().next().ok_or_else(nothing)?;
+        Ok(Self { asked, address, listener, file: file.map(|file| files.add(file)) })
     }
 }
 
 impl AdminAddresses {
     /// Nothing is served yet.
-    pub(super) fn new(service: admin::Service, reports: Sender<Report>) -> Self {
-        let (current, retired) = Default::default();
-        Self(Arc::new(Mutex::new(Some(State { service, reports, current, retired }))))
+    pub(super) fn new(service: admin::Service, files: SocketFiles, reports: Sender<Report>) -> Self {
+        let (current, retired, is_handed_over) = Default::default();
+        let state = State { service, files, reports, current, retired, is_handed_over };
+        Self(Arc::new(Mutex::new(Some(state))))
     }
 
     /// At the start.
@@ -102,7 +129,7 @@ impl AdminAddresses {
         let Some(state) = &*state else { return Ok(next) };
         let is_new = |asked: &&Address| !state.current.iter().any(|it| it.is_at(asked));
         for asked in wanted.iter().filter(is_new) {
-            next.new.push(state.start(Bound::new(asked.clone(), None)?)?);
+            next.new.push(state.start(Bound::new(asked.clone(), None, &state.files)?)?);
         }
         Ok(next)
     }
@@ -119,16 +146,45 @@ impl AdminAddresses {
         state.current = staying.into_iter().chain(new).collect();
         for mut gone in gone {
             tracing::info!("admin is no longer on {}", gone.address);
+            gone.listener = None;
             gone.stop.when_answered();
             gone.file = None;
             state.retired.push(gone);
         }
     }
 
-    /// Ends all threads, for good.
+    /// Their sockets, for another process.
+    pub(super) fn given(&self) -> Vec<Given> {
+        let state = self.lock();
+        let current = state.iter().flat_map(|state| &state.current);
+        let given = |it: &Serving| {
+            Some(Given {
+                purpose: Some(Purpose::Admin),
+                asked: it.asked.clone(),
+                bound: it.address.clone(),
+                sockets: vec![it.listener.as_ref()?.try_clone().ok()?],
+                is_shared: true,
+                owns_file: it.file.is_some(),
+            })
+        };
+        current.filter_map(given).collect()
+    }
+
+    /// Another process serves there from now on.
+    pub(super) fn retire(&self) {
+        self.commit(Next { wanted: Vec::new(), new: Vec::new() });
+        if let Some(state) = &mut *self.lock() {
+            state.is_handed_over = true;
+        }
+    }
+
+    /// Ends all threads, for good. After a hand-over it waits until they have answered, no longer than a
+    /// connection may take.
     pub(super) fn stop(&self) {
-        let state = self.lock().take();
-        drop(state);
+        let Some(mut state) = self.lock().take() else { return };
+        if state.is_handed_over {
+            state.retired.iter_mut().for_each(|it| drop(it.thread.take().map(JoinHandle::join)));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
@@ -136,15 +192,23 @@ impl AdminAddresses {
     }
 }
 
+impl fmt::Debug for AdminAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminAddresses")
+    }
+}
+
 impl Serving {
     /// Whether it serves there, and clients find it: not if somebody has removed or replaced the file.
     fn is_at(&self, asked: &Address) -> bool {
-        self.asked == *asked && self.file.as_ref().is_none_or(SocketFile::is_in_place)
+        self.asked == *asked && self.file.as_ref().is_none_or(|file| file.is_in_place())
     }
 }
 
 impl State {
     fn start(&self, Bound { asked, address, listener, file }: Bound) -> Result<Serving, StartError> {
+        let resource = |error: std::io::Error| StartError::resource("descriptor", &error);
+        let duplicate = listener.try_clone().map_err(resource)?;
         let stop = Stop::new().map_err(|error| StartError::resource("event descriptor", &error))?;
         let (theirs, service) = (stop.clone(), self.service.clone());
         let (began, begun) = channel();
@@ -165,7 +229,8 @@ impl State {
                 Ok(()) => Ok(()),
             }
         })?;
-        let serving = Serving { asked, address, stop, thread: Some(thread), file };
+        let (listener, thread) = (Some(duplicate), Some(thread));
+        let serving = Serving { asked, address, listener, stop, thread, file };
         match begun.recv() {
             Ok(Ok(())) => Ok(serving),
             Ok(Err(error)) => Err(StartError::resource("ring for admin", &error)),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::StartError;
+use super::manager::Manager;
 use super::services::Services;
 use crate::tls::Tickets;
 use crate::worker::{Command, Mailbox, OffloadSwitch};
@@ -19,6 +20,9 @@ pub struct Control {
     pub(super) offload: OffloadSwitch,
     pub(super) tickets: Arc<Tickets>,
     pub(super) services: Services,
+    /// Another process is about to take over.
+    pub(super) upgrading: Arc<AtomicBool>,
+    pub(super) manager: Manager,
 }
 
 impl Control {
@@ -27,8 +31,9 @@ impl Control {
         let mailboxes = mailboxes.map_err(|error| StartError::resource("event descriptor", &error))?;
         let mailboxes: Arc<[_]> = mailboxes.into();
         let services = Services::new(Arc::clone(&mailboxes), Arc::clone(&tickets));
-        let (offload, stopping) = (OffloadSwitch::new(Arc::clone(&mailboxes)), Arc::default());
-        Ok(Self { mailboxes, stopping, offload, tickets, services })
+        let offload = OffloadSwitch::new(Arc::clone(&mailboxes));
+        let (stopping, upgrading, manager) = Default::default();
+        Ok(Self { mailboxes, stopping, offload, tickets, services, upgrading, manager })
     }
 
     /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.
@@ -38,12 +43,14 @@ impl Control {
 
     /// As [`Engine::drain`](super::Engine::drain).
     pub fn drain(&self) {
+        self.manager.stopping();
         self.stopping.store(true, Ordering::Relaxed);
         self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Drain));
     }
 
     /// As [`Engine::end`](super::Engine::end).
     pub fn end(&self) {
+        self.manager.stopping();
         self.stopping.store(true, Ordering::Relaxed);
         self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::End));
     }

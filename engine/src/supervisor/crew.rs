@@ -73,11 +73,14 @@ impl Crew {
                 Ok(Report::Ready(..)) => None,
                 Ok(Report::Ended(index, panic)) => {
                     self.join(index);
+                    pulse.ended(index);
                     self.lost(index, panic)
                 }
                 Ok(Report::Gone(lost)) => Some(lost),
-                // A service manager's watchdog would be fed where all workers turn.
-                Err(_) if pulse.all_turn() => None,
+                Err(_) if pulse.all_turn() => {
+                    self.control.manager.all_turn();
+                    None
+                }
                 Err(_) => self.give_up(&pulse),
             };
             let lost = lost.or_else(|| log.as_ref().filter(|log| log.is_lost()).map(|_| log_lost()));
@@ -85,6 +88,7 @@ impl Crew {
                 && outcome.is_ok()
             {
                 tracing::error!("{lost}: everything is ended");
+                self.control.manager.status(&format!("{lost}: everything is ended"));
                 self.control.end();
                 outcome = Err(lost);
             }

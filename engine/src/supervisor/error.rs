@@ -39,6 +39,29 @@ pub enum StartError {
         /// What is wrong with it and what to try.
         problem: String,
     },
+    /// What the service manager has passed is no socket that Offramp can use.
+    #[error("socket activation: {0}")]
+    Passed(String),
+    /// It has passed other sockets than those of the listeners.
+    #[error(
+        "socket activation: {passed} sockets were passed; passed without a listener: {extra}; listeners \
+         without a socket: {missing}; try: the addresses of [[listener]] as ListenStream= in the .socket \
+         unit, no more and no fewer"
+    )]
+    Activation {
+        /// How many.
+        passed: usize,
+        /// Addresses of sockets.
+        extra: String,
+        /// Addresses of listeners.
+        missing: String,
+    },
+    /// What another process hands over cannot be used.
+    #[error("{0}")]
+    Handover(String),
+    /// A reload while another process is about to take over.
+    #[error("an upgrade is under way, and the new process reads the file; try: again if the upgrade fails")]
+    Upgrading,
     /// The policy asks for what the kernel cannot do.
     #[error(
         "offload = always, but the kernel cannot carry {direction} records: {reason}; `offramp probe` tells \

@@ -3,13 +3,17 @@
 //! [`Engine`] is the whole of it for whoever embeds it: no signals, nothing printed. [`run`] is an engine
 //! with the signals and the ready line of the `offramp` command around it.
 
+mod activation;
 mod admin_address;
 mod control;
 mod crew;
 mod descriptors;
 mod error;
 mod files;
+mod inherited;
 mod key_log;
+mod launch;
+mod manager;
 mod pool_rounds;
 mod pools;
 mod probe;
@@ -23,73 +27,95 @@ mod services;
 mod sockets;
 mod ticket_clock;
 mod unix_socket;
+mod upgrade;
 mod watch;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use crate::admin;
-use crate::config::{Config, Confine, Loaded, Pinning, Routes};
+use crate::config::{Config, ConfigError, Loaded, Routes};
 use crate::confine::{Cage, Confinement};
 use crate::log::Log;
-use crate::metrics::{Counters, Expiries, Metrics};
-use crate::state::Published;
+use crate::metrics::{Counters, Metrics};
+use crate::sys::errno;
 use crate::sys::socket::Address;
-use crate::sys::{errno, operations};
-use crate::tls::Tickets;
-use crate::tls::ticket_keys::NoRandomness;
-use crate::worker::{Setup, WorkerCage};
 
-use admin_address::{AdminAddresses, Bound};
+use admin_address::AdminAddresses;
 pub use control::Control;
 use crew::{Crew, Report, joined, spawn, vital};
 pub use error::{StartError, ThreadLost};
 use files::{Files, Obey};
+use launch::{Opened, embedded, look_at_files, open, setups, submit};
+use manager::Manager;
 use pulse::Pulse;
 pub use record_paths::{RecordPath, RecordPaths};
 use reload::Reloader;
 pub use reload::{Reread, SENT};
-use services::{Running, Services};
-use sockets::note_ipv6_alone;
-use ticket_clock::TicketClock;
-use watch::Watch;
+use services::Running;
+pub use upgrade::launcher;
+use upgrade::{Estate, Launched, Predecessor, Upgrades};
 
 /// Runs the engine until a signal ends it: SIGTERM or SIGINT drains, a second one ends at once, SIGHUP calls
-/// `reread` and puts in force what can change while it runs. Prints one line to stdout once connections are
-/// accepted; where stdout does not take it, there is a warning in the log and the engine serves.
+/// `reread` and puts in force what can change while it runs, SIGUSR2 has another process take over. Prints
+/// one line to stdout once connections are accepted; where stdout does not take it, there is a warning in the
+/// log and the engine serves.
 ///
-/// `reread` is called on a thread for which nothing else waits; with a text if that is to be read in place of
-/// the file, as it was sent to admin. `log` is where `tracing` writes to: its losses are counted,
-/// and without its thread the engine ends.
+/// `reread` is called for the configuration of the start, and later on a thread for which nothing else waits;
+/// with a text if that is to be read in place of the file, as it was sent to admin. `log` is
+/// where `tracing` writes to: its losses are counted, and without its thread the engine ends.
 ///
 /// # Errors
 /// If the engine could not start, or a thread was lost without which it does not go on.
-pub fn run(loaded: Loaded, reread: Reread, log: &Log) -> Result<(), RunError> {
+pub fn run(reread: Reread, log: &Log) -> Result<(), RunError> {
     // Before the start, so that a signal during it is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(RunError::Signals)?;
-    let Loaded { config, text } = loaded;
-    let origins = config.origins.clone();
-    let engine = Engine::launch(config, Some((reread, text)), Some(log.clone()));
-    let engine = engine.map_err(|error| error.at(&origins))?;
-    let (control, handle, files) = (engine.control(), signals.handle(), engine.files.clone());
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(RunError::Signals)?;
+    let (predecessor, estate) = match Predecessor::from_environment().map_err(StartError::Handover)? {
+        Some((predecessor, estate)) => (Some(predecessor), estate),
+        None => (None, Estate { sockets: activation::from_environment()?, tickets: None }),
+    };
+    // Before a key is read, and before what confines this process.
+    let launched = Launched::start();
+    let started = start(reread, log, estate).and_then(|engine| {
+        let ready = predecessor.as_ref().map_or(Ok(()), Predecessor::ready);
+        ready.map_err(StartError::Handover)?;
+        Ok(engine)
+    });
+    let mut engine = started.inspect_err(|error| {
+        if let Some(predecessor) = &predecessor {
+            predecessor.failed(&error.to_string());
+        }
+    })?;
+    engine.control.services.lock().release();
+    engine.serve_upgrades(launched)?;
+    let (control, handle) = (engine.control(), signals.handle());
+    let (files, upgrades) = (engine.files.clone(), engine.upgrades.clone());
     let obeying = vital("signals", engine.reports.clone(), move || {
-        obey(&mut signals, &control, &files);
+        obey(&mut signals, &control, &files, &upgrades);
         Ok(())
     })?;
+    engine.control.manager.ready(&format!("serving: {engine}"));
     announce(&engine)?;
     let outcome = engine.join();
     handle.close();
     // Its panics were caught.
     drop(obeying.join());
     Ok(outcome?)
+}
+
+/// An engine that is ready to accept, and does where no other process has to let it.
+fn start(reread: Reread, log: &Log, estate: Estate) -> Result<Engine, RunError> {
+    let Loaded { config, text } = reread(None)?;
+    let origins = config.origins.clone();
+    let engine = Engine::launch(config, Some((reread, text)), Some(log.clone()), estate);
+    Ok(engine.map_err(|error| error.at(&origins))?)
 }
 
 /// A running engine. Dropped, it ends at once.
@@ -103,6 +129,9 @@ pub struct Engine {
     metrics: Metrics,
     control: Control,
     files: Files,
+    upgrades: Upgrades,
+    /// What does upgrades, until its thread is started.
+    to_upgrade: Option<(Receiver<upgrade::Ask>, AdminAddresses)>,
     reports: Sender<Report>,
     watch: Option<JoinHandle<Result<(), ThreadLost>>>,
 }
@@ -128,7 +157,7 @@ impl Engine {
     /// # Errors
     /// If anything is missing, in which case nothing of it is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::launch(config, None, None)
+        Self::launch(config, None, None, Estate::default())
     }
 
     /// With what reads the configuration again, and the text of the one that it starts with.
@@ -136,17 +165,18 @@ impl Engine {
         config: Config,
         reread: Option<(Reread, Option<String>)>,
         log: Option<Log>,
+        estate: Estate,
     ) -> Result<Self, StartError> {
-        let inherited = descriptors::open();
+        let Estate { sockets: inherited, tickets } = estate;
+        let open_at_start = descriptors::open().saturating_sub(inherited.count());
         config.key_log.as_deref().map_or(Ok(()), key_log::start)?;
         let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
-        reload::warn(&config.collisions());
-        note_ipv6_alone(&config);
         let cpus = crew::cpus(&config);
-        let tickets = ticket_clock::tickets(&config)?;
-        let control = Control::new(config.workers, Arc::clone(&tickets))?;
-        let (served, expiries, published) = first_services(&control, &config, &cpus, inherited)?;
-        let admin_bound = Bound::all(config.admin_addresses(), Cage::owner(&config))?;
+        let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
+        let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
+        control.manager = reread.as_ref().map(|_| Manager::from_environment()).unwrap_or_default();
+        let Opened { served, admin: admin_bound, expiries, published } =
+            open(&config, &control, &cpus, open_at_start, inherited)?;
         if let Some(cage) = &mut cage {
             cage.close(&config)?;
             cage.announce();
@@ -163,21 +193,12 @@ impl Engine {
             .with_tickets(Arc::clone(&tickets));
         let crew = Crew::start(setups(&control, counters, &of_worker)?.into_iter(), &cpus, control.clone())?;
         let (files, inbox) = Files::new();
-        let service = admin::Service {
-            metrics: metrics.clone(),
-            draining: Arc::clone(&control.stopping),
-            offload: control.offload.clone(),
-            expiries,
-            submit: reread.is_some().then(|| submit(&files)),
-            started: ticket_clock::now(),
-            tickets: Arc::clone(&tickets),
-            published,
-            key_log: config.key_log.clone(),
-            confinement: cage.as_deref().map(Cage::report).cloned().unwrap_or_default(),
-            mailboxes: Arc::clone(&control.mailboxes),
-        };
+        let (upgrades, to_upgrade) = Upgrades::new(control.clone());
+        let submit = reread.is_some().then(|| submit(&files, &upgrades));
+        let shown = (expiries, published);
+        let service = launch::service(&config, &control, &metrics, cage.as_deref(), shown, submit);
         let reports = crew.reports();
-        let admin = AdminAddresses::new(service, crew.reports());
+        let admin = AdminAddresses::new(service, control.services.files(), crew.reports());
         let admin_addrs = admin.serve_all(admin_bound)?;
         let rounds: Arc<AtomicU64> = Arc::default();
         let obey: Obey = match reread {
@@ -193,6 +214,7 @@ impl Engine {
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
         let services = control.services.clone();
+        let to_upgrade = Some((to_upgrade, admin.clone()));
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, log);
             admin.stop();
@@ -201,7 +223,25 @@ impl Engine {
             outcome
         })?;
         let (workers, watch) = (config.workers, Some(watch));
-        Ok(Self { served, admin_addrs, workers, cage, metrics, control, files, reports, watch })
+        Ok(Self {
+            served,
+            admin_addrs,
+            workers,
+            cage,
+            metrics,
+            control,
+            files,
+            upgrades,
+            to_upgrade,
+            reports,
+            watch,
+        })
+    }
+
+    /// From here on another process can be made to take over.
+    fn serve_upgrades(&mut self, launched: Launched) -> Result<(), StartError> {
+        let Some((inbox, admin)) = self.to_upgrade.take() else { return Ok(()) };
+        upgrade::start(inbox, launched, self.control.clone(), admin, self.reports.clone())
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was
@@ -293,75 +333,6 @@ impl fmt::Display for Engine {
     }
 }
 
-/// What is known of the services of the start, and what of it changes later.
-type FirstServices = (Vec<Served>, Arc<Mutex<Expiries>>, Published);
-
-/// Binds and reads what the configuration of the start needs, and puts it in force.
-fn first_services(
-    control: &Control,
-    config: &Config,
-    cpus: &[usize],
-    inherited: u64,
-) -> Result<FirstServices, StartError> {
-    let incoming_cpus = if config.pin_workers == Pinning::IncomingCpu { cpus.to_vec() } else { Vec::new() };
-    let mut in_force = control.services.lock();
-    in_force.begin(incoming_cpus, inherited, Cage::owner(config));
-    let next = in_force.prepare(config, &reload::find(config))?;
-    reload::warn(next.warning.as_slice());
-    in_force.commit(next);
-    watch::warn_of_exposed_keys(in_force.listeners());
-    let served = in_force.running().iter().map(Served::of).collect();
-    Ok((served, in_force.expiries(), in_force.published()))
-}
-
-/// In a process of which we are a part: the rings are ours.
-fn embedded(config: &Config) -> WorkerCage {
-    WorkerCage::of_ring(config.confine != Confine::Off && operations::can_be_restricted().is_ok())
-}
-
-/// What each worker is made of.
-fn setups(
-    control: &Control,
-    counters: Vec<Arc<Counters>>,
-    cage: &WorkerCage,
-) -> Result<Vec<Setup>, StartError> {
-    let names = connection_names(counters.len())?;
-    let in_force = control.services.lock();
-    let setup = |(index, counters): (usize, _)| Setup {
-        index,
-        name: names[index],
-        workers: control.mailboxes.len(),
-        cage: cage.clone(),
-        max_connections: in_force.max_connections_of(index),
-        counters,
-        limits: in_force.limits(),
-        mailbox: Arc::clone(&control.mailboxes[index]),
-    };
-    Ok(counters.into_iter().enumerate().map(setup).collect())
-}
-
-/// Where admin hands over what is asked of the configuration.
-fn submit(files: &Files) -> admin::Submit {
-    let files = files.clone();
-    admin::Submit(Arc::new(move |request| files.request(request)))
-}
-
-/// What is done each TICK: ticket keys, certificates and authorities are read again when they have changed.
-fn look_at_files(tickets: Arc<Tickets>, services: Services) -> impl FnMut() + Send + 'static {
-    let (mut clock, mut watch) = (TicketClock::new(tickets), Watch::new(services));
-    move || {
-        clock.tick();
-        watch.tick();
-    }
-}
-
-/// What is in front of the names of each worker's connections.
-fn connection_names(workers: usize) -> Result<Vec<u64>, StartError> {
-    let mut bytes = vec![0; workers * size_of::<u64>()];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
-    Ok(bytes.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect())
-}
-
 /// Exactly one line, at once even into a pipe. Whoever closed our stdout does not want to know. It is written
 /// by a thread for which nobody waits: the reader of our stdout may stand still.
 fn announce(engine: &Engine) -> Result<(), StartError> {
@@ -376,11 +347,12 @@ fn announce(engine: &Engine) -> Result<(), StartError> {
 }
 
 /// Reads no file and waits for nobody but the next signal.
-fn obey(signals: &mut Signals, control: &Control, files: &Files) {
+fn obey(signals: &mut Signals, control: &Control, files: &Files, upgrades: &Upgrades) {
     let mut drains = false;
     for signal in signals.forever() {
         match signal {
             SIGHUP => files.reload(),
+            SIGUSR2 => upgrades.ask(upgrade::Ask::Signal),
             _ if drains => {
                 tracing::info!("second signal: everything ends now");
                 control.end();
@@ -400,6 +372,9 @@ pub enum RunError {
     /// The system does not let us handle signals.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),

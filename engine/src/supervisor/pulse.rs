@@ -17,8 +17,8 @@ pub(super) struct Pulse {
     metrics: Metrics,
     /// By worker.
     mailboxes: Arc<[Arc<Mailbox>]>,
-    /// By worker.
-    turns: Vec<u64>,
+    /// By worker; none of one that has ended.
+    turns: Vec<Option<u64>>,
     files: Beat,
 }
 
@@ -32,7 +32,7 @@ struct Beat {
 impl Pulse {
     /// Wakes by `mailboxes`, which are in the order of the workers.
     pub(super) fn new(metrics: Metrics, mailboxes: Arc<[Arc<Mailbox>]>, file_rounds: Arc<AtomicU64>) -> Self {
-        let turns = (0..metrics.workers()).map(|worker| metrics.turns(worker)).collect();
+        let turns = (0..metrics.workers()).map(|worker| Some(metrics.turns(worker))).collect();
         Self { metrics, mailboxes, turns, files: Beat { rounds: file_rounds, seen: 0, stalled: 0 } }
     }
 
@@ -46,15 +46,24 @@ impl Pulse {
         self.metrics.stalled().all(|seconds| seconds < STUCK_SECONDS)
     }
 
+    /// The worker has ended, as in a drain one does before another, and turns no more.
+    pub(super) fn ended(&mut self, worker: usize) {
+        if let Some(turns) = self.turns.get_mut(worker) {
+            *turns = None;
+            self.metrics.set_stalled(worker, 0);
+        }
+    }
+
     /// Whether the worker has not turned for too long.
     pub(super) fn is_stuck(&self, worker: usize) -> bool {
         self.metrics.stalled().nth(worker).is_some_and(|seconds| seconds >= STUCK_SECONDS)
     }
 
     fn look_at(&mut self, worker: usize, stalled: u64) {
+        let Some(seen) = self.turns[worker] else { return };
         let turns = self.metrics.turns(worker);
-        if turns != self.turns[worker] {
-            self.turns[worker] = turns;
+        if turns != seen {
+            self.turns[worker] = Some(turns);
             self.metrics.set_stalled(worker, 0);
             if stalled >= STUCK_SECONDS {
                 tracing::warn!(worker, "the worker turns again after {stalled} s");
@@ -123,6 +132,8 @@ mod tests {
         counters.turn();
         assert!(pulse.all_turn() && !pulse.is_stuck(0));
         assert_eq!(metrics.stalled().collect::<Vec<_>>(), [0]);
+        pulse.ended(0);
+        (0..2 * STUCK_SECONDS).for_each(|look| assert!(pulse.all_turn(), "{look}"));
     }
 
     #[test]

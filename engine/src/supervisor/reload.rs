@@ -1,5 +1,7 @@
 //! What of the configuration can change while the engine runs.
 
+use std::sync::atomic::Ordering;
+
 use super::admin_address::AdminAddresses;
 use super::files::Ask;
 use super::{Control, StartError, key_log, ticket_clock, watch};
@@ -51,6 +53,8 @@ impl Reloader {
                 let said = match &request.task {
                     ConfigTask::Show => self.text.clone().ok_or(Refusal::FlagsAlone),
                     ConfigTask::Change(text) => self.reload(SENT, Some(text)).map_err(Refusal::Wrong),
+                    // Another thread does that.
+                    ConfigTask::Upgrade => Err(Refusal::Wrong("no upgrade here".to_owned())),
                 };
                 request.done(said);
             }
@@ -62,6 +66,7 @@ impl Reloader {
             tracing::warn!("{why}: nothing is put in force while the connections drain");
             return Err("nothing is put in force while the connections drain".to_owned());
         }
+        self.control.manager.reloading();
         ticket_clock::reread(&self.control.tickets);
         let loaded = (self.reread)(sent).map_err(|error| error.to_string());
         let outcome = loaded.and_then(|Loaded { config, text }| {
@@ -71,11 +76,15 @@ impl Reloader {
             Ok(said)
         });
         match &outcome {
-            Ok((said, _)) => tracing::info!("{why}: {said}"),
+            Ok((said, _)) => {
+                tracing::info!("{why}: {said}");
+                self.control.manager.ready("serving; the last reload is in force");
+            }
             Err(error) => {
                 // What was sent is quoted in it, and makes no line of its own.
                 let error = error.replace(char::is_control, " ");
                 tracing::error!("{why}: {error}; the configuration in force stays");
+                self.control.manager.ready(&format!("serving; the last reload failed: {error}"));
             }
         }
         outcome.map(|(said, warnings)| {
@@ -90,6 +99,9 @@ impl Reloader {
     fn apply(&mut self, new: Config) -> Result<(String, Vec<String>), StartError> {
         let control = self.control.clone();
         let mut in_force = control.services.lock();
+        if control.upgrading.load(Ordering::Acquire) {
+            return Err(StartError::Upgrading);
+        }
         in_force.check_reach(&new)?;
         let keys = ticket_clock::next_keys(&control.tickets, &new)?;
         let next = in_force.prepare(&new, &find(&new));

@@ -4,11 +4,14 @@
 //! A listener of a new configuration is the one that was there if it has the same address; that one's
 //! connections go on under the policy under which they began.
 
+mod handover;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::descriptors::{Affordable, affordable, share};
+use super::inherited::{Giver, Inherited, Purpose};
 use super::pools::{self, Pools};
 use super::probe::Check;
 use super::seen::Seen;
@@ -26,6 +29,7 @@ use crate::sys::probe::Ktls;
 use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
 use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
+pub(super) use handover::Lendable;
 
 /// Shared by whoever puts services in force: one at a time.
 #[derive(Clone, Debug)]
@@ -50,7 +54,9 @@ impl Services {
             next_id: 0,
             timeouts: Timeouts::default(),
             incoming_cpus: Vec::new(),
-            inherited: 0,
+            open_at_start: 0,
+            inherited: Inherited::default(),
+            released: None,
             owner: None,
             cage: None,
             max_connections: 0,
@@ -73,9 +79,19 @@ impl Services {
         true
     }
 
+    /// Another process has the files of Unix sockets from now on.
+    pub(super) fn leave_files(&self) {
+        self.files.leave_all();
+    }
+
     /// The end: removes the files of Unix sockets.
     pub(super) fn end(&self) {
         self.files.remove_all();
+    }
+
+    /// The files of all Unix sockets.
+    pub(super) fn files(&self) -> SocketFiles {
+        self.files.clone()
     }
 
     /// For as long as something is read and put in force: nobody who may not wait for a file takes it.
@@ -98,7 +114,11 @@ pub(super) struct InForce {
     /// The CPU by which each worker gets what arrives; empty if they do not.
     incoming_cpus: Vec<usize>,
     /// Descriptors that were open at the start.
-    inherited: u64,
+    open_at_start: u64,
+    /// Sockets that were given and that no listener has taken.
+    inherited: Inherited,
+    /// Where the commands are to go that wait in `mailboxes` until this process is to accept.
+    released: Option<Arc<[Arc<Mailbox>]>>,
     /// The user and group that the process becomes; none if it stays who it is.
     owner: Option<(u32, u32)>,
     cage: Option<Arc<Cage>>,
@@ -122,6 +142,10 @@ pub(super) struct InForce {
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     id: ServiceId,
+    /// Where there are more sockets than workers: of each further one its name, and the worker that has it.
+    further: Vec<(ServiceId, usize)>,
+    /// All workers accept on one socket.
+    is_shared: bool,
     /// As it was bound.
     pub(super) listen: Address,
     /// Of a Unix socket: removed with the last of what shares it.
@@ -150,9 +174,21 @@ pub(super) struct Next {
 }
 
 impl InForce {
-    /// Before the first services: what their sockets need to know, and how many descriptors were open.
-    pub(super) fn begin(&mut self, incoming_cpus: Vec<usize>, inherited: u64, owner: Option<(u32, u32)>) {
-        (self.incoming_cpus, self.inherited, self.owner) = (incoming_cpus, inherited, owner);
+    /// Before the first services: what their sockets need to know, how many descriptors were open, and the
+    /// sockets that were given.
+    pub(super) fn begin(
+        &mut self,
+        incoming_cpus: Vec<usize>,
+        open_at_start: u64,
+        inherited: Inherited,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), StartError> {
+        if inherited.giver == Giver::Predecessor {
+            self.hold()?;
+        }
+        self.owner = owner;
+        (self.incoming_cpus, self.open_at_start, self.inherited) = (incoming_cpus, open_at_start, inherited);
+        Ok(())
     }
 
     /// What the process is confined to from now on.
@@ -169,7 +205,7 @@ impl InForce {
     /// changes by that.
     pub(super) fn prepare(&mut self, new: &Config, found: &Ktls) -> Result<Next, StartError> {
         let Affordable { max_connections, warning } =
-            affordable(new, self.mailboxes.len().max(1), self.inherited)?;
+            affordable(new, self.mailboxes.len().max(1), self.open_at_start)?;
         self.pools.lock().prepare(new);
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
@@ -205,6 +241,7 @@ impl InForce {
         for gone in next.gone {
             tracing::info!("no longer listening on {}; its connections go on", gone.listen);
             self.mailboxes.iter().for_each(|mailbox| mailbox.post(Command::Remove(gone.id)));
+            gone.further.iter().for_each(|(id, worker)| self.mailboxes[*worker].post(Command::Remove(*id)));
         }
         self.forget_endpoints();
         for (running, sockets) in self.services.iter().zip(sockets) {
@@ -233,33 +270,38 @@ impl InForce {
         let workers = self.mailboxes.len();
         let connections = before.as_ref().map(|it| Arc::clone(&it.connections));
         let connections = connections.unwrap_or_else(|| Arc::new(ConnectionCount::new(workers)));
-        let (id, listen, file, sockets) = match before {
-            Some(before) => {
-                listener.socket_access = before.listener.socket_access;
-                (before.id, before.listen, before.file, Vec::new())
-            }
-            None => {
-                let socket_access = listener.socket_access.or_owner(self.owner);
-                let asked = Listener { socket_access, ..listener.clone() };
-                let bound = sockets::listening(&asked, workers, &self.incoming_cpus)?;
-                let Bound { listen, sockets, file } = bound;
-                self.next_id += 1;
-                (ServiceId(self.next_id), listen, file.map(|file| self.files.add(file)), sockets)
-            }
+        if let Some(before) = before {
+            listener.socket_access = before.listener.socket_access;
+            return Ok((Running { listener, records, legs, connections, ..before }, Vec::new()));
+        }
+        let given = self.inherited.take(Purpose::Listener, &listener.listen);
+        let socket_access = listener.socket_access.or_owner(self.owner);
+        let asked = Listener { socket_access, ..listener.clone() };
+        let bound = sockets::listening(&asked, given, workers, &self.incoming_cpus)?;
+        let Bound { listen, sockets, file, is_shared } = bound;
+        let mut next_id = || {
+            self.next_id += 1;
+            ServiceId(self.next_id)
         };
-        Ok((Running { id, listen, file, listener, records, legs, connections }, sockets))
+        let id = next_id();
+        let further = (workers..sockets.len()).map(|nth| (next_id(), nth % workers)).collect();
+        let file = file.map(|file| self.files.add(file));
+        let running = Running { id, further, is_shared, listen, file, listener, records, legs, connections };
+        Ok((running, sockets))
     }
 
     /// Sends every worker what the service is now; with its socket, if there are new ones. Each worker gets
     /// values of its own: their counts of references change with every connection.
     fn post(&self, running: &Running, sockets: Vec<OwnedFd>) {
         let mut sockets = sockets.into_iter();
-        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
-            let (id, policy) = (running.id, Arc::new(running.policy(self.timeouts)));
+        let firsts = (0..self.mailboxes.len()).map(|worker| (running.id, worker));
+        for (id, worker) in firsts.chain(running.further.iter().copied()) {
+            let policy = Arc::new(running.policy(self.timeouts));
             let route = running.route(&mut self.pools.lock(), self.timeouts, worker, &self.registry);
             let route = Arc::new(Route { is_shown: self.shows_connections, ..route });
-            mailbox.post(match sockets.next() {
-                Some(listener) => Command::Add(Service { id, listener, policy, route }),
+            let is_shared = running.is_shared;
+            self.mailboxes[worker].post(match sockets.next() {
+                Some(listener) => Command::Add(Service { id, listener, is_shared, policy, route }),
                 None => Command::Update { id, policy, route },
             });
         }

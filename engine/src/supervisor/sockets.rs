@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::StartError;
+use super::inherited::Given;
 use super::unix_socket::{self, Bound};
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Listener};
@@ -12,25 +13,39 @@ use crate::sys::errno;
 use crate::sys::socket::{self, Address};
 use crate::worker;
 
-/// Binds the listener, with its options; each socket of TCP prefers what arrives on its CPU of
-/// `incoming_cpus`, where there are any.
+/// Takes the sockets that were given for the listener, or binds some, with its options; each socket of TCP
+/// prefers what arrives on its CPU of `incoming_cpus`, where there are any.
 pub(super) fn listening(
     listener: &Listener,
+    given: Option<Given>,
     workers: usize,
     incoming_cpus: &[usize],
 ) -> Result<Bound, StartError> {
-    let Address::Tcp(address) = listener.listen else { return unix_socket::listening(listener, workers) };
-    let sockets = bind_workers(address, workers)?;
-    for socket in &sockets {
-        worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
+    let bound = match (given, &listener.listen) {
+        (Some(given), _) => given.bind(workers)?,
+        (None, Address::Unix(_)) => unix_socket::listening(listener, workers)?,
+        (None, Address::Tcp(address)) => bind(*address, workers)?,
+    };
+    if !bound.listen.is_unix() {
+        for socket in &bound.sockets {
+            worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
+        }
+        if !bound.is_shared {
+            prefer_incoming(&bound.sockets, incoming_cpus);
+        }
     }
-    prefer_incoming(&sockets, incoming_cpus);
-    Ok(Bound { listen: bound(&sockets[0], address)?.into(), sockets, file: None })
+    Ok(bound)
+}
+
+fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
+    let sockets = bind_workers(address, workers)?;
+    let listen = bound(&sockets[0], address)?.into();
+    Ok(Bound { listen, sockets, file: None, is_shared: false })
 }
 
 /// Each worker gets what arrives on its CPU. Where the option is refused, the kernel distributes by hash.
 fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
-    for (listener, &cpu) in listeners.iter().zip(cpus) {
+    for (listener, &cpu) in listeners.iter().zip(cpus.iter().cycle()) {
         if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {
             tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
         }

@@ -11,12 +11,14 @@ use crate::tls::ticket_keys::{UnixSeconds, Use};
 use crate::tls::{NextKeys, Tickets};
 use offramp_files::Stamp;
 
-/// The keys of the file that the configuration names, or keys of this process alone.
-pub(super) fn tickets(config: &Config) -> Result<Arc<Tickets>, StartError> {
+/// The keys of the file that the configuration names, or keys of this process alone: those that the process
+/// before it has `given`, if there are some.
+pub(super) fn tickets(config: &Config, given: Option<&str>) -> Result<Arc<Tickets>, StartError> {
     let lifetime = config.session_lifetime.as_secs();
-    let tickets = match &config.ticket_keys {
-        Some(file) => Tickets::from_file(file, lifetime, now())?,
-        None => Tickets::generate(lifetime, now())?,
+    let tickets = match (&config.ticket_keys, given) {
+        (Some(file), _) => Tickets::from_file(file, lifetime, now())?,
+        (None, Some(keys)) => Tickets::from_shared(keys, lifetime, now())?,
+        (None, None) => Tickets::generate(lifetime, now())?,
     };
     Ok(Arc::new(tickets))
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::StartError;
@@ -23,10 +24,12 @@ use crate::sys::unix;
 pub(super) struct Bound {
     /// With the port that the kernel chose.
     pub(super) listen: Address,
-    /// One for each worker.
+    /// One for each worker in its order; those behind them are further ones of the first workers.
     pub(super) sockets: Vec<OwnedFd>,
     /// Of a Unix socket.
     pub(super) file: Option<SocketFile>,
+    /// They are duplicates of one.
+    pub(super) is_shared: bool,
 }
 
 /// Binds the listener. The kernel has no SO_REUSEPORT for Unix sockets: the workers accept on one.
@@ -44,7 +47,7 @@ fn bind(listener: &Listener, workers: usize) -> Result<Bound, String> {
     while sockets.len() < workers {
         sockets.push(sockets[0].try_clone().map_err(|error| unlistened(&error))?);
     }
-    Ok(Bound { listen: address.clone(), sockets, file })
+    Ok(Bound { listen: address.clone(), sockets, file, is_shared: true })
 }
 
 /// A socket that listens, and its file, if it has one. A file that a process has left is replaced.
@@ -150,16 +153,25 @@ pub(super) struct SocketFile {
     path: PathBuf,
     /// Opened without access. While it is open, no other file gets the same number.
     opened: File,
+    /// It is another process's too, and stays for that.
+    is_left: AtomicBool,
 }
 
 impl SocketFile {
+    /// The file of a socket that another process has bound: that one's until [`SocketFiles::own_all`].
+    pub(super) fn adopt(path: &Path) -> Result<Self, String> {
+        let file = Self::of(path)?;
+        file.is_left.store(true, Ordering::Relaxed);
+        Ok(file)
+    }
+
     fn of(path: &Path) -> Result<Self, String> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
         let opened = options.open(path).and_then(|opened| Ok((opened.metadata()?, opened)));
         match opened {
             Ok((found, opened)) if found.file_type().is_socket() => {
-                Ok(Self { path: path.to_owned(), opened })
+                Ok(Self { path: path.to_owned(), opened, is_left: AtomicBool::new(false) })
             }
             Ok(_) => Err(taken()),
             Err(error) => Err(format!("cannot be opened again: {}", errno::name(&error))),
@@ -188,7 +200,8 @@ impl SocketFile {
 
 impl SocketFile {
     fn remove(&self) {
-        if self.is_in_place()
+        if !self.is_left.load(Ordering::Relaxed)
+            && self.is_in_place()
             && let Err(error) = fs::remove_file(&self.path)
         {
             let path = self.path.display();
@@ -221,6 +234,24 @@ impl SocketFiles {
     pub(super) fn remove_all(&self) {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.iter().filter_map(Weak::upgrade).for_each(|file| file.remove());
+    }
+
+    /// Another process has them from now on, and removes them.
+    pub(super) fn leave_all(&self) {
+        self.set_left(true);
+    }
+
+    /// No other process has them any more.
+    pub(super) fn own_all(&self) {
+        self.set_left(false);
+    }
+
+    fn set_left(&self, is_left: bool) {
+        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|file| file.is_left.store(is_left, Ordering::Relaxed));
     }
 }
 

@@ -60,9 +60,7 @@ impl Worker {
                 if !more {
                     served.listener.finished();
                 }
-                if !self.draining {
-                    self.take_in(service, socket);
-                }
+                self.take_in(service, socket);
             }
             Outcome::Failed { errno, .. } => {
                 served.listener.finished();
@@ -114,6 +112,10 @@ impl Worker {
             (slot.about, slot.source) = (about, source);
         }
         self.step(id, Event::Opened);
+        if self.draining {
+            // Accepted when the listener was about to be closed.
+            self.drain_one(id);
+        }
     }
 
     /// Resets a connection that gets no slot: nothing of TLS is done for it.

@@ -2,6 +2,7 @@
 //! few single ones for what room there is otherwise, and where multishot does not work; none while the slots
 //! are full.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,11 @@ impl Listener {
         if let Some(socket) = &self.socket {
             set_inherited(socket.as_fd(), keepalive, tcp_user_timeout);
         }
+    }
+
+    /// A duplicate of its socket, for another process; none once it is closed.
+    pub(super) fn duplicate(&self) -> Option<io::Result<OwnedFd>> {
+        self.socket.as_ref().map(OwnedFd::try_clone)
     }
 
     /// Accepts as many as there is room for, if it may.

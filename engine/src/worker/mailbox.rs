@@ -1,12 +1,13 @@
 //! Commands from the control plane to a worker: a queue, and an eventfd that the worker's ring reads.
 //!
 //! The queue is bounded, however often commands are posted: a command replaces an earlier one that it makes
-//! pointless. A worker that does not turn has at most three commands waiting per service, four others, and
+//! pointless. A worker that does not turn has at most three commands waiting per service, five others, and
 //! [`INQUIRIES_MAX`] inquiries.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inquiry::Inquiry;
@@ -28,12 +29,23 @@ pub struct Service {
     /// Names it.
     pub id: ServiceId,
     /// Bound and listening. Of TCP each worker has its own, with SO_REUSEPORT and TCP_NODELAY (accepted
-    /// sockets inherit it); a Unix socket is the same for all.
+    /// sockets inherit it), unless it is shared.
     pub listener: OwnedFd,
+    /// All workers accept on this one: a Unix socket, or one that the service manager has passed.
+    pub is_shared: bool,
     /// What holds for its connections.
     pub policy: Arc<Policy>,
     /// Where they come from and go to.
     pub route: Arc<Route>,
+}
+
+/// Duplicates of a worker's sockets that listen.
+#[derive(Debug)]
+pub struct Lent {
+    /// Of which worker.
+    pub worker: usize,
+    /// By service; or the error for which there are none.
+    pub sockets: io::Result<Vec<(ServiceId, OwnedFd)>>,
 }
 
 /// A command to a worker.
@@ -60,6 +72,8 @@ pub enum Command {
     Offload(bool),
     /// To tell admin of its connections, or to end one.
     Ask(Inquiry),
+    /// To send duplicates of its sockets that listen.
+    Lend(Sender<Lent>),
     /// To accept no more at all and let what is open finish, for the time of a drain.
     Drain,
     /// To end at once.
@@ -123,6 +137,7 @@ impl Mailbox {
                     return;
                 }
             }
+            Command::Lend(_) => commands.retain(|it| !matches!(it, Command::Lend(_))),
             Command::Drain => commands.retain(|it| !matches!(it, Command::Drain)),
             Command::End => commands.clear(),
         }
@@ -155,7 +170,8 @@ mod tests {
 
     fn add(id: u32) -> Command {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port").into();
-        Command::Add(Service { id: ServiceId(id), listener, policy: policy(), route: route() })
+        let (policy, route) = (policy(), route());
+        Command::Add(Service { id: ServiceId(id), listener, is_shared: false, policy, route })
     }
 
     fn update(id: u32) -> Command {
@@ -182,6 +198,7 @@ mod tests {
             Command::MaxConnections(most) => format!("most {most}"),
             Command::Offload(allowed) => format!("offload {allowed}"),
             Command::Ask(_) => "ask".to_owned(),
+            Command::Lend(_) => "lend".to_owned(),
             Command::Drain => "drain".to_owned(),
             Command::End => "end".to_owned(),
         };
@@ -200,6 +217,8 @@ mod tests {
             ["offload true", "drain"]
         );
         assert_eq!(left([limits(), add(1), limits()]), ["add 1", "limits"]);
+        let lend = || Command::Lend(std::sync::mpsc::channel().0);
+        assert_eq!(left([lend(), add(1), lend()]), ["add 1", "lend"]);
         let most = [1, 2].map(Command::MaxConnections);
         assert_eq!(left(most.into_iter().chain([limits()])), ["most 2", "limits"]);
         assert_eq!(left([add(1), Command::End, Command::Drain, add(2)]), ["end"]);

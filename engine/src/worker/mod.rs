@@ -52,7 +52,7 @@ pub use inquiry::{
     ConnectionFilter, ConnectionInfo, ConnectionName, Inquiry, InquiryAnswer, InquiryTask, NoName,
 };
 pub use listener::set_inherited;
-pub use mailbox::{Command, INQUIRIES_MAX, Mailbox, Service, ServiceId};
+pub use mailbox::{Command, INQUIRIES_MAX, Lent, Mailbox, Service, ServiceId};
 use owner::{Completion, Owner, Ring, SlotId};
 pub use proxy::ProxyHeader;
 pub use route::{Destination, Route, Rule};
@@ -244,7 +244,7 @@ impl Worker {
     }
 
     fn run(&mut self) {
-        while !(self.ending || self.draining && self.slots.len() == 0) {
+        while !(self.ending || self.draining && self.slots.len() == 0 && self.accepts_nobody()) {
             if let Err(error) = self.turn() {
                 tracing::error!("the ring cannot be waited on: {error}; the worker ends");
                 return;

@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::Worker;
 use super::faults::Circumstances;
 use super::listener::Listener;
-use super::mailbox::{Command, Service, ServiceId};
+use super::mailbox::{Command, Lent, Service, ServiceId};
+use super::owner::SlotId;
 use super::route::Route;
 use crate::conn::action::Evidence;
 use crate::conn::event::Event;
@@ -78,14 +79,22 @@ impl Worker {
                 }
                 Command::MaxConnections(most) => self.max_connections = most,
                 Command::Offload(allowed) => self.may_offload = allowed,
+                Command::Lend(sender) => {
+                    let duplicate = |(id, served): (&ServiceId, &Served)| {
+                        served.listener.duplicate().map(|socket| socket.map(|socket| (*id, socket)))
+                    };
+                    let sockets = self.services.iter().filter_map(duplicate).collect();
+                    // Who has asked may not wait any more.
+                    drop(sender.send(Lent { worker: self.index, sockets }));
+                }
                 Command::Drain => self.drain(),
                 Command::End => self.ending = true,
             }
         }
     }
 
-    fn add(&mut self, Service { id, listener, policy, route }: Service) {
-        let mut listener = Listener::new(id, listener, route.listen.is_unix());
+    fn add(&mut self, Service { id, listener, is_shared, policy, route }: Service) {
+        let mut listener = Listener::new(id, listener, is_shared);
         self.count(&route.counters);
         if self.draining {
             listener.close(&mut self.ring);
@@ -121,6 +130,12 @@ impl Worker {
         }
     }
 
+    /// Whether every listener is closed, and what was accepted was taken in: another process may accept on
+    /// the same sockets, so that no client is turned away.
+    pub(super) fn accepts_nobody(&self) -> bool {
+        self.services.values().all(|served| served.listener.is_over())
+    }
+
     fn drain(&mut self) {
         if self.draining {
             return;
@@ -129,10 +144,13 @@ impl Worker {
         for served in self.services.values_mut() {
             served.listener.close(&mut self.ring);
         }
-        for id in self.slots.ids() {
-            let Some(slot) = self.slots.get(id) else { continue };
-            let until = self.now + slot.conn.policy().timeouts.drain;
-            self.step(id, Event::Drain { until });
-        }
+        self.slots.ids().into_iter().for_each(|id| self.drain_one(id));
+    }
+
+    /// The connection has the time of a drain from now on.
+    pub(super) fn drain_one(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let until = self.now + slot.conn.policy().timeouts.drain;
+        self.step(id, Event::Drain { until });
     }
 }

@@ -42,6 +42,7 @@ pub mod docs;
 pub mod foreign;
 pub mod identity;
 pub mod ktls_client;
+pub mod loadgen;
 pub mod metrics;
 pub mod nginx;
 pub mod peer;

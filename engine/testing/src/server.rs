@@ -31,9 +31,12 @@ pub struct Setup {
     identities: Vec<&'static Identity>,
     extra: Vec<String>,
     says_offload: bool,
+    says_workers: bool,
     is_from_file: bool,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
+    program: Option<PathBuf>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 /// How a server that did not become ready ended.
@@ -53,9 +56,12 @@ impl Setup {
             identities,
             extra,
             says_offload: true,
+            says_workers: true,
             is_from_file: false,
             stdout: None,
             stderr: None,
+            program: None,
+            environment: Vec::new(),
         }
     }
 
@@ -72,6 +78,24 @@ impl Setup {
     /// Where its log goes, which the lab then does not see.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
+        self
+    }
+
+    /// No `--workers`: the configuration file decides.
+    pub fn without_workers(mut self) -> Self {
+        self.says_workers = false;
+        self
+    }
+
+    /// Another file than the one that cargo has built.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn environment(mut self, name: &str, value: impl Into<PathBuf>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -116,7 +140,9 @@ impl Setup {
             ("--admin-socket", admin_socket.to_str().expect("scratch paths are UTF-8")),
             ("--workers", "1"),
         ];
-        let is_due = |flag: &str| !(has(flag) || self.is_from_file && flag == "--listen");
+        let is_of_file =
+            |flag: &str| self.is_from_file && flag == "--listen" || !self.says_workers && flag == "--workers";
+        let is_due = |flag: &str| !(has(flag) || is_of_file(flag));
         for (flag, value) in defaults.into_iter().filter(|(flag, _)| is_due(flag)) {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
@@ -132,7 +158,9 @@ impl Setup {
         let (given, admin) = (self.stdout.is_some(), value("--admin"));
         let admin_socket = value("--admin-socket").into();
         let listen = if given { value("--listen") } else { String::new() };
-        let mut process = Process::spawn(&arguments, self.stdout, self.stderr);
+        let mut command = Command::new(self.program.unwrap_or_else(binary));
+        command.envs(self.environment);
+        let mut process = Process::spawn(command, &arguments, self.stdout, self.stderr);
         let ready = if given {
             let admin = admin.parse().expect("an address");
             eventually("it serves", || Metrics::scrape(admin).is_ok());
@@ -159,7 +187,7 @@ pub fn identity_flags(identity: &Identity, directory: &Path) -> [String; 4] {
 
 /// Starts a server that must not become ready, and gives how it ended.
 pub fn refused(arguments: &[String]) -> Refusal {
-    let mut process = Process::spawn(arguments, None, None);
+    let mut process = Process::spawn(Command::new(binary()), arguments, None, None);
     let status = process.await_exit(PATIENCE);
     let stderr = process.stderr.text();
     let status = status.unwrap_or_else(|| panic!("still running with {arguments:?}; it said: {stderr}"));
@@ -179,7 +207,27 @@ impl TestServer {
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
+    }
+
+    /// SIGUSR2: another process takes over, which is this server from then on. The process number of the old
+    /// one.
+    pub fn upgrade(&mut self) -> u32 {
+        let (old, before) = (self.pid(), self.stderr().len());
+        signal(old, "USR2");
+        let taken_over = || {
+            let said = self.stderr()[before..].to_owned();
+            let words = said.split_once("SIGUSR2: process ")?.1;
+            words.split_once(" accepts connections")?.0.parse().ok()
+        };
+        let new = patiently(taken_over).unwrap_or_else(|| panic!("no upgrade: {}", self.stderr()));
+        self.follow(new);
+        old
+    }
+
+    /// Another process is this server from now on.
+    pub fn follow(&mut self, successor: u32) {
+        self.process.successor = Some(successor);
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -277,6 +325,10 @@ impl TestServer {
     /// The end of every scenario: SIGTERM, a drain with nothing left to drain, exit 0.
     pub fn stop(mut self) {
         self.terminate();
+        if let Some(successor) = self.process.successor {
+            // It is no child of the test, which cannot learn its status.
+            return eventually("it ends after SIGTERM", || has_ended(successor));
+        }
         let status = self.await_exit();
         assert!(status.success(), "after SIGTERM: {status}; {}", self.process.report());
     }
@@ -294,13 +346,19 @@ impl Drop for TestServer {
 /// The child and what it wrote.
 struct Process {
     child: Child,
+    /// The process that has taken over from it.
+    successor: Option<u32>,
     stdout: Log,
     stderr: Log,
 }
 
 impl Process {
-    fn spawn(arguments: &[String], stdout: Option<Stdio>, stderr: Option<Stdio>) -> Self {
-        let mut command = Command::new(binary());
+    fn spawn(
+        mut command: Command,
+        arguments: &[String],
+        stdout: Option<Stdio>,
+        stderr: Option<Stdio>,
+    ) -> Self {
         command
             .arg("serve")
             .args(arguments)
@@ -310,7 +368,7 @@ impl Process {
         let mut child = command.spawn().expect("the server can be started");
         let stdout = child.stdout.take().map_or_else(|| Log::follow(std::io::empty()), Log::follow);
         let stderr = child.stderr.take().map_or_else(|| Log::follow(std::io::empty()), Log::follow);
-        Self { child, stdout, stderr }
+        Self { child, successor: None, stdout, stderr }
     }
 
     fn await_ready(&mut self) -> String {
@@ -336,7 +394,14 @@ impl Process {
         None
     }
 
+    fn pid(&self) -> u32 {
+        self.successor.unwrap_or_else(|| self.child.id())
+    }
+
     fn is_running(&mut self) -> bool {
+        if let Some(successor) = self.successor {
+            return !has_ended(successor);
+        }
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
@@ -357,6 +422,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let report = std::thread::panicking().then(|| self.report());
+        if let Some(successor) = self.successor.filter(|successor| !has_ended(*successor)) {
+            let _ = Command::new("kill").args(["-KILL", &successor.to_string()]).status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.stdout.finish();
@@ -400,6 +468,12 @@ impl Log {
             pause();
         }
     }
+}
+
+/// Whether a process has ended; one that nobody has reaped has.
+pub fn has_ended(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 /// The server under test: `OFFRAMP_BIN`, or the one that cargo has built beside this test.

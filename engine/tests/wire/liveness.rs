@@ -103,6 +103,40 @@ fn liveness_stuck_worker_does_not_hold_up_the_end() {
     assert!(said.contains("offramp: worker 1 does not turn and was given up"), "{said}");
 }
 
+/// Has a thread that is held go on until its wait on the ring has ended, and fail with EBADF.
+#[cfg(target_arch = "x86_64")]
+fn fail_wait(thread: Pid) {
+    let value = |number: i64| number.cast_unsigned();
+    // It stops at the beginning of each call, when ENOSYS stands for the result, and at the end.
+    for _ in 0..100 {
+        ptrace::syscall(thread, None).expect("it is held");
+        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops again");
+        let mut registers = ptrace::getregs(thread).expect("it is held");
+        let is_over = registers.rax != value(-i64::from(libc::ENOSYS));
+        if registers.orig_rax == value(libc::SYS_io_uring_enter) && is_over {
+            registers.rax = value(-i64::from(libc::EBADF));
+            return ptrace::setregs(thread, registers).expect("it is held");
+        }
+    }
+    panic!("it does not wait on its ring");
+}
+
+/// A worker whose ring fails ends; the process does not go on with the others.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn liveness_lost_worker_ends_the_process() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let mut server = Setup::new(backend.addr).flags("--workers 3").start();
+    let Some(frozen) = Frozen::worker(&server, 1) else { return server.stop() };
+    fail_wait(frozen.0);
+    frozen.thaw();
+    let status = server.await_exit();
+    assert_eq!(status.code(), Some(1), "{}", server.stderr());
+    let said = server.stderr();
+    assert!(said.contains("the ring cannot be waited on"), "{said}");
+    assert!(said.contains("offramp: worker 1 ended without being asked to"), "{said}");
+}
+
 /// A file that is opened and never answers, where today's are refused and where they are not.
 fn fifo_in_place_of(file: &Path) {
     std::fs::remove_file(file).expect("it was there");

@@ -3,7 +3,8 @@
 use std::net::TcpStream;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
-use offramp_testing::peer::{BOTH, End, Peer, Version, plain};
+use offramp_testing::identity::NAME;
+use offramp_testing::peer::{BOTH, End, Peer, Version, dial, plain};
 use offramp_testing::rng::{Noise, Rng};
 use offramp_testing::server::{Setup, TestServer};
 use offramp_testing::tools::eventually;
@@ -34,6 +35,24 @@ fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
     }
     let status = server.await_exit();
     assert_eq!(status.code(), Some(0), "after the drain: {status}");
+}
+
+#[test]
+fn drain_serves_a_client_whose_hello_is_on_its_way() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let mut server = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
+    let silent = BOTH.map(|version| (dial(server.addr), version));
+    eventually("both are accepted", || server.metrics().open() == 2);
+    server.terminate();
+    draining(&server);
+    for (tcp, version) in silent {
+        let mut peer = Peer::over(tcp, &plain(version), NAME);
+        peer.handshake().expect("it was accepted");
+        peer.ping(b"served");
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    assert_eq!(server.await_exit().code(), Some(0));
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Running {
         let route = Route::to(addr, Pool::of("far".into(), vec![endpoint]));
         let route = Arc::new(Route { counters: registry.listener("near", 0), ..route });
         let (mailbox, policy) = (Arc::new(Mailbox::new().expect("an eventfd")), Arc::new(policy(role, leg)));
-        let service = Service { id: ServiceId(1), listener, policy, route };
+        let service = Service { id: ServiceId(1), listener, is_shared: false, policy, route };
         mailbox.post(Command::Add(service));
         let counters = Arc::new(Counters::default());
         let setup = worker::Setup {

@@ -55,7 +55,9 @@ impl Accept {
                 told.extend(&alert_in_the_clear(alert));
                 return Err(Failure::with(fault, told));
             }
-            Event::Failed { .. } | Event::Drain { .. } => Next::End(Fault::ClosedBeforeHello),
+            Event::Failed { .. } => Next::End(Fault::ClosedBeforeHello),
+            // It was accepted, and its hello may be on its way.
+            Event::Drain { .. } => Next::Stay,
             Event::Expired => Next::End(Fault::HandshakeTimeout),
             _ => Next::End(Fault::Internal),
         })

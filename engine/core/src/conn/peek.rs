@@ -49,7 +49,6 @@ impl Peek {
             Event::Received { buf, .. } => return self.take(buf, out),
             Event::Failed { .. } if self.incoming.is_some() => Next::End(Fault::ClosedInHandshake),
             Event::Failed { .. } => Next::End(Fault::ClosedBeforeHello),
-            Event::Drain { .. } if self.incoming.is_none() => Next::End(Fault::ClosedBeforeHello),
             Event::Drain { .. } => Next::Stay,
             Event::Expired => Next::End(Fault::HandshakeTimeout),
             _ => Next::End(Fault::Internal),

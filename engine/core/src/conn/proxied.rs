@@ -51,7 +51,6 @@ impl Proxied {
             }
             Event::Admitted => Next::Advance(self.incoming.take()),
             Event::Failed { .. } => Next::End(Fault::ClosedBeforeHello),
-            Event::Drain { .. } if self.incoming.is_none() => Next::End(Fault::ClosedBeforeHello),
             Event::Drain { .. } => Next::Stay,
             Event::Expired => Next::End(Fault::ProxyHeaderTimeout),
             _ => Next::End(Fault::Internal),

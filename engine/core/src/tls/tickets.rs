@@ -16,6 +16,8 @@
 //! the client's whole chain into the session, which the ticket's tag covers like all the rest, and a session
 //! that resumes shows that chain as its peer's, to be judged like one that was just sent (E1, E2).
 
+mod handover;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;

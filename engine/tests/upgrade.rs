@@ -1,0 +1,262 @@
+//! Upgrades: another process takes over under load, and nobody notices; where it does not start, the old one
+//! goes on.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use offramp_testing::backend::{Backend, BackendBehavior};
+use offramp_testing::identity::Identity;
+use offramp_testing::loadgen::Loadgen;
+use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, plain, trust_file};
+use offramp_testing::server::{Setup, TestServer, binary, has_ended};
+use offramp_testing::tools::{eventually, patiently, scratch, signal};
+use rustls::HandshakeKind;
+
+const UPGRADES: usize = 20;
+
+/// A directory with the program, as a package installs it, a configuration, and certificates.
+struct Place {
+    files: tempfile::TempDir,
+    identities: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let files = scratch();
+        let identities =
+            [Identity::ecdsa(), Identity::rsa()].iter().map(|it| it.write(files.path())).collect();
+        let place = Self { files, identities };
+        place.install(&binary());
+        place
+    }
+
+    fn program(&self) -> PathBuf {
+        self.files.path().join("offramp")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.files.path().join("offramp.toml")
+    }
+
+    /// Replaces the program by a copy of this file.
+    fn install(&self, program: &Path) {
+        let beside = self.files.path().join("offramp.new");
+        // By another process: one that this process forks meanwhile would have the copy open for writing, and
+        // nobody could execute it.
+        let copied = Command::new("cp").arg("--preserve=mode").args([program, &beside]).status().unwrap();
+        assert!(copied.success());
+        fs::rename(&beside, self.program()).unwrap();
+    }
+
+    /// Replaces it by a script.
+    fn install_script(&self, script: &str) {
+        let path = self.files.path().join("script");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        self.install(&path);
+    }
+
+    fn configure(&self, text: &str) {
+        let identities = self.identities.iter().map(|(certificate, key)| {
+            format!("[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n")
+        });
+        let identities: String = identities.collect();
+        fs::write(self.file(), format!("{text}\n{identities}")).unwrap();
+    }
+
+    fn start(&self) -> TestServer {
+        Setup::from_file(&self.file()).program(&self.program()).without_workers().start()
+    }
+
+    /// `offramp upgrade`.
+    fn ask(&self, server: &TestServer) -> Output {
+        Command::new(binary())
+            .args(["upgrade", "--admin-socket"])
+            .arg(server.admin_socket())
+            .output()
+            .unwrap()
+    }
+
+    /// An upgrade that must fail, and why.
+    fn refused(&self, server: &TestServer) -> String {
+        let output = self.ask(server);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// One that must not.
+    fn upgrade(&self, server: &mut TestServer) -> u32 {
+        let (old, output) = (server.pid(), self.ask(server));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        let pid = said.strip_prefix("process ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        server.follow(pid.unwrap_or_else(|| panic!("{said}")));
+        old
+    }
+}
+
+fn accepted(server: &TestServer) -> u64 {
+    server.metrics().sum("offramp_connections_accepted_total", &[])
+}
+
+#[test]
+fn upgrades_under_load_fail_nobody() {
+    if !Loadgen::is_built() {
+        return;
+    }
+    let place = Place::new();
+    let trust = PathBuf::from(trust_file(place.files.path()));
+    let (_backend, backend) = Loadgen::backend();
+    let configure = |workers: usize| {
+        place.configure(&format!(
+            "listen = \"127.0.0.1:0\"\nbackend = \"{backend}\"\nworkers = {workers}\n\
+             [timeouts]\ndrain = \"30m\""
+        ));
+    };
+    configure(2);
+    let mut server = place.start();
+    let loads = [
+        "handshake --tls 1.2,1.3 --resume 0 --request echo --rate 20 -c 200",
+        "handshake --tls 1.2,1.3 --resume 1 --allow-full --request echo --rate 40 -c 200",
+        "transfer --direction both -c 2",
+    ];
+    let loads = loads.map(|words| Loadgen::client(&server, &trust, words));
+    let first = server.pid();
+    for nth in 0..UPGRADES {
+        eventually("connections come to this process", || accepted(&server) > 2);
+        place.install(&binary());
+        // More workers, as many and fewer: sockets are added, and none is closed.
+        configure([2, 3, 1, 1, 4][nth % 5]);
+        let old = if nth % 2 == 0 { server.upgrade() } else { place.upgrade(&mut server) };
+        assert_ne!(old, server.pid());
+    }
+    assert!(!has_ended(first), "transfers that began in it go on");
+    loads.into_iter().for_each(|load| drop(load.report()));
+    eventually("the first process ends with its last connection", || has_ended(first));
+    let said = server.stderr();
+    assert!(!said.contains(" ERROR "), "{said}");
+    server.stop();
+}
+
+#[test]
+fn connections_go_on_in_the_old_process_and_sessions_resume() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    place.configure(&format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr));
+    let mut server = place.start();
+    let clients = BOTH.map(plain);
+    let mut peers = clients.each_ref().map(|client| Peer::open(server.addr, client));
+    peers.iter_mut().for_each(|peer| peer.ping(b"before"));
+    let old = server.upgrade();
+    peers.iter_mut().for_each(|peer| peer.ping(b"after"));
+    for client in &clients {
+        let mut peer = Peer::open(server.addr, client);
+        peer.ping(b"to the new one");
+        assert_eq!(peer.kind(), HandshakeKind::Resumed);
+    }
+    assert!(!has_ended(old));
+    for mut peer in peers {
+        peer.close_notify();
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean));
+    }
+    eventually("the old process ends", || has_ended(old));
+    assert!(accepted(&server) >= 2);
+    server.stop();
+}
+
+#[test]
+fn upgrade_that_fails_leaves_the_old_process_in_force() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    let good = format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr);
+    place.configure(&good);
+    let mut server = place.start();
+    let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
+    let serves = |server: &TestServer, peer: &mut Peer| {
+        peer.ping(b"goes on");
+        Peer::open(server.addr, &plain(Version::Tls12)).ping(b"as before");
+    };
+    place.configure(&format!("offload = \"sometimes\"\n{good}"));
+    let why = place.refused(&server);
+    assert!(
+        why.contains("does not start") && why.contains("offramp.toml:1: offload = \"sometimes\""),
+        "{why}"
+    );
+    serves(&server, &mut peer);
+    place.configure(&good);
+    place.install_script("exit 3");
+    let why = place.refused(&server);
+    assert!(why.contains("ended before it was ready") && why.contains("exit code 3"), "{why}");
+    fs::remove_file(place.program()).unwrap();
+    let why = place.refused(&server);
+    assert!(why.contains("cannot be executed: ENOENT"), "{why}");
+    signal(server.pid(), "USR2");
+    eventually("the log says so", || server.stderr().contains("SIGUSR2: "));
+    assert!(server.stderr().contains("this process goes on serving"), "{}", server.stderr());
+    serves(&server, &mut peer);
+    place.install(&binary());
+    place.upgrade(&mut server);
+    serves(&server, &mut peer);
+    server.stop();
+}
+
+#[test]
+fn upgrade_to_a_process_that_hangs_ends_at_the_deadline() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    place.configure(&format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr));
+    let server = place.start();
+    place.install_script("exec sleep 600");
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| place.refused(&server));
+        let started = || {
+            let said = server.stderr();
+            let rest = said.split_once("upgrade: process ")?.1;
+            rest.split(' ').next()?.parse::<u32>().ok()
+        };
+        let hanging = patiently(started).expect("it was started");
+        let second = place.refused(&server);
+        assert!(second.contains("an upgrade is under way"), "{second}");
+        server.reload("SIGHUP: an upgrade is under way");
+        Peer::open(server.addr, &plain(Version::Tls13)).ping(b"meanwhile");
+        let why = asked.join().unwrap();
+        assert!(has_ended(hanging));
+        why
+    });
+    assert!(asked.contains("was not ready in time; it was killed"), "{asked}");
+    server.reload("SIGHUP: listeners, pools, limits and timeouts in force");
+    server.stop();
+}
+
+#[test]
+fn unix_listener_keeps_its_file_until_nobody_serves_it() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    let [one, two] = ["one.sock", "two.sock"].map(|name| place.files.path().join(name));
+    let listen = |addresses: &str| {
+        place.configure(&format!(
+            "listen = \"{addresses}\"\noffload = \"auto\"\nbackend = \"{}\"",
+            backend.addr
+        ));
+    };
+    let address = |path: &Path| format!("unix:{}", path.display());
+    listen(&format!("{},{}", address(&one), address(&two)));
+    let mut server = place.start();
+    let ping = |path: &Path| {
+        let name = offramp_testing::identity::NAME;
+        let mut peer = Peer::over(dial_unix(&address(path)), &plain(Version::Tls13), name);
+        peer.handshake().unwrap();
+        peer.ping(b"there and back");
+    };
+    [&one, &two].into_iter().for_each(|path| ping(path));
+    let old = server.upgrade();
+    eventually("the old process ends", || has_ended(old));
+    [&one, &two].into_iter().for_each(|path| ping(path));
+    listen(&address(&one));
+    let old = place.upgrade(&mut server);
+    eventually("the old process ends", || has_ended(old));
+    ping(&one);
+    assert!(!two.exists(), "nobody listens there any more");
+    server.stop();
+    assert!(!one.exists());
+}
