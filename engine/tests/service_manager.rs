@@ -238,5 +238,5 @@ fn launcher_ends_with_the_process_that_has_started_it() {
     let sockets = targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count();
     assert_eq!(sockets, 1, "its channel, and none that listens");
     signal(server.pid(), "KILL");
-    eventually("it ends", || offramp_testing::server::has_ended(launcher));
+    eventually("it ends", || offramp_testing::tools::has_ended(launcher));
 }

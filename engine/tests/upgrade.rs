@@ -11,8 +11,8 @@ use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::loadgen::Loadgen;
 use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, plain, trust_file};
-use offramp_testing::server::{Setup, TestServer, binary, has_ended};
-use offramp_testing::tools::{eventually, patiently, scratch, signal};
+use offramp_testing::server::{Setup, TestServer, binary};
+use offramp_testing::tools::{eventually, has_ended, patiently, scratch, signal};
 use rustls::HandshakeKind;
 
 const UPGRADES: usize = 20;

@@ -10,8 +10,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use offramp_bench::soak::{self, Plan};
 
-/// Soak Offramp: load at 70 % of what this machine does, reloads, rotations, backends that fail, clients that
-/// are cut, few descriptors, little memory, a full disk for the log. Ends with a verdict; exit code 1 if it is
+/// Soak Offramp: load at 70 % of what this machine does, while something fails or an operator does something.
+///
+/// There are reloads, rotations, upgrades, backends that are killed and stopped, clients that are cut, few
+/// descriptors, little memory, and a full disk for the log. It ends with a verdict; exit code 1 if that is
 /// not good.
 #[derive(Debug, Parser)]
 #[command(max_term_width = 110)]

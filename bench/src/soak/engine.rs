@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use offramp_loadgen::identity::Identity;
+use anyhow::{Context, Result, ensure};
+use offramp_loadgen::identity::{Identity, SERVER_NAME};
 use tempfile::TempDir;
 
-use super::fault::{Fault, output};
-use super::load::Pool;
-use super::processes::Backend;
+use super::processes::{Backend, Loadgen, Pool, output};
 use super::verdict::{End, Rest};
 use super::{POLL, Plan, until};
 use crate::process;
@@ -26,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client of the admin address waits.
 const ANSWER: Duration = Duration::from_secs(10);
 const WORKERS: usize = 2;
+/// What every client is told: it counts failures, and goes on.
+const ALL_CLIENTS: &str = "-t 1 --warm-up 0s --json --quiet --pin off --give-up 1000000 --allow-failures 1";
 /// What the log has of each reload that changed something.
 const RELOADED: &str = "SIGHUP: ";
 /// A log of more bytes is begun again, as logrotate's copytruncate does it.
@@ -44,7 +44,12 @@ pub(super) struct Programs {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) programs: Programs,
-    engine: Child,
+    /// The process that was started first; its children are those that took over.
+    first: Child,
+    /// Of the one that serves.
+    pid: u32,
+    /// Those that have handed over and drain.
+    retired: Vec<u32>,
     listeners: [SocketAddr; 2],
     admin: SocketAddr,
     identity: Identity,
@@ -77,12 +82,14 @@ impl World {
         let ready = File::create(directory.path().join("ready"))?;
         let mut command = Command::new(&programs.offramp);
         command.args(["serve", "--config"]).arg(&file).stdin(Stdio::null()).stdout(ready).stderr(log);
-        let engine =
+        let first =
             command.spawn().with_context(|| format!("{} could not start", programs.offramp.display()))?;
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut world = Self {
             programs,
-            engine,
+            pid: first.id(),
+            first,
+            retired: Vec::new(),
             listeners: [unknown; 2],
             admin: unknown,
             identity,
@@ -114,28 +121,27 @@ impl World {
         Ok(())
     }
 
-    /// What can happen on this machine.
-    pub(super) fn faults(&self) -> Vec<Fault> {
-        let disk = self.log_disk.as_ref().map(|_| Fault::LogDiskFull);
-        Fault::ALWAYS.into_iter().chain(disk).collect()
+    /// Whether the log is on a file system of its own, which can be filled.
+    pub(super) fn has_log_disk(&self) -> bool {
+        self.log_disk.is_some()
     }
 
-    /// What cannot, and why.
-    pub(super) fn left_out(&self) -> Vec<String> {
-        match self.log_disk {
-            Some(_) => Vec::new(),
-            None => {
-                vec![format!("{}: no mount namespace; try: as root, with unshare(1)", Fault::LogDiskFull)]
-            }
-        }
+    /// A client of one of the engine's listeners.
+    pub(super) fn client(&self, pool: Pool, words: &str, length: Duration) -> Result<Loadgen> {
+        let (target, trust) = (self.listener(pool).to_string(), self.trust());
+        let seconds = format!("{}s", length.as_secs());
+        let words = words.split_whitespace().chain(ALL_CLIENTS.split(' '));
+        let more = ["--target", &target, "--ca", &trust, "--sni", SERVER_NAME, "-d", &seconds];
+        let all: Vec<String> = words.chain(more).map(str::to_owned).collect();
+        Loadgen::start(&self.programs.loadgen, &all)
     }
 
-    pub(super) fn listener(&self, pool: Pool) -> SocketAddr {
+    fn listener(&self, pool: Pool) -> SocketAddr {
         self.listeners[usize::from(pool == Pool::Fickle)]
     }
 
     /// The file with the certificate that clients trust.
-    pub(super) fn trust(&self) -> String {
+    fn trust(&self) -> String {
         self.identity.certificate_file().display().to_string()
     }
 
@@ -177,13 +183,31 @@ impl World {
         process::signal(self.pid(), "HUP");
     }
 
+    /// Has a new process of the program take over, and goes on with that.
+    pub(super) fn upgrade(&mut self) -> Result<()> {
+        let file = self.directory.path().join("offramp.toml");
+        let said = output(Command::new(&self.programs.offramp).args(["upgrade", "--config"]).arg(file))?;
+        let pid = said.split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
+        let pid = pid.with_context(|| format!("no process number in what the upgrade says: {said:?}"))?;
+        self.retired.push(std::mem::replace(&mut self.pid, pid));
+        // The new process has its own counters, and descriptors of its own number.
+        (self.descriptors, self.faults) = (None, BTreeMap::new());
+        Ok(())
+    }
+
     pub(super) fn start_backend_again(&mut self) -> Result<()> {
         let loadgen = self.programs.loadgen.clone();
         self.fickle[0].start_again(&loadgen)
     }
 
     fn pid(&self) -> u32 {
-        self.engine.id()
+        self.pid
+    }
+
+    /// Whether a process is there, and more than the rest of one that nobody has waited for.
+    fn runs(pid: u32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains("Z (zombie)"))
     }
 
     /// Descriptors that the engine has open.
@@ -212,6 +236,7 @@ impl World {
         let is_quiet = |rest: &Rest| {
             rest.connections == 0
                 && rest.buffers_lent == 0
+                && rest.processes == 0
                 && expected.is_none_or(|descriptors| rest.descriptors <= descriptors)
         };
         let mut left = patience;
@@ -236,15 +261,17 @@ impl World {
     }
 
     fn look(&mut self) -> Result<Rest> {
-        if let Some(status) = self.engine.try_wait()? {
-            bail!("the engine has ended: {status}");
-        }
+        // So that one that has ended is no zombie any more.
+        self.first.try_wait()?;
+        ensure!(Self::runs(self.pid), "the engine, process {}, has ended", self.pid);
+        self.retired.retain(|pid| Self::runs(*pid));
         let metrics = self.metrics()?;
         Ok(Rest {
             connections: metrics.sum("offramp_connections_open"),
             buffers_lent: metrics.sum("offramp_buffers_lent"),
             descriptors: self.descriptors()?,
             descriptors_leaked: 0,
+            processes: self.retired.len() as u64,
             resident_kib: process::resident_kib(self.pid())?,
             faults: metrics.by_label("offramp_faults_total", "fault"),
         })
@@ -262,17 +289,26 @@ impl World {
 
     /// SIGTERM with nothing open.
     pub(super) fn stop(mut self) -> Result<End> {
-        process::signal(self.pid(), "TERM");
-        let status = until(PATIENCE, "the end of the engine", || self.engine.try_wait().ok().flatten());
-        let status = status.with_context(|| self.last_words())?;
-        Ok(End { is_orderly: status.success(), status: status.to_string() })
+        process::signal(self.pid, "TERM");
+        if self.pid == self.first.id() {
+            let status = until(PATIENCE, "the end of the engine", || self.first.try_wait().ok().flatten());
+            let status = status.with_context(|| self.last_words())?;
+            return Ok(End { is_orderly: status.success(), status: status.to_string() });
+        }
+        // It is no child of ours: how it ended is not known, but that it did.
+        until(PATIENCE, "the end of the engine", || (!Self::runs(self.pid)).then_some(()))
+            .with_context(|| self.last_words())?;
+        Ok(End { is_orderly: true, status: "ended when it was asked to".to_owned() })
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        let _ = self.engine.kill();
-        let _ = self.engine.wait();
+        let _ = self.first.kill();
+        let _ = self.first.wait();
+        for pid in self.retired.iter().chain([&self.pid]).filter(|pid| **pid != self.first.id()) {
+            process::signal(*pid, "KILL");
+        }
     }
 }
 
@@ -336,7 +372,8 @@ fn configuration(
     let [one, two, three] = fickle.each_ref().map(|backend| backend.address);
     let balance = ["round-robin", "least-connections", "random-of-two", "hash-client"][nth % 4];
     format!(
-        "admin = \"127.0.0.1:0\"\nworkers = {WORKERS}\nbalance = \"{balance}\"\nticket_keys = {keys:?}\n\
+        "admin = \"127.0.0.1:0\"\nadmin_socket = \"admin.sock\"\nworkers = {WORKERS}\n\
+         balance = \"{balance}\"\nticket_keys = {keys:?}\n\
          [[identity]]\ncertificate = {:?}\nkey = {:?}\n\
          [[pool]]\nname = \"steady\"\nbackend = \"{}\"\n\
          [[pool]]\nname = \"fickle\"\nbackend = [\"{one}\", \"{two} weight=2\", \"{three}\"]\n\

@@ -5,15 +5,16 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::engine::World;
-use super::load::{Pool, client};
-use super::processes::Loadgen;
+use super::processes::{Loadgen, Pool, output};
 use super::{EPOCH, wait};
 
 /// Reloads of one epoch.
 const RELOADS: usize = 10;
+/// Upgrades of one epoch.
+const UPGRADES: u32 = 2;
 /// Descriptors that are left while they are short.
 const DESCRIPTORS_LEFT: u64 = 8;
 /// `limits.buffer_memory` while memory is short: the least that is allowed for its workers.
@@ -26,8 +27,10 @@ const BULK: &str = "transfer --direction both -c 48";
 pub(super) enum Fault {
     /// The configuration changes again and again.
     Reloads,
-    /// A new ticket key, which seals at once.
+    /// A new ticket key, which seals two seconds later.
     Rotation,
+    /// Another process takes over, twice.
+    Upgrades,
     /// A backend is killed and comes back.
     BackendKilled,
     /// A backend stands still for a while.
@@ -43,16 +46,27 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// All that need nothing special of the machine.
-    pub(super) const ALWAYS: [Self; 7] = [
+    const ALWAYS: [Self; 8] = [
         Self::Reloads,
         Self::Rotation,
+        Self::Upgrades,
         Self::BackendKilled,
         Self::BackendStopped,
         Self::ClientsCut,
         Self::FewDescriptors,
         Self::LittleMemory,
     ];
+
+    /// What can happen there.
+    pub(super) fn all(world: &World) -> Vec<Self> {
+        Self::ALWAYS.into_iter().chain(world.has_log_disk().then_some(Self::LogDiskFull)).collect()
+    }
+
+    /// What cannot, and why.
+    pub(super) fn left_out(world: &World) -> Vec<String> {
+        let why = || format!("{}: no mount namespace; try: as root, with unshare(1)", Self::LogDiskFull);
+        (!world.has_log_disk()).then(why).into_iter().collect()
+    }
 
     /// Whether connections behind this pool may fail by it whatever the engine does.
     pub(super) fn excuses(self, pool: Pool) -> bool {
@@ -78,6 +92,12 @@ impl Fault {
                 command.args(["ticket-key", "rotate", "--start-in", "2s"]).arg(world.ticket_keys());
                 output(&mut command)?;
             }
+            Self::Upgrades => {
+                for _ in 0..UPGRADES {
+                    world.upgrade()?;
+                    wait(EPOCH / 5 / UPGRADES);
+                }
+            }
             Self::BackendKilled => {
                 world.fickle[0].kill();
                 return Ok(Undo::StartBackend);
@@ -86,7 +106,7 @@ impl Fault {
                 world.fickle[1].stop();
                 return Ok(Undo::ContinueBackend);
             }
-            Self::ClientsCut => return Ok(Undo::Cut(client(world, Pool::Fickle, BULK, 10 * EPOCH)?)),
+            Self::ClientsCut => return Ok(Undo::Cut(world.client(Pool::Fickle, BULK, 10 * EPOCH)?)),
             Self::FewDescriptors => {
                 let limit = world.descriptor_limit()?;
                 let few = world.descriptors()? + DESCRIPTORS_LEFT;
@@ -95,7 +115,7 @@ impl Fault {
             }
             Self::LittleMemory => {
                 world.reload(0, &format!("buffer_memory = \"{LITTLE_MEMORY}\""))?;
-                return Ok(Undo::Memory(client(world, Pool::Steady, BULK, 10 * EPOCH)?));
+                return Ok(Undo::Memory(world.client(Pool::Steady, BULK, 10 * EPOCH)?));
             }
             Self::LogDiskFull => {
                 let file = world.log_directory().join("ballast");
@@ -120,6 +140,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Reloads => "reloads",
             Self::Rotation => "rotation of ticket keys",
+            Self::Upgrades => "upgrades",
             Self::BackendKilled => "backend killed",
             Self::BackendStopped => "backend stopped",
             Self::ClientsCut => "clients cut",
@@ -166,13 +187,4 @@ impl Undo {
             }
         }
     }
-}
-
-/// What a tool printed.
-pub(super) fn output(command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("{program} could not be started"))?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} ended with {}: {stderr}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use offramp_loadgen::identity::SERVER_NAME;
 use offramp_loadgen::report::Report;
 
 use super::engine::World;
 use super::fault::Fault;
-use super::processes::Loadgen;
+use super::processes::{Loadgen, Pool};
 use super::verdict::Outcome;
 
 /// How long the machine is measured before the first epoch.
@@ -27,19 +26,10 @@ impl Rates {
     /// This share of what engine, generator and backends can do together on this machine.
     pub(super) fn of_this_machine(world: &World, share: f64) -> Result<Self> {
         let words = "handshake --tls 1.2,1.3 --resume 0.8 --allow-full --request echo -c 16";
-        let report = client(world, Pool::Steady, words, CALIBRATION)?.report()?;
+        let report = world.client(Pool::Steady, words, CALIBRATION)?.report()?;
         let run = report.runs.first().context("loadgen reports no run")?;
         Ok(Self { handshakes: (run.handshakes.per_second * share).max(1.0) })
     }
-}
-
-/// Behind which listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pool {
-    /// Its backend is never touched.
-    Steady,
-    /// Its backends are killed and stopped.
-    Fickle,
 }
 
 /// A load that runs.
@@ -70,7 +60,7 @@ impl Loads {
             ("large messages", Pool::Fickle, large),
         ];
         let start = |(name, pool, words): (&'static str, Pool, String)| {
-            client(world, pool, &words, length).map(|client| Running { name, pool, client })
+            world.client(pool, &words, length).map(|client| Running { name, pool, client })
         };
         loads.into_iter().map(start).collect::<Result<_>>().map(Self)
     }
@@ -80,23 +70,6 @@ impl Loads {
         let report = |load: Running| Ok((load.name, load.pool, load.client.report()?));
         self.0.into_iter().map(report).collect::<Result<_>>().map(Outcomes)
     }
-}
-
-/// A client of one of the engine's listeners.
-pub(super) fn client(world: &World, pool: Pool, words: &str, length: Duration) -> Result<Loadgen> {
-    let target = world.listener(pool).to_string();
-    let trust = world.trust();
-    let seconds = format!("{}s", length.as_secs());
-    let mut all: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-    let more = ["--target", &target, "--ca", &trust, "--sni", SERVER_NAME, "-d", &seconds];
-    all.extend(more.map(str::to_owned));
-    all.extend(
-        ["-t 1 --warm-up 0s --json --quiet --pin off --give-up 1000000 --allow-failures 1"]
-            .iter()
-            .flat_map(|words| words.split(' '))
-            .map(str::to_owned),
-    );
-    Loadgen::start(&world.programs.loadgen, &all)
 }
 
 /// What the loads of one epoch reported.

@@ -57,8 +57,8 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&Epoch)) -> Result<Verdict> {
     let began = now();
     let mut world = World::start(plan)?;
     let rates = Rates::of_this_machine(&world, LOAD_SHARE)?;
-    let mut verdict = Verdict::new(plan.seed, rates.handshakes, &world.left_out());
-    let mut deck = Deck { kinds: world.faults(), left: Vec::new(), rng: Rng::with_seed(plan.seed) };
+    let mut verdict = Verdict::new(plan.seed, rates.handshakes, &Fault::left_out(&world));
+    let mut deck = Deck { kinds: Fault::all(&world), left: Vec::new(), rng: Rng::with_seed(plan.seed) };
     while began.elapsed() < plan.length || verdict.epochs.is_empty() {
         let fault = deck.draw();
         let epoch = epoch(fault, &mut world, rates).with_context(|| {

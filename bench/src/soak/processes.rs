@@ -88,3 +88,21 @@ impl Backend {
         self.process.signal("CONT");
     }
 }
+
+/// Behind which listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pool {
+    /// Its backend is never touched.
+    Steady,
+    /// Its backends are killed and stopped.
+    Fickle,
+}
+
+/// What a tool printed.
+pub(super) fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("{program} could not be started"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} ended with {}: {stderr}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -74,6 +74,8 @@ pub struct Rest {
     pub descriptors: u64,
     /// Of these, more than behind the first epoch.
     pub descriptors_leaked: u64,
+    /// Processes that have handed over and not ended.
+    pub processes: u64,
     /// Resident memory.
     pub resident_kib: u64,
     /// What the engine counted in this epoch, by name.
@@ -132,10 +134,11 @@ fn median(epochs: &[Epoch]) -> u64 {
 
 impl Epoch {
     fn problems(&self, nth: usize) -> Vec<String> {
-        let Rest { connections, buffers_lent, descriptors_leaked, .. } = self.rest;
+        let Rest { connections, buffers_lent, descriptors_leaked, processes, .. } = self.rest;
         let left = [
             (connections, "connections are still open"),
             (buffers_lent, "buffers are still lent"),
+            (processes, "processes that have handed over are still there"),
             (descriptors_leaked, "descriptors more are open than behind the first epoch"),
         ];
         let left = left.into_iter().filter(|(count, _)| *count > 0);
@@ -236,7 +239,7 @@ mod tests {
     fn each_thing_that_is_not_as_it_should_be_is_a_problem() {
         assert_eq!(verdict(vec![good(1)]).problems(), [""; 0]);
         type Change = fn(&mut Epoch);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
             (|it| it.outcomes[0].failed = 1, "1 connections failed"),
             (|it| it.outcomes[0].changed = 1, "LOST OR CHANGED"),
             (|it| it.outcomes[0].resumed_refused = 2, "2 tickets were refused"),
@@ -245,6 +248,7 @@ mod tests {
             (|it| it.rest.connections = 3, "3 connections are still open"),
             (|it| it.rest.buffers_lent = 4, "4 buffers"),
             (|it| it.rest.descriptors_leaked = 5, "5 descriptors"),
+            (|it| it.rest.processes = 1, "1 processes"),
         ];
         for (change, expected) in changes {
             let mut epoch = good(1);

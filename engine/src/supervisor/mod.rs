@@ -22,6 +22,7 @@ mod pulse;
 mod record_paths;
 mod reload;
 mod resolver;
+mod running;
 mod seen;
 mod services;
 mod sockets;
@@ -59,7 +60,7 @@ use pulse::Pulse;
 pub use record_paths::{RecordPath, RecordPaths};
 use reload::Reloader;
 pub use reload::{Reread, SENT};
-use services::Running;
+use running::Running;
 pub use upgrade::launcher;
 use upgrade::{Estate, Launched, Predecessor, Upgrades};
 

@@ -318,7 +318,7 @@ mod tests {
         let mut config = config(dir.path(), "never", "on", "1");
         let mut reloader = reloader(&config);
         let tickets = Arc::clone(&reloader.control.tickets);
-        let names = || tickets.uses().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names = || tickets.keys().into_iter().map(|key| key.id).collect::<Vec<_>>();
         let own = names();
         let file = dir.path().join("ticket.keys");
         config.ticket_keys = Some(file.clone());

@@ -12,23 +12,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::descriptors::{Affordable, affordable, share};
 use super::inherited::{Giver, Inherited, Purpose};
-use super::pools::{self, Pools};
-use super::probe::Check;
+use super::pools::Pools;
+use super::running::Running;
 use super::seen::Seen;
-use super::unix_socket::{Bound, SocketFile, SocketFiles};
+use super::unix_socket::{Bound, SocketFiles};
 use super::{RecordPaths, StartError, published, sockets, ticket_clock};
 use crate::config::limits::Timeouts;
-use crate::config::{self, Config, HealthCheck, Listener, Mode, Routes, Truncation};
+use crate::config::{self, Config, Listener};
 use crate::confine::Cage;
-use crate::conn::policy::{Legs, Policy};
+use crate::conn::policy::Legs;
 use crate::limit::{LimitRules, Limits};
 use crate::metrics::{EndpointRow, Expiries, Registry};
-use crate::pool::{ConnectionCount, Endpoint, Pool};
+use crate::pool::{ConnectionCount, Endpoint};
 use crate::state::{InForce as InForceView, Published};
 use crate::sys::probe::Ktls;
-use crate::sys::socket::Address;
 use crate::tls::{Tickets, TlsPolicy, warnings};
-use crate::worker::{Command, Destination, Mailbox, ProxyHeader, Route, Rule, Service, ServiceId};
+use crate::worker::{Command, Mailbox, Route, Service, ServiceId};
 pub(super) use handover::Lendable;
 
 /// Shared by whoever puts services in force: one at a time.
@@ -136,25 +135,6 @@ pub(super) struct InForce {
     registry: Arc<Registry>,
     /// Whether admin shows connections.
     shows_connections: bool,
-}
-
-/// A service as the workers have it.
-#[derive(Clone, Debug)]
-pub(super) struct Running {
-    id: ServiceId,
-    /// Where there are more sockets than workers: of each further one its name, and the worker that has it.
-    further: Vec<(ServiceId, usize)>,
-    /// All workers accept on one socket.
-    is_shared: bool,
-    /// As it was bound.
-    pub(super) listen: Address,
-    /// Of a Unix socket: removed with the last of what shares it.
-    file: Option<Arc<SocketFile>>,
-    pub(super) listener: Listener,
-    pub(super) records: RecordPaths,
-    pub(super) legs: Legs,
-    /// Of all workers.
-    connections: Arc<ConnectionCount>,
 }
 
 /// What a configuration needs, read and bound: to be put in force, or dropped.
@@ -420,86 +400,6 @@ impl InForce {
     }
 }
 
-impl Running {
-    /// Whether clients find it: not if somebody has removed or replaced the file of its Unix socket.
-    fn is_reachable(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| file.is_in_place())
-    }
-
-    fn source(&self) -> published::Source<'_> {
-        let Self { listen, listener, records, legs, connections, .. } = self;
-        published::Source { listen, listener, records, legs, connections }
-    }
-
-    fn route(
-        &self,
-        pools: &mut pools::State,
-        timeouts: Timeouts,
-        worker: usize,
-        registry: &Registry,
-    ) -> Route {
-        let Routes { rules, default } = &self.listener.routes;
-        let all: Vec<&Arc<config::Pool>> = self.listener.routes.pools().collect();
-        let place = |pool: &Arc<config::Pool>| all.iter().position(|it| it.name == pool.name);
-        let rules = rules.iter().filter_map(|rule| {
-            Some(Rule {
-                server_names: rule.server_names.clone(),
-                alpn: rule.alpn.iter().map(|name| name.clone().into_bytes()).collect(),
-                destination: place(&rule.pool)?,
-            })
-        });
-        Route {
-            listen: self.listen.clone(),
-            rules: rules.collect(),
-            default: default.as_ref().and_then(place),
-            destinations: all
-                .iter()
-                .map(|pool| destination(pool, pools, timeouts, worker, registry))
-                .collect(),
-            connections: Arc::clone(&self.connections),
-            counters: registry.listener(&self.listen.to_string(), worker),
-            accept_proxy: self.listener.accept_proxy.clone(),
-            keepalive: self.listener.keepalive,
-            tcp_user_timeout: self.listener.tcp_user_timeout,
-            is_shown: false,
-        }
-    }
-
-    /// How the endpoints of one of its pools are probed.
-    fn check(&self, pool: &config::Pool) -> Check {
-        let header = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs).map(ProxyHeader::local);
-        let tls = match pool.health_check {
-            HealthCheck::Off | HealthCheck::Tcp => None,
-            HealthCheck::Tls if self.listener.mode == Mode::Passthrough => {
-                // The configuration allows no name that cannot be asked for.
-                TlsPolicy::unjudged(self.listener.routes.server_name_of(pool)).ok()
-            }
-            HealthCheck::Tls => self.legs.far.tls().and_then(|policy| policy.without_sessions()),
-        };
-        Check {
-            header: header.unwrap_or_default(),
-            tls,
-            send: pool.health_send.clone(),
-            expect: pool.health_expect.clone(),
-        }
-    }
-
-    fn policy(&self, timeouts: Timeouts) -> Policy {
-        let Legs { near, far } = self.legs.clone();
-        Policy {
-            near,
-            far,
-            timeouts,
-            offload: self.records.offer(),
-            record_limit: self.listener.offload.record_limit,
-            accepts_proxy: self.listener.accept_proxy.is_on(),
-            passes_tls_through: self.listener.mode == Mode::Passthrough,
-            takes_fin_for_the_end: self.listener.truncation == Truncation::Fin,
-            expect_no_pad: self.records.expects_no_pad(),
-        }
-    }
-}
-
 /// An endpoint as the metrics show it.
 fn row(pool: &config::Pool, endpoint: &Endpoint) -> EndpointRow {
     EndpointRow {
@@ -508,19 +408,4 @@ fn row(pool: &config::Pool, endpoint: &Endpoint) -> EndpointRow {
         weight: endpoint.weight,
         state: Arc::clone(&endpoint.state),
     }
-}
-
-/// A pool as a worker has it.
-fn destination(
-    pool: &config::Pool,
-    pools: &mut pools::State,
-    timeouts: Timeouts,
-    worker: usize,
-    registry: &Registry,
-) -> Destination {
-    let (endpoints, rules) = (pools.endpoints(pool, timeouts), pools.rules(pool));
-    let pool_name = pool.name.as_str().into();
-    let proxy = ProxyHeader::new(pool.send_proxy, pool.proxy_tlvs);
-    let counters = registry.pool(&pool.name, worker);
-    Destination { pool: Pool::new(pool_name, endpoints, rules, worker as u64), proxy, counters }
 }

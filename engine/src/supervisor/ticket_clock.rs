@@ -114,12 +114,12 @@ fn tell(tickets: &Tickets, file: &Path) {
 }
 
 fn names(tickets: &Tickets) -> String {
-    let names: Vec<_> = tickets.uses().iter().map(|(id, purpose)| format!("{id} {purpose}")).collect();
+    let names: Vec<_> = tickets.keys().iter().map(|key| format!("{} {}", key.id, key.purpose)).collect();
     names.join(", ")
 }
 
 fn sealing(tickets: &Tickets) -> Option<String> {
-    tickets.uses().into_iter().find_map(|(id, purpose)| (purpose == Use::Seals).then_some(id))
+    tickets.keys().into_iter().find_map(|key| (key.purpose == Use::Seals).then_some(key.id))
 }
 
 fn stamp(tickets: &Tickets) -> Option<Stamp> {
@@ -143,15 +143,15 @@ mod tests {
         first.create(&file).unwrap();
         let tickets = Arc::new(Tickets::from_file(&file, 3600, NOW).unwrap());
         let mut clock = TicketClock::new(Arc::clone(&tickets));
-        let before = tickets.uses();
+        let before = tickets.keys();
         std::fs::remove_file(&file).unwrap();
         KeyRing::generate(NOW).unwrap().create(&file).unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
         clock.tick_at(NOW);
-        assert_eq!(tickets.uses(), before, "the keys in force stay");
+        assert_eq!(tickets.keys(), before, "the keys in force stay");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         clock.tick_at(NOW);
-        assert_ne!(tickets.uses(), before);
-        assert_eq!(names(&tickets), format!("{} seals", tickets.uses()[0].0));
+        assert_ne!(tickets.keys(), before);
+        assert_eq!(names(&tickets), format!("{} seals", tickets.keys()[0].id));
     }
 }

@@ -8,6 +8,7 @@ mod about;
 mod admission;
 mod apply;
 mod bulk;
+mod cage;
 mod complete;
 mod connection_log;
 mod faults;
@@ -44,8 +45,8 @@ use crate::limit::Limits;
 use crate::metrics::{Counter, Counters, Gauge, ListenerCounters};
 use crate::sys::heap;
 use crate::sys::ring::{self, Outcome};
-use crate::sys::seccomp;
 use apply::{Applied, Executor};
+pub use cage::WorkerCage;
 use complete::Decoded;
 use faults::{FaultLog, Kind};
 pub use inquiry::{
@@ -93,30 +94,6 @@ pub struct Setup {
     pub limits: Arc<Limits>,
     /// What the control plane tells it, with the services of the start in it.
     pub mailbox: Arc<Mailbox>,
-}
-
-/// What a worker gives up, for good.
-#[derive(Clone, Default)]
-pub struct WorkerCage {
-    /// Whether its ring refuses operations that it does not use.
-    pub restricts_ring: bool,
-    /// A filter of the system calls of its thread, once it has its ring; empty for none.
-    pub filter: Arc<[libc::sock_filter]>,
-}
-
-impl WorkerCage {
-    /// As far as the ring.
-    #[must_use]
-    pub fn of_ring(restricts_ring: bool) -> Self {
-        Self { restricts_ring, filter: Arc::default() }
-    }
-
-    fn close(&self) -> io::Result<()> {
-        if self.filter.is_empty() {
-            return Ok(());
-        }
-        seccomp::filter(&self.filter, seccomp::Threads::Own, seccomp::Refusals::Logged)
-    }
 }
 
 /// Why a worker could not start; the text names the likely cause and the command to try.

@@ -46,6 +46,7 @@ pub mod loadgen;
 pub mod metrics;
 pub mod nginx;
 pub mod peer;
+mod process;
 pub mod rng;
 pub mod server;
 pub mod tls_server;

@@ -110,3 +110,9 @@ pub fn text(output: &Output) -> String {
     let out = String::from_utf8_lossy(&output.stdout);
     format!("{}\n--- stdout\n{out}\n--- stderr\n{}", output.status, String::from_utf8_lossy(&output.stderr))
 }
+
+/// Whether a process has ended; one that nobody has reaped has.
+pub fn has_ended(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
+}

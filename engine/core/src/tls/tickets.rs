@@ -37,7 +37,7 @@ use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
 use super::ticket_file::KeyFileError;
-use super::ticket_keys::{KeyRing, KeyState, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds, Use};
+use super::ticket_keys::{KeyRing, KeyState, NAME_BYTES, NoRandomness, TicketKey, UnixSeconds};
 
 /// Most bytes of a ticket (a TLS 1.2 session or TLS 1.3 PSK is a few hundred; with a client's certificate
 /// some KiB).
@@ -240,12 +240,6 @@ impl Tickets {
             }
             seen = before;
         }
-    }
-
-    /// The name of every key and what it is for now.
-    #[must_use]
-    pub fn uses(&self) -> Vec<(String, Use)> {
-        self.ring.load().uses(self.now()).map(|(key, purpose)| (key.id(), purpose)).collect()
     }
 
     /// Every key, what it is for now, and when.

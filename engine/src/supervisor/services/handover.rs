@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::super::StartError;
-use super::{InForce, Running};
+use super::InForce;
 use crate::config::limits::LISTEN_BACKLOG;
+use crate::supervisor::running::Running;
 use crate::sys::socket::Address;
 use crate::sys::{errno, passed, unix};
 use crate::worker::{Command, Mailbox, Service, ServiceId};

@@ -42,7 +42,7 @@ mod tests {
         let tickets = Tickets::generate(3600, NOW).expect("randomness");
         let shared = tickets.share().expect("there is no file");
         let taken = Tickets::from_shared(&shared, 3600, NOW).expect("as it was written");
-        assert_eq!((taken.uses(), taken.file()), (tickets.uses(), None));
+        assert_eq!((taken.keys(), taken.file()), (tickets.keys(), None));
         assert_eq!(*taken.share().expect("there is no file"), *shared);
         let error = Tickets::from_shared("key", 3600, NOW).expect_err("it is no key").to_string();
         assert!(error.starts_with("the keys that were handed over:1: "), "{error}");
