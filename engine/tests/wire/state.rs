@@ -71,9 +71,7 @@ fn state_follows_a_configuration_that_is_put() {
     let server = Setup::from_file(&file).start();
     let listeners = || state(&server)["listeners"].as_array().expect("an array").len();
     assert_eq!(listeners(), 1);
-    let socket = files.path().join("second.sock");
-    let more =
-        format!("[[listener]]\nlisten = \"unix:{}\"\nbackend = \"{}\"\n", socket.display(), backend.addr);
+    let more = format!("[[listener]]\nlisten = \"127.0.0.2:0\"\nbackend = \"{}\"\n", backend.addr);
     let sent = format!("max_connections = 77\n{text}{more}");
     let head = format!("PUT /v1/config HTTP/1.1\r\nContent-Length: {}\r\n\r\n", sent.len());
     let answer = ask_socket(server.admin_socket(), &(head + &sent)).expect("it answers");
