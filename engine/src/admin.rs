@@ -18,6 +18,7 @@ mod listing;
 mod page;
 mod query;
 mod request;
+mod siblings;
 mod stop;
 mod stream;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use answer::Answer;
 use connections::{Client, Open, TICKS};
 use http::{Parsed, Request, Route};
 pub use request::{ConfigRequest, ConfigTask, Refusal, Said, Submit};
+pub use siblings::Siblings;
 pub use stop::Stop;
 use stream::{Access, Listener};
 
@@ -75,6 +77,8 @@ pub struct Service {
     pub confinement: Confinement,
     /// Of the workers, in their order.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
+    /// Whose connections may be those of clients of a listener.
+    pub siblings: Siblings,
 }
 
 impl Service {
@@ -166,7 +170,7 @@ fn file(descriptor: OwnedFd) -> File {
 async fn accept(listener: Listener, pause: File, shared: Shared) {
     let mut refused = 0_u64;
     loop {
-        match listener.accept().await {
+        match listener.accept(&shared.service.siblings).await {
             Ok((stream, access)) => {
                 let (client, shared) = (shared.open.admit(stream, access), shared.clone());
                 tokio_uring::spawn(async move {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,6 +11,7 @@ use std::process::{Command, Output};
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::loadgen::Loadgen;
+use offramp_testing::metrics::ask_socket;
 use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, plain, trust_file};
 use offramp_testing::server::{Setup, TestServer, binary};
 use offramp_testing::tools::{eventually, has_ended, patiently, scratch, signal};
@@ -185,6 +187,23 @@ fn upgrade_that_fails_leaves_the_old_process_in_force() {
         "{why}"
     );
     serves(&server, &mut peer);
+    // It has taken the sockets when it finds that it cannot start.
+    place.configure(&format!("ticket_keys = \"none\"\n{good}"));
+    let why = place.refused(&server);
+    assert!(why.contains("does not start") && why.contains("ticket_keys"), "{why}");
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap();
+    let listeners = ["127.0.0.1:0".to_owned(), taken.to_string()];
+    let listeners = listeners.map(|listen| format!("[[listener]]\nlisten = \"{listen}\"\n")).concat();
+    place.configure(&format!("backend = \"{}\"\n{listeners}", backend.addr));
+    let why = place.refused(&server);
+    assert!(why.contains("does not start") && why.contains("in use"), "{why}");
+    serves(&server, &mut peer);
+    for _ in 0..3 {
+        server.metrics();
+        let answer = ask_socket(server.admin_socket(), "GET /healthz HTTP/1.1").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "admin goes on too: {answer}");
+    }
     place.configure(&good);
     place.install_script("exit 3");
     let why = place.refused(&server);

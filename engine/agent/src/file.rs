@@ -1,6 +1,6 @@
 //! The file of ticket keys that the engine reads: read once at the start, then replaced as a whole.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -47,7 +47,10 @@ impl KeyFile {
         if !lock.metadata().map_err(unusable)?.is_dir() {
             return Err(unusable(io::Error::from(ErrorKind::NotADirectory)));
         }
-        lock.try_lock().map_err(|_| FileError::Taken(directory.clone()))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => FileError::Taken(directory.clone()),
+            TryLockError::Error(cause) => unusable(cause),
+        })?;
         if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
             return Err(FileError::Link(path.to_owned()));
         }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use tokio_uring::{BufResult, net};
 
+use super::Siblings;
 use crate::sys::unix;
 
 /// A socket that listens.
@@ -27,8 +28,8 @@ pub(super) enum Access {
     Full,
     /// It connects by TCP, where nobody knows who it is.
     ReadOnly,
-    /// It is another user at the Unix socket, or a connection of this very process to a backend, for a
-    /// client from anywhere.
+    /// It is another user at the Unix socket, or a connection to a backend, for a client from anywhere, of
+    /// this very process or of one that it replaces or that replaces it.
     Stranger,
 }
 
@@ -47,7 +48,7 @@ impl Listener {
         tokio::net::TcpListener::from_std(listener).map(Self::Tcp)
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Access)> {
+    pub(super) async fn accept(&self, siblings: &Siblings) -> io::Result<(Stream, Access)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -58,7 +59,7 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let access = access(&stream.peer_cred()?);
+                let access = access(&stream.peer_cred()?, siblings);
                 let stream = stream.into_std()?;
                 stream.set_nonblocking(false)?;
                 Ok((Stream::Unix(net::UnixStream::from_std(stream)), access))
@@ -68,9 +69,9 @@ impl Listener {
 }
 
 /// What the process that has connected may do.
-fn access(process: &tokio::net::unix::UCred) -> Access {
+fn access(process: &tokio::net::unix::UCred, siblings: &Siblings) -> Access {
     let is_privileged = [ROOT, rustix::process::geteuid().as_raw()].contains(&process.uid());
-    let is_other = process.pid().is_some_and(|id| id.unsigned_abs() != std::process::id());
+    let is_other = process.pid().is_some_and(|pid| !siblings.is_one(pid.unsigned_abs()));
     if is_privileged && is_other { Access::Full } else { Access::Stranger }
 }
 

@@ -40,6 +40,7 @@ impl Running {
             key_log: None,
             confinement: Confinement::default(),
             mailboxes,
+            siblings: Siblings::default(),
         };
         let stop = Stop::new().unwrap();
         let thread = spawn(deadline, listener, &stop, &service);

@@ -241,7 +241,7 @@ options! {
     AdminSocket: "admin_socket", "--admin-socket", "PATH",
         default "none", Process Path,
         "Unix socket (mode 0600) on which the same is served, and what changes something or is private: \
-         /v1/config, /v1/connections, /offload/off";
+         /v1/config, /v1/upgrade, /v1/connections, /offload/off";
     MaxConnections: "max_connections", "--max-connections", "N",
         default "10000", Process Number,
         "Connections open at once";

@@ -10,8 +10,8 @@ use crate::sys::{errno, passed};
 
 /// The first one.
 const FIRST: RawFd = 3;
-/// Most that may be passed: one for each listener, and the admin address.
-const SOCKETS_MAX: usize = *LISTENERS.end() + 1;
+/// Most that may be passed: one for each listener, and those of `admin` and `admin_socket`.
+const SOCKETS_MAX: usize = *LISTENERS.end() + 2;
 
 /// What the environment says was passed to this very process (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`).
 /// To be called before other processes are started: the descriptors are closed on exec from then on.

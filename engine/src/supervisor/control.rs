@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::StartError;
 use super::manager::Manager;
 use super::services::Services;
+use crate::admin::Siblings;
 use crate::tls::Tickets;
 use crate::worker::{Command, Mailbox, OffloadSwitch};
 
@@ -23,6 +24,8 @@ pub struct Control {
     /// Another process is about to take over.
     pub(super) upgrading: Arc<AtomicBool>,
     pub(super) manager: Manager,
+    /// Processes that this one replaces, and the one that replaces it.
+    pub(super) siblings: Siblings,
 }
 
 impl Control {
@@ -32,13 +35,23 @@ impl Control {
         let mailboxes: Arc<[_]> = mailboxes.into();
         let services = Services::new(Arc::clone(&mailboxes), Arc::clone(&tickets));
         let offload = OffloadSwitch::new(Arc::clone(&mailboxes));
-        let (stopping, upgrading, manager) = Default::default();
-        Ok(Self { mailboxes, stopping, offload, tickets, services, upgrading, manager })
+        let (stopping, upgrading, manager, siblings) = Default::default();
+        Ok(Self { mailboxes, stopping, offload, tickets, services, upgrading, manager, siblings })
     }
 
     /// The kill switch: while it is off the kernel is given no connection. What it has stays with it.
     pub fn allow_offload(&self, allowed: bool) {
         self.offload.allow(allowed);
+    }
+
+    /// What holds in the process that this one replaces holds here: those whose connections may be clients'
+    /// own, and the kill switch.
+    pub(super) fn replaces(&self, siblings: Vec<u32>, is_offload_off: bool) {
+        self.siblings.extend(siblings);
+        if is_offload_off {
+            self.allow_offload(false);
+            tracing::warn!("the offload stays off: it was turned off in the process that is replaced");
+        }
     }
 
     /// As [`Engine::drain`](super::Engine::drain).

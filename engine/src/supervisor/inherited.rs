@@ -106,18 +106,22 @@ impl Given {
     /// accept. Sockets that are more than the workers are behind theirs: none is closed, for connections wait
     /// in it.
     pub(super) fn bind(self, workers: usize) -> Result<Bound, StartError> {
-        let Self { asked, bound, mut sockets, is_shared, owns_file, .. } = self;
+        let Self { purpose, asked, bound, mut sockets, is_shared, owns_file } = self;
         let refused = |error: std::io::Error| StartError::Listen {
             key: "listen",
             address: asked.clone(),
             problem: format!("was passed by another process and cannot be used: {}", errno::name(&error)),
         };
-        for socket in &sockets {
+        // Those of admin do not block, in the process that has them as in this one: the flag is of both.
+        for socket in sockets.iter().filter(|_| purpose != Some(Purpose::Admin)) {
             passed::adopt(socket.as_fd(), bound.is_unix()).map_err(refused)?;
         }
         while sockets.len() < workers {
             let more = match &bound {
-                Address::Tcp(address) if !is_shared => socket::bind_shared(*address),
+                // The kernel shares a port among sockets of one user, and the first may be of another.
+                Address::Tcp(address) if !is_shared => {
+                    socket::bind_shared(*address).or_else(|_| sockets[0].try_clone())
+                }
                 _ => sockets[0].try_clone(),
             };
             sockets.push(more.map_err(refused)?);

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -22,16 +22,31 @@ use crate::tls::key_log::{self, KeyLog};
 /// Of the file; the secrets are for who runs this process.
 const MODE: u32 = 0o600;
 
-/// From here on secrets are written to the end of the file. To be called before the first policy is loaded.
-pub(super) fn start(path: &Path) -> Result<(), StartError> {
-    let refused = |why: String| StartError::KeyLog { path: path.to_owned(), why };
-    let file = open(path).map_err(|error| refused(errno::name(&error)))?;
-    let log = Log::start(file).map_err(|error| refused(errno::name(&error)))?;
-    if !key_log::set(Arc::new(Lines(log))) {
-        return Err(refused("this process has a key log".to_owned()));
+/// The file, opened, before the process confines itself.
+pub(super) struct KeyLogFile {
+    path: PathBuf,
+    file: Bounded,
+}
+
+/// Opens it.
+pub(super) fn open(path: &Path) -> Result<KeyLogFile, StartError> {
+    let file = open_bounded(path).map_err(|why| StartError::KeyLog { path: path.to_owned(), why })?;
+    Ok(KeyLogFile { path: path.to_owned(), file })
+}
+
+impl KeyLogFile {
+    /// From here on secrets are written to the end of the file, by a thread of its own. To be called when
+    /// threads may be started, and before the first policy is loaded.
+    pub(super) fn start(self) -> Result<(), StartError> {
+        let Self { path, file } = self;
+        let refused = |why: String| StartError::KeyLog { path: path.clone(), why };
+        let log = Log::start(file).map_err(|error| refused(errno::name(&error)))?;
+        if !key_log::set(Arc::new(Lines(log))) {
+            return Err(refused("this process has a key log".to_owned()));
+        }
+        warn(&path);
+        Ok(())
     }
-    warn(path);
-    Ok(())
 }
 
 /// Says that they are, at the start and with each reload.
@@ -43,15 +58,22 @@ pub(super) fn warn(path: &Path) {
     );
 }
 
-fn open(path: &Path) -> io::Result<Bounded> {
+/// The file belongs to the user of this process, under one name: whoever made it can read it.
+fn open_bounded(path: &Path) -> Result<Bounded, String> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path)?;
-    let found = file.metadata()?;
+    let name = |error: io::Error| errno::name(&error);
+    let file = options.open(path).map_err(name)?;
+    let found = file.metadata().map_err(name)?;
     if !found.is_file() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        return Err("it is no regular file".to_owned());
     }
-    file.set_permissions(Permissions::from_mode(MODE))?;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.nlink() != 1 {
+        return Err("it belongs to another user, or has another name too; try: a path that does not \
+                    exist, in a directory of this user"
+            .to_owned());
+    }
+    file.set_permissions(Permissions::from_mode(MODE)).map_err(name)?;
     Ok(Bounded { left: KEY_LOG_BYTES_MAX.saturating_sub(found.len()), file, is_full: false })
 }
 
@@ -112,7 +134,7 @@ mod tests {
         let path = directory.path().join("keys");
         std::fs::write(&path, "before\n").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let mut file = open(&path).unwrap();
+        let mut file = open_bounded(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, MODE);
         file.left = 6;
         for line in ["first\n", "second\n", "x"] {
@@ -121,6 +143,8 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nfirst\n");
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(open(&link).is_err() && open(directory.path()).is_err());
+        assert!(open_bounded(&link).is_err() && open_bounded(directory.path()).is_err());
+        std::fs::hard_link(&path, directory.path().join("other")).unwrap();
+        assert!(open_bounded(&path).err().unwrap().contains("another name"));
     }
 }

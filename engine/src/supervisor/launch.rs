@@ -130,5 +130,6 @@ pub(super) fn service(
         key_log: config.key_log.clone(),
         confinement: cage.map(Cage::report).cloned().unwrap_or_default(),
         mailboxes: Arc::clone(&control.mailboxes),
+        siblings: control.siblings.clone(),
     }
 }

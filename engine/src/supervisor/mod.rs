@@ -80,7 +80,7 @@ pub fn run(reread: Reread, log: &Log) -> Result<(), RunError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(RunError::Signals)?;
     let (predecessor, estate) = match Predecessor::from_environment().map_err(StartError::Handover)? {
         Some((predecessor, estate)) => (Some(predecessor), estate),
-        None => (None, Estate { sockets: activation::from_environment()?, tickets: None }),
+        None => (None, Estate { sockets: activation::from_environment()?, ..Estate::default() }),
     };
     // Before a key is read, and before what confines this process.
     let launched = Launched::start();
@@ -168,13 +168,15 @@ impl Engine {
         log: Option<Log>,
         estate: Estate,
     ) -> Result<Self, StartError> {
-        let Estate { sockets: inherited, tickets } = estate;
+        let Estate { sockets: inherited, tickets, siblings, is_offload_off } = estate;
         let open_at_start = descriptors::open().saturating_sub(inherited.count());
-        config.key_log.as_deref().map_or(Ok(()), key_log::start)?;
+        let key_log = config.key_log.as_deref().map(key_log::open).transpose()?;
         let mut cage = log.as_ref().map(|log| Cage::enter(&config, log)).transpose()?;
+        key_log.map_or(Ok(()), key_log::KeyLogFile::start)?;
         let cpus = crew::cpus(&config);
         let tickets = ticket_clock::tickets(&config, tickets.as_deref().map(String::as_str))?;
         let mut control = Control::new(config.workers, Arc::clone(&tickets))?;
+        control.replaces(siblings, is_offload_off);
         control.manager = reread.as_ref().map(|_| Manager::from_environment()).unwrap_or_default();
         let Opened { served, admin: admin_bound, expiries, published } =
             open(&config, &control, &cpus, open_at_start, inherited)?;

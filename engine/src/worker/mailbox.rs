@@ -83,8 +83,15 @@ pub enum Command {
 /// One worker's.
 #[derive(Debug)]
 pub struct Mailbox {
-    commands: Mutex<VecDeque<Command>>,
+    queue: Mutex<Queue>,
     event: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    /// The worker has ended: nobody obeys.
+    is_closed: bool,
 }
 
 impl Mailbox {
@@ -93,7 +100,7 @@ impl Mailbox {
     /// # Errors
     /// What eventfd(2) says: EMFILE, ENFILE, ENOMEM.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { commands: Mutex::default(), event: socket::event()? })
+        Ok(Self { queue: Mutex::default(), event: socket::event()? })
     }
 
     /// Queues a command. The worker obeys in its next turn, in the order of the posts.
@@ -108,9 +115,20 @@ impl Mailbox {
         let _ = socket::signal(self.event.as_fd());
     }
 
+    /// The worker has ended: what waits is dropped, and what is posted later. Who waits for an answer learns
+    /// by that that there will be none.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut queue = self.lock();
+            queue.is_closed = true;
+            std::mem::take(&mut queue.commands)
+        };
+        drop(dropped);
+    }
+
     fn queue(&self, command: Command) {
-        let mut commands = self.lock();
-        if matches!(commands.back(), Some(Command::End)) {
+        let Queue { commands, is_closed } = &mut *self.lock();
+        if *is_closed || matches!(commands.back(), Some(Command::End)) {
             return;
         }
         match &command {
@@ -146,7 +164,7 @@ impl Mailbox {
 
     /// All that waits, in order.
     pub(crate) fn take(&self) -> VecDeque<Command> {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().commands)
     }
 
     /// Readable when something was posted, or the worker is to make a turn.
@@ -154,13 +172,14 @@ impl Mailbox {
         self.event.as_fd()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Command>> {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
     use std::time::Instant;
 
@@ -240,6 +259,29 @@ mod tests {
             .collect();
         assert_eq!(mailbox.take().len(), INQUIRIES_MAX);
         assert!(waiting.iter().all(|it| it.take().is_none()), "nobody has answered");
+    }
+
+    #[test]
+    fn mailbox_of_a_worker_that_ended_wakes_who_asks() {
+        use super::super::inquiry::{ConnectionName, InquiryTask};
+        use crate::reply::reply;
+
+        let mailbox = Mailbox::new().expect("an eventfd");
+        let ask = || {
+            let (reply, waiting) = reply::<super::super::inquiry::InquiryAnswer>().expect("an eventfd");
+            let task = InquiryTask::End(ConnectionName { worker: 0, slot: 0, serial: 0 });
+            mailbox.post(Command::Ask(Inquiry { task, reply }));
+            waiting
+        };
+        let before = ask();
+        mailbox.close();
+        for waiting in [before, ask()] {
+            let event = std::fs::File::from(waiting.event().expect("a descriptor"));
+            let mut count = [0; 8];
+            Read::read_exact(&mut &event, &mut count).expect("it is woken");
+            assert!(waiting.take().is_none());
+        }
+        assert!(mailbox.take().is_empty());
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub enum StartError {
 /// Runs a worker on the calling thread until it was drained or ended. `ready` is called once, when
 /// connections are being accepted, or with the reason why that will not happen.
 pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
+    let _open = Open(Arc::clone(&setup.mailbox));
     match Worker::new(setup) {
         Err(error) => ready(Err(error)),
         Ok(mut worker) => {
@@ -123,6 +124,15 @@ pub fn run(setup: Setup, ready: impl FnOnce(Result<(), StartError>)) {
             ready(Ok(()));
             worker.run();
         }
+    }
+}
+
+/// A mailbox of which somebody takes the commands. Dropped, also by a panic, it is closed.
+struct Open(Arc<Mailbox>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

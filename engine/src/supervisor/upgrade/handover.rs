@@ -1,7 +1,8 @@
 //! What the old process hands over to the new one, and what the new one answers.
 //!
 //! The old one sends `socket HEADER` with the sockets of an address, as often as there are some; `tickets
-//! KEYS` if it has made ticket keys for itself; and `end`. The new one starts by that, and sends `ready`, or
+//! KEYS` if it has made ticket keys for itself; `siblings PIDS`, its own and those that it has replaced;
+//! `offload off` if the kill switch says so; and `end`. The new one starts by that, and sends `ready`, or
 //! `failed WHY`. Only after `ready` does the old one send `go`, and from then on the new one accepts. Without
 //! `go` it ends: one process decides which of the two serves. A word that a process does not know it passes
 //! over, as the other may be of a later version.
@@ -22,7 +23,7 @@ use crate::sys::socket::{self, Address};
 use crate::sys::{errno, passed};
 
 /// Most sockets that a process takes over.
-const SOCKETS_MAX: usize = (*LISTENERS.end() + 1) * *WORKERS.end();
+const SOCKETS_MAX: usize = (*LISTENERS.end() + 2) * *WORKERS.end();
 /// How long the old process may take to answer that the new one is ready.
 const GO_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,11 +37,22 @@ struct Header {
     owns_file: bool,
 }
 
+/// What is handed over beside sockets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words<'a> {
+    /// The ticket keys, as a file has them, if the process has made them for itself.
+    pub(super) tickets: Option<&'a str>,
+    /// The process that hands over, and those that it has replaced.
+    pub(super) siblings: &'a [u32],
+    /// The kill switch.
+    pub(super) is_offload_allowed: bool,
+}
+
 /// Sends all of it.
 pub(super) fn hand_over(
     channel: &Channel,
     given: &[Given],
-    tickets: Option<&str>,
+    words: Words<'_>,
     deadline: Instant,
 ) -> io::Result<()> {
     for given in given {
@@ -57,7 +69,12 @@ pub(super) fn hand_over(
             channel.send(header.as_bytes(), &sockets, deadline)?;
         }
     }
-    if let Some(tickets) = tickets {
+    let siblings: Vec<_> = words.siblings.iter().map(u32::to_string).collect();
+    channel.send(format!("siblings {}", siblings.join(" ")).as_bytes(), &[], deadline)?;
+    if !words.is_offload_allowed {
+        channel.send(b"offload off", &[], deadline)?;
+    }
+    if let Some(tickets) = words.tickets {
         let mut message = Zeroizing::new(String::with_capacity(tickets.len() + 8));
         message.push_str("tickets ");
         message.push_str(tickets);
@@ -88,6 +105,10 @@ pub(in super::super) struct Estate {
     pub(in super::super) sockets: Inherited,
     /// The ticket keys, as a file has them.
     pub(in super::super) tickets: Option<Zeroizing<String>>,
+    /// The process that is replaced, and those that it has replaced.
+    pub(in super::super) siblings: Vec<u32>,
+    /// The kill switch of the offload was turned off there.
+    pub(in super::super) is_offload_off: bool,
 }
 
 impl Predecessor {
@@ -112,7 +133,7 @@ impl Predecessor {
 
     fn take(&self) -> io::Result<Estate> {
         let deadline = now() + UPGRADE_DEADLINE;
-        let (mut all, mut tickets, mut count) = (Vec::<Given>::new(), None, 0);
+        let (mut all, mut count, mut estate) = (Vec::<Given>::new(), 0, Estate::default());
         loop {
             let message = self.0.receive(Some(deadline))?.ok_or(io::ErrorKind::UnexpectedEof)?;
             count += message.descriptors.len();
@@ -129,7 +150,11 @@ impl Predecessor {
                         None => all.push(Given { sockets: message.descriptors, ..given }),
                     }
                 }
-                ("tickets", keys) => tickets = Some(Zeroizing::new(keys.to_owned())),
+                ("tickets", keys) => estate.tickets = Some(Zeroizing::new(keys.to_owned())),
+                ("siblings", pids) => {
+                    estate.siblings = pids.split(' ').filter_map(|pid| pid.parse().ok()).collect();
+                }
+                ("offload", "off") => estate.is_offload_off = true,
                 ("end", _) => break,
                 _ => {}
             }
@@ -141,7 +166,8 @@ impl Predecessor {
         if !all.iter().all(is_good) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(Estate { sockets: Inherited { giver: Giver::Predecessor, sockets: all }, tickets })
+        estate.sockets = Inherited { giver: Giver::Predecessor, sockets: all };
+        Ok(estate)
     }
 
     /// Says why this process does not start.
@@ -211,10 +237,12 @@ mod tests {
         let predecessor = Predecessor(Channel::from(theirs));
         let (many, one) = (listening(DESCRIPTORS_MAX + 1), listening(1));
         let expected = [&many, &one].map(|it| (it.bound.clone(), it.sockets.len()));
-        let sending = std::thread::spawn(move || hand_over(&ours, &[many, one], Some("key a b"), soon()));
+        let words = Words { tickets: Some("key a b"), siblings: &[7, 8], is_offload_allowed: false };
+        let sending = std::thread::spawn(move || hand_over(&ours, &[many, one], words, soon()));
         let mut estate = predecessor.take().unwrap();
         sending.join().unwrap().unwrap();
         assert_eq!(estate.tickets.as_deref().map(String::as_str), Some("key a b"));
+        assert_eq!((&estate.siblings[..], estate.is_offload_off), (&[7, 8][..], true));
         let asked = Address::Tcp("127.0.0.1:0".parse().unwrap());
         for expected in expected {
             let taken = estate.sockets.take(Purpose::Listener, &asked).unwrap();

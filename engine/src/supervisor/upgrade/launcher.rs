@@ -4,15 +4,19 @@
 //! one first, before it has read a key. What is started is fixed then: the path, the arguments and the
 //! environment of the process that serves. A request carries one descriptor and no parameter.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
 
 use super::super::pools::now;
 use super::channel::{Channel, MESSAGE_BYTES_MAX, Message};
@@ -33,7 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The launcher as the process that serves knows it. Dropped, it ends, and so does what it has started and
 /// was not to [leave](Launcher::leave).
 #[derive(Debug)]
-pub(super) struct Launcher(Channel);
+pub(super) struct Launcher {
+    /// None once an answer was not in time: a later one would be taken for that of another request.
+    channel: RefCell<Option<Channel>>,
+}
 
 impl Launcher {
     /// Starts it. To be called before anything else: what is open or secret by then is not its business.
@@ -49,14 +56,12 @@ impl Launcher {
         }
         // It is not reaped: it ends with this process, or when another one has taken over.
         command.stdin(theirs).spawn().map_err(failed)?;
-        Ok(Self(channel))
+        Ok(Self { channel: RefCell::new(Some(channel)) })
     }
 
     /// Starts the program again, with `end` as its standard input. Its process number.
     pub(super) fn launch(&self, end: &OwnedFd) -> Result<u32, String> {
-        let deadline = now() + PATIENCE;
-        self.0.send(b"start", &[end.as_fd()], deadline).map_err(|error| gone(&error))?;
-        let answer = self.answer(deadline)?;
+        let answer = self.ask(b"start", &[end.as_fd()])?;
         match answer.words() {
             ("started", pid) => pid.parse().map_err(|_| "the launcher gave no process number".to_owned()),
             (_, why) => Err(why.to_owned()),
@@ -65,23 +70,25 @@ impl Launcher {
 
     /// Ends what it has started last, unless that has ended. How it has ended.
     pub(super) fn end(&self) -> Result<String, String> {
-        let deadline = now() + PATIENCE;
-        self.0.send(b"end", &[], deadline).map_err(|error| gone(&error))?;
-        Ok(self.answer(deadline)?.words().1.to_owned())
+        Ok(self.ask(b"end", &[])?.words().1.to_owned())
     }
 
     /// What it has started last serves, and goes on when the launcher ends.
     pub(super) fn leave(&self) {
-        // Without the launcher nobody ends it.
-        drop(self.0.send(b"done", &[], now() + PATIENCE));
+        if let Some(channel) = &*self.channel.borrow() {
+            // Without the launcher nobody ends it.
+            drop(channel.send(b"done", &[], now() + PATIENCE));
+        }
     }
 
-    fn answer(&self, deadline: Instant) -> Result<Message, String> {
-        match self.0.receive(Some(deadline)) {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(gone(&io::ErrorKind::BrokenPipe.into())),
-            Err(error) => Err(gone(&error)),
-        }
+    fn ask(&self, word: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<Message, String> {
+        let mut channel = self.channel.borrow_mut();
+        let open = channel.as_ref().ok_or_else(|| gone(&io::ErrorKind::BrokenPipe.into()))?;
+        let deadline = now() + PATIENCE;
+        let answer = open.send(word, descriptors, deadline).and_then(|()| open.receive(Some(deadline)));
+        let answer = answer.and_then(|message| message.ok_or_else(|| io::ErrorKind::BrokenPipe.into()));
+        // Closed, it ends, and so does what it has started.
+        answer.inspect_err(|_| *channel = None).map_err(|error| gone(&error))
     }
 }
 
@@ -116,6 +123,9 @@ fn undeleted(path: &Path) -> PathBuf {
 pub fn launcher(program: &Path, arguments: &[OsString]) -> ExitCode {
     // Its name in ps and top; otherwise that of the link by which it was executed.
     let _ = rustix::thread::set_name(c"offramp-launch");
+    // They are meant for the process that serves, also where they are sent to all of this name. Handled and
+    // not ignored: what is started has the defaults again.
+    let _taken = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2]);
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     let mut last: Option<Child> = None;
     loop {

@@ -53,7 +53,7 @@ pub(super) struct Upgrades {
 pub(super) enum Ask {
     /// SIGUSR2.
     Signal,
-    /// At the admin address.
+    /// At `admin_socket`.
     Request(ConfigRequest),
 }
 
@@ -150,6 +150,7 @@ impl Upgrader {
         let given = given(&self.control, &self.admin)?;
         let pid = launcher.launch(&theirs)?;
         drop(theirs);
+        self.control.siblings.extend([pid]);
         tracing::info!("upgrade: process {pid} starts");
         if let Err(why) = converse(&self.control, &ours, &given, deadline) {
             drop(ours);
@@ -158,7 +159,9 @@ impl Upgrader {
         }
         // The service manager knows it before it reports that it serves.
         self.control.manager.resign(pid);
+        self.control.services.leave_files();
         if let Err(error) = ours.send(b"go", &[], deadline) {
+            self.control.services.files().own_all();
             self.control.manager.stay();
             let how = launcher.end().unwrap_or_else(|error| error);
             return Err(format!("the new process {pid} ended when it was ready: {error}; {how}"));
@@ -171,7 +174,6 @@ impl Upgrader {
 
     /// This process accepts nobody any more, and leaves to the other one what both have.
     fn retire(&mut self) {
-        self.control.services.leave_files();
         self.admin.retire();
         self.control.drain();
         // The launcher ends by this, so that the new process is the service manager's child.
@@ -240,7 +242,13 @@ fn converse(control: &Control, channel: &Channel, given: &[Given], deadline: Ins
         _ => format!("did not take the sockets: {error}"),
     };
     // Where it does not take them it may have said why.
-    let sent = handover::hand_over(channel, given, tickets.as_deref().map(String::as_str), deadline);
+    let siblings = [vec![me()], control.siblings.all()].concat();
+    let words = handover::Words {
+        tickets: tickets.as_deref().map(String::as_str),
+        siblings: &siblings,
+        is_offload_allowed: control.offload.is_allowed(),
+    };
+    let sent = handover::hand_over(channel, given, words, deadline);
     match (handover::answer(channel, deadline), sent) {
         (Ok(Some(Ok(()))), Ok(())) if control.is_stopping() => {
             Err("was ready when this one was asked to stop".to_owned())
