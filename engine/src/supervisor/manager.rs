@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::config::limits::TICK;
 use crate::sys::errno;
@@ -78,8 +78,9 @@ impl Manager {
 
     /// A reload has begun; [`Manager::ready`] ends it.
     pub(super) fn reloading(&self) {
-        let now = clock_gettime(ClockId::Monotonic);
-        let micros = now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000;
+        // By the C library: rustix panics where the kernel has no vDSO, as User-Mode Linux 7.2.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        let micros = now.as_micros();
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
     }
 

@@ -247,7 +247,8 @@ fn unix_socket_goes_with_its_listener_at_a_reload() {
     let mut open = place.open(Version::Tls13);
     assert!(other.exists());
     place.configure(&place.listener(&other, ""));
-    server.reload("no longer listening on unix:");
+    server.reload("timeouts in force");
+    assert!(server.stderr().contains("no longer listening on unix:"), "{}", server.stderr());
     eventually("the file is removed", || !place.path.exists());
     assert!(other.exists());
     open.ping(b"goes on");
