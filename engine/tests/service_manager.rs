@@ -236,7 +236,7 @@ fn launcher_ends_with_the_process_that_has_started_it() {
     let descriptors = std::fs::read_dir(format!("/proc/{launcher}/fd")).unwrap().flatten();
     let targets = descriptors.filter_map(|it| std::fs::read_link(it.path()).ok());
     let sockets = targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count();
-    assert_eq!(sockets, 1, "its channel, and none that listens");
+    assert_eq!(sockets, 3, "its channel and the pair of its signals, and none that listens");
     signal(server.pid(), "KILL");
     eventually("it ends", || offramp_testing::tools::has_ended(launcher));
 }

@@ -194,8 +194,8 @@ fn upgrade_that_fails_leaves_the_old_process_in_force() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = other.local_addr().unwrap();
     let listeners = ["127.0.0.1:0".to_owned(), taken.to_string()];
-    let listeners = listeners.map(|listen| format!("[[listener]]\nlisten = \"{listen}\"\n")).concat();
-    place.configure(&format!("backend = \"{}\"\n{listeners}", backend.addr));
+    let listener = |listen| format!("[[listener]]\nlisten = \"{listen}\"\nbackend = \"{}\"\n", backend.addr);
+    place.configure(&listeners.map(listener).concat());
     let why = place.refused(&server);
     assert!(why.contains("does not start") && why.contains("in use"), "{why}");
     serves(&server, &mut peer);

@@ -216,8 +216,7 @@ impl Engine {
         inbox.start(tick, obey, Arc::clone(&rounds), crew.reports())?;
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
-        let services = control.services.clone();
-        let to_upgrade = Some((to_upgrade, admin.clone()));
+        let (services, to_upgrade) = (control.services.clone(), Some((to_upgrade, admin.clone())));
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, log);
             admin.stop();
