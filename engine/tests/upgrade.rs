@@ -201,7 +201,7 @@ fn upgrade_that_fails_leaves_the_old_process_in_force() {
     serves(&server, &mut peer);
     for _ in 0..3 {
         server.metrics();
-        let answer = ask_socket(server.admin_socket(), "GET /healthz HTTP/1.1").unwrap();
+        let answer = ask_socket(server.admin_socket(), "GET /healthz HTTP/1.1\r\n\r\n").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "admin goes on too: {answer}");
     }
     place.configure(&good);
