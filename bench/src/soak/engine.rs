@@ -113,7 +113,7 @@ impl World {
         let line = line.with_context(|| self.last_words())?;
         let after = |mark: &str, nth: usize| {
             let rest = line.split(mark).nth(nth)?;
-            rest.split([',', ';']).next()?.trim().parse::<SocketAddr>().ok()
+            rest.split([',', ';', ' ', '\n']).next()?.trim().parse::<SocketAddr>().ok()
         };
         let address = |mark, nth| after(mark, nth).with_context(|| format!("no address {nth} in {line:?}"));
         self.listeners = [address("listening on ", 1)?, address("listening on ", 2)?];
