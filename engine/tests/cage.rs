@@ -23,7 +23,7 @@ use offramp::sys::landlock;
 use offramp::sys::ring::Ring;
 use offramp::sys::seccomp::{self, Refusals, Threads};
 use offramp_testing::identity::Identity;
-use offramp_testing::tools::scratch;
+use offramp_testing::tools::{scratch, skip};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A user and group of no rights, without an account by which it would have more groups.
@@ -69,8 +69,7 @@ fn main() {
         return inside(Path::new(&arguments.next().unwrap()));
     }
     if !Uid::effective().is_root() {
-        println!("SKIP: only root can become another user");
-        return;
+        return skip("only root can become another user");
     }
     let directory = scratch();
     let said = outside(directory.path());
@@ -91,7 +90,7 @@ fn main() {
     assert_eq!(outcomes.next(), None);
     for layer in ["user", "no_new_privs", "landlock", "seccomp", "io_uring restrictions"] {
         if !held(layer) {
-            println!("SKIP: {layer} is not in force here");
+            skip(&format!("{layer} is not in force here"));
         }
     }
 }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client of the admin address waits.
 const ANSWER: Duration = Duration::from_secs(10);
 const WORKERS: usize = 2;
-/// What every client is told: it counts failures, and goes on.
+/// Options of every client: it counts failures, and goes on.
 const ALL_CLIENTS: &str = "-t 1 --warm-up 0s --json --quiet --pin off --give-up 1000000 --allow-failures 1";
 /// What the log has of each reload that changed something.
 const RELOADED: &str = "SIGHUP: ";

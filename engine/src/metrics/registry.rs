@@ -93,12 +93,6 @@ impl Registry {
         self.lock().endpoints = endpoints;
     }
 
-    /// The endpoints in force.
-    #[must_use]
-    pub fn endpoints(&self) -> Vec<EndpointRow> {
-        self.lock().endpoints.clone()
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,9 @@
 //! Stage 2 once more: sessions that are resumed by ticket, and a listener without tickets.
 
-use rustls::HandshakeKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, HandshakeKind};
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::NAME;
@@ -168,11 +171,7 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
     write(good.as_bytes(), 0o600);
     let server = Setup::new(backend.addr).flags(&format!("--ticket-keys {}", path.display())).start();
     let clients = BOTH.map(|version| (version, plain(version)));
-    let kind = |client| {
-        let mut peer = Peer::open(server.addr, client);
-        peer.ping(b"there and back");
-        peer.kind()
-    };
+    let kind = |client| kind_of(server.addr, client);
     clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full));
     let bad: [(Vec<u8>, u32, &str); 6] = [
         (good.clone().into(), 0o644, "its mode is 0644"),
@@ -236,11 +235,7 @@ fn ticket_keys_of_a_kubernetes_secret_are_read_on_each_swap() {
     let server =
         Setup::new(backend.addr).flags(&format!("--ticket-keys {}", at("ticket.keys").display())).start();
     let clients = BOTH.map(|version| (version, plain(version)));
-    let kind = |client| {
-        let mut peer = Peer::open(server.addr, client);
-        peer.ping(b"there and back");
-        peer.kind()
-    };
+    let kind = |client| kind_of(server.addr, client);
     clients.iter().for_each(|(_, client)| assert_eq!(kind(client), HandshakeKind::Full));
     let contents =
         [(format!("{first}{second}"), HandshakeKind::Resumed), (key("c", "5f60"), HandshakeKind::Full)];
@@ -254,4 +249,11 @@ fn ticket_keys_of_a_kubernetes_secret_are_read_on_each_swap() {
         }
     }
     server.stop();
+}
+
+/// The kind of a handshake, and that the connection behind it carries bytes.
+fn kind_of(server: SocketAddr, client: &Arc<ClientConfig>) -> HandshakeKind {
+    let mut peer = Peer::open(server, client);
+    peer.ping(b"there and back");
+    peer.kind()
 }

@@ -72,7 +72,7 @@ fn leader_killed_is_followed_by_another_that_rotates() {
     let rest: Vec<&Host> = hosts.iter().filter(|host| host.name != first).collect();
     eventually("another leads", || ![first.as_str(), ""].contains(&etcd.leader().as_str()));
     let keys = rotated(&rest, &keys);
-    // One that is told to stop leaves at once.
+    // An agent that gets SIGTERM leaves the lead at once.
     let second = etcd.leader();
     hosts[at(&second)].terminate();
     assert_ne!(etcd.leader(), second, "it has given up its lease");

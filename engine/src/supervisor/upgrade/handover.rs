@@ -1,7 +1,7 @@
 //! What the old process hands over to the new one, and what the new one answers.
 //!
 //! The old one sends `socket HEADER` with the sockets of an address, as often as there are some; `tickets
-//! KEYS` if it has made ticket keys for itself; `siblings PIDS`, its own and those that it has replaced;
+//! KEYS` if it has generated ticket keys; `siblings PIDS`, its own and those that it has replaced;
 //! `offload off` if the kill switch says so; and `end`. The new one starts by that, and sends `ready`, or
 //! `failed WHY`. Only after `ready` does the old one send `go`, and from then on the new one accepts. Without
 //! `go` it ends: one process decides which of the two serves. A word that a process does not know it passes
@@ -40,7 +40,7 @@ struct Header {
 /// What is handed over beside sockets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words<'a> {
-    /// The ticket keys, as a file has them, if the process has made them for itself.
+    /// The ticket keys, as a file has them, if the process has generated them.
     pub(super) tickets: Option<&'a str>,
     /// The process that hands over, and those that it has replaced.
     pub(super) siblings: &'a [u32],

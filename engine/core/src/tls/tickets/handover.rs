@@ -1,5 +1,5 @@
-//! Ticket keys that a process has made for itself, on their way to the process that replaces it: so that
-//! sessions resume there. With a file, the file is the only input of both.
+//! Ticket keys that a process has generated, on their way to the process that replaces it, so that sessions
+//! resume there. With a file, the file is the only input of both processes.
 
 use std::path::Path;
 
