@@ -233,6 +233,13 @@ fn launcher_ends_with_the_process_that_has_started_it() {
     let launcher: u32 = children.split_whitespace().next().expect("one child").parse().unwrap();
     let comm = || std::fs::read_to_string(format!("/proc/{launcher}/comm")).unwrap_or_default();
     eventually("its name", || comm().trim() == "offramp-launch");
+    // Signals that are sent to all of this name do not end it: HUP, INT, USR1, USR2, TERM.
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{launcher}/status")).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+        u64::from_str_radix(mask.trim(), 16).unwrap_or_default()
+    };
+    eventually("signals are caught", || caught() & 0x4a03 == 0x4a03);
     let descriptors = std::fs::read_dir(format!("/proc/{launcher}/fd")).unwrap().flatten();
     let targets = descriptors.filter_map(|it| std::fs::read_link(it.path()).ok());
     let sockets = targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count();
