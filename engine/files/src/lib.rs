@@ -14,6 +14,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+pub mod notify;
 pub mod pem;
 
 /// Most bytes of a file, where its reader sets no lower limit: above any honest bundle of authorities.

@@ -1,20 +1,13 @@
 //! The service manager that has started this process, such as systemd: what it is notified of (sd_notify(3)),
-//! and its watchdog.
-//!
-//! Nobody waits for it: the socket is connected at the start and does not block, and a message that it does
-//! not take is lost. The crate `sd-notify` opens a socket for each message and waits until it is taken.
+//! and its watchdog. Nobody waits for it: a message that it does not take is lost.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use offramp_files::notify::{self, Notifier};
 
 use crate::config::limits::TICK;
 use crate::sys::errno;
@@ -24,7 +17,7 @@ use crate::sys::errno;
 pub(super) struct Manager(Option<Arc<Connected>>);
 
 struct Connected {
-    socket: UnixDatagram,
+    notifier: Notifier,
     /// Looks at the workers between two messages for the watchdog; 0 without one.
     looks_per_message: u64,
     looks: AtomicU64,
@@ -33,47 +26,32 @@ struct Connected {
     is_stopping: AtomicBool,
 }
 
-/// Most bytes of a status.
-const STATUS_BYTES_MAX: usize = 1024;
-
 impl Manager {
     /// What the environment names: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. What is wrong with it
     /// is logged, and keeps nobody from serving.
     pub(super) fn from_environment() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-        let Some(path) = variable("NOTIFY_SOCKET") else { return Self(None) };
-        let text = |name| variable(name).and_then(|value| value.into_string().ok());
-        let watchdog = text("WATCHDOG_USEC").filter(|_| is_for_us(text("WATCHDOG_PID").as_deref()));
-        match Self::connect(&path, watchdog.as_deref()) {
-            Ok(manager) => manager,
+        let notifier = match Notifier::from_environment() {
+            Ok(Some(notifier)) => notifier,
+            Ok(None) => return Self(None),
             Err(error) => {
-                tracing::warn!(
-                    error = errno::name(&error),
-                    "NOTIFY_SOCKET={}: the service manager cannot be notified; try: Type=exec in the unit, \
-                     or unset NOTIFY_SOCKET",
-                    path.display()
-                );
-                Self(None)
+                tracing::warn!("{error}");
+                return Self(None);
             }
-        }
+        };
+        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let watchdog = text("WATCHDOG_USEC").filter(|_| is_for_us(text("WATCHDOG_PID").as_deref()));
+        Self::connected(notifier, watchdog.as_deref())
     }
 
-    fn connect(path: &OsString, watchdog: Option<&str>) -> io::Result<Self> {
-        let address = match path.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(path)?,
-        };
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect_addr(&address)?;
+    fn connected(notifier: Notifier, watchdog: Option<&str>) -> Self {
         let looks_per_message = watchdog.map_or(0, looks_per_message);
         let (looks, has_resigned, is_stopping) = Default::default();
-        Ok(Self(Some(Arc::new(Connected { socket, looks_per_message, looks, has_resigned, is_stopping }))))
+        Self(Some(Arc::new(Connected { notifier, looks_per_message, looks, has_resigned, is_stopping })))
     }
 
     /// The service is there: after the start, and after a reload, whatever came of that.
     pub(super) fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={}", in_a_line(status)));
+        self.send(&format!("READY=1\n{}", notify::status(status)));
     }
 
     /// A reload has begun; [`Manager::ready`] ends it.
@@ -93,7 +71,7 @@ impl Manager {
 
     /// How things are.
     pub(super) fn status(&self, status: &str) {
-        self.send(&format!("STATUS={}", in_a_line(status)));
+        self.send(&notify::status(status));
     }
 
     /// All workers turn: to be called once a TICK in which they do.
@@ -126,7 +104,7 @@ impl Manager {
         let Some(connected) = self.0.as_ref().filter(|it| !it.has_resigned.load(Ordering::Relaxed)) else {
             return;
         };
-        if let Err(error) = connected.socket.send(message.as_bytes()) {
+        if let Err(error) = connected.notifier.send(message) {
             let first = message.lines().next().unwrap_or_default();
             tracing::warn!(error = errno::name(&error), "the service manager was not notified: {first}");
         }
@@ -156,15 +134,10 @@ fn looks_per_message(watchdog: &str) -> u64 {
     (time / 2).as_secs() / TICK.as_secs()
 }
 
-/// A status has no line of its own for each of its lines.
-fn in_a_line(status: &str) -> String {
-    let mut line: String = status.replace(char::is_control, " ");
-    line.truncate(line.floor_char_boundary(STATUS_BYTES_MAX));
-    line
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     struct Listening {
@@ -178,7 +151,7 @@ mod tests {
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let manager = Manager::connect(&path.into_os_string(), watchdog).unwrap();
+        let manager = Manager::connected(Notifier::connect(&path.into_os_string()).unwrap(), watchdog);
         Listening { socket, manager, _directory: directory }
     }
 
@@ -217,25 +190,5 @@ mod tests {
         assert_eq!(["30000000", "3000000", "1000000", "x"].map(looks_per_message), [15, 1, 1, 0]);
         let own = std::process::id().to_string();
         assert!(is_for_us(None) && is_for_us(Some(&own)) && !is_for_us(Some("1")));
-    }
-
-    #[test]
-    fn manager_that_reads_nothing_blocks_nobody() {
-        let it = listening(None);
-        (0..10_000).for_each(|_| it.manager.status("one more"));
-        assert!(it.next().is_some());
-        it.manager.status(&"ü".repeat(STATUS_BYTES_MAX));
-    }
-
-    #[test]
-    fn abstract_socket_is_reached_and_a_missing_one_is_an_error() {
-        let name = format!("offramp-notify-{}", std::process::id());
-        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        let manager = Manager::connect(&format!("@{name}").into(), None).unwrap();
-        manager.status("here");
-        let mut bytes = [0; 64];
-        let length = socket.recv(&mut bytes).unwrap();
-        assert_eq!(&bytes[..length], b"STATUS=here");
-        assert!(Manager::connect(&"/nowhere/notify".into(), None).is_err());
     }
 }
