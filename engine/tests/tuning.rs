@@ -248,6 +248,7 @@ fn units_are_understood_whole_and_leave_little_exposed() {
     for name in ["offramp.service", "offramp-ticket-key-agent.service"] {
         let unit = directory.path().join(name);
         let text = fs::read_to_string(tuning().join(name)).unwrap();
+        assert!(text.lines().any(|line| line == "Type=notify"), "{name}: both notify systemd");
         // The program must be there.
         fs::write(&unit, text.replace("/usr/bin/offramp", env!("CARGO_BIN_EXE_offramp"))).unwrap();
         let unit = unit.to_str().unwrap();

@@ -17,6 +17,7 @@ use crate::file::KeyFile;
 use crate::leader::{Candidate, Leadership};
 use crate::rotation::{self, Schedule};
 use crate::seal::{Generation, OpenError, Opened, Sealer};
+use crate::service::Service;
 
 /// After this agent has changed something in etcd, before it reads what is there.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +48,7 @@ pub(crate) struct Agent {
     pub(crate) interval: Duration,
     pub(crate) alarms: Alarms,
     pub(crate) metrics_file: Option<PathBuf>,
+    pub(crate) service: Service,
     pub(crate) state: State,
     /// The ring that the engine has.
     pub(crate) in_force: Option<Generation>,
@@ -89,6 +91,7 @@ impl Agent {
             let is_changed = self.round();
             next = instant() + if is_changed { PAUSE } else { self.interval };
         }
+        self.service.stopping();
         self.candidate.resign(&mut self.etcd);
     }
 
@@ -108,6 +111,8 @@ impl Agent {
         };
         self.check_rotation(unix());
         self.report();
+        let status = self.status();
+        self.service.stands(self.in_force.is_some(), &status);
         is_changed
     }
 
@@ -276,6 +281,20 @@ impl Agent {
         match &self.in_force {
             Some(in_force) => format!(" until {}", rfc3339(rotation::end(&in_force.ring, unix()))),
             None => ": there are none yet".to_owned(),
+        }
+    }
+
+    /// How the agent stands, in a line.
+    fn status(&self) -> String {
+        match (&self.in_force, self.alarms.first()) {
+            (None, None) => "waits for ticket keys from etcd".to_owned(),
+            (None, Some(text)) => format!("has no ticket keys: {text}"),
+            (Some(_), Some(text)) => text.to_owned(),
+            (Some(in_force), None) => {
+                let role = if self.state.is_leader { "leads" } else { "follows" };
+                let end = rfc3339(self.state.end);
+                format!("{role}: ticket keys of generation {} in force until {end}", in_force.number)
+            }
         }
     }
 

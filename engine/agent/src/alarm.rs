@@ -41,10 +41,16 @@ impl Alarm {
     }
 }
 
-/// Those that are raised, each with the time of its next line in the log.
+/// Those that are raised.
 pub(crate) struct Alarms {
     again: Duration,
-    raised: BTreeMap<Alarm, Instant>,
+    raised: BTreeMap<Alarm, Raised>,
+}
+
+struct Raised {
+    text: String,
+    /// The time of its next line in the log.
+    next: Instant,
 }
 
 impl Alarms {
@@ -54,12 +60,18 @@ impl Alarms {
 
     /// Logs it, unless it has been raised and logged a short time ago. Says whether it was logged.
     pub(crate) fn raise(&mut self, alarm: Alarm, now: Instant, text: &str) -> bool {
-        if self.raised.get(&alarm).is_some_and(|next| now < *next) {
-            return false;
+        let next = self.raised.get(&alarm).map(|raised| raised.next).filter(|next| now < *next);
+        let raised = Raised { text: text.to_owned(), next: next.unwrap_or(now + self.again) };
+        self.raised.insert(alarm, raised);
+        if next.is_none() {
+            tracing::error!(alarm = alarm.name(), "{text}");
         }
-        self.raised.insert(alarm, now + self.again);
-        tracing::error!(alarm = alarm.name(), "{text}");
-        true
+        next.is_none()
+    }
+
+    /// The text of the first one, in the order of [`Alarm`].
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.raised.values().next().map(|raised| raised.text.as_str())
     }
 
     pub(crate) fn clear(&mut self, alarm: Alarm) {
@@ -119,6 +131,9 @@ mod tests {
             [true, false, false, true, false, false, true]
         );
         assert!(text(&State::default(), &alarms).contains("alarm{alarm=\"etcd\"} 1\n"));
+        alarms.raise(Alarm::Rotation, begin, "late");
+        alarms.raise(Alarm::Etcd, begin + Duration::from_secs(121), "lost otherwise");
+        assert_eq!(alarms.first(), Some("lost otherwise"));
         alarms.clear(Alarm::Etcd);
         assert!(text(&State::default(), &alarms).contains("alarm{alarm=\"etcd\"} 0\n"));
         assert!(alarms.raise(Alarm::Etcd, begin, "lost again"));

@@ -21,6 +21,7 @@ mod leader;
 mod options;
 mod rotation;
 mod seal;
+mod service;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ use file::{FileError, KeyFile};
 use leader::Candidate;
 use options::{OptionError, Options};
 use seal::{KekError, Sealer};
+use service::Service;
 
 /// After a watch that failed, before the next.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -127,6 +129,7 @@ fn start(options: &Options) -> Result<(Agent, Receiver<Event>), StartError> {
         interval: options.interval(),
         alarms: Alarms::new(options.alarm_every),
         metrics_file: options.metrics_file.clone(),
+        service: Service::from_environment(),
         state: State::default(),
         in_force,
         vacant: 0,

@@ -170,6 +170,8 @@ pub(crate) struct Host {
     pub(crate) name: String,
     directory: PathBuf,
     command: Vec<String>,
+    /// The socket of its service manager.
+    manager: Option<PathBuf>,
     log: Arc<Mutex<String>>,
 }
 
@@ -179,6 +181,21 @@ impl Host {
     }
 
     pub(crate) fn start_with(etcd: &Etcd, name: &str, keks: &[&Path], options: &[&str]) -> Self {
+        Self::start_under(etcd, name, keks, options, None)
+    }
+
+    /// With a service manager at this socket.
+    pub(crate) fn start_notifying(etcd: &Etcd, name: &str, kek: &Path, manager: &Path) -> Self {
+        Self::start_under(etcd, name, &[kek], &TIMES, Some(manager.to_owned()))
+    }
+
+    fn start_under(
+        etcd: &Etcd,
+        name: &str,
+        keks: &[&Path],
+        options: &[&str],
+        manager: Option<PathBuf>,
+    ) -> Self {
         let directory = etcd.files.path().join(name);
         std::fs::create_dir_all(&directory).expect("made");
         let mut command: Vec<String> = ["--name", name, "--lease", "4s"].map(str::to_owned).to_vec();
@@ -192,8 +209,8 @@ impl Host {
         keks.iter().for_each(|kek| command.extend(["--kek".to_owned(), text(kek)]));
         command.extend(options.iter().map(|word| (*word).to_owned()));
         let log = Arc::default();
-        let child = spawn(&command, &log);
-        Self { child, name: name.to_owned(), directory, command, log }
+        let child = spawn(&command, manager.as_deref(), &log);
+        Self { child, name: name.to_owned(), directory, command, manager, log }
     }
 
     pub(crate) fn file(&self) -> PathBuf {
@@ -252,7 +269,7 @@ impl Host {
 
     pub(crate) fn start_again(&mut self) {
         self.kill();
-        self.child = spawn(&self.command, &self.log);
+        self.child = spawn(&self.command, self.manager.as_deref(), &self.log);
     }
 
     /// With other key-encryption keys.
@@ -275,8 +292,11 @@ impl Drop for Host {
     }
 }
 
-fn spawn(command: &[String], log: &Arc<Mutex<String>>) -> Child {
-    let mut child = Command::new(AGENT).args(command).stderr(Stdio::piped()).spawn().expect("the agent runs");
+fn spawn(words: &[String], manager: Option<&Path>, log: &Arc<Mutex<String>>) -> Child {
+    let mut command = Command::new(AGENT);
+    command.args(words).stderr(Stdio::piped()).env_remove("NOTIFY_SOCKET");
+    command.envs(manager.map(|socket| ("NOTIFY_SOCKET", socket)));
+    let mut child = command.spawn().expect("the agent runs");
     let (into, stderr) = (Arc::clone(log), child.stderr.take().expect("piped"));
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {

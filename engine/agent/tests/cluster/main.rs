@@ -4,6 +4,7 @@
 
 mod lab;
 mod secured;
+mod service;
 
 use std::path::Path;
 use std::process::Command;
