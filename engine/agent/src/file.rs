@@ -1,11 +1,13 @@
 //! The file of ticket keys that the engine reads: read once at the start, then replaced as a whole.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
 use offramp_core::tls::ticket_keys::KeyRing;
 use offramp_core::tls::{KeyFileError, TICKET_FILE_BYTES_MAX, read_secret};
 use zeroize::Zeroizing;
@@ -20,9 +22,21 @@ const GENERATION: &str = "# Written by offramp-ticket-key-agent; changes are ove
 pub(crate) enum FileError {
     #[error("{}: the directory of the ticket keys cannot be used: {cause}", .path.display())]
     Directory { path: PathBuf, cause: io::Error },
-    #[error("{}: another agent writes ticket keys to this directory; stop that one, or use another directory",
-            .0.display())]
-    Taken(PathBuf),
+    #[error(
+        "{}: is locked by process {holder}: another agent writes these ticket keys; stop it (`ps {holder}`, \
+         `fuser {}`), or use another --file", .lock.display(), .lock.display()
+    )]
+    Taken { lock: PathBuf, holder: String },
+    #[error(
+        "{}: the lock of the ticket keys cannot be used: {cause}; try: ls -l {}",
+        .lock.display(), .lock.display()
+    )]
+    Lock { lock: PathBuf, cause: io::Error },
+    #[error(
+        "{}: mode {mode:o}, user {owner}: another user can hold this lock; expected are mode 600 and the \
+         agent's user; remove the file, and start the agent again", .lock.display()
+    )]
+    LockExposed { lock: PathBuf, mode: u32, owner: u32 },
     #[error("{}: is a symbolic link; name the file of ticket keys itself", .0.display())]
     Link(PathBuf),
 }
@@ -32,7 +46,7 @@ pub(crate) struct KeyFile {
     path: PathBuf,
     /// Of root or the agent's user alone, unless a group may read it.
     group: Option<u32>,
-    /// Held as long as the agent runs; it also keeps systemd-tmpfiles from clearing the directory.
+    /// Held as long as the agent runs.
     _lock: File,
 }
 
@@ -43,14 +57,10 @@ impl KeyFile {
             _ => PathBuf::from("."),
         };
         let unusable = |cause| FileError::Directory { path: directory.clone(), cause };
-        let lock = File::open(&directory).map_err(unusable)?;
-        if !lock.metadata().map_err(unusable)?.is_dir() {
+        if !std::fs::metadata(&directory).map_err(unusable)?.is_dir() {
             return Err(unusable(io::Error::from(ErrorKind::NotADirectory)));
         }
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => FileError::Taken(directory.clone()),
-            TryLockError::Error(cause) => unusable(cause),
-        })?;
+        let lock = lock(&beside(path, ".lock"))?;
         if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
             return Err(FileError::Link(path.to_owned()));
         }
@@ -113,12 +123,54 @@ impl KeyFile {
     }
 }
 
+/// The lock, held until it is dropped: a file that only this user can open, and so only this user can hold.
+/// It has the process that holds it, and stays when that ends.
+fn lock(path: &Path) -> Result<File, FileError> {
+    let unusable = |cause| FileError::Lock { lock: path.to_owned(), cause };
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits());
+    let mut file = options.open(path).map_err(unusable)?;
+    let metadata = file.metadata().map_err(unusable)?;
+    if !metadata.is_file() {
+        return Err(unusable(io::Error::other("it is not a regular file")));
+    }
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o077 != 0 || owner != geteuid().as_raw() {
+        return Err(FileError::LockExposed { lock: path.to_owned(), mode, owner });
+    }
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(FileError::Taken { lock: path.to_owned(), holder: holder(&mut file) });
+        }
+        Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
+    }
+    let written =
+        file.set_len(0).and_then(|()| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
+    written.map_err(unusable)?;
+    Ok(file)
+}
+
+/// The process that a lock names.
+fn holder(lock: &mut File) -> String {
+    let mut text = String::new();
+    let read = lock.take(16).read_to_string(&mut text);
+    let number = text.trim().parse::<u32>().ok().filter(|_| read.is_ok());
+    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
+}
+
+/// The path with this behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
 /// Writes beside `path` and renames: a reader has the old content or the new one. What an earlier agent left
 /// beside it, when that was killed, goes.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
+    let beside = beside(path, ".new");
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -192,10 +244,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ticket.keys");
         let first = KeyFile::claim(&path, None).unwrap();
-        assert!(matches!(KeyFile::claim(&path, None), Err(FileError::Taken(_))));
+        let refused = KeyFile::claim(&path, None).err().unwrap().to_string();
+        let lock = dir.path().join("ticket.keys.lock");
+        let expected =
+            format!("{}: is locked by process {}: another agent", lock.display(), std::process::id());
+        assert!(refused.starts_with(&expected), "{refused}");
+        assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o7777, 0o600);
+        let other = KeyFile::claim(&dir.path().join("other.keys"), None);
+        assert!(other.is_ok(), "another file in this directory has an agent of its own");
         drop(first);
+        drop(KeyFile::claim(&path, None).unwrap());
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(matches!(KeyFile::claim(&path, None), Err(FileError::Link(_))));
         assert!(matches!(KeyFile::claim(Path::new("/none/such"), None), Err(FileError::Directory { .. })));
+    }
+
+    /// Whoever may only open the directory, or prepares a lock that others can open, holds up no agent.
+    #[test]
+    fn lock_is_nothing_that_another_user_can_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ticket.keys");
+        let directory = File::open(dir.path()).unwrap();
+        directory.try_lock().unwrap();
+        drop(KeyFile::claim(&path, None).unwrap());
+        let lock = beside(&path, ".lock");
+        std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        let exposed = KeyFile::claim(&path, None).err().unwrap().to_string();
+        assert!(exposed.contains("ticket.keys.lock: mode 644, user "), "{exposed}");
+        std::fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &lock).unwrap();
+        let link = KeyFile::claim(&path, None).err().unwrap().to_string();
+        assert!(link.contains("ticket.keys.lock: the lock of the ticket keys cannot be used"), "{link}");
     }
 }
