@@ -33,6 +33,8 @@ pub(super) struct State {
     /// The zero of the clock of endpoints.
     origin: Instant,
     resolver: Resolver,
+    /// A host name was found elsewhere since the last round.
+    is_elsewhere: bool,
     endpoints: BTreeMap<Place, Watched>,
     /// How the endpoints of a pool in force are probed, by the pool's name.
     checks: BTreeMap<String, Arc<Check>>,
@@ -86,6 +88,7 @@ impl Pools {
             workers,
             origin: now(),
             resolver: Resolver::new(),
+            is_elsewhere: false,
             endpoints: BTreeMap::new(),
             checks: BTreeMap::new(),
             under_way: BTreeMap::new(),
@@ -99,16 +102,29 @@ impl Pools {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl State {
-    /// Before a configuration is put in force, or refused: resolves its names.
-    pub(super) fn prepare(&mut self, config: &Config) {
+    /// Before a configuration is put in force, or refused: resolves its names. Names that are new are waited
+    /// for, and meanwhile the rounds go on: no probe is late.
+    pub(super) fn prepare(&self, config: &Config) {
+        self.prepare_within(config, RESOLVE_PATIENCE);
+    }
+
+    fn prepare_within(&self, config: &Config, patience: Duration) {
         let mut names = BTreeMap::new();
         for pool in config.listeners.iter().flat_map(|listener| listener.routes.pools()) {
             names.extend(names_of(pool).map(|name| (name, pool.resolve_interval)));
         }
-        self.resolver.want(names, now, RESOLVE_PATIENCE);
+        let all_answered = self.lock().resolver.want(names, now());
+        // Nothing comes: it ends with the last answer.
+        let _ = all_answered.recv_timeout(patience);
+        self.lock().take_answers();
+    }
+}
+
+impl State {
+    /// Those of the resolver, for what is put in force now.
+    fn take_answers(&mut self) {
+        self.is_elsewhere |= self.resolver.tick(now());
     }
 
     /// The endpoints of a pool, as they are known now.
@@ -227,7 +243,8 @@ impl State {
             watched.decide(place, since);
         }
         self.endpoints.retain(|_, watched| watched.is_known());
-        Round { jobs: self.probe(), is_elsewhere: self.resolver.tick(now) }
+        let is_elsewhere = self.resolver.tick(now) | std::mem::take(&mut self.is_elsewhere);
+        Round { jobs: self.probe(), is_elsewhere }
     }
 
     fn take(&mut self, outcomes: Vec<Outcome>) {

@@ -31,16 +31,18 @@ impl fmt::Display for Name {
 }
 
 /// Asks the system; replaced in tests.
-type Lookup = Arc<dyn Fn(&Name) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+pub(super) type Lookup = Arc<dyn Fn(&Name) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+/// With what is dropped when it has its answer.
+type Question = (Name, Option<Sender<()>>);
 type Answer = (Name, io::Result<Vec<SocketAddr>>);
 
 /// All names that were asked for.
 pub(super) struct Resolver {
     lookup: Lookup,
     known: BTreeMap<Name, Known>,
-    questions: Sender<Name>,
+    questions: Sender<Question>,
     /// The threads' end of it, until they are started.
-    asked: Option<Receiver<Name>>,
+    asked: Option<Receiver<Question>>,
     answers: Receiver<Answer>,
     answer: Sender<Answer>,
 }
@@ -50,7 +52,6 @@ struct Known {
     interval: Duration,
     /// When it is to be asked for again; none while that is under way.
     due: Option<Instant>,
-    has_answer: bool,
     is_failing: bool,
 }
 
@@ -59,37 +60,22 @@ impl Resolver {
         Self::with(Arc::new(|name| Ok((&*name.host, name.port).to_socket_addrs()?.collect())))
     }
 
-    fn with(lookup: Lookup) -> Self {
+    pub(super) fn with(lookup: Lookup) -> Self {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
         Self { lookup, known: BTreeMap::new(), questions, asked: Some(asked), answers, answer }
     }
 
-    /// Names that are to be known beside those that are, each with how often it is resolved again. Waits
-    /// until those that are new have an answer, but no longer than `patience` by this clock.
-    pub(super) fn want(
-        &mut self,
-        names: BTreeMap<Name, Duration>,
-        clock: fn() -> Instant,
-        patience: Duration,
-    ) {
-        let now = clock();
+    /// Names that are to be known beside those that are, each with how often it is resolved again. Nothing is
+    /// sent to what it returns: it is disconnected when each name that is new has an answer.
+    pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant) -> Receiver<()> {
         for (name, interval) in names {
-            let new = Known {
-                addresses: Vec::new(),
-                interval,
-                due: Some(now),
-                has_answer: false,
-                is_failing: false,
-            };
+            let new = Known { addresses: Vec::new(), interval, due: Some(now), is_failing: false };
             self.known.entry(name).or_insert(new).interval = interval;
         }
-        self.ask(now);
-        while self.known.values().any(|known| !known.has_answer) {
-            let left = (now + patience).saturating_duration_since(clock());
-            let Ok(answer) = self.answers.recv_timeout(left) else { break };
-            self.take(answer, now);
-        }
+        let (unanswered, answered) = channel();
+        self.ask(now, Some(&unanswered));
+        answered
     }
 
     /// Forgets all names but these.
@@ -108,11 +94,12 @@ impl Resolver {
         while let Ok(answer) = self.answers.try_recv() {
             has_changed |= self.take(answer, now);
         }
-        self.ask(now);
+        self.ask(now, None);
         has_changed
     }
 
-    fn ask(&mut self, now: Instant) {
+    /// Asks for what is due; each question keeps an `unanswered` until it has its answer.
+    fn ask(&mut self, now: Instant, unanswered: Option<&Sender<()>>) {
         let is_due = |known: &Known| known.due.is_some_and(|due| due <= now);
         if !self.known.values().any(is_due) || !self.has_threads() {
             return;
@@ -120,7 +107,7 @@ impl Resolver {
         for (name, known) in self.known.iter_mut().filter(|(_, known)| is_due(known)) {
             known.due = None;
             // The threads last as long as we do.
-            drop(self.questions.send(name.clone()));
+            drop(self.questions.send((name.clone(), unanswered.cloned())));
         }
     }
 
@@ -134,11 +121,12 @@ impl Resolver {
             let resolve = move || {
                 loop {
                     let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(name) = question else { return };
+                    let Ok((name, unanswered)) = question else { return };
                     let found = lookup(&name);
                     if answer.send((name, found)).is_err() {
                         return;
                     }
+                    drop(unanswered);
                 }
             };
             if let Err(error) = thread::Builder::new().name(format!("offramp-dns-{nth}")).spawn(resolve) {
@@ -152,7 +140,6 @@ impl Resolver {
     fn take(&mut self, (name, found): Answer, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(&name) else { return false };
         known.due = Some(now + known.interval);
-        known.has_answer = true;
         let problem = match found {
             Ok(mut addresses) if !addresses.is_empty() => {
                 addresses.sort_unstable();
@@ -191,6 +178,7 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 
     use super::*;
 
@@ -214,6 +202,13 @@ mod tests {
         Instant::now()
     }
 
+    /// Wants names, and takes an answer for each that is new.
+    fn resolved(resolver: &mut Resolver, hosts: &[&str]) {
+        let all = resolver.want(wanted(hosts), beginning()).recv_timeout(PATIENCE);
+        assert_eq!(all, Err(RecvTimeoutError::Disconnected));
+        resolver.tick(beginning());
+    }
+
     /// Ticks until an answer has been taken.
     fn answered(resolver: &mut Resolver, now: Instant) -> bool {
         let answer = resolver.answers.recv_timeout(PATIENCE).expect("an answer");
@@ -230,7 +225,7 @@ mod tests {
             2 => Ok(Vec::new()),
             _ => Ok(addresses(1)),
         }));
-        resolver.want(wanted(&["a"]), beginning, PATIENCE);
+        resolved(&mut resolver, &["a"]);
         let mut now = beginning();
         assert_eq!(resolver.addresses(&name("a")).len(), 2);
         assert!(!resolver.tick(now) && asked.load(Ordering::SeqCst) == 1, "nothing is due");
@@ -249,7 +244,7 @@ mod tests {
     #[test]
     fn resolver_takes_64_of_a_thousand_addresses() {
         let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1000))));
-        resolver.want(wanted(&["many"]), beginning, PATIENCE);
+        resolved(&mut resolver, &["many"]);
         let found = resolver.addresses(&name("many"));
         assert!(found.len() == 64 && found.is_sorted());
     }
@@ -265,7 +260,9 @@ mod tests {
             }
             Ok(addresses(1))
         }));
-        resolver.want(wanted(&["a", "hangs"]), beginning, Duration::from_millis(200));
+        let all = resolver.want(wanted(&["a", "hangs"]), beginning());
+        assert!(answered(&mut resolver, beginning()));
+        assert_eq!(all.try_recv(), Err(TryRecvError::Empty), "one has no answer");
         assert!(resolver.addresses(&name("hangs")).is_empty());
         assert_eq!(resolver.addresses(&name("a")).len(), 1);
         drop(release);
@@ -276,8 +273,8 @@ mod tests {
     #[test]
     fn resolver_forgets_names_that_nobody_wants() {
         let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1))));
-        resolver.want(wanted(&["a", "b"]), beginning, PATIENCE);
-        resolver.want(wanted(&["b"]), beginning, PATIENCE);
+        resolved(&mut resolver, &["a", "b"]);
+        resolved(&mut resolver, &["b"]);
         assert!(!resolver.addresses(&name("a")).is_empty(), "it may be refused yet what wants b alone");
         resolver.keep(&[name("b")].into());
         assert!(resolver.addresses(&name("a")).is_empty() && !resolver.addresses(&name("b")).is_empty());

@@ -186,7 +186,7 @@ impl InForce {
     pub(super) fn prepare(&mut self, new: &Config, found: &Ktls) -> Result<Next, StartError> {
         let Affordable { max_connections, warning } =
             affordable(new, self.mailboxes.len().max(1), self.open_at_start)?;
-        self.pools.lock().prepare(new);
+        self.pools.prepare(new);
         let seen = Seen::of(&new.listeners);
         let mut staying: Vec<Option<Running>> = self.services.iter().cloned().map(Some).collect();
         let mut services = Vec::new();

@@ -1,4 +1,6 @@
 use std::net::TcpListener;
+use std::sync::mpsc::channel;
+use std::thread;
 
 use super::super::probe::Probes;
 use super::*;
@@ -172,4 +174,33 @@ fn probes_that_hang_are_bounded_and_starve_nobody() {
     }
     let unprobed = pools.lock().endpoints.values().filter(|watched| watched.probed_in == 0).count();
     assert_eq!((pools.lock().endpoints.len(), unprobed), (600, 0));
+}
+
+#[test]
+fn probes_go_on_while_a_new_name_is_resolved() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let probed = config(&address.to_string(), "tcp");
+    let pools = Pools::new(1, registry());
+    put_in_force(&pools, &pool(&probed), &probed);
+    let ((release, held), (ask, asked)) = (channel::<()>(), channel());
+    let held = Mutex::new(held);
+    pools.lock().resolver = Resolver::with(Arc::new(move |name| {
+        let _ = ask.send(());
+        // Until the test has seen what it waits for.
+        let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        Ok(vec![([127, 0, 0, 1], name.port).into()])
+    }));
+    let named = config("new.example:80", "off");
+    let waits = {
+        let (pools, named) = (pools.clone(), named.clone());
+        thread::spawn(move || pools.prepare_within(&named, PATIENCE))
+    };
+    asked.recv_timeout(PATIENCE).expect("it is asked for");
+    rounds(&pools, 1..4);
+    assert!(pools.lock().endpoints.values().all(|watched| watched.probed_in > 0), "they are probed");
+    assert!(!waits.is_finished(), "the reload waits for the name");
+    drop(release);
+    waits.join().expect("it has waited");
+    assert_eq!(pools.lock().endpoints(&pool(&named), named.timeouts).len(), 1);
 }
