@@ -362,7 +362,7 @@ fn check_warns_of_certificates_and_of_listeners_that_collide() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     for warning in [
-        "listen 0.0.0.0:8443 and admin 127.0.0.1:8443 collide",
+        "offramp.toml:6: admin 127.0.0.1:8443 collides with listen 0.0.0.0:8443 (offramp.toml:11), and",
         "old.crt: has no subjectAltName",
         "old.crt: its extended key usage is without serverAuth",
         "old.crt: certificate 1 has expired: it was valid until Jan  1",

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use offramp_ring::socket::Address;
 
-use super::limits::UNIX_PATH_BYTES;
+use super::limits::{LISTENERS, UNIX_PATH_BYTES};
 use super::pool::is_unix_address;
-use super::{ConfigError, ConfigOption, Listener, Mode, OffloadPolicy, Raw, SocketAccess};
+use super::{ConfigError, ConfigOption, Listener, Mode, OffloadPolicy, Origin, Raw, SocketAccess};
 
 /// In front of the path of a Unix socket; alone, all of a listener's Unix sockets.
 const UNIX: &str = "unix:";
@@ -59,6 +59,14 @@ impl Place {
         let Self { listen, socket_access, accept_proxy } = self;
         Listener { listen, socket_access, accept_proxy, ..listener.clone() }
     }
+}
+
+/// No more than there may be, one per address; `origin` is that of the last ones.
+pub(super) fn count_listeners(listeners: &[Listener], origin: Option<&Origin>) -> Result<(), ConfigError> {
+    if LISTENERS.contains(&listeners.len()) {
+        return Ok(());
+    }
+    Err(ConfigError::Listeners.at_line(origin))
 }
 
 impl Raw {

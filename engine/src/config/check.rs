@@ -6,10 +6,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::addresses::Place;
+use super::addresses::{Place, count_listeners};
 use super::limits::{
-    ALPN_BYTES, IDENTITIES, LISTENERS, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, SESSION_LIFETIME_DEFAULT,
-    Span, TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
+    ALPN_BYTES, IDENTITIES, MAX_CONNECTIONS, MAX_CONNECTIONS_DEFAULT, SESSION_LIFETIME_DEFAULT, Span,
+    TCP_USER_TIMEOUT_DEFAULT, Timeouts, WORKERS,
 };
 use super::option::Scope;
 use super::pinning::default_workers;
@@ -64,7 +64,7 @@ pub struct RawPool {
     /// 1-based.
     pub line: usize,
     /// As written.
-    pub name: String,
+    pub name: Given,
     /// What is given for it alone.
     pub given: BTreeMap<ConfigOption, Given>,
 }
@@ -171,14 +171,13 @@ impl Raw {
     /// The one at the top, unless it is all defaults for others; then those.
     fn all_listeners(mut self, pools: &[NamedPool]) -> Result<Vec<Listener>, ConfigError> {
         let others = std::mem::take(&mut self.listeners);
-        let count =
-            others.len() + usize::from(others.is_empty() || self.given.contains_key(&ConfigOption::Listen));
-        if !LISTENERS.contains(&count) {
-            return Err(ConfigError::Listeners { count });
-        }
-        let mut listeners = Vec::with_capacity(count);
-        if others.len() < count {
-            listeners.extend(self.clone().listener(Vec::new(), pools)?);
+        let mut listeners = Vec::new();
+        if others.is_empty() || self.given.contains_key(&ConfigOption::Listen) {
+            let origin = self.given.get(&ConfigOption::Listen).map(|listen| listen.origin.clone());
+            let made =
+                self.clone().listener(Vec::new(), pools).map_err(|error| error.at_line(origin.as_ref()))?;
+            listeners.extend(made);
+            count_listeners(&listeners, origin.as_ref())?;
         } else {
             self.refuse_socket_options(&[])?;
         }
@@ -203,16 +202,15 @@ impl Raw {
                 ConfigError::Missing { key } => {
                     ConfigError::MissingInListener { path: other.path, line: other.line, key }
                 }
-                error => error.at(format_args!("{}:{}", other.path.display(), other.line)),
+                error => error.at(Origin::File { path: other.path.clone(), line: other.line }),
             })?;
             let own = made.first().and_then(|listener| listener.routes.default.as_deref());
             own.map_or(Ok(()), |own| health::check_own(&other.given, own))?;
             listeners.extend(made);
+            let origin = other.given.get(&ConfigOption::Listen).map(|listen| &listen.origin);
+            count_listeners(&listeners, origin)?;
         }
-        match listeners.len() {
-            count if LISTENERS.contains(&count) => Ok(listeners),
-            count => Err(ConfigError::Listeners { count }),
-        }
+        Ok(listeners)
     }
 
     fn listener(

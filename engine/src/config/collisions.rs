@@ -4,7 +4,14 @@ use std::net::SocketAddr;
 
 use offramp_ring::socket::Address;
 
-use super::{Config, ConfigOption};
+use super::{Config, ConfigOption, Origin};
+
+/// An address, as an error names it.
+struct Bound {
+    key: ConfigOption,
+    address: Address,
+    origin: Option<Origin>,
+}
 
 impl Config {
     /// A line for each two addresses of listeners, or of one and an admin address, of which the kernel gives
@@ -12,27 +19,42 @@ impl Config {
     /// socket.
     #[must_use]
     pub fn collisions(&self) -> Vec<String> {
-        let listeners = self.listeners.iter().map(|listener| (ConfigOption::Listen, listener.listen.clone()));
-        let admin = self.admin_addresses().into_iter().map(|address| match address {
-            Address::Tcp(_) => (ConfigOption::Admin, address),
-            Address::Unix(_) => (ConfigOption::AdminSocket, address),
-        });
-        let all: Vec<_> = listeners.chain(admin).collect();
+        let all = self.bound();
         let mut lines = Vec::new();
-        for (nth, (key, address)) in all.iter().enumerate() {
-            for (earlier_key, earlier) in all[..nth].iter().filter(|(_, earlier)| collide(earlier, address)) {
-                let give = if address.is_unix() {
+        for (nth, second) in all.iter().enumerate() {
+            for first in all[..nth].iter().filter(|first| collide(&first.address, &second.address)) {
+                let give = if second.address.is_unix() {
                     "another path"
                 } else {
                     "another port, or both an address of their own"
                 };
+                let place = second.origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
+                let earlier = first.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
                 lines.push(format!(
-                    "{earlier_key} {earlier} and {key} {address} collide: the second cannot be listened on; \
-                     give it {give}"
+                    "{place}{} {} collides with {} {}{earlier}, and cannot be listened on; give it {give}",
+                    second.key, second.address, first.key, first.address
                 ));
             }
         }
         lines
+    }
+
+    /// Every address of a listener, and behind them those of admin.
+    fn bound(&self) -> Vec<Bound> {
+        let listens = self.origins.of_each(ConfigOption::Listen);
+        // A configuration that was not read from anywhere has no origins.
+        let is_known = listens.len() == self.listeners.len();
+        let listeners = self.listeners.iter().enumerate().map(|(nth, listener)| Bound {
+            key: ConfigOption::Listen,
+            address: listener.listen.clone(),
+            origin: listens.get(nth).filter(|_| is_known).map(|origin| (*origin).clone()),
+        });
+        let admin = self.admin_addresses().into_iter().map(|address| {
+            let key = if address.is_unix() { ConfigOption::AdminSocket } else { ConfigOption::Admin };
+            let origin = self.origins.of_each(key).first().map(|origin| (*origin).clone());
+            Bound { key, address, origin }
+        });
+        listeners.chain(admin).collect()
     }
 }
 
@@ -52,7 +74,29 @@ fn collide_in_tcp(one: SocketAddr, other: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::{Raw, file};
     use super::*;
+
+    #[test]
+    fn collisions_name_both_lines() {
+        let text = "listen = [\"0.0.0.0:1\", \"unix:/run/s\"]\nbackend = \"127.0.0.1:3\"\n\
+                    mode = \"passthrough\"\n\
+                    admin = \"127.0.0.1:1\"\n\
+                    [[listener]]\nlisten = \"127.0.0.1:2\"\nbackend = \"[::1]:5\"\n\
+                    [[listener]]\nlisten = \"unix:/run/s\"\nbackend = \"[::1]:5\"\n";
+        let config = file::parse(Path::new("o.toml"), text).and_then(Raw::check).unwrap();
+        let lines = config.collisions();
+        let starts = [
+            "o.toml:9: listen unix:/run/s collides with listen unix:/run/s (o.toml:1), and cannot",
+            "o.toml:4: admin 127.0.0.1:1 collides with listen 0.0.0.0:1 (o.toml:1), and cannot",
+        ];
+        assert!(
+            lines.len() == 2 && lines.iter().zip(starts).all(|(line, it)| line.starts_with(it)),
+            "{lines:?}"
+        );
+    }
 
     #[test]
     fn addresses_collide_by_port_and_interface() {

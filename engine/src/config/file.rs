@@ -177,7 +177,11 @@ impl Place<'_> {
     }
 
     fn given(&self, value: String, name: &Name<'_>) -> Given {
-        let line = line_at(self.text, name.span().start);
+        self.given_at(value, name.span())
+    }
+
+    fn given_at(&self, value: String, at: Range<usize>) -> Given {
+        let line = line_at(self.text, at.start);
         Given { value, origin: Origin::File { path: self.path.to_owned(), line } }
     }
 

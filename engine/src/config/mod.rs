@@ -320,12 +320,10 @@ pub enum ConfigError {
         line: usize,
     },
     /// The name of a pool cannot be used.
-    #[error("{}:{line}: [[pool]] name = {name:?} is refused: allowed is {allowed}", .path.display())]
+    #[error("{origin}: [[pool]] name = {name:?} is refused: allowed is {allowed}")]
     PoolName {
-        /// The file.
-        path: PathBuf,
-        /// Where the pool begins, 1-based.
-        line: usize,
+        /// Where it is given.
+        origin: Origin,
         /// As given.
         name: String,
         /// What is allowed.
@@ -333,26 +331,24 @@ pub enum ConfigError {
     },
     /// A pool is named that is not there.
     #[error(
-        "{origin}: there is no pool {name:?}: add a [[pool]] with this name, or name one of these: {known}"
+        "{origin}: {key}: there is no pool {name:?}: add a [[pool]] with this name, or name one of these: \
+         {known}"
     )]
     NoSuchPool {
         /// Where it is named.
         origin: Origin,
+        /// By which key.
+        key: &'static str,
         /// As given.
         name: String,
         /// Those that there are.
         known: String,
     },
     /// A value of a route cannot be used.
-    #[error(
-        "{}:{line}: [[listener.route]] {key} = {value:?} is refused: allowed is {allowed}",
-        .path.display()
-    )]
+    #[error("{origin}: [[listener.route]] {key} = {value:?} is refused: allowed is {allowed}")]
     Route {
-        /// The file.
-        path: PathBuf,
-        /// Where the route begins, 1-based.
-        line: usize,
+        /// Where it is given; where the route begins, if it is not.
+        origin: Origin,
         /// Which one.
         key: &'static str,
         /// As given.
@@ -362,7 +358,7 @@ pub enum ConfigError {
     },
     /// Too many routes.
     #[error(
-        "{count} routes of the listener {listen} are refused: allowed are up to {}",
+        "[[listener.route]]: {count} routes of the listener {listen} are refused: allowed are up to {}",
         limits::ROUTES.end()
     )]
     Routes {
@@ -372,17 +368,17 @@ pub enum ConfigError {
         listen: Address,
     },
     /// Too many pools.
-    #[error("{count} pools are refused: allowed are up to {}", limits::POOLS.end())]
+    #[error("[[pool]]: {count} pools are refused: allowed are up to {}", limits::POOLS.end())]
     Pools {
         /// How many there are.
         count: usize,
     },
     /// Too many listeners.
-    #[error("{count} listeners are refused: allowed is 1 to {}", limits::LISTENERS.end())]
-    Listeners {
-        /// How many there are.
-        count: usize,
-    },
+    #[error(
+        "listen: this makes more than {most} listeners, one per address: allowed are up to {most}",
+        most = limits::LISTENERS.end()
+    )]
+    Listeners,
     /// A value that has no default was not given.
     #[error("{key} is missing: give {} on the command line or `{key} = …` in the file", .key.flag())]
     Missing {
@@ -450,12 +446,20 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// The same as [`Self::at`], where the place is in a file.
+    fn at_line(self, origin: Option<&Origin>) -> Self {
+        match origin {
+            Some(origin @ Origin::File { .. }) => self.at(origin),
+            _ => self,
+        }
+    }
+
     /// With the place where it was found, unless it names one.
     #[must_use]
     fn at(self, place: impl fmt::Display) -> Self {
         match self {
             Self::Missing { .. }
-            | Self::Listeners { .. }
+            | Self::Listeners
             | Self::Pools { .. }
             | Self::Routes { .. }
             | Self::NoIdentity { .. }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Given, Origin};
+use super::{ConfigOption, Given, Origin};
 
 /// Of a whole configuration.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,12 @@ impl Origins {
     pub fn of_key(&self, key: &str, is_it: impl Fn(&str) -> bool) -> Option<String> {
         let found = self.values.iter().find(|value| value.key == key && is_it(&value.given.value));
         found.map(|value| value.given.origin.to_string())
+    }
+
+    /// Where each item of a list was given: of a key that several tables have, in their order.
+    pub(super) fn of_each(&self, key: ConfigOption) -> Vec<&Origin> {
+        let of_key = self.values.iter().filter(|value| value.key == key.name());
+        of_key.flat_map(|value| value.given.value.split(',').map(|_| &value.given.origin)).collect()
     }
 
     /// The path of the file, if there is one.

@@ -242,14 +242,15 @@ impl Raw {
     /// The pools of the file, by name.
     pub(super) fn all_pools(&mut self) -> Result<Vec<NamedPool>, ConfigError> {
         let raw_pools = std::mem::take(&mut self.pools);
-        if !POOLS.contains(&raw_pools.len()) {
-            return Err(ConfigError::Pools { count: raw_pools.len() });
+        if let Some(RawPool { path, line, .. }) = raw_pools.get(*POOLS.end()) {
+            let error = ConfigError::Pools { count: raw_pools.len() };
+            return Err(error.at(format_args!("{}:{line}", path.display())));
         }
         let mut pools: Vec<NamedPool> = Vec::new();
         for RawPool { path, line, name, given } in raw_pools {
+            let Given { value: name, origin } = name;
             let refused = |allowed: &str| ConfigError::PoolName {
-                path: path.clone(),
-                line,
+                origin: origin.clone(),
                 name: name.clone(),
                 allowed: allowed.to_owned(),
             };

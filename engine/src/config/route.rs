@@ -42,48 +42,50 @@ pub struct RawRoute {
     /// 1-based.
     pub line: usize,
     /// As written.
-    pub server_names: Vec<String>,
+    pub server_names: Vec<Given>,
     /// As written.
-    pub alpn: Vec<String>,
+    pub alpn: Vec<Given>,
     /// The name of one.
-    pub pool: String,
+    pub pool: Given,
 }
 
 impl RawRoute {
     /// A rule for one of `pools`, of a listener whose clients may say what it asks for.
     fn check(self, pools: &[NamedPool], heard: &Heard<'_>) -> Result<Route, ConfigError> {
         let Self { path, line, server_names, alpn, pool } = self;
-        let origin = Origin::File { path: path.clone(), line };
-        let refused = |key: &'static str, value: &str, allowed: &str| ConfigError::Route {
-            path: path.clone(),
-            line,
+        let refused = |key: &'static str, given: &Given, allowed: &str| ConfigError::Route {
+            origin: given.origin.clone(),
             key,
-            value: value.to_owned(),
+            value: given.value.clone(),
             allowed: allowed.to_owned(),
         };
         if server_names.is_empty() && alpn.is_empty() {
+            let none = Given { value: String::new(), origin: Origin::File { path, line } };
             let allowed = "one or more names; or give alpn; what no route matches goes to the backend or \
                            pool of the listener";
-            return Err(refused("sni", "", allowed));
+            return Err(refused("sni", &none, allowed));
         }
-        let server_names: Vec<String> = server_names.iter().map(|name| name.to_ascii_lowercase()).collect();
         for name in &server_names {
-            if !offramp_core::tls::is_dns_name(name.strip_prefix("*.").unwrap_or(name)) {
+            let dns_name = name.value.strip_prefix("*.").unwrap_or(&name.value);
+            if !offramp_core::tls::is_dns_name(&dns_name.to_ascii_lowercase()) {
                 return Err(refused("sni", name, "a DNS name, or *. and a DNS name for all names below it"));
             }
         }
-        if let Some(name) = alpn.iter().find(|name| !ALPN_BYTES.contains(&name.len())) {
+        if let Some(name) = alpn.iter().find(|name| !ALPN_BYTES.contains(&name.value.len())) {
             return Err(refused("alpn", name, "names of application protocols, each of 1 to 255 bytes"));
         }
-        if let Some((key, value, allowed)) = heard.never(&server_names, &alpn) {
-            return Err(refused(key, value, &allowed));
+        if let Some((key, given, allowed)) = heard.never(&server_names, &alpn) {
+            return Err(refused(key, given, &allowed));
         }
-        let named = find(pools, &pool).ok_or_else(|| ConfigError::NoSuchPool {
-            origin,
-            name: pool.clone(),
+        let named = find(pools, &pool.value).ok_or_else(|| ConfigError::NoSuchPool {
+            origin: pool.origin.clone(),
+            key: "pool",
+            name: pool.value.clone(),
             known: known(pools),
         })?;
         let pool = heard.taken(named)?;
+        let server_names = server_names.into_iter().map(|name| name.value.to_ascii_lowercase()).collect();
+        let alpn = alpn.into_iter().map(|name| name.value).collect();
         Ok(Route { server_names, alpn, pool })
     }
 }
@@ -103,12 +105,12 @@ impl Heard<'_> {
     }
 
     /// What of a route can never match: its key, its value, and what is allowed in place of it.
-    fn never<'r>(&self, names: &'r [String], alpn: &'r [String]) -> Option<(&'static str, &'r str, String)> {
+    fn never<'r>(&self, names: &'r [Given], alpn: &'r [Given]) -> Option<(&'static str, &'r Given, String)> {
         let mode = self.mode.name();
         match self.mode {
             Mode::Passthrough => None,
             Mode::Terminate | Mode::Reencrypt(_) => {
-                let unheard = alpn.iter().find(|name| !self.alpn.contains(name))?;
+                let unheard = alpn.iter().find(|name| !self.alpn.contains(&name.value))?;
                 let allowed = if self.alpn.is_empty() {
                     "a protocol of the alpn of the listener, which has none".to_owned()
                 } else {
@@ -154,7 +156,8 @@ impl Raw {
         });
         let default = named.map(|(name, origin)| {
             self.given.remove(&ConfigOption::Backend);
-            let missing = |name| ConfigError::NoSuchPool { origin, name, known: known(pools) };
+            let missing =
+                |name| ConfigError::NoSuchPool { origin, key: "backend", name, known: known(pools) };
             heard.taken(find(pools, &name).ok_or_else(|| missing(name))?)
         });
         let default = default.transpose()?;
@@ -166,8 +169,9 @@ impl Raw {
         if default.is_none() && raw_routes.is_empty() {
             return Err(ConfigError::Missing { key: ConfigOption::Backend });
         }
-        if !ROUTES.contains(&raw_routes.len()) {
-            return Err(ConfigError::Routes { count: raw_routes.len(), listen: listen.clone() });
+        if let Some(RawRoute { path, line, .. }) = raw_routes.get(*ROUTES.end()) {
+            let error = ConfigError::Routes { count: raw_routes.len(), listen: listen.clone() };
+            return Err(error.at(format_args!("{}:{line}", path.display())));
         }
         let rules = raw_routes.into_iter().map(|raw| raw.check(pools, heard)).collect::<Result<_, _>>()?;
         Ok(Routes { rules, default })
@@ -220,7 +224,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Config, file};
+    use crate::config::{Config, file, limits};
 
     const POOLS: &str = "balance = \"hash-sni\"\n\
                          [[pool]]\nname = \"a\"\nbackend = [\"10.0.0.1:1\", \"h.example:2 weight=3\"]\n\
@@ -252,19 +256,22 @@ mod tests {
         let route = |rest: &str| format!("backend = \"pool:a\"\n[[listener.route]]\n{rest}");
         for (listener, expected) in [
             ("".to_owned(), "o.toml:10: this [[listener]] has no backend"),
-            ("backend = \"pool:c\"\n".to_owned(), "o.toml:12: there is no pool \"c\""),
+            ("backend = \"pool:c\"\n".to_owned(), "o.toml:12: backend: there is no pool \"c\""),
             (
                 "backend = \"pool:a\"\nsend_proxy = \"v1\"\n".to_owned(),
                 "o.toml:13: send_proxy = \"v1\" is refused",
             ),
-            (route("pool = \"c\"\nsni = \"x\"\n"), "o.toml:13: there is no pool \"c\""),
+            (route("pool = \"c\"\nsni = \"x\"\n"), "o.toml:14: pool: there is no pool \"c\""),
             (route("pool = \"a\"\n"), "o.toml:13: [[listener.route]] sni = \"\" is refused"),
-            (route("pool = \"a\"\nsni = \"*\"\n"), "o.toml:13: [[listener.route]] sni = \"*\" is refused"),
-            (route("pool = \"a\"\nsni = \"192.0.2.1\"\n"), "sni = \"192.0.2.1\" is refused"),
-            (route("pool = \"a\"\nalpn = \"\"\n"), "o.toml:13: [[listener.route]] alpn = \"\" is refused"),
+            (route("pool = \"a\"\nsni = \"*\"\n"), "o.toml:15: [[listener.route]] sni = \"*\" is refused"),
+            (
+                route("pool = \"a\"\nsni = [\"x\",\n\"192.0.2.1\"]\n"),
+                "o.toml:16: [[listener.route]] sni = \"192.0.2.1\" is refused",
+            ),
+            (route("pool = \"a\"\nalpn = \"\"\n"), "o.toml:15: [[listener.route]] alpn = \"\" is refused"),
             (
                 format!("mode = \"plain\"\n{}", route("pool = \"a\"\nsni = \"x\"\n")),
-                "o.toml:14: [[listener.route]] sni = \"x\" is refused: allowed is no route",
+                "o.toml:16: [[listener.route]] sni = \"x\" is refused: allowed is no route",
             ),
             (
                 format!("mode = \"terminate\"\nalpn = [\"h2\"]\n{}", route("pool = \"a\"\nalpn = \"x\"\n")),
@@ -284,6 +291,35 @@ mod tests {
     }
 
     #[test]
+    fn too_many_of_a_kind_are_refused_with_the_line() {
+        let read = |text: &str| {
+            file::parse(Path::new("o.toml"), text).and_then(Raw::check).map(|_| ()).unwrap_err().to_string()
+        };
+        let top = "mode = \"passthrough\"\nlisten = \"127.0.0.1:1\"\nbackend = \"pool:p0\"\n";
+        let pool = |nth: usize| format!("[[pool]]\nname = \"p{nth}\"\nbackend = \"10.0.0.1:1\"\n");
+        let pools: String = (0..=*limits::POOLS.end()).map(pool).collect();
+        let line = 4 + 3 * limits::POOLS.end();
+        assert_eq!(
+            read(&format!("{top}{pools}")),
+            format!("o.toml:{line}: [[pool]]: 257 pools are refused: allowed are up to 256")
+        );
+        let listener = "[[listener]]\nlisten = \"127.0.0.1:2\"\n";
+        let route = "[[listener.route]]\nsni = \"x\"\npool = \"p0\"\n";
+        let line = 4 + 3 + 2 + 3 * ROUTES.end();
+        let error = read(&format!("{top}{}{listener}{}", pool(0), route.repeat(ROUTES.end() + 1)));
+        let start = format!("o.toml:{line}: [[listener.route]]: 1025 routes of the listener 127.0.0.1:2 are");
+        assert!(error.starts_with(&start), "{error}");
+        let more = "[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"pool:p0\"\n";
+        let line = 4 + 3 + 3 * (limits::LISTENERS.end() - 1) + 1;
+        let error = read(&format!("{top}{}{}", pool(0), more.repeat(*limits::LISTENERS.end())));
+        assert!(error.starts_with(&format!("o.toml:{line}: listen: this makes more than 64")), "{error}");
+        let addresses = "\"127.0.0.1:0\", ".repeat(limits::LISTENERS.end() + 1);
+        let many = top.replace("\"127.0.0.1:1\"", &format!("[{addresses}]"));
+        let error = read(&format!("{many}{}", pool(0)));
+        assert!(error.starts_with("o.toml:2: listen: this makes more than 64"), "{error}");
+    }
+
+    #[test]
     fn pools_are_refused_with_their_line() {
         let read = |pools: &str| {
             let text = format!("listen = \"127.0.0.1:1\"\nbackend = \"pool:a\"\n{pools}");
@@ -293,21 +329,25 @@ mod tests {
         for (pools, expected) in [
             ("[[pool]]\nbackend = \"10.0.0.1:1\"\n".to_owned(), "o.toml:3: this [[pool]] has no name"),
             ("[[pool]]\nname = \"a\"\n".to_owned(), "o.toml:3: this [[pool]] has no backend"),
-            (good.replace("\"a\"", "\"a b\""), "o.toml:3: [[pool]] name = \"a b\" is refused"),
+            (good.replace("\"a\"", "\"a b\""), "o.toml:4: [[pool]] name = \"a b\" is refused"),
             (
                 format!("{good}{good}"),
-                "o.toml:6: [[pool]] name = \"a\" is refused: allowed is a name that no other",
+                "o.toml:7: [[pool]] name = \"a\" is refused: allowed is a name that no other",
             ),
             (good.replace("10.0.0.1:1", "10.0.0.1"), "o.toml:5: backend = \"10.0.0.1\" is refused"),
             (
                 good.replace(":1\"", ":1, 10.0.0.1:1\""),
                 "o.toml:5: backend = \"10.0.0.1:1, 10.0.0.1:1\" is refused",
             ),
+            ("[[pool]]\nname = \"a\"\nbackend = []\n".to_owned(), "o.toml:5: backend = \"\" is refused"),
             (format!("{good}tickets = \"on\"\n"), "o.toml:6: unknown key tickets: allowed here are"),
             (format!("{good}balance = \"fair\"\n"), "o.toml:6: balance = \"fair\" is refused"),
         ] {
             assert!(read(&pools).contains(expected), "{pools:?}: {}", read(&pools));
         }
-        assert!(read("").contains("o.toml:2: there is no pool \"a\"") && read("").contains("there is none"));
+        assert!(
+            read("").contains("o.toml:2: backend: there is no pool \"a\"")
+                && read("").contains("there is none")
+        );
     }
 }

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Name, Place, Section, Value, line_at, type_of};
 use crate::config::option::Kind;
-use crate::config::{ConfigError, IdentityFiles, RawListener, RawPool, RawRoute};
+use crate::config::{ConfigError, Given, IdentityFiles, RawListener, RawPool, RawRoute};
 
 impl Place<'_> {
     /// Of the top, or of a listener: `what` is the name of the table. The pairs, and the directories of more.
@@ -23,7 +23,7 @@ impl Place<'_> {
             match directory {
                 None => pairs.push(self.identity(what, at, table)?),
                 Some((name, value)) if table.len() == 1 => {
-                    let path = PathBuf::from(self.relative(&self.text("directory", value)?));
+                    let path = PathBuf::from(self.relative(&self.text("directory", value)?.value));
                     self.note("directory", name, &path);
                     directories.push(path);
                 }
@@ -155,16 +155,17 @@ impl Place<'_> {
         Ok(RawRoute { path: self.path.to_owned(), line, server_names, alpn, pool })
     }
 
-    fn text(&self, name: &str, value: &Value<'_>) -> Result<String, ConfigError> {
+    fn text(&self, name: &str, value: &Value<'_>) -> Result<Given, ConfigError> {
         let found = value.get_ref();
-        found.as_str().map(ToOwned::to_owned).ok_or_else(|| {
+        let text = found.as_str().ok_or_else(|| {
             let message = format!("{name} must be {}, not {}", Kind::Text.written(), type_of(found));
             self.malformed(value.span(), message)
-        })
+        })?;
+        Ok(self.given_at(text.to_owned(), value.span()))
     }
 
     /// Of an array of strings, or one string.
-    fn texts(&self, name: &str, value: &Value<'_>) -> Result<Vec<String>, ConfigError> {
+    fn texts(&self, name: &str, value: &Value<'_>) -> Result<Vec<Given>, ConfigError> {
         match value.get_ref() {
             DeValue::Array(items) => items.iter().map(|item| self.text(name, item)).collect(),
             _ => Ok(vec![self.text(name, value)?]),
