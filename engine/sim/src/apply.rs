@@ -75,7 +75,7 @@ impl World {
                 self.plain_finished = true;
                 self.plain_arrives(0);
             }
-            Action::ShutdownWrite { .. } => asked.tls_finished = true,
+            Action::ShutdownWrite { .. } => self.finish_tls(),
             Action::Release { leg, reset } => self.release(leg, reset),
             Action::Note(milestone) => self.notes.push(milestone),
             Action::Close(report) => self.report = Some(report),
@@ -86,6 +86,12 @@ impl World {
         self.proxied = Some(addresses);
         let turned_away = self.plan.turns_away.map(Event::TurnedAway);
         self.events.push_back(turned_away.unwrap_or(Event::Admitted));
+    }
+
+    /// FIN on the TLS leg.
+    fn finish_tls(&mut self) {
+        (self.asked.tls_finished, self.tls_ends) = (true, true);
+        self.peer_may_finish();
     }
 
     fn install(&mut self, leg: Leg, direction: Direction, keys: &TrafficKeys) {
@@ -105,6 +111,7 @@ impl World {
 
     pub(super) fn release(&mut self, leg: Leg, reset: bool) {
         if leg == self.tls {
+            self.tls_ends = !reset;
             return self.release_tls();
         }
         if !self.asked.plain_released {
@@ -152,9 +159,13 @@ impl World {
         if !self.peer_reset {
             let rest: Vec<u8> = self.to_peer.drain(..).collect();
             self.peer.read(&rest);
+            self.peer_may_finish();
         }
+        let passes = self.peer.is_passed_through();
         let was_altered = self.was_altered || self.peer.was_interrupted;
         let watched = match self.wire.watch() {
+            // The TLS on it is none of ours.
+            _ if passes => Watched::default(),
             // What the peer knows of the handshake is not what we know.
             Err(Misuse::OutOfPlace { .. }) if was_altered => Watched::default(),
             found => found.unwrap_or_else(|misuse| panic!("seed {}: {misuse:?}", self.plan.seed)),
@@ -173,7 +184,11 @@ impl World {
             was_cut: self.was_cut,
             was_altered,
             from_backend: self.received_from_backend,
-            authentic: self.authentic + self.wire.received_data(),
+            authentic: if passes {
+                self.wire.received.len()
+            } else {
+                self.authentic + self.wire.received_data()
+            },
             in_socket: self.to_plain.len(),
             plain_was_open: self.plain_is_open,
             wire: self.wire,

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::dice::{Choices, digest};
+use super::header::Header;
 use super::hostile::PeerAction;
 use super::kernel::{Generation, KernelProfile};
-use super::lab::{SUITES, bytes, client, originating, rules, server};
+use super::lab::{SUITES, bytes, client, originating, passing_through, rules, server};
 use super::peer::{Role, Script};
 use super::plan::{Backend, InjectedFault, Outcome, Plan};
 use super::world::World;
@@ -32,14 +33,15 @@ const MISHAPS: [InjectedFault; 9] = [
 /// # Panics
 /// If it does not hold.
 pub fn world_of_chance(choices: &[u8]) {
-    transcript_of_chance(choices);
+    outcome_of_chance(choices);
 }
 
-/// The same; the digest of all that happened in it ([`Outcome::transcript`]) is the same for the same bytes.
+/// The same, and how it ended: the same way for the same bytes, down to the digest of all that happened in it
+/// ([`Outcome::transcript`]).
 ///
 /// # Panics
 /// If it does not hold.
-pub fn transcript_of_chance(choices: &[u8]) -> u64 {
+pub fn outcome_of_chance(choices: &[u8]) -> Outcome {
     let (beginning, rest) = choices.split_at(choices.len().min(32));
     let mut dice = Choices::bytes(beginning);
     let suite = SUITES[dice.below(SUITES.len())];
@@ -64,20 +66,32 @@ pub fn transcript_of_chance(choices: &[u8]) -> u64 {
     plan.backend = backend(&mut dice);
     plan.cut = dice.below(600);
     plan.mishap = (dice.below(2) > 0).then(|| (1 + dice.below(300), MISHAPS[dice.below(MISHAPS.len())]));
+    // Last, so that the throws before it mean what they meant in older seeds.
+    let header = (dice.below(5) == 0).then(|| Header::of(&mut dice));
+    plan.header = header.as_ref().map(|header| header.bytes.clone());
+    plan.turns_away = (dice.below(16) == 0).then_some(Fault::SourceConnections);
+    let passes = dice.below(5) == 0;
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning of a world")]
     let beginning = Instant::now();
-    let (mut rules, peer): (_, Role) = if originates {
+    let (mut rules, peer): (_, Role) = if passes {
+        plan.script = Script { says: Vec::new(), interrupts: None, ..plan.script };
+        (passing_through(), client(suite).into())
+    } else if originates {
         (originating(offer), server(suite).into())
     } else {
         (rules(offer), client(suite).into())
     };
     rules.record_limit = 1024;
+    rules.accepts_proxy = header.is_some();
     if swaps {
         (rules.near, rules.far) = (rules.far, rules.near);
     }
     let outcome = World::new(plan.clone(), rules, peer, beginning).run();
-    judge(&plan, &outcome);
-    outcome.transcript
+    header.iter().for_each(|header| judge_header(header, &plan, &outcome));
+    if !passes || judge_refusal(&outcome) {
+        judge(&plan, &outcome);
+    }
+    outcome
 }
 
 fn habits(dice: &mut Choices) -> KernelProfile {
@@ -130,7 +144,7 @@ fn backend(dice: &mut Choices) -> Backend {
 /// What must hold whatever happened: no byte is invented, exchanged or told twice, and an orderly end stands
 /// for a whole stream.
 fn judge(plan: &Plan, outcome: &Outcome) {
-    let fault = outcome.report.fault;
+    let (fault, passes) = (outcome.report.fault, outcome.peer.is_passed_through());
     assert_ne!(fault, Some(Fault::Internal), "an invariant of our own");
     // What it cannot open was sealed out of its turn: under a nonce that was spent, or left out.
     let unopened = outcome.peer.error == Some(rustls::Error::DecryptError);
@@ -138,12 +152,16 @@ fn judge(plan: &Plan, outcome: &Outcome) {
     let is_damaged =
         matches!(plan.mishap, Some((_, InjectedFault::FlippedBit))) || plan.script.interrupts.is_some();
     if plan.script.says.is_empty() {
-        assert!(plan.script.sends.starts_with(&outcome.to_backend), "the backend got what was not sent");
+        let sends = outcome.peer.sends();
+        // Where TLS is passed through, a flipped bit is as well.
+        let is_same =
+            |got: &[u8]| got == &sends[..got.len().min(sends.len())] || passes && outcome.was_altered;
+        assert!(is_same(&outcome.to_backend), "the backend got what was not sent");
         if outcome.backend_saw_end && !outcome.backend_was_reset && fault.is_none() {
-            // Behind our close_notify a FIN alone is an orderly end too.
-            let early = matches!(plan.backend, Backend::AnswersAndCloses(_));
+            // Behind our close_notify a FIN alone is an orderly end too; without TLS it always is.
+            let early = passes || matches!(plan.backend, Backend::AnswersAndCloses(_));
             let fin = matches!(plan.mishap, Some((_, InjectedFault::PeerFin)));
-            let whole = outcome.to_backend == plan.script.sends;
+            let whole = outcome.to_backend.len() == sends.len();
             assert!(whole || early && fin, "an end that came too soon");
         }
         assert!(outcome.peer.error.is_none() || fault.is_some() || is_damaged, "{:?}", outcome.peer.error);
@@ -174,7 +192,8 @@ fn judge_delivery(plan: &Plan, outcome: &Outcome) {
     let takes = matches!(plan.backend, B::Echo | B::Greets(_) | B::AnswersAndCloses(_) | B::Silent);
     use InjectedFault as I;
     let has_time = !matches!(plan.mishap, Some((_, I::PlainPeerReset | I::Drain | I::NoMoreMemory)));
-    let is_relayed = outcome.plain_was_open && outcome.established.is_some();
+    let is_established = outcome.established.is_some() || outcome.peer.is_passed_through();
+    let is_relayed = outcome.plain_was_open && is_established;
     let fault = outcome.report.fault;
     // What still comes when the end is ours is read for the alert's sake alone.
     let is_ours = |fault: Fault| matches!(fault, Fault::RecordLimit | Fault::RekeyRefused);
@@ -182,4 +201,33 @@ fn judge_delivery(plan: &Plan, outcome: &Outcome) {
     if plan.script.says.is_empty() && takes && has_time && is_relayed && ends_above {
         assert_eq!(outcome.to_backend.len(), outcome.authentic, "what came was not delivered: {fault:?}");
     }
+}
+
+/// A header that is whole is taken, and names the client; who is turned away because of it gets nothing.
+fn judge_header(header: &Header, plan: &Plan, outcome: &Outcome) {
+    let fault = outcome.report.fault;
+    let is_damaged = !header.is_whole || plan.mishap.is_some();
+    use Fault as F;
+    let is_refused =
+        matches!(fault, Some(F::ProxyHeaderMissing | F::ProxyHeaderMalformed | F::ProxyHeaderTimeout));
+    assert!(is_damaged || !is_refused, "a header as it should be: {fault:?}");
+    let client = outcome.proxied.as_ref().map(|addresses| addresses.client);
+    assert!(is_damaged || client == header.client, "{client:?} and not {:?}", header.client);
+    let has_begun = outcome.established.is_some() || !outcome.to_backend.is_empty();
+    assert!(!has_begun || !is_refused, "something was done behind {fault:?}");
+    if let Some(reason) = plan.turns_away.filter(|_| client.is_some()) {
+        assert!(fault == Some(reason) && !has_begun, "turned away, and yet: {fault:?}");
+        assert!(outcome.peer.received.is_empty(), "something was said");
+    }
+}
+
+/// TLS that is passed through is refused with an alert, and before anything was passed on. Whether it was
+/// not.
+fn judge_refusal(outcome: &Outcome) -> bool {
+    let is_alert = matches!(outcome.peer.received[..], [21, 3, _, 0, 2, 2, _]);
+    if !is_alert || !outcome.to_backend.is_empty() {
+        return true;
+    }
+    assert!(outcome.report.fault.is_some(), "an alert for nothing");
+    false
 }

@@ -124,6 +124,12 @@ pub fn originating(offer: Offer) -> Policy {
     rules_of(Arc::clone(&lab().client_policy), offer)
 }
 
+/// Neither role: the TLS of clients is passed through.
+#[must_use]
+pub fn passing_through() -> Policy {
+    Policy { near: Security::Plain, passes_tls_through: true, ..rules(NOTHING) }
+}
+
 /// The server's role, which requires a certificate whose fingerprint is not known yet.
 #[must_use]
 pub fn held(offer: Offer) -> Policy {

@@ -64,7 +64,7 @@ impl World {
             count = match std::mem::take(&mut self.plan.cut) {
                 0 => self.some(count).min(count),
                 // The first flight goes as the dice have it.
-                cut if self.last_flight == Some(0) => {
+                cut if self.last_flight == Some(0) || self.header > 0 => {
                     self.plan.cut = cut;
                     self.some(count).min(count)
                 }
@@ -77,7 +77,8 @@ impl World {
                 }
             };
             let chunk: Vec<u8> = self.to_us.drain(..count).collect();
-            self.wire.received.extend(&chunk);
+            let behind_header = self.behind_header(self.tls, count);
+            self.wire.received.extend(&chunk[count - behind_header..]);
             assert_eq!(buf.extend(&chunk), count, "the buffer has room for what was asked for");
         }
         let more = !self.to_us.is_empty();
@@ -189,7 +190,7 @@ impl World {
             count = self.some(count).min(count);
             let chunk: Vec<u8> = self.from_backend.drain(..count).collect();
             buf.extend(&chunk);
-            self.received_from_backend += count;
+            self.received_from_backend += self.behind_header(self.plain, count);
         }
         let more = !self.from_backend.is_empty();
         self.step(Event::Received { leg: self.plain, buf, count, more });

@@ -57,6 +57,8 @@ pub struct Script {
 pub struct Peer {
     tls: Option<Connection>,
     hostile: Option<Hostile>,
+    /// Its TLS is passed through: behind its hello come bytes as they are, and they end with FIN.
+    is_passed_through: bool,
     secrets: Arc<Secrets>,
     kind: Option<HandshakeKind>,
     script: Script,
@@ -102,6 +104,7 @@ impl Peer {
         Self {
             tls: Some(tls),
             hostile: None,
+            is_passed_through: false,
             secrets,
             kind: None,
             script,
@@ -116,6 +119,37 @@ impl Peer {
             error: None,
             heard: Vec::new(),
         }
+    }
+
+    /// A client whose TLS is passed through. It sends its hello and then the script's bytes as they are: what
+    /// follows a hello is no business of whoever passes it on.
+    pub(super) fn passed_through(role: &Role, script: Script) -> Self {
+        let mut peer = Self::new(role, script);
+        let mut sends = Vec::new();
+        if let Some(tls) = &mut peer.tls {
+            while tls.wants_write() && tls.write_tls(&mut sends).is_ok() {}
+        }
+        sends.append(&mut peer.script.sends);
+        peer.script.sends = sends;
+        (peer.tls, peer.is_passed_through) = (None, true);
+        peer
+    }
+
+    /// Whether its TLS is passed through.
+    #[must_use]
+    pub fn is_passed_through(&self) -> bool {
+        self.is_passed_through
+    }
+
+    /// All that it is to send.
+    #[must_use]
+    pub fn sends(&self) -> &[u8] {
+        &self.script.sends
+    }
+
+    /// It has read our FIN, if that is an end to it.
+    pub(super) fn hears_end(&mut self) {
+        self.saw_close |= self.is_passed_through;
     }
 
     /// What it tells of its secrets.
@@ -143,6 +177,9 @@ impl Peer {
 
     /// Takes bytes from the wire, and reads the whole records among them.
     pub fn read(&mut self, bytes: &[u8]) {
+        if self.is_passed_through {
+            return self.received.extend_from_slice(bytes);
+        }
         self.partial.extend_from_slice(bytes);
         while let Some(header) = self.partial.first_chunk::<5>() {
             let record_bytes = 5 + usize::from(u16::from_be_bytes([header[3], header[4]]));
@@ -194,10 +231,10 @@ impl Peer {
         // A server's data may stand behind its Finished before the client's has come.
         let is_server = matches!(self.tls, Some(Connection::Server(_)));
         let is_early = is_server && has_flight && self.error.is_none();
-        if (may_speak || is_early) && is_sociable && may_join_the_flight && !self.said_close {
-            self.say(most);
-        }
         let mut bytes = Vec::new();
+        if (may_speak || is_early) && is_sociable && may_join_the_flight && !self.said_close {
+            self.say(most, &mut bytes);
+        }
         if let Some(tls) = &mut self.tls {
             while tls.wants_write() {
                 if tls.write_tls(&mut bytes).is_err() {
@@ -255,10 +292,16 @@ impl Peer {
         self.error.is_none() && !self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
-    fn say(&mut self, most: usize) {
-        let Some(tls) = &mut self.tls else { return };
+    fn say(&mut self, most: usize, in_clear: &mut Vec<u8>) {
         let rest = &self.script.sends[self.sent..];
         let count = rest.len().min(most);
+        let Some(tls) = &mut self.tls else {
+            in_clear.extend_from_slice(&rest[..count]);
+            self.sent += count;
+            let is_done = self.sent == self.script.sends.len();
+            self.said_close = is_done && (self.script.closes_first || self.saw_close);
+            return;
+        };
         if count > 0 {
             // It takes no more than it has room for.
             self.sent += tls.writer().write(&rest[..count]).unwrap_or(0);

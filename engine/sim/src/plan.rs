@@ -71,6 +71,8 @@ pub struct Plan {
     pub turns_away: Option<Fault>,
     /// Whether a full handshake may be begun as a server.
     pub may_begin_full: bool,
+    /// A PROXY header that the accepted leg begins with.
+    pub header: Option<Vec<u8>>,
     /// What is sent on the plain leg before anything else, if that is the one that is connected.
     pub preamble: Option<Vec<u8>>,
     /// The kernel's part.
@@ -103,6 +105,7 @@ impl Plan {
             last_is_silent: false,
             turns_away: None,
             may_begin_full: true,
+            header: None,
             preamble: None,
             habits,
             cut: 0,

@@ -75,6 +75,10 @@ pub struct World {
     pub(super) backend_saw_end: bool,
     pub(super) backend_was_reset: bool,
     pub(super) asked: Asked,
+    /// Bytes of the PROXY header that were not received.
+    pub(super) header: usize,
+    /// We have sent FIN on the TLS leg, or closed it in order.
+    pub(super) tls_ends: bool,
     /// What the backend is to get of the preamble, in front of everything else.
     pub(super) preamble: VecDeque<u8>,
     /// Endpoints that were tried.
@@ -132,13 +136,16 @@ impl World {
     pub fn new(plan: Plan, policy: Policy, peer: impl Into<Role>, now: Instant) -> Self {
         sources::seed(plan.seed);
         let role = peer.into();
+        let passes = policy.passes_tls_through;
         let (tls, plain) = match (policy.near.tls(), policy.far.tls()) {
             (Some(_), None) => (Leg::Near, Leg::Far),
+            (None, None) if passes => (Leg::Near, Leg::Far),
             _ => (Leg::Far, Leg::Near),
         };
         let originates = policy.security(tls).tls().is_some_and(|policy| policy.is_client());
         assert_eq!(originates, matches!(role, Role::Server(_)), "the peer has the other role");
-        let peer = Peer::new(&role, plan.script.clone());
+        let script = plan.script.clone();
+        let peer = if passes { Peer::passed_through(&role, script) } else { Peer::new(&role, script) };
         let wire = Wire { originates, sent: Vec::new(), received: Vec::new(), secrets: peer.secrets() };
         Self {
             tls,
@@ -172,6 +179,8 @@ impl World {
             backend_saw_end: false,
             backend_was_reset: false,
             asked: Asked::default(),
+            header: 0,
+            tls_ends: false,
             preamble: VecDeque::new(),
             attempts: 0,
             established: None,
@@ -190,6 +199,7 @@ impl World {
     /// If the connection breaks its contract: that is what a world is for.
     #[must_use]
     pub fn run(mut self) -> Outcome {
+        self.header_comes();
         if self.policy().far.tls().is_some() {
             self.backend_begins();
         }
@@ -219,6 +229,21 @@ impl World {
             }
         }
         self.settle(steps)
+    }
+
+    /// The balancer's, in front of everything on the leg that is accepted.
+    fn header_comes(&mut self) {
+        let header = self.plan.header.take().unwrap_or_default();
+        self.header = header.len();
+        let near = if self.tls == Leg::Near { &mut self.to_us } else { &mut self.from_backend };
+        near.extend(header);
+    }
+
+    /// How many of these bytes, which were received of the leg that was accepted, are none of the header.
+    pub(super) fn behind_header(&mut self, leg: Leg, count: usize) -> usize {
+        let of_header = if leg == Leg::Near { count.min(self.header) } else { 0 };
+        self.header -= of_header;
+        count - of_header
     }
 
     /// What can happen now.
@@ -320,11 +345,15 @@ impl World {
     }
 
     /// The peer closes its socket when both sides have said that they end, or when it has said why it
-    /// cannot go on.
-    fn peer_may_finish(&mut self) {
+    /// cannot go on. Without TLS its FIN says that it ends, and so does ours.
+    pub(super) fn peer_may_finish(&mut self) {
+        if self.tls_ends && self.to_peer.is_empty() {
+            self.peer.hears_end();
+        }
+        let said_all = self.peer.is_passed_through() && self.peer.is_silent();
         let both_closed = self.peer.is_silent() && self.peer.saw_close;
         let failed = self.peer.error.is_some() && !self.peer.has_something_to_say();
-        self.peer_finished |= both_closed || failed;
+        self.peer_finished |= both_closed || failed || said_all;
     }
 
     /// Some of `available` bytes, at least one.

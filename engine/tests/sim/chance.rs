@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use offramp_sim::transcript_of_chance;
+use offramp_sim::{Outcome, outcome_of_chance};
 
 use crate::lab::bytes;
 
@@ -15,8 +15,12 @@ const HERE: &str = "chance::whatever_chance_decides_the_contract_holds";
 /// Most seeds of failed worlds that are listed.
 const FAILED_MAX: usize = 32;
 
+fn outcome(seed: u64) -> Outcome {
+    outcome_of_chance(&bytes(600, seed))
+}
+
 fn world(seed: u64) -> u64 {
-    transcript_of_chance(&bytes(600, seed))
+    outcome(seed).transcript
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -40,6 +44,21 @@ fn whatever_chance_decides_the_contract_holds() {
     let failed: Vec<u64> = (0..worlds).filter(fails).take(FAILED_MAX).collect();
     let again = "cargo test --workspace --test sim whatever_chance -- --nocapture";
     assert!(failed.is_empty(), "seeds {failed:?} of {worlds}; one again: {SEED}={} {again}", failed[0]);
+}
+
+/// Without these a world that is never set up would be one in which nothing fails.
+#[test]
+fn chance_passes_tls_through_and_sends_headers() {
+    let [mut passed, mut proxied, mut both] = [0; 3];
+    for outcome in (0..2000).map(outcome) {
+        let is_relayed = !outcome.to_backend.is_empty();
+        let passes = is_relayed && outcome.peer.is_passed_through();
+        let has_client = is_relayed && outcome.proxied.is_some();
+        passed += u32::from(passes);
+        proxied += u32::from(has_client && !passes);
+        both += u32::from(has_client && passes);
+    }
+    assert!(passed > 100 && proxied > 50 && both > 10, "{passed}, {proxied}, {both}");
 }
 
 #[test]
