@@ -40,10 +40,14 @@ impl Loadgen {
 
     /// A client of `server`, which goes on until the test ends it.
     pub fn client(server: &TestServer, trust: &Path, words: &str) -> Self {
-        let (target, trust) = (server.addr, trust.display());
+        Self::client_of(server.addr, trust, &format!("{words} --warm-up 100ms"))
+    }
+
+    /// A client of whoever listens there, such as a balancer.
+    pub fn client_of(target: SocketAddr, trust: &Path, words: &str) -> Self {
+        let trust = trust.display();
         Self::start(&format!(
-            "{words} --target {target} --ca {trust} --sni {NAME} -t 1 -d 10m --warm-up 100ms --json --quiet \
-             --pin off"
+            "{words} --target {target} --ca {trust} --sni {NAME} -t 1 -d 10m --json --quiet --pin off"
         ))
     }
 

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
+use offramp_testing::tools::{PATIENCE, eventually, has_ended, signal, skip};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 
@@ -19,8 +19,6 @@ use crate::net::Namespace;
 pub(crate) type Version = &'static SupportedProtocolVersion;
 
 pub(crate) const OFFRAMP: &str = env!("CARGO_BIN_EXE_offramp");
-/// Only a guard: nothing is measured with it.
-const PATIENCE: Duration = Duration::from_secs(60);
 const NAME: &str = "offramp.test";
 
 /// All of it. Dropped, everything ends.
@@ -123,50 +121,43 @@ pub(crate) fn client(certificate: &CertificateDer<'static>, version: Version) ->
     Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Never silent; written past libtest's capture.
-pub(crate) fn skip(reason: &str) {
-    let refused = std::env::var("OFFRAMP_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
-    assert!(!refused, "SKIP: {reason} (and OFFRAMP_SKIPS_ARE_FAILURES=1)");
-    let _ = writeln!(std::io::stderr(), "SKIP: {reason}");
-}
-
 /// One Offramp in a namespace of its own.
 pub(crate) struct Host {
     child: Child,
+    /// Processes that have taken over, each from the one before.
+    successors: Vec<u32>,
     log: Arc<Mutex<String>>,
     /// Its own copy: hosts share no disk.
     keys: PathBuf,
     pub(crate) tls: SocketAddr,
     admin: SocketAddr,
-    backend: u16,
-    /// Where the certificate is.
-    files: PathBuf,
-    namespace: Namespace,
+    /// The namespace is removed behind the processes.
+    _namespace: Namespace,
 }
 
 impl Host {
     pub(crate) fn start(namespace: Namespace, backend: u16, files: &Path, keys: &Path) -> Self {
-        let address = namespace.address;
-        let any = SocketAddr::from((address, 0));
         let log = Arc::default();
-        let (child, [tls, admin]) = serve(&namespace, [any, any], backend, files, keys, &log);
-        let (keys, files) = (keys.to_owned(), files.to_owned());
-        Self { child, log, keys, tls, admin, backend, files, namespace }
+        let (child, [tls, admin]) = serve(&namespace, backend, files, keys, &log);
+        let (keys, successors) = (keys.to_owned(), Vec::new());
+        Self { child, successors, log, keys, tls, admin, _namespace: namespace }
     }
 
-    /// SIGTERM, until all connections have ended and the process with them; then a new one at the same
-    /// addresses.
-    pub(crate) fn restart(&mut self) {
-        self.signal("TERM");
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}: {}", self.log());
-        let addresses = [self.tls, self.admin];
-        (self.child, _) = serve(&self.namespace, addresses, self.backend, &self.files, &self.keys, &self.log);
+    /// The process that serves.
+    pub(crate) fn pid(&self) -> u32 {
+        self.successors.last().copied().unwrap_or_else(|| self.child.id())
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    /// `offramp upgrade`; the process that served before.
+    pub(crate) fn upgrade(&mut self) -> u32 {
+        let old = self.pid();
+        let socket = admin_socket(&self.keys);
+        let asked = Command::new(OFFRAMP).args(["upgrade", "--admin-socket"]).arg(&socket).output().unwrap();
+        assert!(asked.status.success(), "{asked:?}: {}", self.log());
+        let said = String::from_utf8(asked.stdout).unwrap();
+        let pid = said.strip_prefix("process ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        self.successors.push(pid.unwrap_or_else(|| panic!("{said}")));
+        old
     }
 
     pub(crate) fn log(&self) -> String {
@@ -193,7 +184,7 @@ impl Host {
 
     /// SIGHUP.
     pub(crate) fn reload(&self) {
-        self.signal("HUP");
+        signal(self.pid(), "HUP");
     }
 
     /// As it counts them.
@@ -221,7 +212,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // It may have been killed before.
+        // Each may have ended before.
+        self.successors.iter().filter(|pid| !has_ended(**pid)).for_each(|pid| signal(*pid, "KILL"));
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -230,20 +222,25 @@ impl Drop for Host {
     }
 }
 
+/// The admin socket of the host that has these ticket keys.
+fn admin_socket(keys: &Path) -> PathBuf {
+    keys.with_extension("admin")
+}
+
 /// Starts Offramp; the addresses of its listener and of its admin listener.
 fn serve(
     namespace: &Namespace,
-    [tls, admin]: [SocketAddr; 2],
     backend: u16,
     files: &Path,
     keys: &Path,
     log: &Arc<Mutex<String>>,
 ) -> (Child, [SocketAddr; 2]) {
-    let gateway = namespace.gateway;
+    let (gateway, any) = (namespace.gateway, SocketAddr::from((namespace.address, 0)).to_string());
     let mut command = namespace.command(OFFRAMP);
     command
         .args(["serve", "--workers", "1", "--max-connections", "500", "--offload", "never"])
-        .args(["--listen", &tls.to_string(), "--admin", &admin.to_string()])
+        .args(["--listen", &any, "--admin", &any, "--drain-timeout", "10m", "--admin-socket"])
+        .arg(admin_socket(keys))
         .args(["--backend", &format!("{gateway}:{backend}"), "--cert", "c.pem", "--key", "k.pem"])
         .arg("--ticket-keys")
         .arg(keys)
@@ -261,7 +258,7 @@ fn serve(
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
     let after = |mark: &str| {
         let (_, rest) = ready.split_once(mark).unwrap_or_else(|| panic!("{ready}{}", log.lock().unwrap()));
-        rest.split([',', ';', '\n']).next().unwrap().parse().unwrap()
+        rest.split([',', ';', ' ', '\n']).next().unwrap().parse().unwrap()
     };
     let addresses = [after("listening on "), after("admin on ")];
     (child, addresses)
@@ -271,7 +268,7 @@ fn serve(
 pub(crate) struct Balancer {
     child: Child,
     pub(crate) addr: SocketAddr,
-    /// Where it takes commands.
+    /// Where it is asked.
     control: PathBuf,
 }
 
@@ -281,7 +278,7 @@ impl Balancer {
         let addr = listener.local_addr().unwrap();
         // The listening socket is its standard input: nobody else can take the port in between.
         let control = files.join("haproxy.sock");
-        let mut lines = format!("global\n stats socket {} level admin\n", control.display());
+        let mut lines = format!("global\n stats socket {}\n", control.display());
         lines += "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
              option redispatch 1\n retries 3\nlisten hosts\n bind fd@0\n balance roundrobin\n";
         for (nth, host) in hosts.iter().enumerate() {
@@ -299,13 +296,18 @@ impl Balancer {
         Self { child, addr, control }
     }
 
-    /// `maint`: no new connections go there, or `ready`.
-    pub(crate) fn set(&self, nth: usize, state: &str) {
+    /// Connections to hosts that failed, the ones that it has hidden by trying again included.
+    pub(crate) fn failed_connects(&self) -> u64 {
         let mut socket = UnixStream::connect(&self.control).unwrap();
-        writeln!(socket, "set server hosts/host{nth} state {state}").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        assert_eq!(answer.trim(), "", "HAProxy");
+        socket.write_all(b"show stat\n").unwrap();
+        let mut table = String::new();
+        socket.read_to_string(&mut table).unwrap();
+        let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let names = rows.next().unwrap();
+        let column = |name| names.iter().position(|it| *it == name).unwrap();
+        let columns = ["wretr", "wredis", "econ"].map(column);
+        let backend = rows.find(|row| row[column("svname")] == "BACKEND").unwrap();
+        columns.iter().map(|at| backend[*at].parse::<u64>().unwrap()).sum()
     }
 }
 
@@ -417,13 +419,4 @@ fn new_session_ticket(mut stream: &[u8]) -> Option<Vec<u8>> {
         rest = later;
     }
     None
-}
-
-/// Polls until `probe` holds.
-pub(crate) fn eventually(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !probe() {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use offramp_testing::tools::eventually;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::lab::{Cluster, Version, eventually, handshake};
+use crate::lab::{Cluster, Version, handshake};
 
 /// Clients that run until they are stopped.
 pub(crate) struct Load {

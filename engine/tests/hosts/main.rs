@@ -16,8 +16,9 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use lab::{Cluster, Open, Version, eventually, handshake, name_in_ticket};
+use lab::{Cluster, Open, Version, handshake, name_in_ticket};
 use load::Load;
+use offramp_testing::tools::eventually;
 use rustls::HandshakeKind::{Full, Resumed};
 
 const BOTH: [Version; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
