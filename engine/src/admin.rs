@@ -265,7 +265,8 @@ fn answer(route: Route, service: &Service) -> Answer {
     match route {
         Route::Metrics => {
             let expiries = service.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            Answer::metrics(service.metrics.exposition(probe::tls_statistics(), expiries))
+            let (kernel, now) = (probe::tls_statistics(), service.tickets.now());
+            Answer::metrics(service.metrics.exposition(kernel, expiries, now))
         }
         Route::Health => health(service),
         Route::State => Answer::json(service.state()),

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry as Collectors;
 
 use crate::conn::fault::Fault;
 use crate::tls::Tickets;
+use crate::tls::ticket_keys::UnixSeconds;
 
 mod counters;
 mod encode;
@@ -129,16 +130,17 @@ impl Metrics {
     }
 
     /// All of it as OpenMetrics text, version 1.0.0; with what the kernel counts of TLS, by its own names,
-    /// and until when the certificates are valid.
+    /// and until when the certificates are valid. By `now` it is decided what has been gone for too long to
+    /// be shown once more.
     #[must_use]
-    pub fn exposition(&self, kernel: Vec<(String, u64)>, expiries: Expiries) -> String {
+    pub fn exposition(&self, kernel: Vec<(String, u64)>, expiries: Expiries, now: UnixSeconds) -> String {
         let mut collectors = Collectors::default();
         collectors.register_collector(Box::new(self.clone()));
         collectors.register_collector(Box::new(KernelStatistics(kernel)));
         collectors.register_collector(Box::new(expiries));
         let mut text = String::new();
         write_text(&mut text, &collectors).expect("writing into a string cannot fail");
-        self.registry.lock().shown();
+        self.registry.lock().shown(now);
         text
     }
 
@@ -147,6 +149,10 @@ impl Metrics {
         encode::counter(&mut metric, &[], self.pauses(Pause::MaxConnections))?;
         let allowed = u64::from(self.offload_allowed.load(Ordering::Relaxed));
         encode::gauge(encoder, &families::OFFLOAD_ALLOWED, allowed)?;
+        let mut metric = encode::begin(encoder, &families::RELOADS)?;
+        for (result, count) in ["ok", "failed"].into_iter().zip(self.registry.reloads()) {
+            encode::counter(&mut metric, &[("result", result)], count)?;
+        }
         encode::gauge(encoder, &families::WORKERS, self.workers.len() as u64)
     }
 }
@@ -179,7 +185,7 @@ impl Collector for Metrics {
         }
         self.encode_workers(encoder)?;
         if let Some(tickets) = &self.tickets {
-            ticket_keys::encode(encoder, &tickets.keys())?;
+            ticket_keys::encode(encoder, tickets)?;
         }
         self.encode_process(encoder)
     }
@@ -273,7 +279,7 @@ mod tests {
         let tickets = Arc::new(Tickets::generate(1, 0).expect("there is randomness"));
         let mut expiries = Expiries::default();
         expiries.add("a.pem", 1, 7);
-        metrics.with_tickets(tickets).exposition(vec![("TlsTxSw".to_owned(), 12)], expiries)
+        metrics.with_tickets(tickets).exposition(vec![("TlsTxSw".to_owned(), 12)], expiries, 0)
     }
 
     #[test]
@@ -302,6 +308,7 @@ mod tests {
             "offramp_endpoint_changed_seconds{pool=\"p\",endpoint=\"127.0.0.1:1\"} 7",
             "offramp_buffers_lent 0",
             "offramp_workers 2",
+            "offramp_reloads_total{result=\"ok\"} 0",
             "offramp_offload_allowed 1",
             "offramp_host_tls{name=\"TlsTxSw\"} 12",
         ];

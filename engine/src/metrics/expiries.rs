@@ -60,7 +60,7 @@ mod tests {
         }
         let shown = format!("{}/é.pem", "d".repeat(194));
         let metrics = Metrics::new(Vec::new(), Arc::new(Registry::new(0, 0)), Arc::default());
-        let text = metrics.exposition(Vec::new(), expiries);
+        let text = metrics.exposition(Vec::new(), expiries, 0);
         for line in [
             "# TYPE offramp_certificate_not_after_seconds gauge",
             r#"offramp_certificate_not_after_seconds{certificate="a \"b\\\n.pem",nth="1"} 7"#,

@@ -99,6 +99,8 @@ families! {
     WORKER_CONNECTIONS = Gauge "offramp_worker_connections" [worker] "Connections open, by worker";
     WORKER_STALLED = Gauge "offramp_worker_stalled_seconds" [worker]
         "Seconds since the worker's event loop last ran, as seen each second; 0 or 1 unless it is stuck";
+    RELOADS = Counter "offramp_reloads" [result]
+        "Reloads: SIGHUP, PUT /v1/config, certificate files that changed; result is ok or failed";
     OFFLOAD_ALLOWED = Gauge "offramp_offload_allowed" []
         "1 if the kernel may be given records, 0 if the kill switch forbids it";
     BUFFERS_LENT = Gauge "offramp_buffers_lent" [] "Buffers in use";

@@ -2,8 +2,7 @@
 //! labels by which it is read.
 //!
 //! A listener or pool of the next configuration with the label of an earlier one goes on with its counters.
-//! One that is gone keeps its series until its connections have ended and a few more scrapes have seen the
-//! last of them.
+//! One that is gone keeps its series until its connections have ended, and for [`SECONDS_AFTER_END`] more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::listener::ListenerCounters;
 use super::pool::PoolCounters;
 use crate::pool::EndpointState;
+use crate::tls::ticket_keys::UnixSeconds;
 
-/// Scrapes that still show what is gone.
-const LAST_SCRAPES: u32 = 4;
+/// How long the series of what is gone are shown, from the first reading that finds it so: long enough for
+/// several scrapes of Prometheus, however often others read.
+const SECONDS_AFTER_END: UnixSeconds = 600;
 /// Most listeners, and most pools, that are gone and still shown; those that went first are left out.
 pub(super) const GONE_MAX: usize = 64;
 
@@ -22,7 +23,9 @@ pub(super) const GONE_MAX: usize = 64;
 pub struct Registry {
     workers: usize,
     /// When the process began (Unix time), which is the zero of the clock of endpoints.
-    began: u64,
+    began: UnixSeconds,
+    /// Reloads that are in force, and that failed.
+    reloads: [AtomicU64; 2],
     state: Mutex<State>,
 }
 
@@ -42,7 +45,8 @@ pub(super) struct Labelled<T> {
     pub(super) workers: Vec<Arc<T>>,
     /// By the control plane, of a pool: probes that succeeded, and that failed.
     pub(super) probes: [AtomicU64; 2],
-    scrapes_left: u32,
+    /// When a reading found for the first time that it is gone.
+    gone_since: Option<UnixSeconds>,
 }
 
 /// An endpoint that is in force.
@@ -62,7 +66,7 @@ impl Registry {
     /// An empty one of a process that began at this time, in seconds since 1970.
     #[must_use]
     pub fn new(workers: usize, began: u64) -> Self {
-        Self { workers, began, state: Mutex::default() }
+        Self { workers, began, reloads: Default::default(), state: Mutex::default() }
     }
 
     pub(super) fn began(&self) -> u64 {
@@ -88,6 +92,16 @@ impl Registry {
         }
     }
 
+    /// Counts a reload: of the configuration, or of files that have changed. Only the control plane may call
+    /// this.
+    pub fn reloaded(&self, is_good: bool) {
+        self.reloads[usize::from(!is_good)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reloads(&self) -> [u64; 2] {
+        self.reloads.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
     /// Sets which endpoints are in force.
     pub fn set_endpoints(&self, endpoints: Vec<EndpointRow>) {
         self.lock().endpoints = endpoints;
@@ -99,10 +113,10 @@ impl Registry {
 }
 
 impl State {
-    /// What is gone has been shown once more.
-    pub(super) fn shown(&mut self) {
-        age(&mut self.listeners);
-        age(&mut self.pools);
+    /// Drops what has been shown for long enough after it was gone.
+    pub(super) fn shown(&mut self, now: UnixSeconds) {
+        age(&mut self.listeners, now);
+        age(&mut self.pools, now);
     }
 }
 
@@ -120,11 +134,11 @@ fn counters<T: Default>(all: &mut Vec<Labelled<T>>, label: &str, workers: usize,
             label: label.into(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             probes: Default::default(),
-            scrapes_left: LAST_SCRAPES,
+            gone_since: None,
         });
         all.len() - 1
     });
-    all[place].scrapes_left = LAST_SCRAPES;
+    all[place].gone_since = None;
     // One without a place counts for nobody.
     all[place].workers.get(worker).cloned().unwrap_or_default()
 }
@@ -139,11 +153,12 @@ fn forget_gone<T>(all: &mut Vec<Labelled<T>>, most: usize) {
     });
 }
 
-fn age<T>(all: &mut Vec<Labelled<T>>) {
+fn age<T>(all: &mut Vec<Labelled<T>>, now: UnixSeconds) {
     for it in all.iter_mut() {
-        it.scrapes_left = if it.is_gone() { it.scrapes_left.saturating_sub(1) } else { LAST_SCRAPES };
+        it.gone_since = it.is_gone().then(|| it.gone_since.unwrap_or(now));
     }
-    all.retain(|it| it.scrapes_left > 0);
+    let is_over = |since: UnixSeconds| now.saturating_sub(since) >= SECONDS_AFTER_END;
+    all.retain(|it| !it.gone_since.is_some_and(is_over));
 }
 
 #[cfg(test)]
@@ -156,20 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn listener_that_is_gone_is_shown_a_few_times_more() {
+    fn listener_that_is_gone_is_shown_for_its_time() {
         let registry = Registry::new(2, 0);
         let (one, other) = (registry.listener("a", 0), registry.listener("a", 1));
         let b = registry.listener("b", 0);
         one.add(Counter::Accepted, 1);
+        let read = |at: UnixSeconds| {
+            // However often somebody reads.
+            (0..10).for_each(|_| registry.lock().shown(at));
+            labels(&registry)
+        };
         drop(one);
-        (0..10).for_each(|_| registry.lock().shown());
-        assert_eq!(labels(&registry), ["a", "b"], "a worker has it");
+        assert_eq!(read(9 * SECONDS_AFTER_END), ["a", "b"], "a worker has it");
         drop(other);
-        (1..LAST_SCRAPES).for_each(|_| registry.lock().shown());
-        assert_eq!(labels(&registry), ["a", "b"]);
+        let gone = 10 * SECONDS_AFTER_END;
+        assert_eq!(read(gone), ["a", "b"]);
+        assert_eq!(read(gone + SECONDS_AFTER_END - 1), ["a", "b"]);
         assert_eq!(registry.listener("a", 0).get(Counter::Accepted), 1, "it came back");
-        (0..LAST_SCRAPES).for_each(|_| registry.lock().shown());
-        assert_eq!(labels(&registry), ["b"]);
+        assert_eq!(read(gone + SECONDS_AFTER_END), ["a", "b"], "it went again");
+        assert_eq!(read(gone + 2 * SECONDS_AFTER_END), ["b"]);
         drop(b);
     }
 
@@ -193,5 +213,12 @@ mod tests {
         let state = registry.lock();
         let probes: Vec<_> = state.pools[0].probes.iter().map(|it| it.load(Ordering::Relaxed)).collect();
         assert_eq!((probes, state.pools.len()), (vec![1, 2], 1));
+    }
+
+    #[test]
+    fn reloads_are_counted_by_result() {
+        let registry = Registry::new(1, 0);
+        [true, false, true].into_iter().for_each(|is_good| registry.reloaded(is_good));
+        assert_eq!(registry.reloads(), [2, 1]);
     }
 }

@@ -6,16 +6,18 @@ use std::fmt;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::{encode, families};
-use crate::tls::KeyState;
+use crate::tls::{KeyState, Tickets};
 
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, keys: &[KeyState]) -> fmt::Result {
+pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, tickets: &Tickets) -> fmt::Result {
+    let (keys, now) = (tickets.keys(), i128::from(tickets.now()));
     let mut metric = encode::begin(encoder, &families::TICKET_KEY_AGE)?;
-    for KeyState { id, purpose, age_seconds, .. } in keys {
+    for KeyState { id, purpose, from, .. } in &keys {
         let state = purpose.to_string();
-        metric.encode_family(&[("key", &**id), ("state", &*state)])?.encode_gauge(age_seconds)?;
+        let age = i64::try_from(now - i128::from(*from)).unwrap_or(i64::MIN);
+        metric.encode_family(&[("key", &**id), ("state", &*state)])?.encode_gauge(&age)?;
     }
     let mut metric = encode::begin(encoder, &families::TICKET_KEY_NOT_AFTER)?;
-    for KeyState { id, until, .. } in keys {
+    for KeyState { id, until, .. } in &keys {
         metric.encode_family(&[("key", &**id)])?.encode_gauge(until)?;
     }
     Ok(())

@@ -75,6 +75,7 @@ impl Reloader {
             self.text = text;
             Ok(said)
         });
+        self.control.services.lock().registry().reloaded(outcome.is_ok());
         match &outcome {
             Ok((said, _)) => {
                 tracing::info!("{why}: {said}");
@@ -118,11 +119,11 @@ impl Reloader {
         watch::warn_of_exposed_keys(in_force.listeners());
         let services = in_force.running();
         let texts: Vec<String> = services.iter().map(|it| format!("{}: {}", it.listen, it.records)).collect();
-        let waiting: Vec<&str> = needs_restart(&self.running, &new).map(ConfigOption::name).collect();
+        let waiting: Vec<&str> = needs_new_process(&self.running, &new).map(ConfigOption::name).collect();
         let rest = if waiting.is_empty() {
             String::new()
         } else {
-            format!("; not in force until a restart: {}", waiting.join(", "))
+            format!("; not in force until an upgrade or a restart: {}", waiting.join(", "))
         };
         let Config { workers, pin_workers, run_as, confine, .. } = self.running.clone();
         // As they run: what the socket of one that stays was given stays too.
@@ -138,7 +139,7 @@ pub const SENT: &str = "PUT /v1/config";
 
 /// What of `new` differs from what runs, and cannot change while it runs: the threads, the user and what the
 /// process has given up, and the files of Unix sockets.
-fn needs_restart(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
+fn needs_new_process(running: &Config, new: &Config) -> impl Iterator<Item = ConfigOption> {
     let staying = || {
         let before = |it: &Listener| running.listeners.iter().find(|before| before.listen == it.listen);
         new.listeners.iter().filter_map(move |it| Some((before(it)?.socket_access, it.socket_access)))
@@ -219,7 +220,10 @@ mod tests {
         assert!(done.contains("records tx: ") && !done.contains("restart"), "{done}");
         assert_eq!(reloader.running, config("auto", "off", "1"));
         let done = apply(&mut reloader, config("never", "off", "2")).unwrap();
-        assert!(done.contains("offload = never") && done.contains("until a restart: workers"), "{done}");
+        assert!(
+            done.contains("offload = never") && done.contains("until an upgrade or a restart: workers"),
+            "{done}"
+        );
         assert_eq!(reloader.running, config("never", "off", "1"), "what is not in force is not remembered");
     }
 

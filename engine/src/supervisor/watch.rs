@@ -40,7 +40,9 @@ impl Watch {
         self.settling = None;
         let changed = in_force.seen.changed(&now);
         in_force.seen = now;
-        match in_force.reread() {
+        let outcome = in_force.reread();
+        in_force.registry().reloaded(outcome.is_ok());
+        match outcome {
             Ok(()) => {
                 tracing::info!("changed and in force: {changed}");
                 warn_of_exposed_keys(in_force.listeners());

@@ -85,8 +85,6 @@ pub struct KeyState {
     pub id: String,
     /// What it is for now.
     pub purpose: Use,
-    /// For how long it may have sealed; negative before.
-    pub age_seconds: i64,
     /// From when on it seals.
     pub from: UnixSeconds,
     /// When it stops opening.
@@ -218,11 +216,9 @@ impl KeyRing {
 
     /// What there is to show of every key at `now`.
     pub(super) fn states(&self, now: UnixSeconds) -> Vec<KeyState> {
-        let age = |from| i64::try_from(i128::from(now) - i128::from(from)).unwrap_or(i64::MIN);
         let state = |(key, purpose): (&TicketKey, Use)| KeyState {
             id: key.id(),
             purpose,
-            age_seconds: age(key.from),
             from: key.from,
             until: key.until,
         };
