@@ -279,3 +279,52 @@ fn unix_listener_keeps_its_file_until_nobody_serves_it() {
     server.stop();
     assert!(!one.exists());
 }
+
+#[test]
+fn unix_socket_gets_its_mode_with_the_upgrade() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    let path = place.files.path().join("one.sock");
+    let configure = |first: &str, mode: &str| {
+        place.configure(&format!(
+            "{first}listen = \"unix:{}\"\nsocket_mode = \"{mode}\"\noffload = \"auto\"\nbackend = \"{}\"",
+            path.display(),
+            backend.addr
+        ));
+    };
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    configure("", "0600");
+    let mut server = place.start();
+    configure("ticket_keys = \"none\"\n", "0666");
+    let why = place.refused(&server);
+    assert!(why.contains("ticket_keys") && mode() == 0o600, "{why}");
+    configure("", "0666");
+    place.upgrade(&mut server);
+    eventually("the new process has changed it", || mode() == 0o666);
+    server.reload("SIGHUP: listeners, pools, limits and timeouts in force");
+    assert!(!server.stderr().contains("not in force until"), "{}", server.stderr());
+    server.stop();
+}
+
+#[test]
+fn socket_file_out_of_reach_is_named() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    let other = scratch();
+    let (one, two) = (place.files.path().join("one.sock"), other.path().join("two.sock"));
+    let listen = |addresses: &str| {
+        place.configure(&format!(
+            "listen = \"{addresses}\"\noffload = \"auto\"\nbackend = \"{}\"",
+            backend.addr
+        ));
+    };
+    let address = |path: &Path| format!("unix:{}", path.display());
+    listen(&format!("{},{}", address(&one), address(&two)));
+    let mut server = place.start();
+    listen(&address(&one));
+    place.upgrade(&mut server);
+    // Where the kernel has no Landlock, nothing keeps the new process from removing it.
+    let named = format!("try: rm {}", two.display());
+    eventually("it is removed or named", || !two.exists() || server.stderr().contains(&named));
+    assert_eq!(two.exists(), server.stderr().contains("landlock (ABI"), "{}", server.stderr());
+    server.stop();
+    assert!(!one.exists());
+}

@@ -53,8 +53,9 @@ fn to_bind(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// EBADF, ENOTSOCK; none of a socket.
-pub fn prefer_incoming_cpu(listener: BorrowedFd<'_>, cpu: usize) -> io::Result<()> {
-    SockRef::from(&listener).set_cpu_affinity(cpu)
+pub fn prefer_incoming_cpu(listener: BorrowedFd<'_>, cpu: Option<usize>) -> io::Result<()> {
+    // As an int it is -1, which the kernel begins with.
+    SockRef::from(&listener).set_cpu_affinity(cpu.unwrap_or(usize::MAX))
 }
 
 /// Whether nobody listens at `address`: binds it, without listening and without SO_REUSEPORT, which would let

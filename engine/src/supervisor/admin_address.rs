@@ -73,7 +73,7 @@ impl Bound {
         files: &SocketFiles,
     ) -> Result<Vec<Self>, StartError> {
         let bound = |asked: Address| match inherited.take(Purpose::Admin, &asked) {
-            Some(given) => Self::given(given, asked, files),
+            Some(given) => Self::given(given, asked, owner, files),
             None => Self::new(asked, owner, files),
         };
         asked.into_iter().map(bound).collect()
@@ -93,8 +93,14 @@ impl Bound {
     }
 
     /// One that another process has opened.
-    fn given(given: Given, asked: Address, files: &SocketFiles) -> Result<Self, StartError> {
-        let unix_socket::Bound { listen: address, sockets, file, .. } = given.bind(1)?;
+    fn given(
+        given: Given,
+        asked: Address,
+        owner: Option<(u32, u32)>,
+        files: &SocketFiles,
+    ) -> Result<Self, StartError> {
+        let bound = given.bind(1, ACCESS.or_owner(owner))?;
+        let unix_socket::Bound { listen: address, sockets, file, .. } = bound;
         let nothing = || StartError::Handover(format!("{asked}: no socket was handed over"));
         let listener = sockets.into_iter().next().ok_or_else(nothing)?;
         Ok(Self { asked, address, listener, file: file.map(|file| files.add(file)) })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::StartError;
 use super::unix_socket::{Bound, SocketFile, SocketFiles};
-use crate::config::Config;
+use crate::config::{Config, SocketAccess};
 use crate::sys::socket::{self, Address};
 use crate::sys::{errno, passed};
 
@@ -96,7 +96,7 @@ impl Inherited {
     pub(super) fn left_files(&mut self, files: &SocketFiles) -> Vec<Arc<SocketFile>> {
         let left = std::mem::take(&mut self.sockets);
         let owned = left.iter().filter(|it| it.owns_file).filter_map(|it| it.bound.file());
-        owned.filter_map(|path| SocketFile::adopt(path).ok()).map(|file| files.add(file)).collect()
+        owned.filter_map(SocketFile::adopt_left).map(|file| files.add(file)).collect()
     }
 }
 
@@ -104,8 +104,8 @@ impl Given {
     /// For as many workers: each gets a socket of its own, or a duplicate of the one that all share. Those
     /// that are new do not listen yet, for who waited in one would be lost if this process did not come to
     /// accept. Sockets that are more than the workers are behind theirs: none is closed, for connections wait
-    /// in it.
-    pub(super) fn bind(self, workers: usize) -> Result<Bound, StartError> {
+    /// in it. The file of a Unix socket gets this access once it is this process's.
+    pub(super) fn bind(self, workers: usize, access: SocketAccess) -> Result<Bound, StartError> {
         let Self { purpose, asked, bound, mut sockets, is_shared, owns_file } = self;
         let refused = |error: std::io::Error| StartError::Listen {
             key: "listen",
@@ -126,7 +126,8 @@ impl Given {
             };
             sockets.push(more.map_err(refused)?);
         }
-        let file = bound.file().filter(|_| owns_file).map(SocketFile::adopt).transpose();
+        let file = bound.file().filter(|_| owns_file);
+        let file = file.map(|path| SocketFile::adopt(path, access)).transpose();
         let file =
             file.map_err(|problem| StartError::Listen { key: "listen", address: bound.clone(), problem })?;
         Ok(Bound { listen: bound, sockets, file, is_shared })
@@ -187,7 +188,7 @@ mod tests {
         {
             let given = given(sockets, is_shared);
             let address = given.bound.clone();
-            let bound = given.bind(workers).unwrap();
+            let bound = given.bind(workers, SocketAccess::default()).unwrap();
             assert_eq!(
                 (bound.sockets.len(), bound.is_shared, &bound.listen),
                 (expected, is_shared, &address)
@@ -217,13 +218,13 @@ mod tests {
                 owns_file: true,
             };
             let mut inherited = Inherited { giver: Giver::Predecessor, sockets: vec![given] };
-            let taken =
-                is_taken.then(|| inherited.take(Purpose::Listener, &address).unwrap().bind(2).unwrap());
+            let taken = is_taken.then(|| inherited.take(Purpose::Listener, &address).unwrap());
+            let taken = taken.map(|given| given.bind(2, SocketAccess::default()).unwrap());
             let taken = taken.and_then(|bound| bound.file).map(|file| files.add(file));
             let left = inherited.left_files(&files);
             files.remove_all();
             assert!(path.exists(), "another process may still have it");
-            files.own_all();
+            files.take_over();
             drop((taken, left));
             assert!(!path.exists());
         }

@@ -163,7 +163,7 @@ impl InForce {
         inherited: Inherited,
         owner: Option<(u32, u32)>,
     ) -> Result<(), StartError> {
-        if inherited.giver == Giver::Predecessor {
+        if inherited.giver != Giver::Nobody {
             self.hold()?;
         }
         self.owner = owner;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::StartError;
 use super::inherited::Given;
@@ -11,30 +11,48 @@ use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Listener};
 use crate::sys::errno;
 use crate::sys::socket::{self, Address};
-use crate::worker;
+use crate::worker::{self, Service};
 
-/// Takes the sockets that were given for the listener, or binds some, with its options; each socket of TCP
-/// prefers what arrives on its CPU of `incoming_cpus`, where there are any.
+/// Takes the sockets that were given for the listener, as they are until [`take_over`]; or binds some, with
+/// its options: each socket of TCP prefers what arrives on its CPU of `incoming_cpus`, where there are any.
 pub(super) fn listening(
     listener: &Listener,
     given: Option<Given>,
     workers: usize,
     incoming_cpus: &[usize],
 ) -> Result<Bound, StartError> {
-    let bound = match (given, &listener.listen) {
-        (Some(given), _) => given.bind(workers)?,
-        (None, Address::Unix(_)) => unix_socket::listening(listener, workers)?,
-        (None, Address::Tcp(address)) => bind(*address, workers)?,
+    let address = match (given, &listener.listen) {
+        (Some(given), _) => return given.bind(workers, listener.socket_access),
+        (None, Address::Unix(_)) => return unix_socket::listening(listener, workers),
+        (None, Address::Tcp(address)) => *address,
     };
-    if !bound.listen.is_unix() {
-        for socket in &bound.sockets {
-            worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
-        }
-        if !bound.is_shared {
-            prefer_incoming(&bound.sockets, incoming_cpus);
+    let bound = bind(address, workers)?;
+    for (nth, socket) in bound.sockets.iter().enumerate() {
+        worker::set_inherited(socket.as_fd(), listener.keepalive, listener.tcp_user_timeout);
+        if let Some(cpu) = incoming_cpu(incoming_cpus, nth) {
+            prefer_incoming(socket.as_fd(), Some(cpu));
         }
     }
     Ok(bound)
+}
+
+/// Sets the options of a socket that was given, or bound beside such: from now on no other process accepts on
+/// it, or one that was started for that.
+pub(super) fn take_over(service: &Service, incoming_cpu: Option<usize>) {
+    let Service { listener, is_shared, route, .. } = service;
+    if route.listen.is_unix() {
+        return;
+    }
+    worker::set_inherited(listener.as_fd(), route.keepalive, route.tcp_user_timeout);
+    if !is_shared {
+        // Without a CPU too: it may have had one.
+        prefer_incoming(listener.as_fd(), incoming_cpu);
+    }
+}
+
+/// That of a worker; none if they do not have one each.
+pub(super) fn incoming_cpu(cpus: &[usize], worker: usize) -> Option<usize> {
+    cpus.get(worker % cpus.len().max(1)).copied()
 }
 
 fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
@@ -43,12 +61,10 @@ fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
     Ok(Bound { listen, sockets, file: None, is_shared: false })
 }
 
-/// Each worker gets what arrives on its CPU. Where the option is refused, the kernel distributes by hash.
-fn prefer_incoming(listeners: &[OwnedFd], cpus: &[usize]) {
-    for (listener, &cpu) in listeners.iter().zip(cpus.iter().cycle()) {
-        if let Err(error) = socket::prefer_incoming_cpu(listener.as_fd(), cpu) {
-            tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
-        }
+/// The worker gets what arrives on its CPU. Where the option is refused, the kernel distributes by hash.
+fn prefer_incoming(listener: BorrowedFd<'_>, cpu: Option<usize>) {
+    if let Err(error) = socket::prefer_incoming_cpu(listener, cpu) {
+        tracing::warn!(cpu, error = errno::name(&error), "pin_workers: not by the incoming CPU");
     }
 }
 

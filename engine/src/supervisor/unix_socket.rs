@@ -63,7 +63,7 @@ pub(super) fn listening_at(
         make_way(address, path)?;
     }
     let socket = unix::bind(address).map_err(|error| unbound(address, &error))?;
-    let file = path.map(SocketFile::of).transpose()?;
+    let file = path.map(SocketFile::of).transpose().map_err(|error| unopened(&error))?;
     if let Some(file) = &file {
         file.give(access)?;
     }
@@ -118,6 +118,13 @@ fn in_use(shown: impl Display) -> String {
     )
 }
 
+fn unopened(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => taken(),
+        _ => format!("cannot be opened again: {}", errno::name(error)),
+    }
+}
+
 fn taken() -> String {
     "was replaced by another process while it was bound; try: one start at a time".to_owned()
 }
@@ -155,27 +162,45 @@ pub(super) struct SocketFile {
     opened: File,
     /// It is another process's too, and stays for that.
     is_left: AtomicBool,
+    /// Of one that another process has made: what it gets once it is this process's.
+    wanted: Option<SocketAccess>,
 }
 
 impl SocketFile {
-    /// The file of a socket that another process has bound: that one's until [`SocketFiles::own_all`].
-    pub(super) fn adopt(path: &Path) -> Result<Self, String> {
-        let file = Self::of(path)?;
-        file.is_left.store(true, Ordering::Relaxed);
+    /// The file of a socket that another process has bound: that one's until [`SocketFiles::take_over`].
+    pub(super) fn adopt(path: &Path, wanted: SocketAccess) -> Result<Self, String> {
+        let mut file = Self::of(path).map_err(|error| unopened(&error))?;
+        *file.is_left.get_mut() = true;
+        file.wanted = Some(wanted);
         Ok(file)
     }
 
-    fn of(path: &Path) -> Result<Self, String> {
+    /// One that this process has only to remove; none if it is gone, or cannot be removed.
+    pub(super) fn adopt_left(path: &Path) -> Option<Self> {
+        match Self::of(path) {
+            Ok(mut file) => {
+                *file.is_left.get_mut() = true;
+                Some(file)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                None
+            }
+            Err(error) => {
+                stays(path, &error);
+                None
+            }
+        }
+    }
+
+    /// Fails with `InvalidData` if it is no socket.
+    fn of(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
-        let opened = options.open(path).and_then(|opened| Ok((opened.metadata()?, opened)));
-        match opened {
-            Ok((found, opened)) if found.file_type().is_socket() => {
-                Ok(Self { path: path.to_owned(), opened, is_left: AtomicBool::new(false) })
-            }
-            Ok(_) => Err(taken()),
-            Err(error) => Err(format!("cannot be opened again: {}", errno::name(&error))),
+        let opened = options.open(path)?;
+        if !opened.metadata()?.file_type().is_socket() {
+            return Err(io::ErrorKind::InvalidData.into());
         }
+        Ok(Self { path: path.to_owned(), opened, is_left: AtomicBool::new(false), wanted: None })
     }
 
     /// Sets owner and mode, of this very file, whatever has its name by now.
@@ -186,8 +211,46 @@ impl SocketFile {
             chown(&file, user, group).map_err(|error| unowned(user, group, &error))?;
         }
         fs::set_permissions(&file, Permissions::from_mode(mode)).map_err(|error| {
-            format!("cannot be given socket_mode {mode:04o}: {}; try: is /proc mounted?", errno::name(&error))
+            let hint = match error.raw_os_error() {
+                Some(libc::EPERM) => "only its owner and root may do that",
+                _ => "try: is /proc mounted?",
+            };
+            format!("cannot be given socket_mode {mode:04o}: {}; {hint}", errno::name(&error))
         })
+    }
+
+    /// Gives the file owner and mode as configured, if another process has made it otherwise.
+    fn conform(&self) -> Result<(), String> {
+        let (Some(wanted), Ok(found)) = (self.wanted, self.opened.metadata()) else { return Ok(()) };
+        let user = wanted.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        let group = wanted.group.unwrap_or_else(|| self.default_group());
+        let differing = SocketAccess {
+            user: Some(user).filter(|user| *user != found.uid()),
+            group: Some(group).filter(|group| *group != found.gid()),
+            mode: wanted.mode,
+        };
+        let is_mode = found.mode() & 0o7777 == wanted.mode;
+        if is_mode && differing.user.is_none() && differing.group.is_none() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let shown = |found: &Metadata| {
+            format!("mode {:04o} and owner {}:{}", found.mode() & 0o7777, found.uid(), found.gid())
+        };
+        self.give(differing).map_err(|why| {
+            format!("unix:{path} keeps {} of before the upgrade: it {why}; or: a restart", shown(&found))
+        })?;
+        if let Ok(now) = self.opened.metadata() {
+            tracing::info!("unix:{path} has {}; before the upgrade: {}", shown(&now), shown(&found));
+        }
+        Ok(())
+    }
+
+    /// The group that a new file gets there: the process's, or with the set-group-ID bit the directory's.
+    fn default_group(&self) -> u32 {
+        let directory = self.path.parent().and_then(|directory| fs::metadata(directory).ok());
+        let set = directory.filter(|found| found.mode() & libc::S_ISGID != 0);
+        set.map_or_else(|| rustix::process::getegid().as_raw(), |found| found.gid())
     }
 
     /// Whether the path still leads to it.
@@ -204,10 +267,22 @@ impl SocketFile {
             && self.is_in_place()
             && let Err(error) = fs::remove_file(&self.path)
         {
-            let path = self.path.display();
-            tracing::warn!(error = errno::name(&error), "unix:{path}: the socket's file cannot be removed");
+            stays(&self.path, &error);
         }
     }
+}
+
+/// Names a file that nobody removes.
+fn stays(path: &Path, error: &io::Error) {
+    let hint = match error.raw_os_error() {
+        // Landlock: the kernel says EACCES.
+        Some(libc::EACCES | libc::EPERM) => {
+            ", for the configuration names no socket in its directory, or another user owns that"
+        }
+        _ => "",
+    };
+    let (path, error) = (path.display(), errno::name(error));
+    tracing::warn!(error, "unix:{path}: the file stays, though nobody listens there{hint}; try: rm {path}");
 }
 
 impl Drop for SocketFile {
@@ -241,9 +316,18 @@ impl SocketFiles {
         self.set_left(true);
     }
 
-    /// No other process has them any more.
+    /// No other process has them after all.
     pub(super) fn own_all(&self) {
         self.set_left(false);
+    }
+
+    /// Those that another process has made are this one's from now on: they get owner and mode as configured.
+    pub(super) fn take_over(&self) {
+        self.own_all();
+        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for why in files.iter().filter_map(Weak::upgrade).filter_map(|file| file.conform().err()) {
+            tracing::warn!("{why}");
+        }
     }
 
     fn set_left(&self, is_left: bool) {
@@ -266,4 +350,28 @@ fn unowned(user: Option<u32>, group: Option<u32>, error: &io::Error) -> String {
         "try: is /proc mounted?"
     };
     format!("cannot be given socket_owner {user}{group}: {}; {hint}", errno::name(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn adopted_file_gets_its_mode_when_it_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let files = SocketFiles::default();
+        let wanted = SocketAccess { mode: 0o666, user: None, group: None };
+        let file = files.add(SocketFile::adopt(&path, wanted).unwrap());
+        files.own_all();
+        assert_eq!(mode(), 0o600);
+        files.take_over();
+        assert_eq!(mode(), 0o666);
+        assert_eq!(file.conform(), Ok(()), "there is nothing left to do");
+    }
 }
