@@ -5,16 +5,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use offramp::config::file;
 use offramp::config::limits::{ADMIN_CHANGE_DEADLINE, UPGRADE_DEADLINE};
-use offramp::config::{Raw, file};
 
 /// Where to ask.
 #[derive(Args)]
 pub(crate) struct Upgrade {
-    /// The configuration file of the running process, which names its admin_socket
+    /// The configuration file of the running process, of which only admin_socket is read
     #[arg(long, value_name = "FILE", required_unless_present = "admin_socket")]
     config: Option<PathBuf>,
-    /// The Unix socket of the admin interface, where the file does not name it
+    /// The Unix socket of the admin interface: where the file does not name it, or `serve` was started with
+    /// this flag
     #[arg(long, value_name = "PATH")]
     admin_socket: Option<PathBuf>,
 }
@@ -29,7 +30,8 @@ impl Upgrade {
         let shown = socket.display();
         let answer = ask(&socket).map_err(|error| {
             format!(
-                "{shown} does not answer: {error}; try: --admin-socket PATH, or kill -USR2 PID and the log"
+                "{shown} does not answer: {error}; try: --admin-socket PATH if `serve` was started with it, \
+                 or kill -USR2 PID and the log"
             )
         })?;
         let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -52,9 +54,9 @@ impl Upgrade {
                 .admin_socket
                 .ok_or_else(|| "neither --config nor --admin-socket was given".to_owned());
         };
-        // What does not pass here would not start either.
-        let config = file::read(path).and_then(Raw::check).map_err(|error| error.to_string())?;
-        config.admin_socket.ok_or_else(|| {
+        // Flags of the running process may complete the file: the new process judges it.
+        let socket = file::read(path).and_then(|mut raw| raw.admin_socket());
+        socket.map_err(|error| error.to_string())?.ok_or_else(|| {
             format!(
                 "{}: there is no admin_socket = PATH; try: --admin-socket PATH, or kill -USR2 PID",
                 path.display()
@@ -74,4 +76,27 @@ fn converse(mut stream: impl Read + Write) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn socket_is_found_in_a_file_that_flags_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("offramp.toml");
+        let socket = |text: &str, flag: Option<&str>| {
+            fs::write(&file, text).unwrap();
+            Upgrade { config: Some(file.clone()), admin_socket: flag.map(PathBuf::from) }.socket()
+        };
+        assert_eq!(socket("admin_socket = \"/run/a\"\n", None), Ok("/run/a".into()), "without a listener");
+        assert_eq!(socket("admin_socket = \"/run/a\"\n", Some("/run/b")), Ok("/run/b".into()));
+        let why = socket("workers = 2\n", None).unwrap_err();
+        assert!(why.contains("there is no admin_socket = PATH; try: --admin-socket PATH"), "{why}");
+        let why = socket("admin_socket = \"unix:/run/a\"\n", None).unwrap_err();
+        assert!(why.contains("offramp.toml:1: admin_socket = "), "{why}");
+    }
 }

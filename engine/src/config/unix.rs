@@ -47,7 +47,10 @@ impl Raw {
     }
 
     /// The socket of the admin interface: one with a file, whose mode says who may connect.
-    pub(super) fn admin_socket(&mut self) -> Result<Option<PathBuf>, ConfigError> {
+    ///
+    /// # Errors
+    /// It is no path of a Unix socket.
+    pub fn admin_socket(&mut self) -> Result<Option<PathBuf>, ConfigError> {
         let allowed = format!(
             "the path of a Unix socket, such as /run/offramp/admin.sock, of {} to {} bytes and without unix: \
              in front",
