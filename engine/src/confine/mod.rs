@@ -85,8 +85,8 @@ pub enum ConfineError {
     /// A file lies where the process cannot reach since the start.
     #[error(
         "{} is outside of the directories that the configuration of the start named, as they were then, and \
-         Landlock lets the process reach no others; try: a path below one of them, a restart, or confine = \
-         \"off\" and a restart",
+         Landlock lets the process reach no others; try: a path below one of them, or an upgrade or a \
+         restart with this configuration, or with confine = \"off\"",
         .path.display()
     )]
     Outside {
@@ -108,7 +108,7 @@ pub enum ConfineError {
     /// A backend is at an abstract name, which the process cannot reach since the start.
     #[error(
         "backend {address}: the configuration of the start named no abstract Unix socket, and Landlock lets \
-         the process connect to none; try: a restart, or a backend at unix:PATH"
+         the process connect to none; try: an upgrade or a restart, or a backend at unix:PATH"
     )]
     Abstract {
         /// As configured.

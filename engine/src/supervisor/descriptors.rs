@@ -49,7 +49,7 @@ pub(super) fn affordable(config: &Config, workers: usize, inherited: u64) -> Res
     Ok(Affordable { max_connections: affordable, warning: Some(warning) })
 }
 
-/// A file may ask for fewer workers, with less memory, than run until a restart.
+/// A file may ask for fewer workers, with less memory, than run until there is a new process.
 fn check_buffer_memory(config: &Config, workers: usize) -> Result<(), StartError> {
     let least = BUFFER_MEMORY_PER_WORKER.saturating_mul(workers);
     match config.limits.buffer_memory.map(NonZeroUsize::get).filter(|asked| *asked < least) {

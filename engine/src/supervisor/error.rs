@@ -64,8 +64,8 @@ pub enum StartError {
     Upgrading,
     /// The policy asks for what the kernel cannot do.
     #[error(
-        "offload = always, but the kernel cannot carry {direction} records: {reason}; `offramp probe` tells \
-         more; --offload auto starts without"
+        "offload = always, but the kernel cannot carry {direction} records: {reason}; try: `offramp probe` \
+         for details, or --offload auto to start without"
     )]
     NoOffload {
         /// `tx` or `rx`.
@@ -96,7 +96,7 @@ pub enum StartError {
     /// A worker without a connection would accept none of those that the kernel gives it.
     #[error(
         "max_connections = {asked} is refused: allowed is {workers} or more, one per worker; {workers} \
-         workers run until a restart"
+         workers run until an upgrade or a restart"
     )]
     TooFewConnections {
         /// As configured.
@@ -107,7 +107,7 @@ pub enum StartError {
     /// Less memory for buffers than each worker needs.
     #[error(
         "limits.buffer_memory of {asked_mib}MiB is refused: allowed is {least_mib}MiB or more, {} MiB per \
-         worker; {workers} workers run until a restart",
+         worker; {workers} workers run until an upgrade or a restart",
         BUFFER_MEMORY_PER_WORKER >> 20
     )]
     LittleBufferMemory {

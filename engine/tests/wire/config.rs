@@ -70,7 +70,7 @@ fn config_that_is_put_holds_for_new_connections() {
     // Behind it are warnings, such as of few descriptors.
     let said = body(&answer).lines().next().expect("a line");
     assert!(said.starts_with("listeners, pools, limits and timeouts in force; "), "{said}");
-    assert!(said.ends_with("not in force until a restart: pin_workers"), "{said}");
+    assert!(said.ends_with("not in force until an upgrade or a restart: pin_workers"), "{said}");
     eventually("the log says the same", || server.stderr().contains(&format!("PUT /v1/config: {said}")));
     assert_eq!(body(&get(server.admin_socket())), sent, "as it was sent");
     let mut new = Peer::open(server.addr, &plain(Version::Tls13));

@@ -258,6 +258,6 @@ fn confine_refuses_a_reload_that_names_a_file_outside() {
     }
     assert!(server.stderr().contains("the configuration in force stays"), "{}", server.stderr());
     place.write("confine = \"off\"\nuser = \"3999999999\"\ngroup = \"1\"\n", "");
-    server.reload("not in force until a restart: user, group, confine");
+    server.reload("not in force until an upgrade or a restart: user, group, confine");
     server.stop();
 }

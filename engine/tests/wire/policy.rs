@@ -204,8 +204,10 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
     exchange(&server, Version::Tls13, 1000);
     assert_eq!(server.settled().offload("tx", "userspace"), 1);
     write("offload = \"after-bytes(1)\"\npin_workers = \"on\"\n");
-    server.reload("not in force until a restart: pin_workers");
+    server.reload("not in force until an upgrade or a restart: pin_workers");
     let before = server.settled();
+    let reloads = ["ok", "failed"].map(|result| before.sum("offramp_reloads_total", &[("result", result)]));
+    assert_eq!(reloads, [1, 1]);
     exchange(&server, Version::Tls12, 100_000);
     let after = server.settled();
     assert_eq!(after.offload("tx", kernels()) - before.offload("tx", kernels()), 1, "{}", after.raw);

@@ -297,7 +297,7 @@ fn unix_socket_stays_at_a_reload_and_nobody_is_lost() {
     assert!(served > 0 && inode(&place.path) == before);
     earlier.ping(b"was there before");
     place.configure(&place.listener(&place.path, "socket_mode = \"0600\"\n"));
-    server.reload("not in force until a restart: socket_mode");
+    server.reload("not in force until an upgrade or a restart: socket_mode");
     end(earlier);
     assert_eq!(server.settled().faults().len(), 0);
     server.stop();
