@@ -10,7 +10,7 @@ use offramp_loadgen::plan::Version;
 use offramp_proto::CipherSet;
 use rustls::{ClientConfig, HandshakeKind};
 
-use crate::scenario::{Core, FREE_BUFFERS, Fixture};
+use crate::scenario::{Core, Fixture, outbox};
 
 /// What the client's last flight brings with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Handover {
     /// No identity can be made, or the first handshake failed.
     pub fn new(version: Version) -> Result<Self> {
         let lab = Fixture::new(version)?;
-        let (client, mut out) = (lab.client(true)?, Outbox::new(FREE_BUFFERS));
+        let (client, mut out) = (lab.client(true)?, outbox());
         lab.connection(&client, HandshakeKind::Full, &mut out)?.end();
         let offer = Offer { tx: CipherSet::ALL, rx: CipherSet::ALL, after_bytes: 0, rekeys: false };
         Ok(Self { lab: lab.offering(offer), client, out })

@@ -30,7 +30,7 @@ use crate::suite::Suite;
 /// How long a ticket may be used: longer than any run.
 const SESSION_SECONDS: u64 = 24 * 3600;
 /// Free buffers kept, as a worker does.
-pub(crate) const FREE_BUFFERS: usize = 64;
+const FREE_BUFFERS: usize = 64;
 /// More rounds than any exchange takes: past it the connection is stuck.
 const MAX_ROUNDS: usize = 1_000_000;
 
@@ -93,7 +93,7 @@ impl Scenario {
     pub fn run(self, units: u32) -> Result<()> {
         let lab = Fixture::new(self.version)?;
         // Buffers are used again, as in a worker: that they are made is no part of the work.
-        let mut out = Outbox::new(FREE_BUFFERS);
+        let mut out = outbox();
         match self.part {
             Part::Connection { resumed } => {
                 let client = lab.client(resumed)?;
@@ -212,6 +212,16 @@ pub(crate) struct Core<'a> {
     pub(crate) keyed: usize,
 }
 
+/// Buffers are kept as a worker keeps them.
+pub(crate) fn outbox() -> Outbox {
+    Outbox::new(FREE_BUFFERS, any_time())
+}
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
+fn any_time() -> Instant {
+    Instant::now()
+}
+
 #[derive(Default)]
 pub(crate) struct Receives {
     pub(crate) tls: Option<(Buf, usize)>,
@@ -226,12 +236,10 @@ pub fn counted_step(conn: &mut Conn, event: Event, turn: Turn, out: &mut Outbox)
 
 impl<'a> Core<'a> {
     fn open(policy: Arc<Policy>, client: &Arc<ClientConfig>, out: &'a mut Outbox) -> Result<Self> {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do: no time passes here")]
-        let now = Instant::now();
         let mut core = Self {
             conn: Conn::new(policy),
             out,
-            now,
+            now: any_time(),
             client: Session::new(client, ServerName::try_from(SERVER_NAME)?)?,
             to_server: Vec::new(),
             to_client: Vec::new(),

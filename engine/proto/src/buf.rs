@@ -173,12 +173,13 @@ impl fmt::Debug for Buf {
 /// It makes new ones when it runs dry: what bounds their number is the bound on connections, each of which
 /// holds at most two per direction (one waits to be sent, one is being sent) and, for the time of one step,
 /// two more. Who fills buffers from a network asks first whether the ceiling is reached
-/// ([`Bufs::is_full`]). It keeps at most `keep` free ones.
+/// ([`Bufs::is_full`]).
 #[derive(Debug)]
 pub struct Bufs {
+    /// As many as it has room for.
     free: Vec<Buf>,
-    keep: usize,
-    lent: usize,
+    /// How many there are of the free list, free ones and those that are out.
+    made: usize,
     /// Bytes of those that were made to fit.
     fitted_bytes: usize,
     ceiling_bytes: usize,
@@ -191,23 +192,30 @@ impl Bufs {
     #[must_use]
     pub fn new(keep: usize) -> Self {
         let free = Vec::with_capacity(keep);
-        Self { free, keep, lent: 0, fitted_bytes: 0, ceiling_bytes: usize::MAX, unneeded: 0 }
+        Self { free, made: 0, fitted_bytes: 0, ceiling_bytes: usize::MAX, unneeded: 0 }
     }
 
     /// An empty buffer.
     pub fn take(&mut self) -> Buf {
-        self.lent += 1;
-        let free = self.free.pop();
+        let Some(buf) = self.free.pop() else { return self.make() };
         self.unneeded = self.unneeded.min(self.free.len());
-        free.unwrap_or_else(|| Buf { origin: Origin::FreeList, ..Buf::with_capacity(BUF_BYTES) })
+        buf
+    }
+
+    #[cold]
+    fn make(&mut self) -> Buf {
+        self.made += 1;
+        self.unneeded = 0;
+        Buf { origin: Origin::FreeList, ..Buf::with_capacity(BUF_BYTES) }
     }
 
     /// Frees half of the buffers that nobody needed since the last call, for a caller that calls it at
     /// intervals. Returns whether it would free more if it was called again.
     pub fn trim(&mut self) -> bool {
+        let lent = self.lent();
         let keep = self.free.len() - self.unneeded.div_ceil(2);
         self.free.truncate(keep);
-        self.unneeded = keep;
+        (self.made, self.unneeded) = (lent + keep, keep);
         keep > 0
     }
 
@@ -241,17 +249,13 @@ impl Bufs {
     /// Gives a buffer back; one that is not of the free list, or one too many, goes to the allocator.
     pub fn give(&mut self, mut buf: Buf) {
         match buf.origin {
-            Origin::FreeList => {}
-            Origin::Fitted => {
-                self.fitted_bytes = self.fitted_bytes.saturating_sub(buf.capacity());
-                return;
+            Origin::FreeList if self.free.len() < self.free.capacity() => {
+                buf.clear();
+                self.free.push(buf);
             }
-            Origin::Uncounted => return,
-        }
-        self.lent = self.lent.saturating_sub(1);
-        if self.free.len() < self.keep {
-            buf.clear();
-            self.free.push(buf);
+            Origin::FreeList => self.made = self.made.saturating_sub(1),
+            Origin::Fitted => self.fitted_bytes = self.fitted_bytes.saturating_sub(buf.capacity()),
+            Origin::Uncounted => {}
         }
     }
 
@@ -264,13 +268,13 @@ impl Bufs {
     /// How many buffers are out: taken and not yet given back.
     #[must_use]
     pub fn lent(&self) -> usize {
-        self.lent
+        self.made.saturating_sub(self.free.len())
     }
 
     /// Bytes of all buffers that are out, those included that were made to fit.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.lent * BUF_BYTES + self.fitted_bytes
+        self.lent() * BUF_BYTES + self.fitted_bytes
     }
 
     /// From how many held bytes on nothing more is received; at the beginning there is no such number.

@@ -19,15 +19,16 @@ pub const APPLICATION_DATA: u8 = 23;
 
 /// The record types (RFC 8446 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum RecordType {
     /// 20, of no use after the handshake.
-    ChangeCipherSpec,
+    ChangeCipherSpec = CHANGE_CIPHER_SPEC,
     /// 21.
-    Alert,
+    Alert = ALERT,
     /// 22.
-    Handshake,
+    Handshake = HANDSHAKE,
     /// 23.
-    ApplicationData,
+    ApplicationData = APPLICATION_DATA,
 }
 
 impl RecordType {
@@ -46,12 +47,7 @@ impl RecordType {
     /// Its number.
     #[must_use]
     pub fn number(self) -> u8 {
-        match self {
-            Self::ChangeCipherSpec => CHANGE_CIPHER_SPEC,
-            Self::Alert => ALERT,
-            Self::Handshake => HANDSHAKE,
-            Self::ApplicationData => APPLICATION_DATA,
-        }
+        self as u8
     }
 }
 

@@ -153,7 +153,7 @@ impl World {
             dice: Choices::of(&plan),
             conn: Conn::new(Arc::new(policy)),
             may_offload: true,
-            out: Outbox::new(4),
+            out: Outbox::new(4, now),
             now,
             kernel: Kernel::new(plan.habits),
             peer,

@@ -194,13 +194,14 @@ impl Worker {
         let mut ring = ring.map_err(|source| StartError::Ring { hint: ring::hint(&source), source })?;
         setup.cage.close().map_err(StartError::Filter)?;
         ring.await_event(setup.mailbox.event(), Owner::Mailbox);
+        let now = clock();
         Ok(Self {
             index: setup.index,
             workers: setup.workers,
             name: setup.name,
             next_connection: 0,
             ring,
-            outbox: Outbox::new(FREE_BUFFERS),
+            outbox: Outbox::new(FREE_BUFFERS, now),
             slots: Slots::new(),
             timers: Timers::default(),
             services: BTreeMap::new(),
@@ -212,7 +213,7 @@ impl Worker {
             counted: Vec::new(),
             faults: FaultLog::new(setup.index),
             mailbox: setup.mailbox,
-            now: clock(),
+            now,
             max_connections: setup.max_connections,
             bulk: VecDeque::new(),
             is_full: false,

@@ -1,8 +1,10 @@
 //! What a connection wants done, as the core tells the shell.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::alerts::Alerts;
+use super::busy::Busy;
 use super::event::Leg;
 use super::fault::Fault;
 use crate::buf::{Buf, Bufs};
@@ -223,12 +225,18 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Outbox {
     actions: Vec<Action>,
+    /// The receives and sends among the actions, until the connection has noted them.
+    pub(super) begun: Busy,
     /// The free list.
     pub bufs: Bufs,
     /// Bytes of plaintext that came from the near leg, and from the far leg, since the shell last took them.
     pub received: [u64; 2],
     /// Alerts since the shell last took them.
     pub alerts: Alerts,
+    /// The time of the event.
+    pub(super) now: Instant,
+    /// Whether the kernel may be given further directions.
+    pub(super) may_offload: bool,
     /// Whether a full handshake may be begun as a server.
     pub(super) may_begin_full: bool,
     /// How many were, since the shell last took them.
@@ -236,12 +244,20 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one that keeps at most `keep` free buffers.
+    /// An empty one that keeps at most `keep` free buffers. The first event brings its own time.
     #[must_use]
-    pub fn new(keep: usize) -> Self {
-        let (actions, bufs) = (Vec::with_capacity(MAX_ACTIONS), Bufs::new(keep));
-        let alerts = Alerts::default();
-        Self { actions, bufs, received: [0; 2], alerts, may_begin_full: true, full_begun: 0 }
+    pub fn new(keep: usize, now: Instant) -> Self {
+        Self {
+            actions: Vec::with_capacity(MAX_ACTIONS),
+            begun: Busy::default(),
+            bufs: Bufs::new(keep),
+            received: [0; 2],
+            alerts: Alerts::default(),
+            now,
+            may_offload: true,
+            may_begin_full: true,
+            full_begun: 0,
+        }
     }
 
     /// Takes the actions out, in order.
@@ -254,19 +270,25 @@ impl Outbox {
         (!self.actions.is_empty()).then(|| self.actions.remove(0))
     }
 
-    /// The actions since the event began, in order.
-    #[must_use]
-    pub fn actions(&self) -> &[Action] {
-        &self.actions
-    }
-
     /// Plaintext came from a leg.
-    pub(super) fn count(&mut self, leg: Leg, buf: Option<&Buf>) {
-        self.received[leg as usize] += buf.map_or(0, |buf| buf.len() as u64);
+    pub(super) fn count(&mut self, leg: Leg, bytes: usize) {
+        self.received[leg as usize] += bytes as u64;
     }
 
+    /// Inlined: the kind of an action is known where it is made.
+    #[inline]
     pub(super) fn push(&mut self, action: Action) {
-        assert!(self.actions.len() < MAX_ACTIONS, "one event causes no more actions than the outbox holds");
+        match &action {
+            Action::Receive { leg, .. }
+            | Action::ReceiveInto { leg, .. }
+            | Action::ReceiveHandshake { leg }
+            | Action::ReceiveRecord { leg, .. } => self.begun.receive(*leg),
+            Action::Send { leg, .. } | Action::SendRecord { leg, .. } => self.begun.send(*leg),
+            _ => {}
+        }
+        // By the capacity, so that the compiler sees that the vector never grows.
+        let has_room = self.actions.len() < self.actions.capacity();
+        assert!(has_room, "one event causes no more actions than the outbox holds");
         self.actions.push(action);
     }
 }

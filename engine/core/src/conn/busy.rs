@@ -1,59 +1,52 @@
 //! What is under way on the legs.
 
-use super::action::Action;
-use super::event::{Event, Leg, Operation};
+use super::event::Leg;
 
-/// Receives and sends under way, whichever stage began it.
+/// Receives and sends under way, whichever stage began them: two bits for each leg.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Busy {
-    near: LegBusy,
-    far: LegBusy,
-}
+pub(super) struct Busy(u8);
 
-#[derive(Clone, Copy, Debug, Default)]
-struct LegBusy {
-    receiving: bool,
-    sending: bool,
+const RECEIVING: u8 = 1;
+const SENDING: u8 = 2;
+
+fn bit(leg: Leg, what: u8) -> u8 {
+    match leg {
+        Leg::Near => what,
+        Leg::Far => what << 2,
+    }
 }
 
 impl Busy {
-    fn leg(&mut self, leg: Leg) -> &mut LegBusy {
-        match leg {
-            Leg::Near => &mut self.near,
-            Leg::Far => &mut self.far,
-        }
+    pub(super) fn is_sending(self, leg: Leg) -> bool {
+        self.0 & bit(leg, SENDING) != 0
     }
 
-    pub(super) fn is_sending(mut self, leg: Leg) -> bool {
-        self.leg(leg).sending
+    pub(super) fn is_receiving(self, leg: Leg) -> bool {
+        self.0 & bit(leg, RECEIVING) != 0
     }
 
-    pub(super) fn is_receiving(mut self, leg: Leg) -> bool {
-        self.leg(leg).receiving
+    /// A receive begins.
+    pub(super) fn receive(&mut self, leg: Leg) {
+        self.0 |= bit(leg, RECEIVING);
     }
 
-    pub(super) fn take(&mut self, event: &Event) {
-        match event {
-            Event::Received { leg, .. }
-            | Event::Record { leg, .. }
-            | Event::Failed { leg, operation: Operation::Receive, .. } => self.leg(*leg).receiving = false,
-            Event::Sent { leg, .. } | Event::Failed { leg, operation: Operation::Send, .. } => {
-                self.leg(*leg).sending = false;
-            }
-            _ => {}
-        }
+    /// A send begins.
+    pub(super) fn send(&mut self, leg: Leg) {
+        self.0 |= bit(leg, SENDING);
     }
 
-    pub(super) fn give(&mut self, actions: &[Action]) {
-        for action in actions {
-            match action {
-                Action::Receive { leg, .. }
-                | Action::ReceiveInto { leg, .. }
-                | Action::ReceiveHandshake { leg }
-                | Action::ReceiveRecord { leg, .. } => self.leg(*leg).receiving = true,
-                Action::Send { leg, .. } | Action::SendRecord { leg, .. } => self.leg(*leg).sending = true,
-                _ => {}
-            }
-        }
+    /// A receive has ended.
+    pub(super) fn end_receive(&mut self, leg: Leg) {
+        self.0 &= !bit(leg, RECEIVING);
+    }
+
+    /// A send has ended.
+    pub(super) fn end_send(&mut self, leg: Leg) {
+        self.0 &= !bit(leg, SENDING);
+    }
+
+    /// Adds what has `begun`, and empties that.
+    pub(super) fn add(&mut self, begun: &mut Self) {
+        self.0 |= std::mem::take(begun).0;
     }
 }

@@ -32,18 +32,14 @@ mod shutdown;
 
 use std::sync::Arc;
 
+use crate::buf::BUF_BYTES;
+use crate::tls::cipher::MAX_OVERHEAD_BYTES;
+use crate::tls::record::MAX_PLAINTEXT_BYTES;
 use action::Outbox;
 use course::{Course, Stage};
 use event::Event;
 use fault::Fault;
 use policy::{Policy, Turn};
-use record_path::Offer;
-
-use offramp_proto::CipherSet;
-
-use crate::buf::BUF_BYTES;
-use crate::tls::cipher::MAX_OVERHEAD_BYTES;
-use crate::tls::record::MAX_PLAINTEXT_BYTES;
 
 /// Most bytes received at once from the TLS leg: a whole buffer.
 const RECEIVE_BYTES: usize = BUF_BYTES;
@@ -131,23 +127,8 @@ impl Conn {
     /// Takes one event; all that follows from it is in `out` when this returns.
     pub fn step(&mut self, event: Event, turn: Turn, out: &mut Outbox) {
         let Turn { now, may_offload, may_begin_full } = turn;
-        out.may_begin_full = may_begin_full;
-        self.course.step(event, now, &Rules { policy: &self.policy, may_offload }, out);
-    }
-}
-
-/// The policy, and what of it holds in this turn.
-struct Rules<'a> {
-    policy: &'a Policy,
-    /// Whether the kernel may be given further directions.
-    may_offload: bool,
-}
-
-impl Rules<'_> {
-    /// What the kernel may be asked to carry of what it does not carry yet.
-    fn offer(&self) -> Offer {
-        let offer = self.policy.offload;
-        if self.may_offload { offer } else { Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, ..offer } }
+        (out.now, out.may_offload, out.may_begin_full) = (now, may_offload, may_begin_full);
+        self.course.step(event, &self.policy, out);
     }
 }
 

@@ -55,6 +55,8 @@ enum HandoverState {
 impl Offload {
     /// Decides who shall carry what.
     pub(super) fn begin(handshaken: Handshaken, leg: Leg, offer: Offer, out: &mut Outbox) -> Self {
+        let none = Offer { tx: CipherSet::NONE, rx: CipherSet::NONE, ..offer };
+        let offer = if out.may_offload { offer } else { none };
         let Handshaken { established, incoming } = handshaken;
         let Established { cipher, info, tx, rx, rekey, .. } = established;
         out.push(Action::Established { leg, info });

@@ -102,11 +102,15 @@ impl Sealer {
         room: &mut [u8],
     ) -> Result<usize, SealError> {
         let nonce = self.keys.nonce();
-        let (prefix_bytes, inner_type) = match self.keys.version() {
-            Version::Tls13 => (0, &[record_type.number()][..]),
-            Version::Tls12 if self.keys.has_explicit_nonce() => (EXPLICIT_NONCE_BYTES, &[][..]),
-            Version::Tls12 => (0, &[][..]),
+        let inner_type = [record_type.number()];
+        let (explicit_nonce, inner_type) = match self.keys.version() {
+            Version::Tls13 => (None, &inner_type[..]),
+            Version::Tls12 if self.keys.has_explicit_nonce() => {
+                (nonce.last_chunk::<EXPLICIT_NONCE_BYTES>(), &[][..])
+            }
+            Version::Tls12 => (None, &[][..]),
         };
+        let prefix_bytes = explicit_nonce.map_or(0, |bytes| bytes.len());
         let payload_bytes = prefix_bytes + fragment.len() + inner_type.len() + TAG_BYTES;
         let record_bytes = HEADER_BYTES + payload_bytes;
         let room = room.get_mut(..record_bytes).ok_or(SealError::NoRoom)?;
@@ -118,7 +122,9 @@ impl Sealer {
         let (head, rest) = room.split_at_mut(HEADER_BYTES);
         head.copy_from_slice(&header);
         let (prefix, rest) = rest.split_at_mut(prefix_bytes);
-        prefix.copy_from_slice(&nonce[12 - prefix_bytes..]);
+        if let Some(explicit_nonce) = explicit_nonce {
+            prefix.copy_from_slice(explicit_nonce);
+        }
         let (body, tail) = rest.split_at_mut(fragment.len());
         let aad = aad(&self.keys, record_type, fragment.len(), header);
         self.cipher

@@ -124,8 +124,8 @@ impl TrafficKeys {
     #[must_use]
     pub fn nonce(&self) -> [u8; 12] {
         let mut nonce = self.iv;
-        for (byte, part) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
-            *byte ^= part;
+        if let Some(low) = nonce.last_chunk_mut() {
+            *low = (u64::from_be_bytes(*low) ^ self.sequence).to_be_bytes();
         }
         nonce
     }

@@ -1,14 +1,12 @@
 //! How a connection ends, from whatever stage of its course.
 
-use std::time::Instant;
-
 use super::{Course, Stage};
-use crate::conn::Rules;
 use crate::conn::action::{Action, Evidence, Outbox, Report};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::alert::CLOSE_NOTIFY;
 use crate::conn::fault::{Blame, Fault};
 use crate::conn::handshake::Failure;
+use crate::conn::policy::Policy;
 use crate::conn::record_path::{Ended, LastRecord, LegEnd, PlainEnd, TlsEnd};
 use crate::conn::relay::{Cut, Ending, Relay, Side};
 use crate::conn::shutdown::Shutdown;
@@ -16,14 +14,14 @@ use crate::tls::session::alert_in_the_clear;
 
 impl Course {
     /// It ends wherever it stands; what ends already goes on ending, unless its memory is wanted.
-    pub(super) fn turn_away(&mut self, fault: Fault, now: Instant, rules: &Rules<'_>, out: &mut Outbox) {
+    pub(super) fn turn_away(&mut self, fault: Fault, policy: &Policy, out: &mut Outbox) {
         let cut = Cut { fault, culprit: None };
         self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
             stage @ (Stage::Shutdown(_) | Stage::Closed) => stage,
-            Stage::Relay(relay) => self.end_relay(*relay, Some(cut), now, rules, out),
+            Stage::Relay(relay) => self.end_relay(*relay, Some(cut), policy, out),
             stage => {
                 stage.release(out);
-                self.fail(cut, LegEnd::Closed, now, rules, out)
+                self.fail(cut, LegEnd::Closed, policy, out)
             }
         };
         if fault == Fault::BufferMemory
@@ -32,37 +30,36 @@ impl Course {
             stage.abandon(fault, out);
             self.stage = self.go_on_ending(stage, out);
         }
-        self.busy.give(out.actions());
+        self.busy.add(&mut out.begun);
     }
 
     pub(super) fn refuse(
         &mut self,
         leg: Leg,
         mut failure: Failure,
-        now: Instant,
-        rules: &Rules<'_>,
+        policy: &Policy,
         out: &mut Outbox,
     ) -> Stage {
         self.keep(failure.evidence.take());
         let (cut, heard) = (Cut { fault: failure.fault, culprit: Some(leg) }, failure.heard);
-        let ended = self.ended(cut, heard, failure.into(), rules, out);
-        self.end(ended, now, rules, out)
+        let ended = self.ended(cut, heard, failure.into(), policy, out);
+        self.end(ended, policy, out)
     }
 
     /// The relay ends: cut, or because both sides have ended.
+    #[cold]
     pub(super) fn end_relay(
         &mut self,
         relay: Relay,
         cut: Option<Cut>,
-        now: Instant,
-        rules: &Rules<'_>,
+        policy: &Policy,
         out: &mut Outbox,
     ) -> Stage {
         let ended = match cut {
             None => relay.end_in_order(out),
             Some(cut) => relay.end(cut, out),
         };
-        self.end(ended, now, rules, out)
+        self.end(ended, policy, out)
     }
 
     /// Keeps what a stage knows beside what the system said.
@@ -74,16 +71,9 @@ impl Course {
     }
 
     /// Before the relay: the leg that is being opened ends like this, and the near one, if it is ready, too.
-    pub(super) fn fail(
-        &mut self,
-        cut: Cut,
-        end: LegEnd,
-        now: Instant,
-        rules: &Rules<'_>,
-        out: &mut Outbox,
-    ) -> Stage {
-        let ended = self.ended(cut, None, end, rules, out);
-        self.end(ended, now, rules, out)
+    pub(super) fn fail(&mut self, cut: Cut, end: LegEnd, policy: &Policy, out: &mut Outbox) -> Stage {
+        let ended = self.ended(cut, None, end, policy, out);
+        self.end(ended, policy, out)
     }
 
     fn ended(
@@ -91,7 +81,7 @@ impl Course {
         cut: Cut,
         heard: Option<u8>,
         end: LegEnd,
-        rules: &Rules<'_>,
+        policy: &Policy,
         out: &mut Outbox,
     ) -> Ended {
         let Cut { fault, culprit } = cut;
@@ -104,7 +94,7 @@ impl Course {
             Side::Plain(side) => {
                 side.release(out);
                 let alert = fault.alert().filter(|description| *description != CLOSE_NOTIFY);
-                if let Some(description) = alert.filter(|_| rules.policy.passes_tls_through) {
+                if let Some(description) = alert.filter(|_| policy.passes_tls_through) {
                     // The client has sent its hello, and no server has answered.
                     let mut alert = out.bufs.take();
                     alert.extend(&alert_in_the_clear(description));
@@ -120,18 +110,18 @@ impl Course {
     }
 
     /// Into the last stage, from wherever.
-    pub(super) fn end(&mut self, ended: Ended, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Stage {
+    pub(super) fn end(&mut self, ended: Ended, policy: &Policy, out: &mut Outbox) -> Stage {
         // What this very event has begun counts too.
-        self.busy.give(out.actions());
-        let mut stage = Box::new(Shutdown::begin(ended, now, rules.policy.timeouts, out));
+        self.busy.add(&mut out.begun);
+        let mut stage = Box::new(Shutdown::begin(ended, out.now, policy.timeouts, out));
         if let Some(until) = self.ends_at.take().filter(|_| self.is_draining) {
-            stage.on(Event::Drain { until }, now, out);
+            stage.on(Event::Drain { until }, out.now, out);
         }
         self.go_on_ending(stage, out)
     }
 
     pub(super) fn go_on_ending(&mut self, mut stage: Box<Shutdown>, out: &mut Outbox) -> Stage {
-        self.busy.give(out.actions());
+        self.busy.add(&mut out.begun);
         match stage.advance(self.busy, out) {
             None => {
                 (self.deadline, self.ends_at) = (stage.deadline(), None);

@@ -10,11 +10,11 @@ mod tls;
 
 use std::time::Instant;
 
+use super::RECEIVE_BYTES;
 use super::action::{Action, Milestone, Outbox, RecordPath};
 use super::event::{Event, Leg};
 use super::fault::Fault;
 use super::record_path::Ended;
-use super::{RECEIVE_BYTES, Rules};
 use crate::buf::Buf;
 use crate::tls::secrets::Direction;
 pub(super) use plain::PlainSide;
@@ -52,101 +52,96 @@ pub(super) struct Cut {
     pub(super) culprit: Option<Leg>,
 }
 
+impl Cut {
+    fn of(leg: Leg, fault: Fault) -> Self {
+        Self { fault, culprit: Some(leg) }
+    }
+}
+
 impl Relay {
     pub(super) fn begin(mut near: Side, far: Side, out: &mut Outbox) -> Self {
         let to_far = match &mut near {
             Side::Plain(side) => side.take_first(),
             Side::Tls(_) => None,
         };
-        out.count(Leg::Near, to_far.as_ref());
+        out.count(Leg::Near, to_far.as_ref().map_or(0, Buf::len));
         Self { near, far, to_near: None, to_far, expires_after: None }
     }
 
     /// Begins with what has come behind the handshakes. Returns whether both sides have ended.
-    pub(super) fn start(&mut self, now: Instant, rules: &Rules<'_>, out: &mut Outbox) -> Result<bool, Cut> {
-        self.look(now, rules.may_offload);
+    pub(super) fn start(&mut self, out: &mut Outbox) -> Result<bool, Cut> {
         self.pump(Moved::Any, out)?;
         self.conclude()
     }
 
     /// Takes one event. Returns whether both sides have ended.
-    pub(super) fn on(
-        &mut self,
-        event: Event,
-        now: Instant,
-        rules: &Rules<'_>,
-        out: &mut Outbox,
-    ) -> Result<bool, Cut> {
-        self.look(now, rules.may_offload);
-        let moved = Moved::by(&event);
-        self.take(event, now, out)?;
+    pub(super) fn on(&mut self, event: Event, out: &mut Outbox) -> Result<bool, Cut> {
+        let moved = self.take(event, out)?;
         self.pump(moved, out)?;
         self.conclude()
-    }
-
-    fn look(&mut self, now: Instant, may_offload: bool) {
-        for side in [&mut self.near, &mut self.far] {
-            if let Side::Tls(side) = side {
-                side.look(now, may_offload);
-            }
-        }
     }
 
     /// Whether both sides have ended, each in order.
     fn conclude(&self) -> Result<bool, Cut> {
         let Self { near, far, .. } = self;
-        let (is_near, is_far) = (near.is_winding_up(), far.is_winding_up());
-        if (is_near || is_far) && self.has_passed_all_on() {
-            let culprit = Some(if is_near { Leg::Near } else { Leg::Far });
-            return Err(Cut { fault: Fault::RecordLimit, culprit });
+        if near.is_winding_up() || far.is_winding_up() {
+            self.wind_up()?;
         }
-        if !(near.has_ended() && far.has_ended()) {
-            return Ok(false);
-        }
-        // A plain leg that is broken says more than what it caused on the other.
-        let [first, second] = match (near, far) {
-            (Side::Tls(_), Side::Plain(_)) => [far, near],
-            _ => [near, far],
-        };
-        match first.cut().or_else(|| second.cut()) {
-            Some(cut) => Err(cut),
-            None => Ok(true),
-        }
+        if near.has_ended() && far.has_ended() { self.cut().map_or(Ok(true), Err) } else { Ok(false) }
     }
 
-    fn take(&mut self, event: Event, now: Instant, out: &mut Outbox) -> Result<(), Cut> {
+    /// A key is spent: the end, once all that was received is passed on.
+    #[cold]
+    fn wind_up(&self) -> Result<(), Cut> {
+        if !self.has_passed_all_on() {
+            return Ok(());
+        }
+        let culprit = if self.near.is_winding_up() { Leg::Near } else { Leg::Far };
+        Err(Cut::of(culprit, Fault::RecordLimit))
+    }
+
+    /// What was not orderly, when both sides have ended. A plain leg that is broken says more than what it
+    /// caused on the other.
+    #[cold]
+    fn cut(&self) -> Option<Cut> {
+        let [first, second] = match (&self.near, &self.far) {
+            (near @ Side::Tls(_), far @ Side::Plain(_)) => [far, near],
+            (near, far) => [near, far],
+        };
+        first.cut().or_else(|| second.cut())
+    }
+
+    /// Returns what the event has set in motion.
+    fn take(&mut self, event: Event, out: &mut Outbox) -> Result<Moved, Cut> {
         let neither = |fault| Cut { fault, culprit: None };
-        let leg = match &event {
-            Event::Expired => return self.expire(now, out),
-            Event::Drain { .. } => return Ok(()),
-            _ => event.leg().ok_or_else(|| neither(Fault::Internal))?,
+        let (leg, moved) = match &event {
+            Event::Received { leg, .. } => (*leg, Moved::From(*leg)),
+            Event::Sent { leg, .. } | Event::Moved { leg } => (*leg, Moved::To(*leg)),
+            Event::Expired => return self.expire(out).map(|()| Moved::Any),
+            Event::Drain { .. } => return Ok(Moved::Any),
+            other => (other.leg().ok_or_else(|| neither(Fault::Internal))?, Moved::Any),
         };
         let (side, received) = match leg {
             Leg::Near => (&mut self.near, &mut self.to_far),
             Leg::Far => (&mut self.far, &mut self.to_near),
         };
         let is_answer = matches!(event, Event::Unread { .. });
-        let was_held = received.is_some();
-        let result = side.on(event, received, out);
-        if !was_held {
-            out.count(leg, received.as_ref());
-        }
-        result.map_err(|fault| Cut { fault, culprit: Some(leg) })?;
+        side.on(event, received, out).map_err(|fault| Cut::of(leg, fault))?;
         if let Some(left) = self.expires_after.as_mut().filter(|_| is_answer) {
             *left -= 1;
             if *left == 0 {
                 return Err(neither(Fault::IdleTimeout));
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// A record that has begun is late, or nothing has moved for the idle time. Where the front of a record
     /// may lie with the kernel, the streams end in order only if none does.
-    fn expire(&mut self, now: Instant, out: &mut Outbox) -> Result<(), Cut> {
+    fn expire(&mut self, out: &mut Outbox) -> Result<(), Cut> {
         let sides = [&self.near, &self.far];
         if let Some(side) =
-            sides.into_iter().find(|side| side.record_until().is_some_and(|until| until <= now))
+            sides.into_iter().find(|side| side.record_until().is_some_and(|until| until <= out.now))
         {
             return Err(Cut { fault: Fault::RecordTimeout, culprit: Some(side.leg()) });
         }
@@ -237,42 +232,38 @@ enum Moved {
     Any,
 }
 
-impl Moved {
-    fn by(event: &Event) -> Self {
-        match event {
-            Event::Received { leg, .. } => Self::From(*leg),
-            Event::Sent { leg, .. } | Event::Moved { leg } => Self::To(*leg),
-            _ => Self::Any,
-        }
-    }
-}
-
 /// What a peer has sent may want an answer beside application data.
 fn answer(side: &mut Side, is_at_end: bool, held: &mut Option<Buf>, out: &mut Outbox) -> Result<(), Cut> {
-    let Side::Tls(side) = side else { return Ok(()) };
-    let culprit = Some(side.leg());
-    side.send_next(held, is_at_end, out).map_err(|fault| Cut { fault, culprit })
+    match side {
+        Side::Tls(side) if side.owes_a_record() => {
+            side.send_next(held, is_at_end, out).map_err(|fault| Cut::of(side.leg(), fault))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// From one side to the other, as far as it goes now.
 fn pass_on(from: &mut Side, to: &mut Side, held: &mut Option<Buf>, out: &mut Outbox) -> Result<(), Cut> {
-    let at = |leg| move |fault| Cut { fault, culprit: Some(leg) };
-    loop {
-        to.send_next(held, from.is_at_end(), out).map_err(at(to.leg()))?;
-        if to.has_ended() {
-            held.take().into_iter().for_each(|buf| out.bufs.give(buf));
-        }
-        let is_winding_up = from.is_winding_up() || to.is_winding_up();
-        let may = held.is_none() && !to.has_ended() && !is_winding_up;
-        let leg = from.leg();
-        let again = from.receive_next(held, may, to.takes_bytes(), out);
-        if may {
-            out.count(leg, held.as_ref());
-        }
-        if !again.map_err(at(leg))? {
-            return Ok(());
-        }
+    while pass_on_next(from, to, held, out)? {}
+    Ok(())
+}
+
+/// Sends and receives the next bytes. Returns whether it is to be called again. Not inlined: a second call is
+/// rare, and the compiler would prepare for many.
+#[inline(never)]
+fn pass_on_next(
+    from: &mut Side,
+    to: &mut Side,
+    held: &mut Option<Buf>,
+    out: &mut Outbox,
+) -> Result<bool, Cut> {
+    to.send_next(held, from.is_at_end(), out).map_err(|fault| Cut::of(to.leg(), fault))?;
+    if to.has_ended() {
+        held.take().into_iter().for_each(|buf| out.bufs.give(buf));
     }
+    let is_winding_up = from.is_winding_up() || to.is_winding_up();
+    let may = held.is_none() && !to.has_ended() && !is_winding_up;
+    from.receive_next(held, may, to.takes_bytes(), out).map_err(|fault| Cut::of(from.leg(), fault))
 }
 
 /// It is settled who carries the records of a direction.

@@ -48,6 +48,7 @@ impl PlainSide {
             }
             Event::Received { buf, .. } => {
                 self.receiving = false;
+                out.count(self.leg, buf.len());
                 *received = Some(buf);
             }
             Event::Sent { buf, .. } => {

@@ -79,11 +79,17 @@ impl Counts {
         self.has_any = true;
     }
 
-    /// Tells them, and begins anew.
+    /// Reports them, and begins again at none.
+    #[inline]
     pub(super) fn note(&mut self, out: &mut Outbox) {
-        if !std::mem::take(&mut self.has_any) {
-            return;
+        if self.has_any {
+            self.note_each(out);
         }
+    }
+
+    #[cold]
+    fn note_each(&mut self, out: &mut Outbox) {
+        self.has_any = false;
         for kind in ControlKind::ALL {
             let count = std::mem::take(&mut self.by_kind[kind as usize]);
             if count > 0 {

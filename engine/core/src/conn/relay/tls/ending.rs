@@ -124,15 +124,10 @@ impl TlsSide {
         self.kernel_receive_failed(errno, out)
     }
 
-    /// While data is being sent.
+    /// Behind the peer's end, while data is being sent.
     pub(super) fn listen_behind_the_end(&mut self, out: &mut Outbox) {
         let BehindTheEnd { is_over, is_deaf, .. } = self.receiver.behind_the_end;
-        if self.receiver.eof
-            && !self.receiver.receiving
-            && !self.receiver.is_truncated
-            && !is_over
-            && !is_deaf
-        {
+        if !self.receiver.receiving && !self.receiver.is_truncated && !is_over && !is_deaf {
             self.receiver.receiving = true;
             out.push(Action::Receive { leg: self.leg, max: self.receivable_bytes() });
         }

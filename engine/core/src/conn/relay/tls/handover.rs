@@ -18,7 +18,7 @@ impl TlsSide {
     /// kernel was asked; it is not if the policy has changed its mind.
     pub(super) fn offer_rx(&mut self, out: &mut Outbox) -> bool {
         if let Receiver::Userspace(opener) = &self.receiver.path
-            && self.may_offload
+            && out.may_offload
             && self.offer.rx.contains(self.cipher)
         {
             self.receiver.is_asking = true;
@@ -37,7 +37,7 @@ impl TlsSide {
     /// With nothing of ours being sent. Says whether the kernel was asked.
     pub(super) fn offer_tx(&mut self, out: &mut Outbox) -> bool {
         if let Transmitter::Userspace(sealer) = &self.sender.path
-            && self.may_offload
+            && out.may_offload
             && self.offer.tx.contains(self.cipher)
         {
             self.sender.state = SendState::Asking;

@@ -50,6 +50,7 @@ impl TlsSide {
                 Ok(())
             }
             Some(RecordType::ApplicationData) => {
+                out.count(self.leg, buf.len());
                 *received = Some(buf);
                 self.receiver.control_records_in_a_row = 0;
                 self.no_message_is_cut()

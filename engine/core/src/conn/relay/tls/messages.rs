@@ -147,7 +147,7 @@ impl TlsSide {
     fn peer_updated_key(&mut self, requested: bool, out: &mut Outbox) -> Result<(), Fault> {
         // Java asks with every record that it has on the way, until it sees our answer.
         self.receiver.control_records_in_a_row -= 1;
-        if !self.receiver.key_updates.spend(self.now) {
+        if !self.receiver.key_updates.spend(out.now) {
             return Err(Fault::KeyUpdateFlood);
         }
         self.sender.pending.key_update |= requested;

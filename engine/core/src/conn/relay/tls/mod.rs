@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use super::note;
 use crate::buf::Buf;
-use crate::conn::Rules;
 use crate::conn::action::{Action, Outbox, RecordPath};
 use crate::conn::event::{Event, Leg};
 use crate::conn::fault::Fault;
+use crate::conn::policy::Policy;
 use crate::conn::record_path::{self, Offer, SecuredLeg, Transmitter};
 use crate::tls::record::RecordType;
 use crate::tls::secrets::{Cipher, Direction, Version};
@@ -46,9 +46,6 @@ pub(in crate::conn) struct TlsSide {
     rekey: Option<Rekey>,
     /// What the policy lets the kernel be asked to carry.
     offer: Offer,
-    /// Whether it may be given further directions, as of this event.
-    may_offload: bool,
-    now: Instant,
     /// Most records that a key may protect.
     record_limit: u64,
     /// A key is spent: nothing more is received, what was is passed on.
@@ -99,7 +96,7 @@ struct Receiver {
 
 impl TlsSide {
     /// With what the handshake and the hand-over have left.
-    pub(in crate::conn) fn new(secured: SecuredLeg, leg: Leg, now: Instant, rules: &Rules<'_>) -> Self {
+    pub(in crate::conn) fn new(secured: SecuredLeg, leg: Leg, now: Instant, policy: &Policy) -> Self {
         let SecuredLeg { cipher, tx, rx, tx_left, rx_left, rekey, partial } = secured;
         Self {
             leg,
@@ -114,9 +111,9 @@ impl TlsSide {
                 partial,
                 is_mid_record: false,
                 record_since: None,
-                record_time: rules.policy.timeouts.handshake,
+                record_time: policy.timeouts.handshake,
                 has_more: false,
-                takes_fin_for_the_end: rules.policy.takes_fin_for_the_end,
+                takes_fin_for_the_end: policy.takes_fin_for_the_end,
                 is_truncated: false,
                 behind_the_end: BehindTheEnd::default(),
                 messages: Messages::default(),
@@ -125,20 +122,13 @@ impl TlsSide {
                 update_asked: false,
             },
             rekey,
-            offer: rules.policy.offload,
-            may_offload: rules.may_offload,
-            now,
-            record_limit: rules.policy.record_limit.min(cipher.aead.record_limit()),
+            offer: policy.offload,
+            record_limit: policy.record_limit.min(cipher.aead.record_limit()),
             winding_up: false,
             is_gone: false,
             seen: Counts::default(),
             heard: None,
         }
-    }
-
-    /// What holds from here on.
-    pub(super) fn look(&mut self, now: Instant, may_offload: bool) {
-        (self.now, self.may_offload) = (now, may_offload);
     }
 
     /// What happened on this leg; application data that was received is `received` afterwards.
@@ -210,12 +200,16 @@ impl TlsSide {
             record_path::Receiver::Kernel(records) => {
                 // As many as there can be, but for empty ones, which nobody counts for us.
                 records.add(count as u64);
+                out.count(self.leg, buf.len());
                 *received = Some(buf);
                 self.receiver.control_records_in_a_row = 0;
                 self.no_message_is_cut()
             }
             record_path::Receiver::Userspace(_) => {
-                let sealed = userspace::join(self.receiver.partial.take(), buf, out);
+                let sealed = match self.receiver.partial.take() {
+                    None => buf,
+                    Some(front) => userspace::join(front, buf, out),
+                };
                 self.open(sealed, received, out)
             }
         }
@@ -281,7 +275,7 @@ impl TlsSide {
             out.push(Action::Receive { leg: self.leg, max });
             return;
         };
-        self.receiver.record_since.get_or_insert(self.now);
+        self.receiver.record_since.get_or_insert(out.now);
         self.receive_rest(front, out);
     }
 

@@ -51,6 +51,12 @@ impl Sender {
 }
 
 impl TlsSide {
+    /// Whether a record other than application data and the end is due.
+    pub(in crate::conn::relay) fn owes_a_record(&self) -> bool {
+        let Pending { key_update, key_update_request, no_renegotiation, .. } = self.sender.pending;
+        key_update | key_update_request | no_renegotiation
+    }
+
     /// Sends what comes next, if it can be sent now: of what is `held`, or behind it all the end.
     pub(in crate::conn::relay) fn send_next(
         &mut self,
@@ -70,7 +76,8 @@ impl TlsSide {
         if self.sender.pending.key_update_request || self.sender.pending.key_update && held.is_some() {
             return if self.receiver.is_asking { Ok(()) } else { self.send_key_update(out) };
         }
-        if std::mem::take(&mut self.sender.pending.no_renegotiation) {
+        if self.sender.pending.no_renegotiation {
+            self.sender.pending.no_renegotiation = false;
             let payload = control::alert_payload(alert::NO_RENEGOTIATION);
             return self.send_record(RecordType::Alert, &payload, SendState::Data, out);
         }
@@ -93,7 +100,9 @@ impl TlsSide {
     }
 
     fn send_data(&mut self, buf: Buf, out: &mut Outbox) -> Result<(), Fault> {
-        self.listen_behind_the_end(out);
+        if self.receiver.eof {
+            self.listen_behind_the_end(out);
+        }
         match &mut self.sender.path {
             Transmitter::Kernel(records) => {
                 records.add(kernel::records_of(buf.len()));

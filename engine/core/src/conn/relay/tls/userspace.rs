@@ -21,8 +21,7 @@ impl TlsSide {
             self.bulk_bytes().saturating_sub(front.len()).max(1)
         };
         if self.receiver.has_more {
-            let buf =
-                if front.capacity() == BUF_BYTES { front } else { join(Some(front), out.bufs.take(), out) };
+            let buf = if front.capacity() == BUF_BYTES { front } else { join(front, out.bufs.take(), out) };
             out.push(Action::ReceiveInto { leg: self.leg, buf: compacted(buf), max: room });
         } else {
             self.receiver.partial = Some(out.bufs.fit(front));
@@ -66,6 +65,7 @@ impl TlsSide {
             out.bufs.give(opened);
         } else {
             // What was opened before a fault is delivered before the plain leg is reset.
+            out.count(self.leg, opened.len());
             *received = Some(opened);
         }
         result
@@ -133,11 +133,9 @@ impl TlsSide {
 }
 
 /// `front` and behind it what is in the window of `buf`, which has room for both.
-pub(super) fn join(front: Option<Buf>, mut buf: Buf, out: &mut Outbox) -> Buf {
-    if let Some(front) = front {
-        buf.prepend(front.filled());
-        out.bufs.give(front);
-    }
+pub(super) fn join(front: Buf, mut buf: Buf, out: &mut Outbox) -> Buf {
+    buf.prepend(front.filled());
+    out.bufs.give(front);
     buf
 }
 
