@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod command;
 pub mod config;
 pub mod confine;
 pub mod conformance;

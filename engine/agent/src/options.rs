@@ -21,20 +21,28 @@ use crate::seal::KEYS_MAX;
 /// Requests to etcd while a lease lives, at least: those that fail must leave time for another.
 const REQUESTS_PER_LEASE: u32 = 5;
 
+/// The exit codes, for `--help` and the man page.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  SIGTERM or SIGINT ended it
+  1  the start failed; the last line has the reason
+  2  the command line is wrong";
+
 /// Keeps the file of ticket keys in step with etcd, and rotates the keys: run one agent on every host.
 #[derive(Parser)]
 #[command(
     name = "offramp-ticket-key-agent",
     bin_name = "offramp ticket-key agent",
     version,
-    max_term_width = 110
+    max_term_width = 110,
+    after_help = EXIT_CODES
 )]
 pub(crate) struct Options {
     /// The file of ticket keys that Offramp reads (`ticket_keys`); better on a tmpfs, as keys are not to
     /// reach a disk
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// The group that may read the file, which then has mode 0440; without, it has mode 0600
+    /// The group that may read the file, which then has mode 0440; without it the mode is 0600
     #[arg(long)]
     pub(crate) group: Option<String>,
     /// The members of etcd, as http(s)://HOST:PORT, separated by commas
@@ -65,21 +73,20 @@ pub(crate) struct Options {
     /// The name of this agent in the others' logs; the host's name by default
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// A new key seals after so long
+    /// The interval at which a new key begins to seal
     #[arg(long, value_name = "TIME", default_value = "8h", value_parser = humantime::parse_duration)]
     pub(crate) rotate_every: Duration,
-    /// A new key is published so long before it seals: the time that hosts have to read it, and more than
-    /// their clocks differ
+    /// How long before it seals a new key is published: the time that hosts have to read it; it must be more
+    /// than their clocks differ
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub(crate) lead: Duration,
-    /// A key opens for so long after the next one seals
+    /// How long a key still opens tickets after the next one seals
     #[arg(long, value_name = "TIME", default_value = "16h", value_parser = humantime::parse_duration)]
     pub(crate) open_for: Duration,
-    /// Another agent leads when the leader has not been heard of for so long; etcd is asked three times in
-    /// that time
+    /// How long the leader may be silent before another agent leads; etcd is asked three times in that time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub(crate) lease: Duration,
-    /// An alarm that lasts is logged again after so long
+    /// How often an alarm that lasts is logged again
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub(crate) alarm_every: Duration,
     /// A file of metrics for node_exporter's textfile collector

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::{Config, ConfigError, ConfigOption, Kind, Loaded, Raw, file};
+use crate::supervisor::SENT;
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use offramp::config::{Config, ConfigError, ConfigOption, Kind, Loaded, Raw, file};
-use offramp::supervisor::SENT;
 
-/// A flag replaces the same key at the top of the file, not one below [[listener]]. offramp.example.toml
-/// lists what is allowed for each.
+/// The flags; the documentation of the task stands in for this in `--help`.
 #[derive(Args)]
-pub(crate) struct Serve {
-    /// The configuration file
+pub(super) struct Serve {
+    /// The configuration file, which offramp.toml(5) describes. A flag replaces the same key at the top of
+    /// the file, not one below [[listener]]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A certificate chain; repeat with --key, paired in order
@@ -31,7 +31,7 @@ pub(crate) struct Serve {
 impl Serve {
     /// The configuration by file and flags; as often as it is asked: the file may have changed. A text that
     /// was `sent` takes the place of the file, in the file's directory; the flags still win.
-    pub(crate) fn load(&self, sent: Option<&str>) -> Result<Loaded, ConfigError> {
+    pub(super) fn load(&self, sent: Option<&str>) -> Result<Loaded, ConfigError> {
         let path = self.config.as_deref();
         let (file, text) = match (sent, path) {
             (Some(text), _) => {

@@ -11,22 +11,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use tracing::level_filters::LevelFilter;
 
-use offramp::tls::KeyFileError;
-use offramp::tls::ticket_keys::{KeyRing, UnixSeconds, Use};
+use crate::tls::KeyFileError;
+use crate::tls::ticket_keys::{KeyRing, UnixSeconds, Use};
 
 /// What to do with the file.
 #[derive(Subcommand)]
-pub(crate) enum TicketKeyTask {
+pub(super) enum TicketKeyTask {
     /// Make a file with one key that seals at once
     New {
-        /// Where; there must be none yet
+        /// The file to make; it must not exist yet
         file: PathBuf,
     },
     /// Add a key that seals from some time on, and leave out those that have expired
     ///
     /// Copy the file to every host before that time: whoever reads it opens with the new key at once.
     Rotate {
-        /// The file
+        /// The file of ticket keys
         file: PathBuf,
         /// When the key begins to seal, from now
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
@@ -43,14 +43,14 @@ pub(crate) enum TicketKeyTask {
     },
     /// Show the names of the keys and what each is for; never a secret
     ShowIds {
-        /// The file
+        /// The file of ticket keys
         file: PathBuf,
     },
 }
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TaskError {
+pub(super) enum TaskError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     #[error(
@@ -66,7 +66,7 @@ const AGENT: &str = "offramp-ticket-key-agent";
 
 impl TicketKeyTask {
     /// Does it and says what was done.
-    pub(crate) fn run(self, log_level: LevelFilter) -> Result<String, TaskError> {
+    pub(super) fn run(self, log_level: LevelFilter) -> Result<String, TaskError> {
         let now = now();
         match self {
             Self::Agent { options } => Err(become_agent(&options, log_level)),
@@ -102,7 +102,7 @@ fn become_agent(options: &[OsString], log_level: LevelFilter) -> TaskError {
 
 fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
     let ring = KeyRing::read(file)?;
-    let line = |(key, purpose): (&offramp::tls::ticket_keys::TicketKey, Use)| {
+    let line = |(key, purpose): (&crate::tls::ticket_keys::TicketKey, Use)| {
         let (from, until) = key.span();
         let purpose = match purpose {
             Use::Waits => format!("opens, seals from {from}"),
@@ -116,7 +116,7 @@ fn ids(file: &Path, now: UnixSeconds) -> Result<String, KeyFileError> {
 }
 
 /// Of a time in which no key of the file seals: a line, or nothing. The engine serves nevertheless.
-pub(crate) fn warning(file: &Path, ring: &KeyRing, now: UnixSeconds) -> String {
+pub(super) fn warning(file: &Path, ring: &KeyRing, now: UnixSeconds) -> String {
     let seals = ring.uses(now).any(|(_, purpose)| purpose == Use::Seals);
     let file = file.display();
     match ring.gap(now) {
@@ -133,13 +133,13 @@ pub(crate) fn warning(file: &Path, ring: &KeyRing, now: UnixSeconds) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command of its own, and the wall clock is what keys go by")]
-pub(crate) fn now() -> UnixSeconds {
+pub(super) fn now() -> UnixSeconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
 mod tests {
-    use offramp::tls::ticket_keys::KEYS_MAX;
+    use crate::tls::ticket_keys::KEYS_MAX;
 
     use super::*;
 

@@ -4,13 +4,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use crate::config::file;
+use crate::config::limits::{ADMIN_CHANGE_DEADLINE, UPGRADE_DEADLINE};
 use clap::Args;
-use offramp::config::file;
-use offramp::config::limits::{ADMIN_CHANGE_DEADLINE, UPGRADE_DEADLINE};
 
 /// Where to ask.
 #[derive(Args)]
-pub(crate) struct Upgrade {
+pub(super) struct Upgrade {
     /// The configuration file of the running process, of which only admin_socket is read
     #[arg(long, value_name = "FILE", required_unless_present = "admin_socket")]
     config: Option<PathBuf>,
@@ -25,7 +25,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 impl Upgrade {
     /// Asks, and waits for the answer.
-    pub(crate) fn run(self) -> Result<String, String> {
+    pub(super) fn run(self) -> Result<String, String> {
         let socket = self.socket()?;
         let shown = socket.display();
         let answer = ask(&socket).map_err(|error| {

@@ -28,7 +28,7 @@ Exit codes:
 
 /// Put TLS load on a terminator and verify every sample.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = "loadgen", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -64,9 +64,9 @@ pub enum Command {
     Backend(Backend),
     /// Compare two reports that --json wrote.
     Report {
-        /// The first one.
+        /// The first report.
         a: PathBuf,
-        /// The second one.
+        /// The second report.
         b: PathBuf,
     },
 }
@@ -84,8 +84,8 @@ pub struct Handshake {
     /// whose answer must have a status of 2xx or 3xx.
     #[arg(long, default_value = "none", value_parser = values::request)]
     pub request: Request,
-    /// Start connections at this rate a second whether or not earlier ones are done; A..B rises from A to B.
-    /// Latencies then count from the planned start. Without it, --connections follow one another.
+    /// Start connections at this rate per second, whether or not earlier ones are done; A..B rises from A
+    /// to B. Latencies then count from the planned start. Without it, --connections follow one another.
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     pub rate: Option<Rate>,
     /// How planned starts are spread.
@@ -104,7 +104,7 @@ pub struct Handshake {
     /// Let pass that handshakes were full which were to be resumed.
     #[arg(long)]
     pub allow_full: bool,
-    /// End after so many handshakes instead of after --duration.
+    /// End after N handshakes instead of after --duration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
         conflicts_with_all = ["rate", "find_max"])]
     pub samples: Option<u64>,
@@ -152,8 +152,8 @@ pub struct Message {
     /// Bytes of an answer.
     #[arg(long, value_name = "BYTES", default_value = "1k", value_parser = values::bytes)]
     pub answer_size: u32,
-    /// On each connection, a message is due every so often, and its latency counts from then; without it, the
-    /// next one follows the answer to the last. With --msrp, so often on average.
+    /// The interval at which a message is due on each connection; its latency counts from then. Without it,
+    /// the next message follows the answer to the last one. With --msrp, the interval on average.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub every: Option<Duration>,
 }
@@ -187,10 +187,10 @@ pub struct Latency {
 /// `loadgen backend`.
 #[derive(Debug, Args)]
 pub struct Backend {
-    /// Where; port 0 is any free one, which is printed.
+    /// The address to listen on; with port 0 a free port, which is printed.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// Threads, at most one a core.
+    /// Threads, at most one per core.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
 }
@@ -239,20 +239,20 @@ pub struct Common {
     /// The key of a client certificate (PEM).
     #[arg(long, value_name = "FILE")]
     pub client_key: Vec<PathBuf>,
-    /// Make so many self-signed client certificates, as media peers have them; in turn.
+    /// Make N self-signed client certificates, as media peers have them, and use them in turn.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub client_certs: usize,
-    /// Connections at once; with --rate, at most. Of all threads together.
+    /// Connections open at once, of all threads together; with --rate, the most that are open at once.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub connections: Option<u64>,
-    /// Client threads; one a core unless told otherwise.
+    /// Client threads; by default one per core.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
-    /// Where they run: auto keeps each on a CPU of its own, if there are as many as threads; off leaves them
-    /// to the kernel, as when several load generators share a host.
+    /// Where the threads run: auto keeps each on a CPU of its own, if there are as many as threads; off
+    /// leaves them to the kernel, as when several load generators share a host.
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Pin::Auto, hide_possible_values = true)]
     pub pin: Pin,
-    /// How long to count.
+    /// How long to count, after the warm-up.
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub duration: Duration,
     /// Load before anything counts; counting begins when all connections are active. A run in which no
@@ -269,13 +269,13 @@ pub struct Common {
     /// Local addresses to connect from, in turn: each has its own ports.
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub source: Vec<IpAddr>,
-    /// Break off after so many failures in a row on one thread.
+    /// Break off after N failures in a row on one thread.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub give_up: u64,
     /// The share of connections that may fail, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = values::share)]
     pub allow_failures: f64,
-    /// Decides what is left to chance.
+    /// The seed of everything that is random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     #[command(flatten)]
@@ -289,13 +289,13 @@ pub struct Output {
     /// Write the report as JSON to a file, or, without one, to standard output in place of the table.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Write a line a second, with absolute time, to a file.
+    /// Write a line per second, with absolute time, to a file.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// Write one self-contained page with plots to a file.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// No line a second on standard error.
+    /// Print no line per second on standard error.
     #[arg(short, long)]
     pub quiet: bool,
 }
