@@ -72,6 +72,8 @@ pub fn have(program: &str) -> bool {
         let package = match program {
             "gnutls-cli" => "gnutls-bin",
             "java" => "openjdk-17-jdk-headless",
+            "groff" => "groff-base",
+            "man" => "man-db",
             same => same,
         };
         skip(&format!("{program} is not installed: apt-get install {package}"));
