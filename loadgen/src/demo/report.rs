@@ -277,7 +277,7 @@ mod tests {
         Report {
             date: "2026-11-23 22:49".to_owned(),
             machine: Machine { cpu: "EPYC".to_owned(), cores: 2, kernel: "Linux 6".to_owned(), load: 0.0 },
-            terminator: "offramp 0.1.0".to_owned(),
+            terminator: concat!("offramp ", env!("CARGO_PKG_VERSION")).to_owned(),
             record_paths: "records tx: kernel".to_owned(),
             workers: 1,
             threads: 1,
