@@ -158,10 +158,14 @@ impl State {
         for endpoint in &found {
             if let Some(watched) = self.endpoints.get_mut(&Place::of(pool, &endpoint.address)) {
                 (watched.rules, watched.is_in_force) = (rules, true);
-                if is_alone && !watched.state.is_up() {
-                    (watched.health, watched.probe) = (Health::new(), None);
-                    watched.state.set_up(true, 0);
-                    watched.note_change(None);
+                if is_alone {
+                    // Not on trial either, where one failure would be enough.
+                    watched.health = Health::new();
+                    if !watched.state.is_up() {
+                        watched.probe = None;
+                        watched.state.set_up(true, 0);
+                        watched.note_change(None);
+                    }
                 }
             }
         }

@@ -76,6 +76,22 @@ fn endpoint_that_is_alone_is_tried_always() {
 }
 
 #[test]
+fn endpoint_that_becomes_alone_is_not_on_trial() {
+    let two = config("127.0.0.1:1, 127.0.0.1:2", "off");
+    let pools = Pools::new(1, registry());
+    let first = put_in_force(&pools, &pool(&two), &two).remove(0);
+    (0..FAILURES).for_each(|_| first.state.failed());
+    rounds(&pools, 1..4);
+    assert!(first.state.is_up(), "for a trial");
+    let one = config("127.0.0.1:1", "off");
+    let alone = Arc::new(Pool { name: pool(&two).name.clone(), ..Pool::clone(&pool(&one)) });
+    put_in_force(&pools, &alone, &one);
+    first.state.failed();
+    rounds(&pools, 4..6);
+    assert!(first.state.is_up());
+}
+
+#[test]
 fn endpoint_that_is_probed_is_down_until_it_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
