@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::probe::{Check, Job, Outcome};
+#[cfg(test)]
+use super::resolver::Lookup;
 use super::resolver::{Name, Resolver};
 use super::ticket_clock;
 use crate::config::limits::{ENDPOINTS, PROBES_MAX, Timeouts};
@@ -192,19 +194,32 @@ impl State {
     /// Endpoints are probed from now on as `checks` says for their pools.
     pub(super) fn forget_others(
         &mut self,
-        in_force: &[(Arc<Pool>, Address)],
+        in_force: &[(Arc<Pool>, Vec<Address>)],
         checks: BTreeMap<String, Arc<Check>>,
     ) {
         self.checks = checks;
-        self.resolver.keep(&in_force.iter().flat_map(|(pool, _)| names_of(pool)).collect());
-        let places: BTreeSet<Place> =
-            in_force.iter().map(|(pool, address)| Place::of(pool, address)).collect();
+        let mut names = BTreeMap::new();
+        for (pool, _) in in_force {
+            for name in names_of(pool) {
+                // Of several pools with this name the shortest interval holds.
+                let interval = names.entry(name).or_insert(pool.resolve_interval);
+                *interval = pool.resolve_interval.min(*interval);
+            }
+        }
+        self.resolver.keep(&names);
+        let places = in_force.iter().flat_map(|(pool, all)| all.iter().map(|it| Place::of(pool, it)));
+        let places: BTreeSet<Place> = places.collect();
         for (_, watched) in self.endpoints.iter_mut().filter(|(place, _)| !places.contains(place)) {
             // What is under way for it is not its business any more.
             (watched.is_in_force, watched.probe, watched.outcome) = (false, None, None);
             watched.rules.is_probed = false;
         }
         self.endpoints.retain(|_, watched| watched.is_known());
+    }
+
+    #[cfg(test)]
+    pub(super) fn resolve_with(&mut self, lookup: Lookup) {
+        self.resolver = Resolver::with(lookup);
     }
 
     fn addresses(&self, target: &Target) -> Vec<Address> {

@@ -166,9 +166,12 @@ pub(super) fn warn(lines: &[String]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
 
+    use super::super::pools::now;
     use super::*;
     use crate::config::{ConfigOption, Mode, Raw};
     use crate::sys::socket::Address;
@@ -294,17 +297,42 @@ mod tests {
         assert!(why.contains("allowed is 1 or more") && most().is_none(), "{why}");
     }
 
+    /// With a host name.
+    fn named(dir: &Path, key: PathBuf) -> Config {
+        let mut raw = Raw::default();
+        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".to_owned());
+        raw.give_flag(ConfigOption::Backend, "localhost:1".to_owned());
+        raw.give_identities(&[dir.join("c.pem")], &[key]).unwrap();
+        raw.check().unwrap()
+    }
+
+    #[test]
+    fn names_without_an_address_are_resolved_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), "never", "on", "1");
+        let mut reloader = reloader(&config);
+        let pools = reloader.control.services.lock().pools();
+        let asked = AtomicBool::new(false);
+        pools.lock().resolve_with(Arc::new(move |name| match asked.swap(true, Ordering::SeqCst) {
+            false => Err(std::io::Error::other("not yet")),
+            true => Ok(vec![([127, 0, 0, 1], name.port).into()]),
+        }));
+        apply(&mut reloader, named(dir.path(), dir.path().join("k.pem"))).unwrap();
+        let later = now() + Duration::from_secs(3600);
+        let is_found = |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            pools.lock().round(later, Vec::new()).is_elsewhere
+        };
+        assert!((0..1000).any(is_found), "nobody asks for it again");
+    }
+
     #[test]
     fn names_of_a_refused_configuration_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path(), "never", "on", "1");
         let mut reloader = reloader(&config);
         let key = config.listeners[0].identities[0].key.clone();
-        let mut raw = Raw::default();
-        raw.give_flag(ConfigOption::Listen, "127.0.0.1:0".to_owned());
-        raw.give_flag(ConfigOption::Backend, "localhost:1".to_owned());
-        raw.give_identities(&[dir.path().join("c.pem")], &[key]).unwrap();
-        let named = raw.check().unwrap();
+        let named = named(dir.path(), key);
         let pool = Arc::clone(named.listeners[0].routes.pools().next().unwrap());
         let (pools, timeouts) = (reloader.control.services.lock().pools(), named.timeouts);
         let known = || pools.lock().endpoints(&pool, timeouts).len();
@@ -330,7 +358,7 @@ mod tests {
         assert!(why.contains("ticket.keys: cannot be read"), "{why}");
         assert_eq!((names(), tickets.file()), (own.clone(), None), "nothing has changed");
         KeyRing::generate(ticket_clock::now()).unwrap().create(&file).unwrap();
-        config.session_lifetime = std::time::Duration::from_secs(7);
+        config.session_lifetime = Duration::from_secs(7);
         let done = apply(&mut reloader, config.clone()).unwrap();
         assert!(!done.contains("restart"), "{done}");
         let shared = names();

@@ -3,7 +3,7 @@
 //!
 //! A name that cannot be resolved keeps the addresses that it had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -41,8 +41,10 @@ pub(super) struct Resolver {
     lookup: Lookup,
     known: BTreeMap<Name, Known>,
     questions: Sender<Question>,
-    /// The threads' end of it, until they are started.
-    asked: Option<Receiver<Question>>,
+    /// The threads' end of it.
+    asked: Arc<Mutex<Receiver<Question>>>,
+    /// How many threads there are.
+    threads: usize,
     answers: Receiver<Answer>,
     answer: Sender<Answer>,
 }
@@ -63,7 +65,8 @@ impl Resolver {
     pub(super) fn with(lookup: Lookup) -> Self {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
-        Self { lookup, known: BTreeMap::new(), questions, asked: Some(asked), answers, answer }
+        let asked = Arc::new(Mutex::new(asked));
+        Self { lookup, known: BTreeMap::new(), questions, asked, threads: 0, answers, answer }
     }
 
     /// Names that are to be known beside those that are, each with how often it is resolved again. Nothing is
@@ -71,16 +74,20 @@ impl Resolver {
     pub(super) fn want(&mut self, names: BTreeMap<Name, Duration>, now: Instant) -> Receiver<()> {
         for (name, interval) in names {
             let new = Known { addresses: Vec::new(), interval, due: Some(now), is_failing: false };
-            self.known.entry(name).or_insert(new).interval = interval;
+            self.known.entry(name).or_insert(new);
         }
         let (unanswered, answered) = channel();
         self.ask(now, Some(&unanswered));
         answered
     }
 
-    /// Forgets all names but these.
-    pub(super) fn keep(&mut self, names: &BTreeSet<Name>) {
-        self.known.retain(|name, _| names.contains(name));
+    /// Forgets all names but these, which are resolved again as often as this from now on.
+    pub(super) fn keep(&mut self, names: &BTreeMap<Name, Duration>) {
+        self.known.retain(|name, known| {
+            let interval = names.get(name);
+            known.interval = interval.copied().unwrap_or(known.interval);
+            interval.is_some()
+        });
     }
 
     /// What is known of a name: at most 64 addresses, in a fixed order.
@@ -111,12 +118,14 @@ impl Resolver {
         }
     }
 
-    /// Starts the threads with the first question.
+    /// Starts the threads with the first question, and those that could not be started with a later one.
     fn has_threads(&mut self) -> bool {
-        let Some(asked) = self.asked.take() else { return true };
-        let asked = Arc::new(Mutex::new(asked));
-        for nth in 0..THREADS {
-            let (asked, answer) = (Arc::clone(&asked), self.answer.clone());
+        self.start(|name, resolve| thread::Builder::new().name(name).spawn(resolve).map(drop))
+    }
+
+    fn start(&mut self, spawn: impl Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()>) -> bool {
+        for nth in self.threads..THREADS {
+            let (asked, answer) = (Arc::clone(&self.asked), self.answer.clone());
             let lookup = Arc::clone(&self.lookup);
             let resolve = move || {
                 loop {
@@ -129,12 +138,13 @@ impl Resolver {
                     drop(unanswered);
                 }
             };
-            if let Err(error) = thread::Builder::new().name(format!("offramp-dns-{nth}")).spawn(resolve) {
+            if let Err(error) = spawn(format!("offramp-dns-{nth}"), Box::new(resolve)) {
                 tracing::error!("no thread to resolve names: {error}");
-                return nth > 0;
+                break;
             }
+            self.threads = nth + 1;
         }
-        true
+        self.threads > 0
     }
 
     fn take(&mut self, (name, found): Answer, now: Instant) -> bool {
@@ -276,7 +286,27 @@ mod tests {
         resolved(&mut resolver, &["a", "b"]);
         resolved(&mut resolver, &["b"]);
         assert!(!resolver.addresses(&name("a")).is_empty(), "it may be refused yet what wants b alone");
-        resolver.keep(&[name("b")].into());
+        resolver.keep(&wanted(&["b"]));
         assert!(resolver.addresses(&name("a")).is_empty() && !resolver.addresses(&name("b")).is_empty());
+    }
+
+    #[test]
+    fn resolver_keeps_the_interval_until_it_is_in_force() {
+        let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1))));
+        let daily = || BTreeMap::from([(name("a"), Duration::from_secs(86_400))]);
+        resolved(&mut resolver, &["a"]);
+        resolver.want(daily(), beginning());
+        assert_eq!(resolver.known[&name("a")].interval, INTERVAL, "it may be refused yet");
+        resolver.keep(&daily());
+        assert_eq!(resolver.known[&name("a")].interval, daily()[&name("a")]);
+    }
+
+    #[test]
+    fn resolver_asks_again_after_no_thread_could_start() {
+        let mut resolver = Resolver::with(Arc::new(|_| Ok(addresses(1))));
+        assert!(!resolver.start(|_, _| Err(io::Error::other("no thread"))));
+        resolved(&mut resolver, &["a"]);
+        assert_eq!(resolver.addresses(&name("a")).len(), 1);
+        assert_eq!(resolver.threads, THREADS);
     }
 }

@@ -316,11 +316,13 @@ impl InForce {
             for pool in running.listener.routes.pools() {
                 // Of several listeners the first one decides how a pool is probed.
                 checks.entry(pool.name.clone()).or_insert_with(|| Arc::new(running.check(pool)));
-                for endpoint in pools.endpoints(pool, self.timeouts) {
-                    let row = row(pool, &endpoint);
+                let endpoints = pools.endpoints(pool, self.timeouts);
+                for endpoint in &endpoints {
+                    let row = row(pool, endpoint);
                     rows.entry((pool.name.clone(), row.address.clone())).or_insert(row);
-                    in_force.push((Arc::clone(pool), endpoint.address));
                 }
+                // One without endpoints too: its names may be resolved later.
+                in_force.push((Arc::clone(pool), endpoints.into_iter().map(|it| it.address).collect()));
             }
         }
         pools.forget_others(&in_force, checks);

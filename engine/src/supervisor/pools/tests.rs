@@ -46,9 +46,8 @@ fn rounds(pools: &Pools, seconds: std::ops::Range<u64>) {
 fn put_in_force(pools: &Pools, pool: &Arc<Pool>, config: &Config) -> Vec<Endpoint> {
     let mut pools = pools.lock();
     let endpoints = pools.endpoints(pool, config.timeouts);
-    let in_force: Vec<_> =
-        endpoints.iter().map(|endpoint| (Arc::clone(pool), endpoint.address.clone())).collect();
-    pools.forget_others(&in_force, [(pool.name.clone(), Arc::default())].into());
+    let addresses = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+    pools.forget_others(&[(Arc::clone(pool), addresses)], [(pool.name.clone(), Arc::default())].into());
     endpoints
 }
 
@@ -152,7 +151,7 @@ fn state_of_an_endpoint_outlasts_a_reload() {
     let (first, again) = (get(), get());
     assert!(Arc::ptr_eq(&first[0].state, &again[0].state));
     let address = first[1].address.clone();
-    pools.lock().forget_others(&[(pool(&config), address)], BTreeMap::new());
+    pools.lock().forget_others(&[(pool(&config), vec![address])], BTreeMap::new());
     let later = get();
     assert!(!Arc::ptr_eq(&first[0].state, &later[0].state));
     assert!(Arc::ptr_eq(&first[1].state, &later[1].state));
@@ -167,9 +166,8 @@ fn many() -> Pools {
         let config = config(&backends.collect::<Vec<_>>().join(","), "tcp");
         let named = Arc::new(Pool { name: pool_nth.to_string(), ..Pool::clone(&pool(&config)) });
         checks.insert(named.name.clone(), Arc::default());
-        for endpoint in pools.lock().endpoints(&named, config.timeouts) {
-            in_force.push((Arc::clone(&named), endpoint.address));
-        }
+        let endpoints = pools.lock().endpoints(&named, config.timeouts);
+        in_force.push((named, endpoints.into_iter().map(|endpoint| endpoint.address).collect()));
     }
     pools.lock().forget_others(&in_force, checks);
     pools
