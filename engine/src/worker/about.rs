@@ -95,6 +95,13 @@ impl About {
         }
     }
 
+    /// The route was found, and the PROXY header written: what has many bytes is not asked for any more, which
+    /// is the certificate, of up to 64 KiB, and the protocols that were offered, of up to 16 KiB.
+    pub(super) fn forget_large(&mut self) {
+        self.near.iter_mut().for_each(|info| info.certificate = None);
+        self.asked.iter_mut().for_each(|asked| asked.alpn = Vec::new());
+    }
+
     /// The name that the client asks for.
     pub(super) fn server_name(&self) -> Option<&str> {
         let negotiated = self.near.as_ref().and_then(|info| info.server_name.as_deref());
@@ -124,6 +131,15 @@ mod tests {
         assert_eq!(canonical(mapped).to_string(), "192.0.2.7:5");
         let other: SocketAddr = "[2001:db8::1]:5".parse().expect("an address");
         assert_eq!(canonical(other), other);
+    }
+
+    #[test]
+    fn about_keeps_the_name_and_not_the_protocols() {
+        let asked = Asked { server_name: Some("a.example".into()), alpn: vec![b"h2"[..].into()] };
+        let mut about = About { asked: Some(Box::new(asked)), ..About::default() };
+        assert!(about.has_alpn(b"h2"));
+        about.forget_large();
+        assert!(!about.has_alpn(b"h2") && about.server_name() == Some("a.example"));
     }
 
     #[test]

@@ -115,10 +115,8 @@ fn connected(slot: &mut Slot, now: Instant, bufs: &mut Bufs) -> Event {
     }
     if let Some(timeline) = slot.timeline() {
         timeline.connected = Some(now);
-        // Neither the log nor admin shows the certificate, which may have 64 KiB.
-        if let Some(near) = slot.about.as_mut().and_then(|about| about.near.as_mut()) {
-            near.certificate = None;
-        }
+        // Neither the log nor admin shows it.
+        slot.about.iter_mut().for_each(|about| about.forget_large());
     } else if let Some(about) = slot.about.take() {
         // Nobody asks for the rest of it any more; the socket would say that the client is the balancer.
         let is_proxied = slot.route.accept_proxy.is_on();

@@ -13,6 +13,8 @@ const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 /// NameType of RFC 6066 §3.
 const HOST_NAME: u16 = 0;
+/// Most application protocols of a client, which are kept until the route is found: clients have a few.
+const PROTOCOLS_MAX: usize = 64;
 /// HandshakeType and length (RFC 8446 §4).
 const MESSAGE_HEADER_BYTES: usize = 4;
 
@@ -60,6 +62,7 @@ impl Asked {
     }
 
     /// None if its lengths do not add up, or if an extension comes twice: two readers could take another one.
+    /// Nor if an application protocol has no name (RFC 7301 §3.1), or there are more than [`PROTOCOLS_MAX`].
     fn of_hello(body: &[u8]) -> Option<Self> {
         let mut hello = Reader(body);
         let _version_and_random = hello.take(2 + 32)?;
@@ -86,7 +89,11 @@ impl Asked {
                     seen.push(kind);
                     let mut names = Reader(extension.vector(2)?);
                     while !names.0.is_empty() {
-                        this.alpn.push(names.vector(1)?.into());
+                        let name = names.vector(1).filter(|name| !name.is_empty())?;
+                        if this.alpn.len() == PROTOCOLS_MAX {
+                            return None;
+                        }
+                        this.alpn.push(name.into());
                     }
                 }
                 _ => continue,
@@ -194,6 +201,16 @@ mod tests {
     }
 
     #[test]
+    fn hello_with_too_many_protocols_is_refused() {
+        let alpn = |count: u8| {
+            [&[0, 16, 0, 2 * count + 2, 0, 2 * count][..], &b"\x01p".repeat(count.into())].concat()
+        };
+        let count =
+            |count| Asked::read(&hello(3, &alpn(count), 99)).map(|asked| asked.map(|it| it.alpn.len()));
+        assert_eq!((count(64), count(65)), (Ok(Some(64)), Err(Refusal::Malformed)));
+    }
+
+    #[test]
     fn hello_that_does_not_add_up_is_refused() {
         let twice = [name("a.example"), name("b.example")].concat();
         assert_eq!(Asked::read(&hello(3, &twice, 99)), Err(Refusal::Malformed));
@@ -201,6 +218,7 @@ mod tests {
         long[3] += 1;
         assert_eq!(Asked::read(&hello(3, &long, 99)), Err(Refusal::Malformed));
         assert_eq!(Asked::read(&hello(3, b"\0\x10\0\x03\0\x01\x05", 99)), Err(Refusal::Malformed));
+        assert_eq!(Asked::read(&hello(3, b"\0\x10\0\x03\0\x01\0", 99)), Err(Refusal::Malformed));
         let no_hello = [22, 3, 1, 0, 1, 2];
         assert_eq!(Asked::read(&no_hello), Err(Refusal::Unexpected));
         assert_eq!(Asked::read(&[22, 3, 1, 0, 0]), Err(Refusal::Malformed));
