@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use offramp_ring::socket::Address;
 
 use super::limits::{LISTENERS, UNIX_PATH_BYTES};
@@ -134,7 +134,10 @@ impl Raw {
         let Some(given) = self.given.get(&key).cloned() else { return Ok(None) };
         let allowed = "IP addresses and networks, such as \"10.0.0.0/8\" or \"2001:db8::1\"; and \"unix:\" \
                        for whoever may connect to the listener's Unix socket";
-        let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let network = |text: &str| {
+            let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+            network.map(canonical)
+        };
         let entries = || given.value.split(',').map(str::trim);
         let has_unix = entries().any(|entry| entry == UNIX);
         let networks = self.parsed(key, allowed, |_| {
@@ -158,6 +161,18 @@ impl Raw {
             )),
             _ => Ok(networks),
         }
+    }
+}
+
+/// A network of IPv4 addresses that is written as one of IPv6, as what it is: so are the addresses of clients.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = |network: Ipv6Net| {
+        let length = network.prefix_len().checked_sub(96)?;
+        Ipv4Net::new(network.addr().to_ipv4_mapped()?, length).ok().map(IpNet::from)
+    };
+    match network {
+        IpNet::V6(wide) => mapped(wide).unwrap_or(network),
+        IpNet::V4(_) => network,
     }
 }
 
@@ -198,6 +213,10 @@ mod tests {
         let all = listeners(&[both, (Key, "10.0.0.0/8, unix:")]).unwrap();
         assert_eq!(all[0].accept_proxy, AcceptProxy::From(vec!["10.0.0.0/8".parse().unwrap()]));
         assert_eq!(all[1].accept_proxy, AcceptProxy::All);
+        let mapped =
+            listeners(&[(Key, "::ffff:10.0.0.0/104, 2001:db8::/100")]).unwrap().remove(0).accept_proxy;
+        let believes = |address: &str| mapped.believes(address.parse().ok());
+        assert!(believes("10.1.2.3") && !believes("11.0.0.1") && believes("2001:db8::1"));
         assert!(!all[0].accept_proxy.believes(None) && all[1].accept_proxy.believes(None));
         for (options, part) in [
             (vec![both, (Key, "10.0.0.0/8")], "allowed is \"unix:\" too"),

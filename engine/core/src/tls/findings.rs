@@ -157,7 +157,8 @@ impl Findings {
 
     /// Keeps a warning that does not depend on the time.
     pub(super) fn remark(&mut self, text: String) {
-        self.remarks.push(text);
+        // A name of a certificate makes no line of its own.
+        self.remarks.push(text.replace(char::is_control, " "));
     }
 
     /// The certificates, in the order in which they were read.

@@ -14,6 +14,7 @@ use webpki::{
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
+use super::evidence::quoted;
 use super::findings::Findings;
 use super::peer_error::PeerError;
 use offramp_files as files;
@@ -42,8 +43,9 @@ impl Revocation {
             if let Some(until) = parsed.next_update() {
                 findings.revocation(file, nth, until);
             }
-            let issuer = parsed.issuer();
-            if !issuers.iter().any(|subject| subject == issuer.as_raw()) {
+            if !issuers.iter().any(|subject| subject == parsed.issuer().as_raw()) {
+                // Whoever changes a list on its way to this host chooses the name.
+                let issuer = quoted(parsed.issuer().to_string().as_bytes());
                 findings.remark(format!(
                     "{}: list {nth} is of {issuer}, which is none of the authorities: it revokes \
                      certificates of an issuer below them, or nothing",

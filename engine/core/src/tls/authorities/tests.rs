@@ -320,6 +320,11 @@ fn revoked_certificates_are_refused_and_lists_expire() {
         warnings.contains("list 1 is of CN=other") && warnings.contains("none of the authorities"),
         "{warnings}"
     );
+    let lines = own("two\nlines", signs_lists);
+    verify(&list(&lines, &[], 1000), &good, &mut findings).expect_err("its issuer has no list");
+    let warnings = findings.warnings(NOW);
+    assert!(warnings.iter().any(|line| line.contains("CN=two\\nlines")), "{warnings:?}");
+    assert!(!warnings.concat().contains('\n'), "{warnings:?}");
     for (text, expected) in [
         ("", "has no list"),
         ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "list 1 cannot be used"),
