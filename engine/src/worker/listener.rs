@@ -149,10 +149,10 @@ impl Listener {
         }
     }
 
-    /// How long until a rest is over.
-    pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
+    /// The end of a rest.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
         match self.state {
-            State::Resting(until) => Some(until.saturating_duration_since(now)),
+            State::Resting(until) => Some(until),
             _ => None,
         }
     }

@@ -269,16 +269,11 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let own = [self.tidy_at, self.next_eviction(), self.rated_until, self.next_memory_look()];
-        let own = own
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > self.now)
-            .map(|at| at.saturating_duration_since(self.now));
-        let held = self.services.values().filter(|served| served.is_held).map(|served| served.look_at);
-        let held = held.map(|at| at.saturating_duration_since(self.now));
-        let rests =
-            self.services.values().filter_map(|served| served.listener.patience(self.now)).chain(held);
-        rests.chain(self.timers.patience(self.now)).chain(self.faults.patience(self.now)).chain(own).min()
+        let of_services = self.services.values().flat_map(Served::wakes_at);
+        // What is over by now was looked at in this turn: there was nothing to be done.
+        let to_come = own.into_iter().flatten().chain(of_services).filter(|at| *at > self.now);
+        let to_come = to_come.map(|at| at.saturating_duration_since(self.now));
+        to_come.chain(self.timers.patience(self.now)).chain(self.faults.patience(self.now)).min()
     }
 
     /// What came for handshakes, which are the costly part, in the order in which it came, until the turn's

@@ -40,6 +40,12 @@ impl Served {
         (self.policy, self.route) = (policy, route);
     }
 
+    /// When to look again at whether it may accept.
+    pub(super) fn wakes_at(&self) -> impl Iterator<Item = Instant> + use<> {
+        let look_at = Some(self.look_at).filter(|_| self.is_held && !self.listener.is_closed());
+        look_at.into_iter().chain(self.listener.rests_until())
+    }
+
     /// For the log.
     pub(super) fn circumstances_of_accept(&self, errno: i32, hint: &'static str) -> Circumstances {
         let evidence = Evidence { errno: Some(errno), ..Evidence::default() };

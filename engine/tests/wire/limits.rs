@@ -158,6 +158,36 @@ fn listener_at_its_limit_ends_silent_handshakes_for_newcomers() {
     }
 }
 
+/// There is nothing to be done until the connections end.
+#[test]
+fn drain_of_a_full_listener_takes_no_cpu() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let flags = "--listener-connections 2 --drain-timeout 10m";
+    let server = Setup::new(backend.addr).flags(flags).start();
+    let held: Vec<_> = (0..2).map(|_| Peer::open(server.addr, &plain(Version::Tls13))).collect();
+    let waiting = dial(server.addr);
+    eventually("it is at its limit", || {
+        let limit = [("limit", "listener_connections")];
+        server.metrics().sum("offramp_limit_pauses_total", &limit) > 0
+    });
+    server.terminate();
+    eventually("it drains", || std::net::TcpStream::connect(server.addr).is_err());
+    // Past the next look for a handshake that could be ended.
+    std::thread::sleep(Duration::from_millis(300));
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("it runs");
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum::<u64>()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    // Of two hundred.
+    let spent = ticks() - before;
+    assert!(spent < 20, "{spent} ticks");
+    drop((held, waiting));
+    server.stop();
+}
+
 #[test]
 fn lifetime_ends_a_connection_whatever_it_does() {
     let backend = Backend::start(BackendBehavior::Echo);
