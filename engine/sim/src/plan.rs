@@ -42,6 +42,8 @@ pub enum InjectedFault {
     Drain,
     /// Its memory is wanted for others.
     NoMoreMemory,
+    /// Its slot is wanted for a newcomer, before it is established or while it ends.
+    Evicted,
     /// The kill switch of the offload is thrown.
     NoMoreOffload,
     /// The kernel takes no keys any more, and says this errno.

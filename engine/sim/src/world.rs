@@ -220,7 +220,7 @@ impl World {
                 continue;
             }
             if moves.is_empty() && std::mem::take(&mut self.plan.evicted_when_idle) {
-                self.step(Event::Expired);
+                self.step(Event::TurnedAway(Fault::HandshakeTimeout));
             } else if moves.is_empty() {
                 self.expire();
             } else {
@@ -388,6 +388,7 @@ impl World {
             InjectedFault::NoMoreOffload => self.may_offload = false,
             InjectedFault::NoMoreKeys(errno) => self.kernel.refuse(errno),
             InjectedFault::NoMoreMemory => self.step(Event::TurnedAway(Fault::BufferMemory)),
+            InjectedFault::Evicted => self.step(Event::TurnedAway(Fault::HandshakeTimeout)),
             InjectedFault::Drain => self.step(Event::Drain { until: self.now + Duration::from_secs(1) }),
         }
     }

@@ -12,7 +12,7 @@ use super::apply::refused;
 use super::faults::{Circumstances, Kind};
 use super::listener::SINGLES;
 use super::mailbox::ServiceId;
-use super::owner::Owner;
+use super::owner::{Owner, SlotId};
 use super::route::Route;
 use super::served::Served;
 use crate::conn::Conn;
@@ -78,7 +78,6 @@ impl Worker {
 
     /// A connection was accepted: it gets a slot, unless where it comes from forbids it.
     fn take_in(&mut self, service: ServiceId, socket: OwnedFd) {
-        self.evict_of(service);
         let Some(served) = self.services.get(&service) else { return };
         let route = Arc::clone(&served.route);
         route.counters.add(Counter::Accepted, 1);
@@ -103,10 +102,11 @@ impl Worker {
             Ok(source) => source,
             Err(fault) => return self.turn_away(&route, client, socket, fault),
         };
+        let conn = Conn::new(Arc::clone(&served.policy));
+        self.evict_of(service);
         self.limits.accepted(self.now);
         route.connections.enter(self.index);
         route.counters.opened();
-        let conn = Conn::new(Arc::clone(&served.policy));
         let id = self.slots.insert(conn, route, socket, self.now);
         if let Some(slot) = self.slots.get(id) {
             (slot.about, slot.source) = (about, source);
@@ -192,9 +192,16 @@ impl Worker {
             return;
         }
         if let Some((id, _)) = self.slots.oldest_unfinished_of(&served.route.connections) {
-            served.route.counters.add(Counter::HandshakesEvicted, 1);
-            self.step(id, Event::Expired);
+            self.evict(id);
         }
+    }
+
+    /// Ends a handshake for a newcomer, or what is left of one that has failed.
+    fn evict(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get(id) {
+            slot.route.counters.add(Counter::HandshakesEvicted, 1);
+        }
+        self.step(id, Event::TurnedAway(Fault::HandshakeTimeout));
     }
 
     /// Whether new connections have a rate, and so are accepted by few; and until when none is.
@@ -239,11 +246,7 @@ impl Worker {
             return false;
         }
         let Some((id, _)) = self.slots.oldest_unfinished() else { return false };
-        if let Some(slot) = self.slots.get(id) {
-            slot.route.counters.add(Counter::HandshakesEvicted, 1);
-        }
-        self.step(id, Event::Expired);
-        // What it has still to send does not keep the slot.
+        self.evict(id);
         self.room() > 0
     }
 }

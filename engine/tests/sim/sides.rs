@@ -176,6 +176,36 @@ fn sides_end_at_once_when_their_memory_is_wanted() {
     assert!(ended > 300, "{ended}");
 }
 
+/// As the worker does for a newcomer: nobody is blamed, and a leg that lingers behind an alert ends too.
+#[test]
+fn sides_that_end_for_a_newcomer_end_at_once() {
+    let (mut ended, mut lingering) = (0, 0);
+    for step in 1..40_usize {
+        for (nth, first_is_silent) in [false, true].into_iter().enumerate() {
+            for (role, peer) in peers(SUITES[step % 6]).into_iter().enumerate() {
+                let mut plan = Plan::new((step * 2 + nth) as u64, Vec::new());
+                plan.script.closes_first = false;
+                (plan.backend, plan.first_is_silent) = (Backend::Silent, first_is_silent);
+                plan.last_is_silent = first_is_silent;
+                plan.mishap = Some((step, InjectedFault::Evicted));
+                // In the server's role the client gets an alert, and is waited for behind it.
+                plan.may_begin_full = role > 0 || step % 2 > 0;
+                let outcome = run(plan, NOTHING, peer);
+                match outcome.report.fault {
+                    Some(Fault::HandshakeTimeout) => {
+                        assert_eq!(outcome.report.culprit, None, "step {step}");
+                        ended += 1;
+                    }
+                    Some(Fault::FullHandshakeLimit) => lingering += usize::from(outcome.steps == step),
+                    Some(Fault::ConnectTimeout) if first_is_silent => {}
+                    other => assert!(step > 8, "step {step}: {other:?}"),
+                }
+            }
+        }
+    }
+    assert!(ended > 20 && lingering > 0, "{ended} {lingering}");
+}
+
 #[test]
 fn sides_end_when_the_lifetime_is_over_wherever_they_stand() {
     for seed in 0..60 {

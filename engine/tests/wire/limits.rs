@@ -1,5 +1,6 @@
 //! Limits: what happens where clients want more than they may have, and who does not notice.
 
+use std::io::Write;
 use std::time::Duration;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
@@ -156,6 +157,44 @@ fn listener_at_its_limit_ends_silent_handshakes_for_newcomers() {
         drop((silent, peer));
         server.terminate();
     }
+}
+
+/// Who lingers behind the alert for a bad hello is ended for a newcomer, as who sends nothing is: the limit
+/// of the listener holds.
+#[test]
+fn listener_limit_holds_against_lingering_clients() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let flags = "--listener-connections 4 --handshake-timeout 4s --linger-timeout 30s";
+    let server = Setup::new(backend.addr).flags(flags).start();
+    let held: Vec<_> = (0..3).map(|_| Peer::open(server.addr, &plain(Version::Tls13))).collect();
+    let mut lingering = dial(server.addr);
+    // A message that no client begins with.
+    lingering.write_all(&[22, 3, 1, 0, 4, 2, 0, 0, 0]).expect("it is sent");
+    eventually("the alert", || lingering.peek(&mut [0]).is_ok_and(|count| count > 0));
+    let newcomers: Vec<_> = (0..10).map(|_| dial(server.addr)).collect();
+    eventually("three of them are in turn", || {
+        let metrics = server.metrics();
+        assert!(metrics.open() <= 4, "{}", metrics.open());
+        metrics.required("offramp_handshakes_evicted_total") >= 3
+    });
+    drop((lingering, newcomers, held));
+    server.stop();
+}
+
+/// A connection that is refused at accept ends nobody's handshake.
+#[test]
+fn source_over_its_limit_evicts_nobody() {
+    let backend = Backend::start(BackendBehavior::Echo);
+    let flags = "--listener-connections 2 --source-connections 2 --handshake-timeout 40s";
+    let server = Setup::new(backend.addr).flags(flags).start();
+    let silent: Vec<_> = (0..2).map(|_| dial(server.addr)).collect();
+    eventually("the listener is full", || server.metrics().open() == 2);
+    // It is accepted when a handshake has had a quarter of its time.
+    assert_eq!(end_of_dial(server.addr, b"").1, End::Reset);
+    let metrics = server.metrics();
+    assert_eq!((metrics.open(), metrics.required("offramp_handshakes_evicted_total")), (2, 0));
+    drop(silent);
+    server.stop();
 }
 
 /// There is nothing to be done until the connections end.

@@ -65,10 +65,7 @@ impl Connect {
             Event::NoEndpoint => {
                 return Next::End(self.failed.map_or(Fault::NoEndpoint, Fault::of_connect));
             }
-            // Its time is over, or it ends for a newcomer.
-            Event::Expired if self.deadline() > now || self.until <= now => {
-                return Next::End(Fault::ConnectTimeout);
-            }
+            Event::Expired if self.until <= now => return Next::End(Fault::ConnectTimeout),
             Event::Expired => {
                 (self.is_under_way, self.next_at) = (true, Some(now + self.patience));
                 out.push(Action::Connect);

@@ -366,14 +366,8 @@ impl Course {
         let leg = stage.leg();
         match event {
             Event::Expired => {
-                // Otherwise it ends for a newcomer, as a handshake does.
-                if self.deadline.is_some_and(|deadline| deadline <= out.now) {
-                    let failure = stage.expire(out);
-                    return self.refuse(leg, failure, policy, out);
-                }
-                let cut = Cut { fault: Fault::HandshakeTimeout, culprit: Some(leg) };
-                stage.release(out);
-                self.fail(cut, LegEnd::Closed, policy, out)
+                let failure = stage.expire(out);
+                self.refuse(leg, failure, policy, out)
             }
             Event::Drain { .. } => Stage::Hold(stage),
             other => {

@@ -147,7 +147,8 @@ pub enum Event {
     },
     /// The client that a PROXY header names may connect.
     Admitted,
-    /// The shell ends it for this reason.
+    /// The shell ends it for this reason: at once, where others want its memory (`BufferMemory`) or its slot
+    /// (`HandshakeTimeout`).
     TurnedAway(Fault),
     /// The deadline that the connection asked for is over.
     Expired,

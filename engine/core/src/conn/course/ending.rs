@@ -13,7 +13,7 @@ use crate::conn::shutdown::Shutdown;
 use crate::tls::session::alert_in_the_clear;
 
 impl Course {
-    /// It ends wherever it stands; what ends already goes on ending, unless its memory is wanted.
+    /// It ends wherever it stands; what ends already goes on ending, unless its memory or its slot is wanted.
     pub(super) fn turn_away(&mut self, fault: Fault, policy: &Policy, out: &mut Outbox) {
         let cut = Cut { fault, culprit: None };
         self.stage = match std::mem::replace(&mut self.stage, Stage::Closed) {
@@ -24,7 +24,7 @@ impl Course {
                 self.fail(cut, LegEnd::Closed, policy, out)
             }
         };
-        if fault == Fault::BufferMemory
+        if matches!(fault, Fault::BufferMemory | Fault::HandshakeTimeout)
             && let Stage::Shutdown(mut stage) = std::mem::replace(&mut self.stage, Stage::Closed)
         {
             stage.abandon(fault, out);
