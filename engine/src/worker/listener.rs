@@ -71,6 +71,8 @@ impl Listener {
             State::Multishot if self.started > 0 && room >= BURST => return,
             State::Multishot if self.started > 0 => return self.pause(ring),
             State::Single if self.started > 0 && self.multishot && room >= AMPLE => return self.pause(ring),
+            // Others have used the room.
+            State::Single if self.started > room => return self.pause(ring),
             _ => {}
         }
         let Some(socket) = &self.socket else { return };
@@ -175,6 +177,28 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+    use crate::buf::Bufs;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn listener_takes_back_accepts_without_room() {
+        let mut ring = Ring::new().expect("a ring");
+        let mut bufs = Bufs::new(1);
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut listener = Listener::new(ServiceId(1), socket.into(), false);
+        let now = Instant::now();
+        listener.accept(SINGLES, now, &mut ring);
+        assert_eq!(listener.started, SINGLES);
+        listener.accept(1, now, &mut ring);
+        while listener.started > 0 {
+            ring.wait(&mut bufs, None).expect("what was cancelled is answered");
+            while ring.next_accept().is_some() {
+                listener.finished();
+            }
+        }
+        listener.accept(1, now, &mut ring);
+        assert_eq!(listener.started, 1);
+    }
 
     #[test]
     fn listener_changes_what_is_accepted_from_then_on() {
