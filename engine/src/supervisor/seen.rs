@@ -31,8 +31,10 @@ impl Seen {
         changed.into_iter().collect::<Vec<_>>().join(", ")
     }
 
-    pub(super) fn is_complete(&self) -> bool {
-        self.0.iter().all(|(_, stamp)| stamp.is_some())
+    /// Whether a file that was there is not there now, and still named.
+    pub(super) fn has_lost(&self, now: &Self) -> bool {
+        let was_there = |path: &PathBuf| self.0.iter().any(|(it, stamp)| it == path && stamp.is_some());
+        now.0.iter().any(|(path, stamp)| stamp.is_none() && was_there(path))
     }
 }
 

@@ -2,20 +2,24 @@
 //! when they have changed.
 //!
 //! A renewal changes two files or more, one after the other. So they are read when all have been as they are
-//! for a second, and what cannot be used as a whole, such as a new certificate with the old key, changes
-//! nothing: what was in force stays, and the next change is the next try. Symbolic links are followed to
-//! their end, as Kubernetes swaps one that is a directory.
+//! for a second, or for ten seconds where a file has gone, which may be about to be replaced. What cannot be
+//! used as a whole, such as a new certificate with the old key, changes nothing: what was in force stays, and
+//! the next change is the next try. Symbolic links are followed to their end, as Kubernetes swaps one that is
+//! a directory.
 
 use super::seen::Seen;
 use super::services::Services;
 use crate::config::Listener;
 use crate::tls::TlsPolicy;
 
+/// For how many looks a file that has gone is waited for.
+const GONE_LOOKS: u32 = 10;
+
 /// Looks at the files.
 pub(super) struct Watch {
     services: Services,
-    /// As the files were at the last look, if they had changed by then.
-    settling: Option<Seen>,
+    /// As the files were at the last look, if they had changed by then, and for how many looks before it.
+    settling: Option<(Seen, u32)>,
 }
 
 impl Watch {
@@ -28,16 +32,19 @@ impl Watch {
         let mut in_force = self.services.lock();
         in_force.warn();
         let now = Seen::of(in_force.listeners());
-        // A file that is gone for a moment is being replaced.
-        if now == in_force.seen || !now.is_complete() {
+        if now == in_force.seen {
             self.settling = None;
             return;
         }
-        if self.settling.as_ref() != Some(&now) {
-            self.settling = Some(now);
+        let looks = match self.settling.take() {
+            Some((before, looks)) if before == now => looks + 1,
+            _ => 0,
+        };
+        let needed = if in_force.seen.has_lost(&now) { GONE_LOOKS } else { 1 };
+        if looks < needed {
+            self.settling = Some((now, looks));
             return;
         }
-        self.settling = None;
         let changed = in_force.seen.changed(&now);
         in_force.seen = now;
         let outcome = in_force.reread();
@@ -104,11 +111,14 @@ mod tests {
 
     /// With the files of this directory in force.
     fn watch(directory: &Path) -> Watch {
+        watch_of(&config(directory))
+    }
+
+    fn watch_of(config: &Config) -> Watch {
         let tickets = Arc::new(Tickets::generate(1, 0).unwrap());
         let services = Control::new(1, tickets).unwrap().services;
-        let config = config(directory);
         let mut in_force = services.lock();
-        let next = in_force.prepare(&config, &find(&config)).unwrap();
+        let next = in_force.prepare(config, &find(config)).unwrap();
         in_force.commit(next);
         drop(in_force);
         Watch::new(services)
@@ -151,6 +161,66 @@ mod tests {
         fs::rename(&key, directory.path().join("gone")).unwrap();
         assert!(!changes(&mut watch, 3));
         fs::rename(directory.path().join("gone"), &key).unwrap();
+        assert!(changes(&mut watch, 2));
+    }
+
+    #[test]
+    fn watch_goes_on_when_a_file_stays_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = Pair::new();
+        pair.write(directory.path());
+        let mut watch = watch(directory.path());
+        let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
+        fs::remove_file(&key).unwrap();
+        let reads = |watch: &mut Watch, looks: u32| {
+            let before = watch.services.lock().seen.clone();
+            (0..looks).for_each(|_| watch.tick());
+            before != watch.services.lock().seen
+        };
+        assert!(!reads(&mut watch, GONE_LOOKS), "it may be about to be replaced");
+        assert!(reads(&mut watch, 1), "what cannot be read is logged");
+        fs::write(&certificate, &pair.certificate).unwrap();
+        assert!(reads(&mut watch, 2), "a file that was missing before holds up no other");
+        pair.write(directory.path());
+        assert!(changes(&mut watch, 2));
+    }
+
+    #[test]
+    fn watch_renews_beside_a_certificate_without_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let write = |pair: &Pair| {
+            fs::write(at("a.crt"), &pair.certificate).unwrap();
+            fs::write(at("a.key"), &pair.key).unwrap();
+        };
+        write(&Pair::new());
+        fs::write(at("ca.crt"), Pair::new().certificate).unwrap();
+        let mut config = config(directory.path());
+        config.listeners[0].identities.clear();
+        config.listeners[0].identity_directories = vec![directory.path().to_owned()];
+        let mut watch = watch_of(&config);
+        write(&Pair::new());
+        assert!(changes(&mut watch, 2));
+        fs::remove_file(at("a.key")).unwrap();
+        Pair::new().write(&at("b"));
+        fs::rename(at("b/c.pem"), at("b/tls.crt")).unwrap();
+        fs::rename(at("b/k.pem"), at("b/tls.key")).unwrap();
+        assert!(changes(&mut watch, 11), "a pair of which half has gone");
+    }
+
+    #[test]
+    fn watch_keeps_pairs_while_their_directory_is_unreadable() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pairs, away) = (directory.path().join("pairs"), directory.path().join("away"));
+        Pair::new().write(&pairs);
+        fs::rename(pairs.join("k.pem"), pairs.join("c.key")).unwrap();
+        Pair::new().write(directory.path());
+        let mut config = config(directory.path());
+        config.listeners[0].identity_directories = vec![pairs.clone()];
+        let mut watch = watch_of(&config);
+        fs::rename(&pairs, &away).unwrap();
+        assert!(!changes(&mut watch, 20), "the other identity alone would serve");
+        fs::rename(&away, &pairs).unwrap();
         assert!(changes(&mut watch, 2));
     }
 

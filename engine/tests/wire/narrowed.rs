@@ -93,6 +93,9 @@ fn identities_of_a_directory_serve_as_far_as_they_can() {
     std::fs::create_dir(&certificates).expect("a directory");
     Identity::ecdsa().write(&certificates);
     std::fs::write(certificates.join("bad.pem"), "no PEM").expect("a file");
+    // As lego writes the issuer's, and cert-manager that of the authority: its key is nowhere.
+    let lone = Identity::rsa().write(dir.path()).0;
+    std::fs::rename(lone, certificates.join("lone.crt")).expect("it is there");
     let file = dir.path().join("offramp.toml");
     let text = format!(
         "listen = \"127.0.0.1:0\"\nbackend = \"{}\"\n[[identity]]\ndirectory = {certificates:?}\n",
