@@ -1,30 +1,26 @@
 //! The pairs of certificate and key that lie in a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::IdentityFiles;
-use super::limits::IDENTITIES;
 
-/// The pairs of a directory, in the order of their names, at most 1024; none if it cannot be read, as while
-/// it is being replaced.
+/// The pairs of a directory, in the order of their names.
 ///
 /// A pair is `NAME.crt` or `NAME.pem` with `NAME.key` beside it, and `NAME.ocsp` if there is one;
 /// `NAME.pem` alone if the key is in it too; or a directory with `fullchain.pem` and `privkey.pem`, or with
-/// `tls.crt` and
-/// `tls.key`.
-#[must_use]
-pub fn pairs(directory: &Path) -> Vec<IdentityFiles> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let paths: BTreeMap<_, PathBuf> =
-        entries.flatten().map(|entry| (entry.file_name(), entry.path())).collect();
-    let mut found: Vec<IdentityFiles> = Vec::new();
-    for path in paths.values().filter(|path| !is_hidden(path)) {
-        let pair = if path.is_dir() { in_subdirectory(path) } else { beside(path) };
-        found.extend(pair.filter(|pair| found.iter().all(|earlier| earlier.key != pair.key)));
-    }
-    found.truncate(*IDENTITIES.end());
-    found
+/// `tls.crt` and `tls.key`.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn pairs(directory: &Path) -> io::Result<Vec<IdentityFiles>> {
+    let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|it| (it.file_name(), it.path())));
+    let paths: BTreeMap<_, PathBuf> = entries.collect::<Result<_, _>>()?;
+    let paths = paths.into_values().filter(|path| !is_hidden(path));
+    let all = paths.filter_map(|path| if path.is_dir() { in_subdirectory(&path) } else { beside(&path) });
+    let mut keys = BTreeSet::new();
+    Ok(all.filter(|pair| keys.insert(pair.key.clone())).collect())
 }
 
 /// Kubernetes keeps earlier versions in hidden directories, and editors their copies.
@@ -82,6 +78,7 @@ mod tests {
         }
         let name = |path: &Path| path.strip_prefix(dir.path()).expect("below").display().to_string();
         let found: Vec<_> = pairs(dir.path())
+            .expect("it is there")
             .iter()
             .map(|pair| format!("{} {}", name(&pair.certificate), name(&pair.key)))
             .collect();
@@ -95,7 +92,7 @@ mod tests {
                 "e.pem e.key"
             ]
         );
-        assert!(pairs(dir.path())[0].ocsp.is_some());
-        assert!(pairs(&dir.path().join("nowhere")).is_empty());
+        assert!(pairs(dir.path()).expect("it is there")[0].ocsp.is_some());
+        assert!(pairs(&dir.path().join("nowhere")).is_err());
     }
 }

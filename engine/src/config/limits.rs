@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use offramp_core::config::IDENTITIES_MAX;
 pub use offramp_core::config::Timeouts;
 
 use crate::pool::ENDPOINTS_MAX;
@@ -18,7 +19,7 @@ pub const MAX_CONNECTIONS: RangeInclusive<usize> = 1..=4_000_000;
 pub const MAX_CONNECTIONS_DEFAULT: usize = 10_000;
 
 /// Certificate chains with their keys: signatures are tried over all of them at start.
-pub const IDENTITIES: RangeInclusive<usize> = 1..=1024;
+pub const IDENTITIES: RangeInclusive<usize> = 1..=IDENTITIES_MAX;
 
 /// Bytes in the name of an application protocol (RFC 7301 §3.1).
 pub const ALPN_BYTES: RangeInclusive<usize> = 1..=255;

@@ -51,7 +51,7 @@ pub use unix::SocketAccess;
 use crate::limit::LimitRules;
 use limits::Timeouts;
 use offramp_core::conn::policy::Legs;
-use offramp_core::tls::{Settings, Tickets, TlsPolicyError, TlsRole};
+use offramp_core::tls::{IdentityError, Settings, Tickets, TlsPolicyError, TlsRole};
 use offramp_ring::socket::Address;
 
 /// One address on which TLS connections are accepted, and all that holds for them.
@@ -131,27 +131,44 @@ impl Listener {
     #[must_use]
     pub fn all_identities(&self) -> Vec<IdentityFiles> {
         let named = self.identities.iter().chain(&self.backend_identity).cloned();
-        named.chain(self.found()).collect()
+        named.chain(self.found().unwrap_or_default()).collect()
     }
 
-    /// All files that it names, or that lie in a directory which it names, and that are read when it is
-    /// loaded.
+    /// All files that are read when it is loaded: those that it names, and those that lie in a directory
+    /// which it names.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let identities = self.all_identities().into_iter().flat_map(|identity| {
-            [Some(identity.certificate), Some(identity.key), identity.ocsp].into_iter().flatten()
-        });
+        [self.named_files(), self.found_files()].concat()
+    }
+
+    /// Those that it names: it cannot be loaded without one of them.
+    #[must_use]
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        let identities = self.identities.iter().chain(&self.backend_identity).flat_map(IdentityFiles::paths);
         let anchors = [self.mode.server().map(|server| &server.trust), Some(&self.peers.trust_anchor)];
         let authorities = anchors.into_iter().flatten().filter_map(|trust_anchor| match trust_anchor {
             TrustAnchor::Authorities(file) => Some(file),
             _ => None,
         });
-        identities.chain(authorities.chain(&self.peers.revocation).cloned()).collect()
+        identities.chain(authorities).chain(&self.peers.revocation).cloned().collect()
+    }
+
+    /// Those that lie in its directories now: a pair that cannot be used is left out.
+    #[must_use]
+    pub fn found_files(&self) -> Vec<PathBuf> {
+        self.found().unwrap_or_default().iter().flat_map(IdentityFiles::paths).cloned().collect()
     }
 
     /// What lies in directories now.
-    fn found(&self) -> Vec<IdentityFiles> {
-        self.identity_directories.iter().flat_map(|directory| directory::pairs(directory)).collect()
+    fn found(&self) -> Result<Vec<IdentityFiles>, TlsPolicyError> {
+        let mut found = Vec::new();
+        for directory in &self.identity_directories {
+            found.extend(directory::pairs(directory).map_err(|error| IdentityError::Unreadable {
+                file: directory.clone(),
+                reason: error.to_string(),
+            })?);
+        }
+        Ok(found)
     }
 
     /// What TLS needs to know of the accepted leg, if it has TLS.
@@ -183,7 +200,7 @@ impl Listener {
         tickets: Option<&Arc<Tickets>>,
         earlier: Option<&Legs>,
     ) -> Result<Legs, TlsPolicyError> {
-        Legs::load(self.near(&self.found()), self.far(), tickets, earlier)
+        Legs::load(self.near(&self.found()?), self.far(), tickets, earlier)
     }
 }
 

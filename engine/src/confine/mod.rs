@@ -12,6 +12,7 @@ mod syscalls;
 
 use std::fmt;
 use std::fs::File;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,7 +96,7 @@ pub enum ConfineError {
     },
     /// A file is not for the user whom the process has become.
     #[error(
-        "{} cannot be read by the user {user}, whom Offramp becomes after the start: a reload will fail; \
+        "{} cannot be read by the user {user}, whom Offramp becomes after the start: no reload can use it; \
          try: chown {user} {}, and ls -ld for each directory above it",
         .path.display(), .path.display()
     )]
@@ -194,15 +195,28 @@ impl Cage {
     /// # Errors
     /// The first that it cannot.
     pub fn check(&self, config: &Config) -> Result<(), ConfineError> {
-        if let Some(paths) = &self.paths {
-            paths.check(config)?;
+        paths::named(config).try_for_each(|file| self.reach(file))?;
+        self.paths.as_ref().map_or(Ok(()), |paths| paths.check_sockets(config))
+    }
+
+    /// Why files that lie in directories of identities are not within reach: pairs that are left out.
+    pub fn out_of_reach(&self, config: &Config) -> impl Iterator<Item = ConfineError> {
+        paths::found(config).filter_map(|file| self.reach(file).err())
+    }
+
+    fn reach(&self, path: PathBuf) -> Result<(), ConfineError> {
+        if self.paths.as_ref().is_some_and(|paths| paths.is_outside(&path)) {
+            return Err(ConfineError::Outside { path });
         }
-        let forbidden = paths::files(config).into_iter().find(|file| paths::is_forbidden(file));
-        match (forbidden, &self.user, &self.paths) {
-            (Some(path), Some(user), _) => Err(ConfineError::Unreadable { path, user: user.user.clone() }),
+        if !paths::is_forbidden(&path) {
+            return Ok(());
+        }
+        match &self.user {
             // Its directory has the name of one that was there at the start.
-            (Some(path), None, Some(_)) => Err(ConfineError::Outside { path }),
-            _ => Ok(()),
+            _ if self.paths.is_some() && paths::is_permitted(&path) => Err(ConfineError::Outside { path }),
+            Some(user) => Err(ConfineError::Unreadable { path, user: user.user.clone() }),
+            // Whoever reads it has an error for that.
+            None => Ok(()),
         }
     }
 
@@ -233,7 +247,7 @@ impl Cage {
         {
             tracing::warn!("user: {why}");
         }
-        match self.check(config) {
+        match iter::once(self.check(config)).chain(self.out_of_reach(config).map(Err)).collect() {
             Err(error) if self.confine == Confine::Require => Err(error),
             Err(error) => {
                 tracing::warn!("{error}");

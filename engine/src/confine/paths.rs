@@ -6,8 +6,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::{ConfineError, account};
-use crate::config::{Config, Target};
+use crate::config::{Config, Listener, Target};
 use crate::sys::socket::Address;
 
 /// What the kernel and the C library are asked through files, whatever the configuration: descriptors,
@@ -46,7 +48,7 @@ pub(super) struct Paths {
 impl Paths {
     /// Of what this configuration needs.
     pub(super) fn of(config: &Config) -> Self {
-        let named = files(config).into_iter().flat_map(|file| directories(&file));
+        let named = named_files(config).chain(found(config)).flat_map(|file| directories(&file));
         let fixed = SYSTEM.into_iter().chain(LIBRARIES).map(PathBuf::from);
         let all = named.chain(identity_directories(config).cloned()).chain(fixed).chain(name_service(config));
         // A rule holds for what is there now, whatever has its name later.
@@ -57,19 +59,16 @@ impl Paths {
         Self { read, sockets, abstract_sockets: needs_abstract(config) }
     }
 
-    /// Whether all that this configuration names is within reach.
-    pub(super) fn check(&self, config: &Config) -> Result<(), ConfineError> {
-        let outside = |path: &Path| Err(ConfineError::Outside { path: path.to_owned() });
-        let reads = files(config).into_iter().chain(identity_directories(config).cloned());
-        for path in reads {
-            // What is not there has an error of its own.
-            if fs::canonicalize(&path).is_ok_and(|found| !is_below(&found, &self.read)) {
-                return outside(&path);
-            }
-        }
+    /// Whether a file is there and cannot be read, since it is not below what was named at the start.
+    pub(super) fn is_outside(&self, file: &Path) -> bool {
+        fs::canonicalize(file).is_ok_and(|found| !is_below(&found, &self.read))
+    }
+
+    /// Whether the sockets that this configuration names are within reach.
+    pub(super) fn check_sockets(&self, config: &Config) -> Result<(), ConfineError> {
         for path in sockets(config) {
             if parent(path).is_ok_and(|found| !is_below(&found, &self.sockets)) {
-                return outside(path);
+                return Err(ConfineError::Outside { path: path.to_owned() });
             }
         }
         match abstract_backend(config) {
@@ -81,14 +80,20 @@ impl Paths {
     }
 }
 
-/// All files that are read at a reload, and looked at in between.
-pub(super) fn files(config: &Config) -> Vec<PathBuf> {
+/// All files and directories that are named, and needed at a reload.
+pub(super) fn named(config: &Config) -> impl Iterator<Item = PathBuf> {
+    named_files(config).chain(identity_directories(config).cloned())
+}
+
+fn named_files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let file = config.origins.path().filter(|path| path.is_file()).map(Path::to_owned);
-    let listeners = config.listeners.iter().flat_map(|listener| listener.files());
-    let mut all: Vec<PathBuf> = listeners.chain(config.ticket_keys.clone()).chain(file).collect();
-    all.sort();
-    all.dedup();
-    all
+    let files = config.listeners.iter().flat_map(Listener::named_files);
+    files.chain(config.ticket_keys.clone()).chain(file)
+}
+
+/// The files that lie in directories of identities, and can be done without.
+pub(super) fn found(config: &Config) -> impl Iterator<Item = PathBuf> {
+    config.listeners.iter().flat_map(Listener::found_files)
 }
 
 /// Whether the file is there and the process may not read it.
@@ -96,6 +101,12 @@ pub(super) fn is_forbidden(file: &Path) -> bool {
     // A pipe that nobody writes to must not hold us up.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file);
     opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
+/// Whether mode and owner let the process read the file, and those of the directories above: Landlock has no
+/// say in that.
+pub(super) fn is_permitted(file: &Path) -> bool {
+    rustix::fs::access(file, Access::READ_OK).is_ok()
 }
 
 /// The directory in which a file is named, and the one in which it is: Kubernetes swaps links in between.
@@ -192,12 +203,9 @@ mod tests {
             std::os::unix::fs::symlink(at("real/1").join(name), at("named").join(name)).unwrap();
         }
         let paths = Paths::of(&config(&at("named"), "127.0.0.1:0", "127.0.0.1:1"));
-        let check = |at: &Path| paths.check(&config(at, "127.0.0.1:0", "127.0.0.1:1"));
-        check(&at("named")).unwrap();
-        check(&at("real/1")).unwrap();
-        check(&at("missing")).unwrap();
-        let error = check(&at("other")).unwrap_err().to_string();
-        assert!(error.contains("other/c.pem is outside of the directories"), "{error}");
+        let is_outside = |directory: &str| paths.is_outside(&at(directory).join("c.pem"));
+        let outside = ["named", "real/1", "missing", "other"].map(is_outside);
+        assert_eq!(outside, [false, false, false, true], "what is missing has an error of its own");
     }
 
     #[test]
@@ -207,7 +215,7 @@ mod tests {
         fs::create_dir(directory.join("run")).unwrap();
         let socket = format!("unix:{}", directory.join("run/s").display());
         let paths = Paths::of(&config(directory, &socket, "127.0.0.1:1"));
-        let check = |listen: &str, backend: &str| paths.check(&config(directory, listen, backend));
+        let check = |listen: &str, backend: &str| paths.check_sockets(&config(directory, listen, backend));
         check(&socket.replace("/s", "/t"), "unix:/anywhere").unwrap();
         let error = check(&format!("unix:{}", directory.join("s").display()), "127.0.0.1:1").unwrap_err();
         assert!(matches!(error, ConfineError::Outside { .. }), "{error}");

@@ -176,9 +176,13 @@ impl InForce {
         self.cage = cage;
     }
 
-    /// Whether the process can reach what this configuration names.
+    /// Whether the process can reach what this configuration names. Why it will leave out pairs of a
+    /// directory is logged.
     pub(super) fn check_reach(&self, new: &Config) -> Result<(), StartError> {
-        Ok(self.cage.as_ref().map_or(Ok(()), |cage| cage.check(new))?)
+        let Some(cage) = &self.cage else { return Ok(()) };
+        cage.check(new)?;
+        cage.out_of_reach(new).for_each(|why| tracing::warn!("not used: {why}"));
+        Ok(())
     }
 
     /// Reads and binds what the configuration needs, of which `found` is what the kernel can do. Nothing

@@ -10,7 +10,7 @@ use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::peer::{Peer, Version, dial_unix, plain};
 use offramp_testing::server::{Setup, TestServer, binary, refused};
-use offramp_testing::tools::{have, in_guest, scratch, text};
+use offramp_testing::tools::{eventually, have, in_guest, scratch, text};
 
 /// A user and group of no rights; by number, since a guest has no accounts.
 const NOBODY: u32 = 3_999_999_999;
@@ -198,7 +198,7 @@ fn confine_key_that_the_user_cannot_read_is_a_warning() {
     let why = format!("{} cannot be read by the user {NOBODY}", place.key.display());
     assert!(server.stderr().contains(&why), "{}", server.stderr());
     ping(server.addr);
-    server.reload(&format!("{why}, whom Offramp becomes after the start: a reload will fail; try: chown"));
+    server.reload(&format!("{why}, whom Offramp becomes after the start: no reload can use it; try: chown"));
     ping(server.addr);
     chown(&place.key, Some(NOBODY), None).expect("root");
     server.reload("SIGHUP: listeners, pools");
@@ -230,6 +230,50 @@ fn confine_require_refuses_a_root_that_stays_one() {
     let error = Place::new().refused("confine = \"require\"\n");
     let why = "confine = \"require\", but user is not in force: runs as root; try: user = ";
     assert!(error.contains(why) || in_guest() && error.contains("is not in force"), "{error}");
+}
+
+/// As with certbot, whose links lead to a directory per name: what is linked to later is out of reach, and
+/// keeps no other pair from being renewed.
+#[test]
+fn confine_leaves_out_a_pair_that_is_outside() {
+    let place = Place::new();
+    let at = |name: &str| place.files.path().join(name);
+    let link = |name: &str, identity: &'static Identity| {
+        let archive = at("archive").join(name);
+        fs::create_dir_all(&archive).expect("a directory");
+        let (certificate, key) = identity.write(&archive);
+        let live = at("live").join(name);
+        fs::create_dir_all(&live).expect("a directory");
+        for (file, name) in [(certificate, "fullchain.pem"), (key, "privkey.pem")] {
+            std::os::unix::fs::symlink(file, live.join(name)).expect("a link");
+        }
+    };
+    link("first", Identity::ecdsa());
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nbackend = \"{}\"\n[[identity]]\ndirectory = \"live\"\n",
+        place.backend.addr
+    );
+    fs::create_dir(at("config")).expect("a directory");
+    let file = at("config").join("offramp.toml");
+    fs::write(&file, text.replace("\"live\"", &format!("{:?}", at("live")))).expect("a file");
+    let server = Setup::from_file(&file).start();
+    if !has(&server, "landlock") {
+        return;
+    }
+    link("second", Identity::one());
+    Identity::one().write(&at("archive/first"));
+    fs::rename(at("archive/first/one.crt"), at("archive/first/ecdsa.crt")).expect("it is there");
+    fs::rename(at("archive/first/one.key"), at("archive/first/ecdsa.key")).expect("it is there");
+    eventually("the renewed one serves", || {
+        let mut peer = Peer::dial(server.addr, &plain(Version::Tls13), "one.test");
+        peer.handshake().is_ok() && peer.try_ping(b"renewed")
+    });
+    let log = server.stderr();
+    let expected =
+        format!("not used: {} is outside of the directories", at("live/second/fullchain.pem").display());
+    assert!(log.contains(&expected) && log.contains("changed and in force"), "{log}");
+    server.reload("SIGHUP: listeners, pools");
+    server.stop();
 }
 
 #[test]

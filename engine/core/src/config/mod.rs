@@ -15,6 +15,9 @@ pub use peers::{
 pub use post_quantum::PostQuantum;
 pub use timeouts::Timeouts;
 
+/// Most identities of a listener.
+pub const IDENTITIES_MAX: usize = 1024;
+
 /// A certificate chain and its private key, both PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFiles {
@@ -24,4 +27,11 @@ pub struct IdentityFiles {
     pub key: PathBuf,
     /// An OCSP response for the first certificate, DER, to be stapled.
     pub ocsp: Option<PathBuf>,
+}
+
+impl IdentityFiles {
+    /// Its files.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.certificate, &self.key].into_iter().chain(&self.ocsp)
+    }
 }

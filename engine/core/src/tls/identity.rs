@@ -20,7 +20,7 @@ use super::info;
 use super::key_kind;
 use super::ocsp;
 use super::sources::{LoadKey, Sources};
-use crate::config::{IdentityFiles, UnknownName};
+use crate::config::{IDENTITIES_MAX, IdentityFiles, UnknownName};
 use offramp_files::pem::{self, PemError, PrivateKey};
 use offramp_files::{self as files, Content};
 
@@ -64,7 +64,7 @@ impl Identities {
         Ok(Self { all: files.iter().map(load).collect::<Result<_, _>>()?, unknown_name })
     }
 
-    /// With others, as far as they can be used.
+    /// With others, as far as they can be used and there are not too many.
     pub(super) fn with_found(
         mut self,
         sources: &Sources,
@@ -72,7 +72,16 @@ impl Identities {
         purpose: Purpose,
         findings: &mut Findings,
     ) -> Self {
-        for files in found {
+        for (nth, files) in found.iter().enumerate() {
+            if self.all.len() == IDENTITIES_MAX {
+                findings.remark(format!(
+                    "not used: {} and what follows, {} in all: a listener uses {IDENTITIES_MAX} identities; \
+                     try: another listener for the others",
+                    files.certificate.display(),
+                    found.len() - nth
+                ));
+                break;
+            }
             match Identity::load(files, sources.signing_key, purpose, findings) {
                 Ok(identity) => self.all.push(identity),
                 Err(error) => findings.remark(format!("not used: {error}")),
@@ -449,6 +458,19 @@ mod tests {
         .expect("writes");
         let text = load(&dir.path().join("junk.pem"), &good.key).expect_err("junk");
         assert!(text.contains("junk.pem: not a well-formed PEM certificate"), "{text}");
+    }
+
+    #[test]
+    fn identities_past_the_limit_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = write(dir.path(), "a", &["a"], &KeyPair::generate().expect("a key"));
+        let (sources, mut findings) = (Sources::system(), Findings::default());
+        let found = vec![files.clone(); IDENTITIES_MAX + 1];
+        let identities = loaded(&[files], UnknownName::First).expect("it is allowed");
+        let identities = identities.with_found(&sources, &found, Purpose::Servers, &mut findings);
+        assert_eq!(identities.all.len(), IDENTITIES_MAX);
+        let warnings = findings.warnings(0).concat();
+        assert!(warnings.contains("a.pem and what follows, 2 in all: a listener uses 1024"), "{warnings}");
     }
 
     #[test]
