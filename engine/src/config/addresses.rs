@@ -164,7 +164,7 @@ impl Raw {
     }
 }
 
-/// A network of IPv4 addresses that is written as one of IPv6, as what it is: so are the addresses of clients.
+/// A network of IPv4 addresses that is written in IPv6 form, in IPv4 form: so are the addresses of clients.
 fn canonical(network: IpNet) -> IpNet {
     let mapped = |network: Ipv6Net| {
         let length = network.prefix_len().checked_sub(96)?;

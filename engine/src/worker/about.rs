@@ -95,8 +95,8 @@ impl About {
         }
     }
 
-    /// The route was found, and the PROXY header written: what has many bytes is not asked for any more, which
-    /// is the certificate, of up to 64 KiB, and the protocols that were offered, of up to 16 KiB.
+    /// The route was found, and the PROXY header written: nobody asks for what has many bytes any more, the
+    /// certificate with up to 64 KiB and the protocols that were offered with up to 16 KiB.
     pub(super) fn forget_large(&mut self) {
         self.near.iter_mut().for_each(|info| info.certificate = None);
         self.asked.iter_mut().for_each(|asked| asked.alpn = Vec::new());
