@@ -236,8 +236,9 @@ impl<T: Copy> Ring<T> {
     }
 
     /// Submits what was started and waits for a completion, no longer than `patience` (for ever if `None`).
-    /// Does not wait while something is to be taken, or without patience, but reads whatever else is complete
-    /// by now. Fills provided buffers first, from `bufs`.
+    /// Does not wait while something other than an accept is to be taken, or without patience, but reads
+    /// whatever else is complete by now. Who has room for an accept that is to be taken has no patience.
+    /// Fills provided buffers first, from `bufs`.
     ///
     /// # Errors
     /// What io_uring_enter(2) says, other than that time ran out, a signal came or the completion queue was
@@ -246,7 +247,7 @@ impl<T: Copy> Ring<T> {
         for pool in self.pools.iter_mut().flatten() {
             pool.refill(bufs);
         }
-        if !self.unread.is_empty() || patience == Some(Duration::ZERO) {
+        if !self.unread.has_only_accepts() || patience == Some(Duration::ZERO) {
             return self.harvest();
         }
         let result = match patience {

@@ -52,6 +52,13 @@ impl Worker {
         }
     }
 
+    /// Whether a connection that was accepted would get a slot.
+    pub(super) fn may_admit(&mut self) -> bool {
+        let now = self.now;
+        self.ring.accepts_waiting() > 0
+            && (self.room() > 0 || self.draining || self.next_eviction().is_some_and(|at| at <= now))
+    }
+
     fn accepted(&mut self, service: ServiceId, outcome: Outcome) {
         let Some(served) = self.services.get_mut(&service) else { return };
         let is_closed = served.listener.is_closed();

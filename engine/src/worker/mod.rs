@@ -265,7 +265,8 @@ impl Worker {
 
     /// How long the next wait may last; none at all while something is left to be done.
     fn patience(&mut self) -> Option<Duration> {
-        if self.may_receive() || !self.bulk.is_empty() || !self.parked_handshakes.is_empty() {
+        let has_waiting = !self.bulk.is_empty() || !self.parked_handshakes.is_empty();
+        if has_waiting || self.may_receive() || self.may_admit() {
             return Some(Duration::ZERO);
         }
         let own = [self.tidy_at, self.next_eviction(), self.rated_until, self.next_memory_look()];

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use crate::identity::Identity;
 use crate::metrics::{Metrics, ask, ask_socket};
@@ -268,6 +269,33 @@ impl TestServer {
         let before = self.stderr().len();
         signal(self.pid(), "HUP");
         eventually(expected, || self.stderr()[before..].contains(expected));
+    }
+
+    /// For how much of this time its threads do not wait, in total: 1.0 is one thread that polls. What else
+    /// runs on the host does not count.
+    pub fn load(&self, time: Duration) -> f64 {
+        let begin = Instant::now();
+        let before = self.busy_time();
+        std::thread::sleep(time);
+        (self.busy_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64()
+    }
+
+    /// How long its threads ran or, where the kernel counts that, waited for a processor.
+    fn busy_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
+        let of_thread = |thread: PathBuf| {
+            let numbers =
+                |text: &str| text.split(' ').map(|it| it.parse().unwrap_or(0)).collect::<Vec<u64>>();
+            if let Ok(counted) = std::fs::read_to_string(thread.join("schedstat")) {
+                return numbers(&counted).iter().take(2).map(|it| Duration::from_nanos(*it)).sum();
+            }
+            let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            // In ticks of 10 ms, as fields 14 and 15 (proc_pid_stat(5)); the state is field 3.
+            let ticks =
+                stat.rsplit_once(") ").map_or(0, |(_, rest)| numbers(rest).iter().skip(11).take(2).sum());
+            Duration::from_millis(10 * ticks)
+        };
+        threads.map(|thread| of_thread(thread.expect("/proc is mounted").path())).sum()
     }
 
     /// Open descriptors of the server.

@@ -45,6 +45,39 @@ fn source_that_connects_too_fast_is_refused() {
     server.stop();
 }
 
+/// A connection that was accepted and finds no slot waits, and nobody polls for one.
+#[test]
+fn connection_that_waits_for_a_slot_costs_no_time() {
+    let (backend, dir) = (Backend::start(BackendBehavior::Echo), scratch());
+    let (certificate, key) = Identity::ecdsa().write(dir.path());
+    let listener = format!("[[listener]]\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n", backend.addr);
+    let text = format!(
+        "max_connections = 3\n[[identity]]\ncertificate = {certificate:?}\nkey = {key:?}\n\
+         {listener}{listener}[timeouts]\nhandshake = \"300s\"\n"
+    );
+    let file = dir.path().join("offramp.toml");
+    std::fs::write(&file, text).expect("a file");
+    let server = Setup::from_file(&file).start();
+    let other = server.ready.split("listening on ").nth(2).expect("two listeners");
+    let other = other.split(',').next().expect("an address").parse().expect("an address");
+    let client = plain(Version::Tls13);
+    let mut held: Vec<_> = (0..3).map(|_| Peer::open(server.addr, &client)).collect();
+    held.iter_mut().for_each(|peer| peer.ping(b"established"));
+    let mut waiting = [server.addr, other].map(|addr| Peer::dial(addr, &client, NAME));
+    // Both listeners accept for the slot of this one: one of the two gets it.
+    drop(held.pop());
+    eventually("one more is served", || server.metrics().accepted() == 4);
+    let load = server.load(Duration::from_secs(1));
+    assert!(load < 0.3, "{load} threads did not wait");
+    held.clear();
+    for peer in &mut waiting {
+        peer.handshake().expect("its turn comes");
+        peer.ping(b"served");
+    }
+    drop(waiting);
+    server.stop();
+}
+
 /// While no full handshake may be begun, those with a ticket pass.
 #[test]
 fn full_handshakes_are_limited_and_resumed_ones_pass() {

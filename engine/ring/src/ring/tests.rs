@@ -1,8 +1,10 @@
-//! What is cancelled, and what is not.
+//! What is cancelled, what is waited for, and what is refused.
 
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::thread;
 
 use super::*;
 
@@ -52,6 +54,31 @@ fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
     other_far.write_all(b"x").unwrap();
     let second = wait(&mut ring, &mut bufs);
     assert!(matches!(second.outcome, Outcome::Received { count: 1, .. }), "{second:?}");
+}
+
+/// Whoever has no room for a connection waits for what makes room, and does not poll for it.
+#[test]
+fn wait_waits_while_only_an_accept_is_to_be_taken() {
+    let (mut ring, mut bufs) = ring();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    ring.accept_one(listener.as_fd(), 1);
+    ring.wait(&mut bufs, PATIENCE).unwrap();
+    assert_eq!(ring.accepts_waiting(), 1);
+    let (near, mut far) = UnixStream::pair().unwrap();
+    ring.receive(near.as_fd(), 16, false, 2);
+    let writer = thread::spawn(move || {
+        // So that a wait that does not wait is over first.
+        thread::park_timeout(Duration::from_millis(50));
+        far.write_all(b"x").unwrap();
+        far
+    });
+    ring.wait(&mut bufs, PATIENCE).unwrap();
+    let received = ring.next_transfer().expect("it has waited for this");
+    assert_eq!(received.user_data, 2);
+    writer.join().unwrap();
+    let accepted = ring.next_accept().expect("it is still there");
+    assert!(matches!(accepted.outcome, Outcome::Accepted { .. }), "{accepted:?}");
 }
 
 #[test]

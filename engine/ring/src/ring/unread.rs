@@ -56,8 +56,9 @@ impl Unread {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.transfers.is_empty() && self.handshakes.is_empty() && self.accepts.is_empty()
+    /// Whether nothing waits but accepts: their caller may have no room for them.
+    pub(super) fn has_only_accepts(&self) -> bool {
+        self.transfers.is_empty() && self.handshakes.is_empty()
     }
 }
 
