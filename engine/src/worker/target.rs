@@ -88,8 +88,16 @@ impl Target {
     /// The connection is over. Where the client has chosen the name of the server, a handshake that this name
     /// makes fail says nothing of the endpoint.
     pub(super) fn ended(&mut self, route: &Route, report: &Report, is_named_by_client: bool, worker: usize) {
-        let is_of_name =
-            matches!(report.fault, Some(Fault::PeerCertificateRefused | Fault::AlertInHandshake));
+        // A server that does not have the name may say so, close, or say nothing.
+        let is_of_name = matches!(
+            report.fault,
+            Some(
+                Fault::PeerCertificateRefused
+                    | Fault::AlertInHandshake
+                    | Fault::ClosedInHandshake
+                    | Fault::HandshakeTimeout
+            )
+        );
         let is_ours =
             report.fault.is_some_and(|fault| fault == Fault::Internal || fault.is_for_want_of_time());
         if self.is_open && report.culprit == Some(Leg::Far) && !is_ours && !(is_named_by_client && is_of_name)
@@ -130,7 +138,12 @@ mod tests {
 
     #[test]
     fn endpoint_is_not_blamed_for_the_name_of_a_client() {
-        for fault in [Fault::PeerCertificateRefused, Fault::AlertInHandshake] {
+        for fault in [
+            Fault::PeerCertificateRefused,
+            Fault::AlertInHandshake,
+            Fault::ClosedInHandshake,
+            Fault::HandshakeTimeout,
+        ] {
             assert_eq!((failures(fault, false), failures(fault, true)), (1, 0), "{fault:?}");
         }
         assert_eq!(failures(Fault::ConnectTimeout, true), 1);
