@@ -98,18 +98,21 @@ impl Slots {
         let id = SlotId { index, serial };
         self.unfinished += 1;
         self.by_age.push_back((id, now));
-        if self.by_age.len() > 2 * self.slots.len() + STALE_MAX {
-            let slots = &self.slots;
-            self.by_age.retain(|(id, _)| is_unfinished(slots, *id));
-        }
         id
     }
 
     /// The handshake is complete.
     pub(super) fn finished(&mut self, id: SlotId) {
         let Some(slot) = self.get(id) else { return };
-        let was_unfinished = std::mem::take(&mut slot.is_unfinished);
-        self.unfinished -= usize::from(was_unfinished);
+        if !std::mem::take(&mut slot.is_unfinished) {
+            return;
+        }
+        self.unfinished -= 1;
+        // At least half of the entries go, so that each entry is looked at twice on average.
+        if self.by_age.len() > 2 * self.unfinished + STALE_MAX {
+            let slots = &self.slots;
+            self.by_age.retain(|(id, _)| is_unfinished(slots, *id));
+        }
     }
 
     /// How many handshakes are not complete.
@@ -189,7 +192,7 @@ impl Slots {
     }
 }
 
-/// Entries of `by_age` that may be stale, beside as many as there are slots.
+/// Entries of `by_age` that may be stale, in addition to one per handshake that is not complete.
 const STALE_MAX: usize = 64;
 
 fn is_unfinished(slots: &Slab<Slot>, id: SlotId) -> bool {
@@ -227,8 +230,21 @@ mod tests {
             slots.finished(id);
             assert!(slots.remove(id).is_some());
         }
-        assert!(slots.by_age.len() <= 2 * slots.len() + STALE_MAX + 1, "{} of the dead", slots.by_age.len());
+        assert!(slots.by_age.len() <= 2 * slots.unfinished() + STALE_MAX, "{}", slots.by_age.len());
         assert_eq!((slots.unfinished(), slots.len()), (1, 2));
+    }
+
+    /// A look for the oldest handshake of a listener does not walk all connections of the worker.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn slots_complete_leave_the_list_by_age() {
+        let socket = || std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
+        let (mut slots, now) = (Slots::new(), Instant::now());
+        let ids: Vec<_> = (0..300).map(|_| slots.insert(conn(), route(), socket(), now)).collect();
+        let (last, others) = ids.split_last().expect("300");
+        others.iter().for_each(|id| slots.finished(*id));
+        assert!(slots.by_age.len() <= 2 + STALE_MAX, "{}", slots.by_age.len());
+        assert_eq!((slots.len(), slots.oldest_unfinished()), (300, Some((*last, now))));
     }
 
     #[test]
