@@ -96,11 +96,17 @@ impl Service {
     }
 }
 
-/// Serves on the calling thread until it is asked to stop. `ready` is called once, when it will serve.
+/// Serves on the calling thread until it is asked to stop. `ready` is called once, when it can serve, and
+/// returns whether it is to.
 ///
 /// # Errors
 /// If no ring or timer can be made, or reading the event of `stop` fails. A client can cause none.
-pub fn serve(listener: OwnedFd, stop: &Stop, service: &Service, ready: impl FnOnce()) -> io::Result<()> {
+pub fn serve(
+    listener: OwnedFd,
+    stop: &Stop,
+    service: &Service,
+    ready: impl FnOnce() -> bool,
+) -> io::Result<()> {
     serve_within(ADMIN_DEADLINE, listener, stop, service, ready)
 }
 
@@ -117,7 +123,7 @@ fn serve_within(
     listener: OwnedFd,
     stop: &Stop,
     service: &Service,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> bool,
 ) -> io::Result<()> {
     let ticker = socket::ticker(deadline / TICKS)?;
     let pause = socket::ticker(deadline / TICKS)?;
@@ -125,7 +131,9 @@ fn serve_within(
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;
     runtime.block_on(async {
         let listener = Listener::new(listener)?;
-        ready();
+        if !ready() {
+            return Ok(());
+        }
         let shared = Shared { open: Open::default(), service: service.clone(), stop: stop.clone() };
         let open = shared.open.clone();
         tokio_uring::spawn(keep_time(file(ticker), open.clone()));

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
@@ -14,7 +16,7 @@ use offramp_testing::loadgen::Loadgen;
 use offramp_testing::metrics::ask_socket;
 use offramp_testing::peer::{BOTH, End, Peer, Version, dial_unix, plain, trust_file};
 use offramp_testing::server::{Setup, TestServer, binary};
-use offramp_testing::tools::{eventually, has_ended, patiently, scratch, signal};
+use offramp_testing::tools::{PATIENCE, eventually, has_ended, patiently, scratch, signal};
 use rustls::HandshakeKind;
 
 const UPGRADES: usize = 20;
@@ -99,6 +101,16 @@ impl Place {
         server.follow(pid.unwrap_or_else(|| panic!("{said}")));
         old
     }
+}
+
+/// The new process of an upgrade that is under way.
+fn started(server: &TestServer) -> u32 {
+    let started = || {
+        let said = server.stderr();
+        let rest = said.split_once("upgrade: process ")?.1;
+        rest.split(' ').next()?.parse().ok()
+    };
+    patiently(started).expect("it was started")
 }
 
 fn accepted(server: &TestServer) -> u64 {
@@ -229,12 +241,7 @@ fn upgrade_to_a_process_that_hangs_ends_at_the_deadline() {
     place.install_script("exec sleep 600");
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| place.refused(&server));
-        let started = || {
-            let said = server.stderr();
-            let rest = said.split_once("upgrade: process ")?.1;
-            rest.split(' ').next()?.parse::<u32>().ok()
-        };
-        let hanging = patiently(started).expect("it was started");
+        let hanging = started(&server);
         let second = place.refused(&server);
         assert!(second.contains("an upgrade is under way"), "{second}");
         server.reload("SIGHUP: an upgrade is under way");
@@ -245,6 +252,44 @@ fn upgrade_to_a_process_that_hangs_ends_at_the_deadline() {
     });
     assert!(asked.contains("was not ready in time; it was killed"), "{asked}");
     server.reload("SIGHUP: listeners, pools, limits and timeouts in force");
+    server.stop();
+}
+
+/// Both processes have the sockets of admin, and a change of the configuration must not reach the new one
+/// before it serves.
+#[test]
+fn admin_waits_in_a_new_process_until_it_serves() {
+    let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
+    place.configure(&format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr));
+    let mut server = place.start();
+    let old = server.pid();
+    let go = place.files.path().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    place.install_script(&format!("{wait}\nexec {} \"$@\"", binary().display()));
+    signal(old, "USR2");
+    let new = started(&server);
+    eventually("it has its sockets", || server.stderr().contains("was given the listening sockets"));
+    signal(old, "STOP");
+    fs::write(&go, "").unwrap();
+    eventually("the new process has a thread for admin", || {
+        let threads = fs::read_dir(format!("/proc/{new}/task")).ok().into_iter().flatten().flatten();
+        let names = threads.filter_map(|it| fs::read_to_string(it.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "offramp-admin").count() == 2
+    });
+    let mut client = TcpStream::connect(server.admin()).unwrap();
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let early = client.read(&mut [0; 64]);
+    assert!(early.is_err(), "an answer of {early:?} bytes while the old process stands still");
+    signal(old, "CONT");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    eventually("the new process serves", || server.stderr().contains(&format!("process {new} accepts")));
+    server.follow(new);
+    Peer::open(server.addr, &plain(Version::Tls13)).ping(b"to the new one");
+    assert!(server.control("GET /v1/config").starts_with("HTTP/1.1 200 "));
     server.stop();
 }
 

@@ -67,7 +67,7 @@ fn spawn(
     service: &Service,
 ) -> JoinHandle<io::Result<()>> {
     let (stop, service) = (stop.clone(), service.clone());
-    std::thread::spawn(move || serve_within(deadline, listener, &stop, &service, || ()))
+    std::thread::spawn(move || serve_within(deadline, listener, &stop, &service, || true))
 }
 
 impl Drop for Running {

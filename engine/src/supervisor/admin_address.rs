@@ -1,5 +1,6 @@
-//! The admin interface and its threads, one per address. A reload may move it: the new one serves before the
-//! old one ends.
+//! The admin interface and its threads, one per address. Each is ready before it is put in force, and accepts
+//! nobody until then: at the start another process may still answer at the same address. A reload may move
+//! it: the new one serves before the old one ends.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -44,6 +45,8 @@ struct Serving {
     /// A duplicate, to be handed over; none once it is no longer served there.
     listener: Option<OwnedFd>,
     stop: Stop,
+    /// What the thread waits for before it accepts anybody; none once it accepts.
+    held: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Of a Unix socket.
     file: Option<Arc<SocketFile>>,
@@ -115,8 +118,8 @@ impl AdminAddresses {
         Self(Arc::new(Mutex::new(Some(state))))
     }
 
-    /// At the start.
-    pub(super) fn serve_all(&self, bound: Vec<Bound>) -> Result<Vec<Address>, StartError> {
+    /// At the start: all are ready, and serve once they are [released](Self::release).
+    pub(super) fn prepare_all(&self, bound: Vec<Bound>) -> Result<Vec<Address>, StartError> {
         let mut state = self.lock();
         let addresses = bound.iter().map(|one| one.address.clone()).collect();
         if let Some(state) = &mut *state {
@@ -128,7 +131,13 @@ impl AdminAddresses {
         Ok(addresses)
     }
 
-    /// Serves where it is wanted; where it was served before, that goes on until the commit.
+    /// Serves what was prepared at the start.
+    pub(super) fn release(&self) {
+        let mut state = self.lock();
+        state.iter_mut().flat_map(|state| &mut state.current).for_each(Serving::release);
+    }
+
+    /// Makes ready what is wanted; where it was served before, that goes on until the commit.
     pub(super) fn prepare(&self, wanted: &[Address]) -> Result<Next, StartError> {
         let state = self.lock();
         let mut next = Next { wanted: wanted.to_vec(), new: Vec::new() };
@@ -140,11 +149,12 @@ impl AdminAddresses {
         Ok(next)
     }
 
-    pub(super) fn commit(&self, Next { wanted, new }: Next) {
+    pub(super) fn commit(&self, Next { wanted, mut new }: Next) {
         let Some(state) = &mut *self.lock() else { return };
         state.retired.retain(|it| it.thread.as_ref().is_some_and(|thread| !thread.is_finished()));
         let stays = |it: &Serving| wanted.iter().any(|asked| it.is_at(asked));
-        for serving in &new {
+        for serving in &mut new {
+            serving.release();
             tracing::info!("admin is on {}", serving.address);
         }
         let (staying, gone): (Vec<_>, Vec<_>) =
@@ -209,6 +219,13 @@ impl Serving {
     fn is_at(&self, asked: &Address) -> bool {
         self.asked == *asked && self.file.as_ref().is_none_or(|file| file.is_in_place())
     }
+
+    fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            // A thread that has ended is reported.
+            let _ = held.send(());
+        }
+    }
 }
 
 impl State {
@@ -217,12 +234,13 @@ impl State {
         let duplicate = listener.try_clone().map_err(resource)?;
         let stop = Stop::new().map_err(|error| StartError::resource("event descriptor", &error))?;
         let (theirs, service) = (stop.clone(), self.service.clone());
-        let (began, begun) = channel();
+        let ((began, begun), (held, released)) = (channel(), channel());
         let thread = watched("admin", self.reports.clone(), move || {
             let (failed, mut is_ready) = (began.clone(), false);
             let ready = || {
                 is_ready = true;
                 drop(began.send(Ok(())));
+                released.recv().is_ok()
             };
             match admin::serve(listener, &theirs, &service, ready) {
                 Err(error) if is_ready => {
@@ -235,8 +253,8 @@ impl State {
                 Ok(()) => Ok(()),
             }
         })?;
-        let (listener, thread) = (Some(duplicate), Some(thread));
-        let serving = Serving { asked, address, listener, stop, thread, file };
+        let (listener, held, thread) = (Some(duplicate), Some(held), Some(thread));
+        let serving = Serving { asked, address, listener, stop, held, thread, file };
         match begun.recv() {
             Ok(Ok(())) => Ok(serving),
             Ok(Err(error)) => Err(StartError::resource("ring for admin", &error)),
@@ -248,6 +266,7 @@ impl State {
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        self.held = None;
         self.stop.at_once();
         // Its panics were caught.
         drop(self.thread.take().map(JoinHandle::join));

@@ -94,7 +94,7 @@ pub fn run(reread: Reread, log: &Log) -> Result<(), RunError> {
             predecessor.failed(&error.to_string());
         }
     })?;
-    engine.control.services.lock().release();
+    engine.release();
     engine.serve_upgrades(launched)?;
     let (control, handle) = (engine.control(), signals.handle());
     let (files, upgrades) = (engine.files.clone(), engine.upgrades.clone());
@@ -131,8 +131,9 @@ pub struct Engine {
     control: Control,
     files: Files,
     upgrades: Upgrades,
+    admin: AdminAddresses,
     /// What does upgrades, until its thread is started.
-    to_upgrade: Option<(Receiver<upgrade::Ask>, AdminAddresses)>,
+    to_upgrade: Option<Receiver<upgrade::Ask>>,
     reports: Sender<Report>,
     watch: Option<JoinHandle<Result<(), ThreadLost>>>,
 }
@@ -158,10 +159,13 @@ impl Engine {
     /// # Errors
     /// If anything is missing, in which case nothing of it is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::launch(config, None, None, Estate::default())
+        let engine = Self::launch(config, None, None, Estate::default())?;
+        engine.release();
+        Ok(engine)
     }
 
-    /// With what reads the configuration again, and the text of the one that it starts with.
+    /// Ready, and serves once it is [released](Self::release). With what reads the configuration again, and
+    /// the text of the one that it starts with.
     fn launch(
         config: Config,
         reread: Option<(Reread, Option<String>)>,
@@ -200,10 +204,9 @@ impl Engine {
         let submit = reread.is_some().then(|| submit(&files, &upgrades));
         let shown = (expiries, published);
         let service = launch::service(&config, &control, &metrics, cage.as_deref(), shown, submit);
-        let reports = crew.reports();
+        let (reports, rounds) = (crew.reports(), Arc::<AtomicU64>::default());
         let admin = AdminAddresses::new(service, control.services.files(), crew.reports());
-        let admin_addrs = admin.serve_all(admin_bound)?;
-        let rounds: Arc<AtomicU64> = Arc::default();
+        let admin_addrs = admin.prepare_all(admin_bound)?;
         let obey: Obey = match reread {
             None => Box::new(drop),
             Some((reread, text)) => {
@@ -216,15 +219,15 @@ impl Engine {
         inbox.start(tick, obey, Arc::clone(&rounds), crew.reports())?;
         let pools = pool_rounds::start(control.services.clone(), crew.reports())?;
         let pulse = Pulse::new(metrics.clone(), Arc::clone(&control.mailboxes), rounds);
-        let (services, to_upgrade) = (control.services.clone(), Some((to_upgrade, admin.clone())));
+        let (services, watched) = (control.services.clone(), admin.clone());
         let watch = spawn("offramp-control".to_owned(), move || {
             let outcome = crew.watch(pulse, log);
-            admin.stop();
+            watched.stop();
             drop(pools);
             services.end();
             outcome
         })?;
-        let (workers, watch) = (config.workers, Some(watch));
+        let (workers, to_upgrade, watch) = (config.workers, Some(to_upgrade), Some(watch));
         Ok(Self {
             served,
             admin_addrs,
@@ -234,16 +237,24 @@ impl Engine {
             control,
             files,
             upgrades,
+            admin,
             to_upgrade,
             reports,
             watch,
         })
     }
 
+    /// From here on connections are accepted, and admin answers: another process does no more.
+    fn release(&self) {
+        self.control.services.lock().release();
+        self.admin.release();
+    }
+
     /// From here on another process can be made to take over.
     fn serve_upgrades(&mut self, launched: Launched) -> Result<(), StartError> {
-        let Some((inbox, admin)) = self.to_upgrade.take() else { return Ok(()) };
-        upgrade::start(inbox, launched, self.control.clone(), admin, self.reports.clone())
+        let Some(inbox) = self.to_upgrade.take() else { return Ok(()) };
+        let (control, admin) = (self.control.clone(), self.admin.clone());
+        upgrade::start(inbox, launched, control, admin, self.reports.clone())
     }
 
     /// Where the first listener of the start with a TCP address accepts connections, with the port that was

@@ -152,7 +152,7 @@ impl Upgrader {
         drop(theirs);
         self.control.siblings.extend([pid]);
         tracing::info!("upgrade: process {pid} starts");
-        if let Err(why) = converse(&self.control, &ours, &given, deadline) {
+        if let Err(why) = converse(&self.control, pid, &ours, &given, deadline) {
             drop(ours);
             let how = launcher.end().unwrap_or_else(|error| error);
             return Err(format!("the new process {pid} {why}; {how}"));
@@ -235,7 +235,13 @@ fn lent(control: &Control) -> Result<Vec<(ServiceId, OwnedFd)>, String> {
 }
 
 /// Until the new process could serve, or why that does not happen.
-fn converse(control: &Control, channel: &Channel, given: &[Given], deadline: Instant) -> Result<(), String> {
+fn converse(
+    control: &Control,
+    pid: u32,
+    channel: &Channel,
+    given: &[Given],
+    deadline: Instant,
+) -> Result<(), String> {
     let tickets = control.tickets.share();
     let unanswered = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => "was not ready in time".to_owned(),
@@ -249,6 +255,9 @@ fn converse(control: &Control, channel: &Channel, given: &[Given], deadline: Ins
         is_offload_allowed: control.offload.is_allowed(),
     };
     let sent = handover::hand_over(channel, given, words, deadline);
+    if sent.is_ok() {
+        tracing::info!("upgrade: process {pid} was given the listening sockets");
+    }
     match (handover::answer(channel, deadline), sent) {
         (Ok(Some(Ok(()))), Ok(())) if control.is_stopping() => {
             Err("was ready when this one was asked to stop".to_owned())
