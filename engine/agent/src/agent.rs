@@ -15,15 +15,10 @@ use crate::clock::{instant, unix};
 use crate::etcd::{Etcd, EtcdError, If};
 use crate::file::KeyFile;
 use crate::leader::{Candidate, Leadership};
+use crate::pace::Pace;
 use crate::rotation::{self, Schedule};
 use crate::seal::{Generation, OpenError, Opened, Sealer};
 use crate::service::Service;
-
-/// After this agent has changed something in etcd, before it reads what is there.
-const PAUSE: Duration = Duration::from_millis(100);
-/// However often etcd says that something has changed, a round is at least so much later: whoever may write
-/// there cannot keep the agent busy, nor fill its log.
-const CALM: Duration = Duration::from_millis(500);
 
 /// Rounds in the life of a lease: one that fails does not end it.
 pub(crate) const ROUNDS_PER_LEASE: u32 = 3;
@@ -74,12 +69,12 @@ enum Unfit {
 impl Agent {
     /// Until it is to stop.
     pub(crate) fn run(&mut self, events: &Receiver<Event>) {
-        let mut next = instant();
+        let mut pace = Pace::new(self.interval, instant());
         loop {
             let now = instant();
-            if now < next {
-                match events.recv_timeout(next - now) {
-                    Ok(Event::Changed) => next = next.min(now + CALM),
+            if now < pace.next() {
+                match events.recv_timeout(pace.next() - now) {
+                    Ok(Event::Changed) => pace.hurry(),
                     Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
                 }
@@ -89,7 +84,7 @@ impl Agent {
                 break;
             }
             let is_changed = self.round();
-            next = instant() + if is_changed { PAUSE } else { self.interval };
+            pace.round(is_changed, instant());
         }
         self.service.stopping();
         self.candidate.resign(&mut self.etcd);

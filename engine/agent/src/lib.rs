@@ -18,6 +18,7 @@ mod etcd;
 mod file;
 mod leader;
 mod options;
+mod pace;
 mod rotation;
 mod seal;
 mod service;
