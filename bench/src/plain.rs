@@ -59,7 +59,7 @@ pub fn relay(backend: SocketAddr) -> io::Result<()> {
                     if !more {
                         relay.ring.accept(listener.as_fd(), Owner::Accept);
                     }
-                    relay.begin(socket)?;
+                    relay.begin(socket.map_err(io::Error::from_raw_os_error)?)?;
                 }
             } else {
                 relay.on(user_data, outcome);

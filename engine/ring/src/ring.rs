@@ -96,7 +96,7 @@ impl<T: Copy> Ring<T> {
         Ok(Self { uring, pools, operations, next_number: 0, unread: Unread::default() })
     }
 
-    /// Accepts connections, one completion each, until one comes without `more` or a failure.
+    /// Accepts connections, one completion each, until one comes without `more`.
     pub fn accept(&mut self, listener: BorrowedFd<'_>, user_data: T) {
         let entry = opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build();
         self.start(user_data, Held::Accept, entry);
@@ -378,7 +378,8 @@ impl<T: Copy> Ring<T> {
 
     fn failed(&mut self, held: Held, errno: i32, entry: &cqueue::Entry) -> Outcome {
         let buf = match held {
-            Held::Event(_) | Held::Accept | Held::Connect(_) => None,
+            Held::Accept => return accepted(-errno, false),
+            Held::Event(_) | Held::Connect(_) => None,
             Held::Receive(size) => {
                 let pool = self.pool(size);
                 if errno == libc::ENOBUFS {

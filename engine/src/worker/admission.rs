@@ -61,22 +61,19 @@ impl Worker {
 
     fn accepted(&mut self, service: ServiceId, outcome: Outcome) {
         let Some(served) = self.services.get_mut(&service) else { return };
+        let Outcome::Accepted { socket, more } = outcome else { return };
         let is_closed = served.listener.is_closed();
-        match outcome {
-            Outcome::Accepted { socket, more } => {
-                if !more {
-                    served.listener.finished();
-                }
-                self.take_in(service, socket);
-            }
-            Outcome::Failed { errno, .. } => {
-                served.listener.finished();
+        if !more {
+            served.listener.finished();
+        }
+        match socket {
+            Ok(socket) => self.take_in(service, socket),
+            Err(errno) => {
                 if let Some(hint) = served.listener.failed(errno, self.now, &mut self.ring) {
                     let failed = || served.circumstances_of_accept(errno, hint);
                     self.faults.take(Kind::AcceptFailed, self.now, failed);
                 }
             }
-            _ => {}
         }
         if is_closed {
             self.forget(service);

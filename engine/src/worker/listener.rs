@@ -129,7 +129,9 @@ impl Listener {
         match errno {
             // The client was gone before it was accepted; or we were told to pause.
             libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => None,
-            // Not known here, or it has told a descriptor that cannot be (Linux 6.6 to 6.8).
+            // Another result of an operation that is being cancelled for the first wrong one.
+            libc::EBADF if self.state == State::Pausing => None,
+            // Not known here, or what was reported cannot be a descriptor (Linux 6.6 to 6.8).
             libc::EINVAL | libc::EBADF if self.multishot => {
                 self.multishot = false;
                 self.pause(ring);
@@ -221,5 +223,30 @@ mod tests {
                 Some(7)
             );
         }
+    }
+
+    /// The kernel goes on with the operation, which is cancelled, and no other begins before it is over.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn listener_cancels_an_accept_with_a_wrong_descriptor() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut listener = Listener::new(ServiceId(1), socket.into(), false);
+        let (mut ring, mut bufs, now) = (Ring::new().expect("io_uring"), Bufs::new(8), Instant::now());
+        listener.accept(BURST, now, &mut ring);
+        assert_eq!((listener.state, listener.started), (State::Multishot, 1));
+        assert!(listener.failed(libc::EBADF, now, &mut ring).is_some());
+        assert!(listener.failed(libc::EBADF, now, &mut ring).is_none(), "the log has it");
+        listener.accept(BURST, now, &mut ring);
+        assert_eq!((listener.state, listener.started), (State::Pausing, 1));
+        ring.wait(&mut bufs, Some(Duration::from_secs(10))).expect("a ring");
+        let completion = ring.next_accept().expect("it was cancelled");
+        let is_over = matches!(
+            completion.outcome,
+            crate::sys::ring::Outcome::Accepted { socket: Err(libc::ECANCELED), more: false }
+        );
+        assert!(is_over, "{completion:?}");
+        listener.finished();
+        listener.accept(BURST, now, &mut ring);
+        assert_eq!((listener.state, listener.started), (State::Single, SINGLES));
     }
 }

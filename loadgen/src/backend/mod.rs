@@ -256,7 +256,7 @@ impl Server {
     fn accepted(&mut self, outcome: Outcome) {
         // A failure is lack of descriptors, or a connection that is gone already: the next may be better.
         let is_over = !matches!(outcome, Outcome::Accepted { more: true, .. });
-        if let Outcome::Accepted { socket, .. } = outcome {
+        if let Outcome::Accepted { socket: Ok(socket), .. } = outcome {
             self.open(socket);
         }
         if is_over {

@@ -16,11 +16,11 @@ pub struct Completion<T> {
 /// What came of an operation.
 #[derive(Debug)]
 pub enum Outcome {
-    /// A connection was accepted; without `more` the accept must be started again.
+    /// An accept has brought a connection or has failed; without `more` it must be started again.
     Accepted {
-        /// The connection.
-        socket: OwnedFd,
-        /// Whether the same operation will deliver further connections.
+        /// The connection, or errno(3); EBADF: what the kernel has reported cannot be a descriptor.
+        socket: Result<OwnedFd, i32>,
+        /// Whether the same operation goes on.
         more: bool,
     },
     /// Bytes arrived behind the buffer's window; none at the end of file. `drained`: the socket held no more.
@@ -50,9 +50,9 @@ pub enum Outcome {
     Connected,
     /// The eventfd was signalled.
     Signalled,
-    /// It failed; a send gives its buffer back.
+    /// Anything but an accept has failed; a send gives its buffer back.
     Failed {
-        /// errno(3); of an accept EBADF: it has told a descriptor that cannot be.
+        /// errno(3).
         errno: i32,
         /// The buffer that the operation had been given.
         buf: Option<Buf>,
@@ -61,15 +61,13 @@ pub enum Outcome {
 
 /// Of an accept.
 pub(super) fn accepted(result: i32, more: bool) -> Outcome {
-    if result < 0 {
-        return Outcome::Failed { errno: -result, buf: None };
-    }
-    if result <= libc::STDERR_FILENO {
+    let socket = match result {
+        ..0 => Err(-result),
         // These are always open: what was reported is not what was accepted.
-        return Outcome::Failed { errno: libc::EBADF, buf: None };
-    }
-    // SAFETY: the result of an accept is a new descriptor that nobody else owns; it is none of the standard
-    // ones.
-    let socket = unsafe { OwnedFd::from_raw_fd(result) };
+        0..=libc::STDERR_FILENO => Err(libc::EBADF),
+        // SAFETY: the result of an accept is a new descriptor that nobody else owns; it is none of the
+        // standard ones.
+        descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+    };
     Outcome::Accepted { socket, more }
 }

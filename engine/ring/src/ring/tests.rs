@@ -78,7 +78,18 @@ fn wait_waits_while_only_an_accept_is_to_be_taken() {
     assert_eq!(received.user_data, 2);
     writer.join().unwrap();
     let accepted = ring.next_accept().expect("it is still there");
-    assert!(matches!(accepted.outcome, Outcome::Accepted { .. }), "{accepted:?}");
+    assert!(matches!(accepted.outcome, Outcome::Accepted { socket: Ok(_), .. }), "{accepted:?}");
+}
+
+#[test]
+fn accept_with_a_wrong_descriptor_goes_on() {
+    for more in [true, false] {
+        let outcome = accepted(libc::STDERR_FILENO, more);
+        let Outcome::Accepted { socket: Err(libc::EBADF), more: goes_on } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(goes_on, more);
+    }
 }
 
 #[test]
@@ -92,7 +103,9 @@ fn restricted_ring_refuses_what_is_not_on_the_list() {
         };
         ring.start(1, Held::Accept, entry);
         let refused = wait(&mut ring, &mut bufs);
-        assert!(matches!(refused.outcome, Outcome::Failed { errno: libc::EACCES, .. }), "{refused:?}");
+        let is_refused =
+            matches!(refused.outcome, Outcome::Accepted { socket: Err(libc::EACCES), more: false });
+        assert!(is_refused, "{refused:?}");
     }
     let more = ring.uring.submitter().register_eventfd(0).expect_err("a registration");
     assert_eq!(more.raw_os_error(), Some(libc::EACCES));
