@@ -200,6 +200,7 @@ fn ticket_key_needs_no_privilege_and_shows_no_secret() {
         (&["rotate", "--start-in", "1h", "t.keys"], 0),
         (&["show-ids", "t.keys"], 0),
         (&["new", "t.keys"], 1),
+        (&["rotate", "--start-in", "8000y", "t.keys"], 2),
     ] {
         let (status, text) = run(words);
         assert_eq!(status, Some(code), "{words:?}: {text}");

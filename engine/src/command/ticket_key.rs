@@ -29,7 +29,7 @@ pub(super) enum TicketKeyTask {
         /// The file of ticket keys
         file: PathBuf,
         /// When the key begins to seal, from now
-        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = start_in)]
         start_in: Duration,
     },
     /// Keep the file in step with etcd on every host, and rotate the keys
@@ -60,6 +60,17 @@ pub(super) enum TaskError {
     NoAgent,
     #[error("{AGENT} cannot be run: {0}")]
     Agent(io::Error),
+}
+
+/// Furthest ahead that a key may begin to seal.
+const START_IN_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn start_in(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time > START_IN_MAX {
+        return Err("allowed is up to 365d".to_owned());
+    }
+    Ok(time)
 }
 
 const AGENT: &str = "offramp-ticket-key-agent";
@@ -157,6 +168,14 @@ mod tests {
         assert!(rotated.contains("ticket.keys: no key seals from"), "{rotated}");
         let closed = rotate(23);
         assert!(!closed.contains("warning"), "{closed}");
+    }
+
+    #[test]
+    fn a_key_begins_to_seal_within_a_year() {
+        assert_eq!(start_in("365d"), Ok(START_IN_MAX));
+        for refused in ["366d", "8000y", "soon"] {
+            assert!(start_in(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

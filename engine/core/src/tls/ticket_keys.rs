@@ -5,7 +5,7 @@
 //! Where the latest has expired and an earlier one has not, the earlier one seals.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
@@ -277,10 +277,13 @@ pub(super) fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-/// A point in time as RFC 3339 writes it.
+/// 9999-12-31T23:59:59Z: RFC 3339 has years of four digits.
+const RFC3339_MAX: UnixSeconds = 253_402_300_799;
+
+/// A point in time as RFC 3339 writes it; the last one that it can write for any later one.
 #[must_use]
 pub fn rfc3339(seconds: UnixSeconds) -> String {
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(RFC3339_MAX));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
@@ -354,6 +357,13 @@ mod tests {
         assert_eq!(gap(&[(0, 100), (120, 200)]), Some((rfc3339(NOW + 100), rfc3339(NOW + 120))));
         assert_eq!(gap(&[(60, 200)]), Some((rfc3339(NOW), rfc3339(NOW + 60))));
         assert_eq!(gap(&[]), None);
+    }
+
+    #[test]
+    fn times_past_the_year_9999_are_its_end() {
+        for seconds in [RFC3339_MAX, RFC3339_MAX + 1, u64::MAX] {
+            assert_eq!(rfc3339(seconds), "9999-12-31T23:59:59Z");
+        }
     }
 
     #[test]
