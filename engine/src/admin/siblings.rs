@@ -19,6 +19,11 @@ impl Siblings {
         all.drain(..too_many);
     }
 
+    /// One has ended: its number may become that of any process.
+    pub fn remove(&self, pid: u32) {
+        self.lock().retain(|it| *it != pid);
+    }
+
     /// All that there are.
     #[must_use]
     pub fn all(&self) -> Vec<u32> {
@@ -45,6 +50,8 @@ mod tests {
         assert!(siblings.is_one(std::process::id()) && !siblings.is_one(u32::MAX));
         siblings.extend([u32::MAX]);
         assert!(siblings.clone().is_one(u32::MAX));
+        siblings.remove(u32::MAX);
+        assert!(!siblings.is_one(u32::MAX) && siblings.is_one(std::process::id()));
         siblings.extend(1..=64);
         assert!(siblings.all().len() == SIBLINGS_MAX && !siblings.is_one(u32::MAX));
     }

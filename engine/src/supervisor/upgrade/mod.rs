@@ -154,7 +154,7 @@ impl Upgrader {
         tracing::info!("upgrade: process {pid} starts");
         if let Err(why) = converse(&self.control, pid, &ours, &given, deadline) {
             drop(ours);
-            let how = launcher.end().unwrap_or_else(|error| error);
+            let how = self.end(launcher, pid);
             return Err(format!("the new process {pid} {why}; {how}"));
         }
         // The service manager knows it before it reports that it serves.
@@ -163,13 +163,20 @@ impl Upgrader {
         if let Err(error) = ours.send(b"go", &[], deadline) {
             self.control.services.files().own_all();
             self.control.manager.stay();
-            let how = launcher.end().unwrap_or_else(|error| error);
+            let how = self.end(launcher, pid);
             return Err(format!("the new process {pid} ended when it was ready: {error}; {how}"));
         }
         launcher.leave();
         tracing::info!("{why}: process {pid} accepts connections; those of this process, {}, drain", me());
         self.retire();
         Ok(pid)
+    }
+
+    /// Ends the new process. How it has ended.
+    fn end(&self, launcher: &Launcher, pid: u32) -> String {
+        let how = launcher.end().unwrap_or_else(|error| error);
+        self.control.siblings.remove(pid);
+        how
     }
 
     /// This process accepts nobody any more, and leaves to the other one what both have.
