@@ -265,11 +265,11 @@ impl TlsEnding {
             }
             Event::Flushed { .. } => self.flush = Flush::Needless,
             Event::Unreadable { .. } => self.is_deaf = true,
-            // It says so of each receive; the peer is to have read why before the socket is closed over what
-            // lies in it.
+            // It says so of each receive, also behind a KeyUpdate, which nobody follows here; the peer is to
+            // have read why before the socket is closed over what lies in it.
             Event::Failed {
                 operation: Operation::Receive,
-                errno: libc::EBADMSG | libc::EMSGSIZE | libc::EINVAL,
+                errno: libc::EBADMSG | libc::EMSGSIZE | libc::EINVAL | libc::EKEYEXPIRED,
                 ..
             } => self.is_deaf = true,
             // The kernel opens what comes, and what comes is a record that is not data.
@@ -376,5 +376,34 @@ pub(super) fn give_back(event: Event, out: &mut Outbox) {
     | Event::Connected { preamble: Some(buf) } = event
     {
         out.bufs.give(buf);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A close over what the kernel holds is a reset, which throws away what the peer has not read.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the end")]
+    fn leg_that_ends_stays_open_behind_a_key_update() {
+        let leg = Leg::Near;
+        for phase in [Phase::Saying, Phase::Flushing, Phase::Lingering] {
+            let mut ending = TlsEnding {
+                phase,
+                flush: Flush::Needless,
+                is_orderly: false,
+                peer_ended: false,
+                is_deaf: false,
+                lingered_bytes: 0,
+                until: Instant::now(),
+            };
+            let mut out = Outbox::new(1, ending.until);
+            let refused = Event::Failed { leg, operation: Operation::Receive, errno: libc::EKEYEXPIRED };
+            let is_over = ending.on(leg, refused, &mut out) || ending.advance(leg, Busy::default(), &mut out);
+            assert!(!is_over, "{:?}", ending.phase);
+            let receives = out.drain().any(|action| matches!(action, Action::Receive { .. }));
+            assert!(!receives, "the next receive fails too: {:?}", ending.phase);
+        }
     }
 }
