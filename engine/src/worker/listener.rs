@@ -192,6 +192,7 @@ mod tests {
         listener.accept(SINGLES, now, &mut ring);
         assert_eq!(listener.started, SINGLES);
         listener.accept(1, now, &mut ring);
+        assert_eq!(listener.state, State::Pausing);
         while listener.started > 0 {
             ring.wait(&mut bufs, None).expect("what was cancelled is answered");
             while ring.next_accept().is_some() {
