@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_made_of_all_samples_and_refused_if_one_is_missing() {
+    fn cost_table_is_refused_when_a_sample_is_missing() {
         let mut all = samples(2);
         let (table, carried) = rows(&all, 2).unwrap();
         assert_eq!(table.len(), 28);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_directions_go_over_whatever_is_behind_the_last_flight() {
+    fn both_directions_hand_over_with_data_after_finished() {
         for version in [Version::Tls12, Version::Tls13] {
             let mut handover = Handover::new(version).unwrap();
             for behind in [Behind::Nothing, Behind::Record, Behind::HalfARecord] {

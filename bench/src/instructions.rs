@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_read_again_and_rubbish_is_refused() {
+    fn counts_read_back_and_an_invalid_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("counts.json");
         let counts = Counts {

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_established_pair_of_each_suite_carries_bytes_both_ways() {
+    fn pair_of_each_suite_carries_bytes_both_ways() {
         let identity = Identity::generate().unwrap();
         let floor = server(&identity).unwrap();
         for suite in Suite::all() {

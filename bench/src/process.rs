@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_used_cpu_and_memory_and_a_process_that_cannot_exist_is_gone() {
+    fn usage_is_read_and_a_missing_process_is_not_found() {
         let me = std::process::id();
         assert!(tree(me).unwrap().starts_with(&[me]));
         assert!(CpuTime::read(me).unwrap().runtime_ns > 0);

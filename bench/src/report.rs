@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_and_the_spread_are_of_the_sorted_samples() {
+    fn median_and_spread_use_sorted_samples() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
         assert_eq!(spread(&[4.0, 1.0]), (1.0, 2.5, 4.0));
         assert_eq!(spread(&[]), (0.0, 0.0, 0.0));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_has_machine_versions_command_and_all_samples() {
+    fn json_has_machine_versions_command_and_samples() {
         let json: serde_json::Value = serde_json::from_str(&report().json().unwrap()).unwrap();
         assert_eq!(json["machine"]["cores"], 2);
         assert_eq!(json["versions"][0]["version"], "1.2");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_the_markdown_table_has_as_many_cells_as_its_heading() {
+    fn markdown_rows_have_as_many_cells_as_the_heading() {
         let markdown = report().markdown();
         let bars: Vec<_> = markdown
             .lines()

@@ -440,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ready_line_gives_the_address_once_it_is_complete() {
+    fn ready_line_gives_the_address_when_complete() {
         let prefix = "ready: listening on ";
         let printed = "x\nofframp ready: listening on 127.0.0.1:4433, backend 127.0.0.1:1\n";
         assert_eq!(announced(printed, prefix), "127.0.0.1:4433".parse().ok());
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_ends_at_once_is_reported_with_its_last_words() {
+    fn early_exit_is_reported_with_the_last_output() {
         let identity = Identity::generate().unwrap();
         let backend = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let error = TERMINATORS[0].start_once(Path::new("echo"), backend, &identity).unwrap_err();

@@ -426,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_distinct_and_amounts_divide_among_the_clients() {
+    fn rows_are_distinct_and_amounts_divide_by_clients() {
         let rows = Row::all();
         assert_eq!(rows.len(), 15);
         for (index, row) in rows.iter().enumerate() {

@@ -32,7 +32,7 @@ fn is_installed(program: &str) -> bool {
 }
 
 #[test]
-fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
+fn every_peer_terminates_and_resumes_both_versions() {
     let backend = Backend::start(1).unwrap();
     let identity = Identity::generate().unwrap();
     for terminator in TERMINATORS.iter().filter(|terminator| terminator.name != "offramp") {
@@ -54,7 +54,7 @@ fn every_peer_terminates_both_versions_and_resumes_from_its_tickets() {
 }
 
 #[test]
-fn every_peer_reencrypts_to_a_server_of_its_authority_and_to_no_other() {
+fn every_peer_reencrypts_only_to_a_trusted_server() {
     if !is_installed("nginx") {
         return;
     }

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted_and_reported_later() {
+    fn dropped_log_lines_are_counted_and_reported_later() {
         let ((leave, gate), (written, lines)) = (channel(), channel());
         let log = Log::start(Gate(gate, written)).unwrap();
         log.say("one");

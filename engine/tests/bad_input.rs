@@ -118,7 +118,7 @@ fn assert_shows_none(said: &str, secrets: &[String]) {
 }
 
 #[test]
-fn a_file_of_ticket_keys_that_is_none_is_named_with_the_line_and_no_secret() {
+fn bad_ticket_key_file_error_has_line_but_no_secret() {
     let place = Place::new();
     let good = place.read("ticket.keys");
     let key = good.lines().find(|line| line.starts_with("key ")).unwrap().to_owned();
@@ -260,7 +260,7 @@ fn a_unix_socket_that_may_not_be_made_is_refused() {
 
 /// The engine serves, with full handshakes: a warning, and no refusal.
 #[test]
-fn a_file_of_ticket_keys_of_which_none_seals_is_warned_of() {
+fn ticket_keys_without_a_sealing_key_are_warned_of() {
     let place = Place::new();
     let key = |name: &str, times: &str| {
         format!("key {} {times} {}\n", name.repeat(32), format!("{name}1b2").repeat(24))
@@ -289,7 +289,7 @@ fn a_file_of_ticket_keys_of_which_none_seals_is_warned_of() {
 }
 
 #[test]
-fn a_fingerprint_by_a_weak_or_unknown_hash_is_refused_with_its_line() {
+fn weak_or_unknown_fingerprint_hash_is_refused() {
     let place = Place::new();
     let bytes = |count: usize| vec!["AB"; count].join(":");
     let allowed = "allowed is sha-256, sha-384 or sha-512";
@@ -314,7 +314,7 @@ fn a_fingerprint_by_a_weak_or_unknown_hash_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_bundle_with_rubbish_between_is_taken_and_one_with_a_broken_certificate_is_not() {
+fn ca_bundle_may_have_text_but_no_broken_certificate() {
     let place = Place::new();
     let certificate = place.read("server.crt");
     let lines = format!("client_auth = \"require\"\nclient_ca = \"ca.pem\"\n{IDENTITY}");
@@ -342,7 +342,7 @@ fn a_bundle_with_rubbish_between_is_taken_and_one_with_a_broken_certificate_is_n
 }
 
 #[test]
-fn check_warns_of_certificates_and_of_listeners_that_collide() {
+fn check_warns_of_certificates_and_address_conflicts() {
     let place = Place::new();
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -379,7 +379,7 @@ fn check_warns_of_certificates_and_of_listeners_that_collide() {
 }
 
 #[test]
-fn a_key_where_a_certificate_should_be_and_the_other_way_round_are_named() {
+fn swapped_key_and_certificate_files_are_named() {
     let place = Place::new();
     let identity = |certificate: &str, key: &str| {
         format!("[[identity]]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n")
@@ -399,7 +399,7 @@ fn a_key_where_a_certificate_should_be_and_the_other_way_round_are_named() {
 }
 
 #[test]
-fn the_clients_role_needs_a_name_and_somebody_who_vouches() {
+fn client_role_needs_a_server_name_and_trust_anchor() {
     let place = Place::new();
     let line = |nth: usize| format!("offramp.toml:{}: ", NEXT + nth);
     let mode = "mode = \"originate\"\n";

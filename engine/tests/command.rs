@@ -74,7 +74,7 @@ fn check_says_one_line_about_a_good_file() {
 }
 
 #[test]
-fn check_names_file_line_key_value_and_what_is_allowed() {
+fn check_names_file_line_key_value_and_allowed_range() {
     let place = Place::new();
     let (output, path) = place.check(&format!("workers = 0\n{GOOD}"));
     let (code, text) = refusal(&output);
@@ -86,7 +86,7 @@ fn check_names_file_line_key_value_and_what_is_allowed() {
 }
 
 #[test]
-fn check_refuses_an_unknown_key_and_lists_those_there_are() {
+fn check_refuses_an_unknown_key_and_lists_known_keys() {
     let place = Place::new();
     let (output, path) = place.check(&format!("worker = 2\n{GOOD}"));
     let (code, text) = refusal(&output);
@@ -104,7 +104,7 @@ fn check_refuses_a_file_that_is_not_there() {
 }
 
 #[test]
-fn serve_refuses_certificates_and_keys_that_do_not_pair_up() {
+fn serve_refuses_unequal_numbers_of_certs_and_keys() {
     let place = Place::new();
     let mut command = place.serve();
     let output = command.args(["--listen", "127.0.0.1:0", "--cert", "other.crt"]).output().unwrap();
@@ -114,7 +114,7 @@ fn serve_refuses_certificates_and_keys_that_do_not_pair_up() {
 }
 
 #[test]
-fn serve_refuses_a_flag_out_of_bounds_even_if_the_file_is_good() {
+fn serve_refuses_a_bad_flag_beside_a_good_file() {
     let place = Place::new();
     let path = place.path("offramp.toml");
     fs::write(&path, GOOD).unwrap();
@@ -143,7 +143,7 @@ fn a_command_line_that_makes_no_sense_is_exit_code_2() {
 }
 
 #[test]
-fn serve_refuses_a_port_in_use_with_the_command_to_try() {
+fn serve_refuses_a_port_in_use_and_names_a_command() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let place = Place::new();
@@ -157,7 +157,7 @@ fn serve_refuses_a_port_in_use_with_the_command_to_try() {
 }
 
 #[test]
-fn serve_refuses_to_offload_always_where_the_kernel_cannot() {
+fn serve_refuses_offload_always_without_kernel_tls() {
     // Where the kernel can, the port in use is what stops the start.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = Place::new();
@@ -233,7 +233,7 @@ fn the_example_is_a_whole_configuration() {
 
 /// As git runs the programs of its commands: the one beside itself, or the one in PATH.
 #[test]
-fn ticket_key_agent_is_run_where_it_is_installed_and_named_where_not() {
+fn ticket_key_agent_runs_or_is_reported_missing() {
     let place = Place::new();
     let copy = place.path("offramp");
     fs::copy(env!("CARGO_BIN_EXE_offramp"), &copy).unwrap();

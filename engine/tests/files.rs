@@ -204,7 +204,7 @@ fn ticket_key_commands_at_once_lose_nothing() {
 
 /// systemd shows such a mode for a credential that a list of access gives to the service (`LoadCredential=`).
 #[test]
-fn ticket_keys_among_credentials_may_belong_to_any_group() {
+fn credential_ticket_keys_may_belong_to_any_group() {
     if !is_root() {
         return;
     }
@@ -232,7 +232,7 @@ fn ticket_keys_among_credentials_may_belong_to_any_group() {
 
 /// Root checks what the user of the service is to have: that is no mistake of the file.
 #[test]
-fn check_of_another_users_ticket_keys_warns_and_of_everybodys_refuses() {
+fn check_warns_of_foreign_and_refuses_open_key_files() {
     if !is_root() {
         return;
     }

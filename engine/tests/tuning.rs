@@ -135,7 +135,7 @@ fn what_is_applied_is_good_and_reverts_to_what_was() {
 }
 
 #[test]
-fn better_values_stay_and_so_do_those_that_somebody_else_set_later() {
+fn better_values_and_later_changes_are_kept() {
     let host = Host::new();
     host.set("net.core.somaxconn", "65535\n");
     host.set("net.ipv4.ip_local_port_range", "1024\t65535\n");
@@ -243,7 +243,7 @@ fn systemd_analyze(arguments: &[&str]) -> Option<Said> {
 
 /// Keys that systemd does not know or values that it does not take would be passed over when it runs.
 #[test]
-fn units_are_understood_whole_and_leave_little_exposed() {
+fn units_are_valid_and_have_a_low_exposure_score() {
     let directory = TempDir::new().unwrap();
     for name in ["offramp.service", "offramp-ticket-key-agent.service"] {
         let unit = directory.path().join(name);
@@ -264,7 +264,7 @@ fn units_are_understood_whole_and_leave_little_exposed() {
 }
 
 #[test]
-fn unit_lets_io_uring_through_its_filter_and_no_core_out() {
+fn unit_filter_allows_io_uring_and_forbids_core_dumps() {
     let text = fs::read_to_string(tuning().join("offramp.service")).unwrap();
     for line in ["SystemCallFilter=@system-service", "LimitCORE=0", "UMask=0077", "RestrictNamespaces=yes"] {
         assert!(text.lines().any(|it| it == line), "no {line:?}");

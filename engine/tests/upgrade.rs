@@ -157,7 +157,7 @@ fn upgrades_under_load_fail_nobody() {
 }
 
 #[test]
-fn connections_go_on_in_the_old_process_and_sessions_resume() {
+fn old_process_keeps_connections_and_sessions_resume() {
     let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
     place.configure(&format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr));
     let mut server = place.start();
@@ -234,7 +234,7 @@ fn upgrade_that_fails_leaves_the_old_process_in_force() {
 }
 
 #[test]
-fn upgrade_to_a_process_that_hangs_ends_at_the_deadline() {
+fn upgrade_to_a_hanging_process_ends_at_the_deadline() {
     let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
     place.configure(&format!("listen = \"127.0.0.1:0\"\nbackend = \"{}\"", backend.addr));
     let server = place.start();
@@ -294,7 +294,7 @@ fn admin_waits_in_a_new_process_until_it_serves() {
 }
 
 #[test]
-fn unix_listener_keeps_its_file_until_nobody_serves_it() {
+fn unix_socket_file_remains_while_a_process_serves_it() {
     let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
     let [one, two] = ["one.sock", "two.sock"].map(|name| place.files.path().join(name));
     let listen = |addresses: &str| {

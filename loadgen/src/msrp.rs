@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn any_response_of_rfc_4975_is_read_wherever_it_is_cut() {
+    fn rfc_4975_responses_are_read_at_any_cut() {
         let response = |id: &str, status| Response { id: id.to_owned(), status, is_of_integrity: false };
         let bytes = b"MSRP a786hjs2 200 OK\r\nTo-Path: msrp://a:1/x;tcp\r\nFrom-Path: msrp://b:2/y;tcp\r\n\
             -------a786hjs2$\r\n\
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_asks_for_too_much_or_nothing_is_refused() {
+    fn msrp_head_with_a_bad_range_or_method_is_refused() {
         for range in ["1-4000/4000", "9-3/9", "1-*/9", "x"] {
             let head = format!("MSRP 0000000000000007 SEND\r\nByte-Range: {range}\r\n\r\n");
             assert!(Head::read(head.as_bytes()).is_err(), "{range}");

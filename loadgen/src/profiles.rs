@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_names_and_certificates_take_turns_in_all_combinations() {
+    fn versions_names_and_certificates_rotate_evenly() {
         let mut profiles = Profiles::new(&profile(3), 0.5, 1).unwrap();
         let mut seen: HashMap<_, usize> = HashMap::new();
         for _ in 0..120 {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_that_resumes_falls_on_both_versions_alike() {
+    fn resumption_share_applies_to_both_versions() {
         let mut profiles = Profiles::new(&profile(0), 0.8, 1).unwrap();
         let mut resumed: HashMap<_, usize> = HashMap::new();
         for _ in 0..10_000 {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_suites_and_groups_are_those_of_the_standards() {
+    fn suites_and_groups_use_the_standard_names() {
         for name in ["TLS_AES_128_GCM_SHA256", "tls13-aes-128-gcm-sha256"] {
             assert_eq!(suite(name).unwrap().suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
         }

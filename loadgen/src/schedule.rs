@@ -262,7 +262,7 @@ mod tests {
 
     /// Coordinated omission on a virtual clock: one server, 1 ms a connection, that stalls for a second.
     #[test]
-    fn a_stall_is_in_the_latencies_from_the_planned_start_and_hides_from_a_closed_loop() {
+    fn planned_starts_reveal_a_stall_closed_loops_hide() {
         let serve = |free_at: f64, begun: f64| {
             let begins = free_at.max(begun);
             let begins = if (4.0..5.0).contains(&begins) { 5.0 } else { begins };
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any moment will do as a start")]
-    fn the_gate_is_stuck_when_places_stay_away_and_nothing_moves() {
+    fn gate_is_stuck_when_places_are_missing_too_long() {
         let start = Instant::now();
         let gate = Gate::new(3, start + SECOND, SECOND);
         let stuck = |seconds| gate.is_stuck(start + seconds * SECOND, 5 * SECOND);

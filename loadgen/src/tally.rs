@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_handshake_where_a_resumed_one_was_asked_for_is_told_with_its_reason() {
+    fn missed_resumption_is_counted_by_its_reason() {
         let mut tally = Tally::default();
         tally.handshake(&sample(HandshakeKind::Full, true, true));
         tally.handshake(&sample(HandshakeKind::Full, true, false));
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coarse_histogram_grows_with_what_is_recorded_and_added() {
+    fn coarse_histogram_grows_on_record_and_on_add() {
         let (mut small, mut large) = (coarse_latency(), coarse_latency());
         record_coarse(&mut small, Duration::from_micros(5));
         record_coarse(&mut large, Duration::from_secs(36_000));
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_beyond_the_bound_and_many_kinds_of_failure_stay_bounded() {
+    fn latencies_and_failure_kinds_stay_bounded() {
         let mut tally = Tally::default();
         tally.part(Part::Ready, Duration::from_secs(36_000));
         assert!(tally.latency_us(Part::Ready, 1.0) >= LATENCY_MAX_US);

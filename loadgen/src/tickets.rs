@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_is_offered_first_and_those_of_an_earlier_target_before_it() {
+    fn earlier_targets_then_newest_tickets_come_first() {
         let mut stock = Stock::default();
         add(&mut stock, 0, 0..6);
         assert_eq!((stock.len(), stock.take().unwrap().1), (4, 5), "the oldest ones went");
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tickets_that_serve_often_take_turns_until_one_is_refused() {
+    fn reusable_tickets_rotate_until_one_is_refused() {
         let mut stock = Stock::default();
         add(&mut stock, 0, 0..3);
         let next = |stock: &mut Stock<u64>| stock.next().map(|(_, number)| *number);

@@ -46,7 +46,7 @@ fn count(run: &Value, what: &str) -> u64 {
 }
 
 #[test]
-fn openssl_full_resumed_and_hello_retry_are_told_apart() {
+fn openssl_full_resumed_and_retry_are_distinguished() {
     let identity = Identity::generate().unwrap();
     if !ring::is_there() {
         return;
@@ -98,7 +98,7 @@ fn a_mix_on_nginx_is_as_asked_and_every_part_is_timed() {
 }
 
 #[test]
-fn tickets_serve_on_another_host_only_if_it_shares_the_key() {
+fn tickets_resume_only_on_hosts_that_share_the_key() {
     let identity = Identity::generate().unwrap();
     if !ring::is_there() || !peers::has("nginx") {
         return;
@@ -163,7 +163,7 @@ fn certificates_are_asked_for_shown_and_checked() {
 }
 
 #[test]
-fn a_server_that_does_not_resume_is_told_loudly_unless_allowed() {
+fn server_without_resumption_fails_unless_allowed() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, false) else { return };
     let arguments = ["--resume", "1", "--request", "echo", "--tls", "1.2,1.3", "--allow-full"];
@@ -180,7 +180,7 @@ fn a_server_that_does_not_resume_is_told_loudly_unless_allowed() {
 }
 
 #[test]
-fn transfers_and_messages_are_verified_through_an_engine() {
+fn engine_relays_verified_transfers_and_messages() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let kinds: [(&str, &[&str]); 6] = [
@@ -208,7 +208,7 @@ fn transfers_and_messages_are_verified_through_an_engine() {
 }
 
 #[test]
-fn bytes_that_are_not_the_right_ones_have_an_exit_code_of_their_own() {
+fn changed_bytes_have_their_own_exit_code() {
     let identity = Identity::generate().unwrap();
     // An echo is no sink, and its answer to a message is not the pattern.
     let echo = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -231,7 +231,7 @@ fn bytes_that_are_not_the_right_ones_have_an_exit_code_of_their_own() {
 }
 
 #[test]
-fn every_line_of_the_csv_has_its_time_and_the_page_is_self_contained() {
+fn csv_lines_have_times_and_html_is_self_contained() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let directory = tempfile::tempdir().unwrap();
@@ -315,7 +315,7 @@ fn certificates_of_plain_openssl_are_accepted() {
 }
 
 #[test]
-fn a_search_ends_with_a_rate_or_says_that_there_is_none() {
+fn find_max_reports_a_rate_or_that_there_is_none() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let search = |p99: &str, rate: &str| {

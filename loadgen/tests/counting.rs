@@ -154,7 +154,7 @@ fn connections_that_last_are_no_samples_of_handshakes() {
 }
 
 #[test]
-fn what_began_while_it_counted_counts_however_long_it_takes() {
+fn connection_begun_in_the_window_always_counts() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     // The window opens with the end of the first one's handshake, and is over before that of the second.
@@ -180,7 +180,7 @@ fn a_run_by_count_has_as_many_samples_of_every_part() {
 }
 
 #[test]
-fn every_version_has_its_own_fetch_however_few_the_places() {
+fn each_version_fetches_its_ticket_with_few_places() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     for connections in [1, 3] {
@@ -192,7 +192,7 @@ fn every_version_has_its_own_fetch_however_few_the_places() {
 }
 
 #[test]
-fn connections_that_break_while_they_rest_leave_no_trace_in_their_places() {
+fn idle_connection_loss_does_not_affect_its_place() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (gap, connections) = (Duration::from_millis(25), 20);

@@ -6,7 +6,7 @@ use serde_json::Value;
 mod ring;
 
 #[test]
-fn the_demo_ends_well_says_everything_as_json_and_leaves_nothing_behind() {
+fn demo_reports_json_and_leaves_no_files_behind() {
     if !ring::is_there() {
         return;
     }

@@ -91,7 +91,7 @@ fn a_signal_ends_the_count_and_the_files_are_whole() {
 }
 
 #[test]
-fn an_earlier_run_s_file_does_not_outlive_a_run_that_is_killed() {
+fn killed_run_leaves_no_report_of_an_earlier_run() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let directory = tempfile::tempdir().unwrap();
@@ -127,7 +127,7 @@ fn unread() -> Stdio {
 }
 
 #[test]
-fn a_full_or_closed_stdout_has_its_exit_code_and_no_panic() {
+fn full_or_closed_stdout_has_an_exit_code_not_a_panic() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let target = engine.local_addr().unwrap();
@@ -175,7 +175,7 @@ fn answering(words: &'static str) -> SocketAddr {
 }
 
 #[test]
-fn http_status_codes_are_counted_and_failures_unless_2xx_or_3xx() {
+fn http_status_other_than_2xx_or_3xx_is_a_failure() {
     let identity = Identity::generate().unwrap();
     for (words, status, failure) in [
         ("HTTP/1.1 204 No Content\r\n\r\n", Some("204"), None),

@@ -62,7 +62,7 @@ fn check(report: &Value) {
 }
 
 #[test]
-fn the_long_line_has_as_many_messages_as_predicted_and_resumption_saves_what_it_should() {
+fn message_count_and_resumption_gain_match_prediction() {
     if !ring::is_there() {
         return;
     }
@@ -82,7 +82,7 @@ fn the_long_line_has_as_many_messages_as_predicted_and_resumption_saves_what_it_
 }
 
 #[test]
-fn a_connection_that_fails_is_a_failure_and_no_full_handshake() {
+fn failed_connection_is_not_a_full_handshake() {
     if !ring::is_there() {
         return;
     }

@@ -122,7 +122,7 @@ fn slow(tally: &Tally, part: Part) -> u64 {
 }
 
 #[test]
-fn a_stall_shows_in_an_open_loop_and_is_one_sample_of_a_closed_one() {
+fn stall_shows_in_an_open_loop_and_once_in_a_closed() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let rate = Rate::steady(100.0);
@@ -166,7 +166,7 @@ fn halfway(due: u64) -> After {
 }
 
 #[test]
-fn messages_that_were_due_before_the_end_are_recorded_after_it() {
+fn messages_due_before_the_end_are_recorded_after_it() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (plan, due) = messages(Duration::from_secs(10));
@@ -179,7 +179,7 @@ fn messages_that_were_due_before_the_end_are_recorded_after_it() {
 }
 
 #[test]
-fn a_connection_that_times_out_takes_none_of_its_messages_with_it() {
+fn timed_out_connection_keeps_its_messages_counted() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let (plan, due) = messages(STALL / 4);
@@ -195,7 +195,7 @@ fn a_connection_that_times_out_takes_none_of_its_messages_with_it() {
 }
 
 #[test]
-fn a_stall_does_not_use_up_the_tickets_of_an_open_loop() {
+fn stall_does_not_exhaust_the_tickets_of_an_open_loop() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let rate = Rate::steady(200.0);

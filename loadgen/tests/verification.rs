@@ -86,7 +86,7 @@ fn a_full_handshake_is_not_counted_as_resumed() {
 }
 
 #[test]
-fn resumed_handshakes_are_all_resumed_where_there_are_tickets() {
+fn all_handshakes_resume_where_there_are_tickets() {
     let (backend, identity) = (Backend::start(8).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     for version in Version::BOTH {
@@ -168,7 +168,7 @@ fn breaking(target: SocketAddr) -> SocketAddr {
 }
 
 #[test]
-fn a_server_that_breaks_off_before_it_says_a_word_has_accepted_nobody() {
+fn server_that_resets_before_any_data_accepts_nobody() {
     let (backend, identity) = (Backend::start(1).unwrap(), Identity::generate().unwrap());
     let Some(engine) = engine::start(backend.address(), &identity, true) else { return };
     let target = breaking(engine.local_addr().unwrap());

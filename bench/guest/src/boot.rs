@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_leaves_is_read_and_one_that_hangs_is_ended() {
+    fn guest_output_is_read_and_a_hung_guest_is_killed() {
         let directory = tempfile::tempdir().unwrap();
         let script = "printf 'a\\r\\nb\\n' >output; echo 7 >status; echo booted";
         let mut quick = Command::new("sh");

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_names_no_loader_or_two_is_left_alone() {
+    fn program_without_exactly_one_loader_is_rejected() {
         assert!(rename_loader(&mut b"static".to_vec()).is_err_and(|why| why.contains("0 times")));
         assert!(rename_loader(&mut NAMED.repeat(2)).is_err_and(|why| why.contains("2 times")));
     }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_what_they_lead_to_are_there_with_every_directory_above() {
+    fn initramfs_copies_links_with_targets_and_parents() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir_all(at("real/deep")).unwrap();

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_crash_before_the_command_is_none_of_its_doing() {
+    fn only_a_crash_before_the_command_is_a_boot_crash() {
         let crashed = Outcome {
             status: None,
             output: String::new(),

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_module_comes_behind_those_that_it_depends_on_and_none_twice() {
+    fn modules_follow_their_dependencies_without_repeats() {
         let root = tempfile::tempdir().unwrap();
         let made = |name: &str, depends: &str| {
             let path = root.path().join(name);

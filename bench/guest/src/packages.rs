@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_with_a_part_missing_are_not_taken_for_whole() {
+    fn package_with_a_missing_file_counts_as_incomplete() {
         let root = tempfile::tempdir().unwrap();
         assert!(image(root.path()).is_err());
         assert!(find(root.path(), "bin/linux.uml").is_err_and(|why| why.contains("bin/linux.uml")));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_behind_a_package_without_content_is_found() {
+    fn kernel_package_behind_a_metapackage_is_found() {
         let shown = "Package: linux-image-cloud-amd64\nDepends: linux-image-6.12.9+deb12-cloud-amd64 (= 1)\n";
         assert_eq!(
             dependency(shown, "linux-image-").as_deref(),

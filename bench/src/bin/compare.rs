@@ -410,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_terminator_twice_gets_two_labels_and_an_unknown_one_is_refused() {
+    fn repeats_get_two_labels_unknown_names_are_refused() {
         let arguments = Arguments::parse_from(["compare", "--only", "nginx,nginx"]);
         let labels: Vec<_> = entrants(&arguments).unwrap().into_iter().map(|entrant| entrant.label).collect();
         assert_eq!(labels, ["nginx", "nginx (2)"]);

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_an_error_and_what_comes_is_found() {
+    fn waiting_returns_the_result_or_times_out() {
         assert!(until(Duration::ZERO, "nothing", || None::<()>).is_err());
         assert_eq!(until(Duration::ZERO, "something", || Some(3)).unwrap(), 3);
     }

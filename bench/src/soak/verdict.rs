@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_is_not_as_it_should_be_is_a_problem() {
+    fn every_deviation_in_an_epoch_is_a_problem() {
         assert_eq!(verdict(vec![good(1)]).problems(), [""; 0]);
         type Change = fn(&mut Epoch);
         let changes: [(Change, &str); 9] = [
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_judged_by_thirds_and_only_with_enough_epochs() {
+    fn growth_is_judged_by_thirds_with_enough_epochs() {
         let rising = |epochs: usize, step: u64| {
             verdict((0..epochs as u64).map(|nth| good(100_000 + nth * step)).collect())
         };

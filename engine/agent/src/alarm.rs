@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "some moment to count from")]
-    fn alarm_is_logged_when_it_begins_and_then_from_time_to_time() {
+    fn alarm_is_logged_at_its_start_and_at_intervals() {
         let mut alarms = Alarms::new(Duration::from_secs(60));
         let begin = Instant::now();
         let mut raise = |seconds| alarms.raise(Alarm::Etcd, begin + Duration::from_secs(seconds), "lost");

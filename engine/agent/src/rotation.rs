@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_keys_go_and_a_ring_without_live_ones_seals_at_once() {
+    fn expired_keys_go_and_an_empty_ring_seals_at_once() {
         let ring = SCHEDULE.first(NOW).unwrap();
         let ring = SCHEDULE.next(&ring, NOW + 90).unwrap().unwrap();
         let ring = SCHEDULE.next(&ring, NOW + 190).unwrap().unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn schedule_keeps_a_ring_within_its_size_and_never_without_a_sealing_key() {
+    fn schedule_bounds_the_ring_and_keeps_a_sealing_key() {
         for schedule in [SCHEDULE, Schedule { every: 11, lead: 10, opens: 300 }] {
             assert!(schedule.fits());
             let mut ring = schedule.first(NOW).unwrap();

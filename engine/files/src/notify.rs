@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn abstract_socket_is_reached_and_a_missing_one_is_an_error() {
+    fn notify_socket_may_be_abstract_and_must_exist() {
         let name = format!("offramp-notify-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         Notifier::connect(&format!("@{name}").into()).unwrap().send("STATUS=here").unwrap();

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_free_list_counts_what_is_out_and_keeps_no_more_than_its_bound() {
+    fn free_list_counts_lent_buffers_and_is_bounded() {
         let mut bufs = Bufs::new(1);
         let (a, b) = (bufs.take(), bufs.take());
         assert_eq!(bufs.lent(), 2);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_seen_at_the_first_byte_that_shows_it() {
+    fn malformed_record_is_detected_at_its_first_bad_byte() {
         assert_eq!(Header::read(b"G"), Err(Malformed::NotARecord));
         assert_eq!(Header::read(&[22, 0x45]), Err(Malformed::NotARecord));
         assert_eq!(Header::read(&[0; 16]), Err(Malformed::NotARecord));

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_has_its_name_and_an_unknown_one_its_number() {
+    fn errno_shows_its_name_or_else_its_number() {
         assert_eq!(name(&io::Error::from_raw_os_error(libc::ENOENT)), "ENOENT");
         assert_eq!(name(&io::Error::from_raw_os_error(999)), "errno 999");
         assert_eq!(name(&io::Error::other("odd")), "odd");

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_the_wrong_length_is_refused_before_the_kernel_sees_it() {
+    fn key_of_wrong_length_never_reaches_the_kernel() {
         let (ours, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let material = Material {
             cipher: Cipher::new(Version::Tls12, Aead::Aes256Gcm),

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_free_only_while_nobody_listens_even_if_he_would_share() {
+    fn address_is_in_use_even_if_its_listener_shares_it() {
         let shares = listener(ANY_PORT, true, 16).unwrap();
         let address = local_addr(shares.as_fd()).unwrap();
         assert_eq!(is_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);

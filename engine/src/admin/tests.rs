@@ -204,7 +204,7 @@ fn a_silent_client_is_ended_at_the_deadline() {
 }
 
 #[test]
-fn a_client_too_many_ends_the_oldest_that_is_slow_and_is_served() {
+fn excess_admin_client_evicts_the_oldest_slow_one() {
     let running = Running::start(LONG);
     let mut asked = running.connect();
     asked.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();

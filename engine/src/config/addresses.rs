@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn offload_always_is_refused_where_clients_come_by_unix() {
+    fn offload_always_is_refused_on_unix_listeners() {
         use ConfigOption::{Listen, Offload};
 
         let error = error(&[(Listen, "127.0.0.1:0,unix:/s"), (Offload, "always")]);

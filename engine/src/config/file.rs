@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_line_and_the_keys_there_are() {
+    fn unknown_key_is_refused_with_line_and_known_keys() {
         let error = error_with("worker = 2");
         assert!(
             error.starts_with("dir/o.toml:1: unknown key worker: allowed here are listen, socket_mode, "),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_out_of_bounds_is_refused_with_line_key_value_and_what_is_allowed() {
+    fn value_error_names_line_key_and_allowed_values() {
         let refused = [
             ("workers = 0", "workers = \"0\" is refused: allowed is a whole number from 1 to 1024"),
             ("workers = 1025", "workers = \"1025\""),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_options_at_a_top_that_does_not_listen_are_refused() {
+    fn top_level_socket_options_need_a_top_level_listen() {
         let identity = MINIMAL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap();
         let listener = "[[listener]]\nlisten = \"unix:/s\"\nbackend = \"127.0.0.1:3\"\n";
         let error = error(&format!("socket_mode = \"0600\"\n{identity}{listener}"));

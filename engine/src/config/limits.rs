@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_and_descriptors_are_each_others_inverse() {
+    fn connections_and_descriptors_convert_both_ways() {
         for workers in [1, 2, 64, 1024] {
             for (connections, listeners) in [(1, 1), (10_000, 2), (1_000_000, 64)] {
                 let needed = descriptors_needed(connections, workers, listeners);

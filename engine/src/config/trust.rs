@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_for_certificates_says_who_vouches_for_them() {
+    fn client_auth_requires_exactly_one_trust_anchor() {
         let with = |keys: &[(ConfigOption, &str)]| with(keys).map(|config| config.listeners[0].peers.clone());
         let told = told();
         let two = format!("{told}, {}", told.replace("AB", "cd"));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn who_vouches_for_clients_that_nobody_asks_is_refused() {
+    fn trust_anchor_without_client_auth_is_refused() {
         let told = told();
         for trust_anchor in [(ConfigOption::ClientCa, "ca.pem"), (ConfigOption::Fingerprints, &*told)] {
             for keys in [&[trust_anchor][..], &[trust_anchor, (ConfigOption::ClientAuth, "none")]] {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_inherits_trust_for_its_own_role_and_replaces_it_whole() {
+    fn listener_inherits_trust_by_role_or_replaces_it() {
         let told = told();
         let check = |top: &str, listener: &str| {
             let text = format!(
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_listener_ignores_what_others_show_and_refuses_what_it_is_given() {
+    fn plain_listener_ignores_global_tls_and_refuses_own() {
         let check = |listener: &str| {
             let text = format!(
                 "[[identity]]\ncertificate = \"c\"\nkey = \"k\"\n[[listener]]\nlisten = \

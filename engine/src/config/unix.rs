@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_mode_and_owner_are_read_as_chmod_and_chown_do() {
+    fn socket_mode_and_owner_are_read_like_chmod_chown() {
         use ConfigOption::{SocketMode as Mode, SocketOwner as Owner};
 
         let default = SocketAccess { mode: 0o660, user: None, group: None };

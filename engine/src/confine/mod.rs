@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn confinement_required_names_the_first_that_is_missing() {
+    fn required_confinement_names_the_first_missing_layer() {
         let mut cage = cage(Confine::Require);
         cage.note("user", Ok("offramp".to_owned())).expect("it is in force");
         let error = cage.note("landlock", Err("ENOSYS; try: a kernel".to_owned())).expect_err("required");

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_refuse_sockets_in_other_directories_and_new_abstract_backends() {
+    fn sockets_outside_the_confined_paths_are_refused() {
         let scratch = tempfile::tempdir().unwrap();
         let directory = written(scratch.path());
         fs::create_dir(directory.join("run")).unwrap();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn metric_table_of_the_documentation_is_that_of_the_code() {
+    fn metric_table_of_the_documentation_matches_the_code() {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/metrics-and-faults.md");
         assert_generated(&page, "metrics", &table());
     }

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_that_are_gone_are_bounded_without_a_scrape() {
+    fn removed_listeners_are_bounded_without_a_scrape() {
         let registry = Registry::new(1, 0);
         let kept = registry.listener("kept", 0);
         (0..1000).for_each(|nth| drop(registry.listener(&nth.to_string(), 0)));

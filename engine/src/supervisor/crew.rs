@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_a_loss_with_its_message_and_ends_the_others() {
+    fn worker_panic_is_reported_and_stops_the_others() {
         let panic = Report::Ended(1, Some("no such slot".to_owned()));
         let crew = crew(2, [panic, Report::Ended(0, None)]);
         let control = crew.control.clone();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_stays_on_its_cpu_and_goes_on_where_there_is_no_such() {
+    fn worker_is_pinned_or_runs_unpinned_without_that_cpu() {
         let allowed = affinity::allowed().unwrap();
         let last = *allowed.last().unwrap();
         let after = |cpu| {

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_does_not_answer_holds_up_nobody_who_asks() {
+    fn unresponsive_file_does_not_block_reload_requests() {
         let (begun, reloads) = channel();
         let (answer, file) = channel::<()>();
         let obey = Box::new(move |_| {

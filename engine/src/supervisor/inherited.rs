@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_taken_by_line_or_by_port_and_for_their_purpose() {
+    fn inherited_sockets_match_by_address_and_purpose() {
         let (one, two) = (given(1, false), given(1, false));
         let (first, second) = (one.bound.clone(), two.bound.clone());
         let mut inherited = Inherited { giver: Giver::Predecessor, sockets: vec![one, two] };
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_a_unix_socket_stays_until_the_process_owns_it() {
+    fn unix_socket_file_is_removed_only_by_its_owner() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let files = SocketFiles::default();

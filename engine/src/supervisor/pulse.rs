@@ -115,7 +115,7 @@ mod tests {
     use crate::metrics::{Counters, Registry};
 
     #[test]
-    fn a_worker_is_stuck_after_so_many_looks_and_until_it_turns() {
+    fn worker_without_turns_is_stuck_until_it_turns_again() {
         let counters = Arc::new(Counters::default());
         let metrics = Metrics::new(
             vec![Arc::clone(&counters)],
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_reads_files_is_late_after_so_many_looks() {
+    fn file_thread_without_rounds_is_reported_as_stalled() {
         let mut files = Beat { rounds: Arc::default(), seen: 0, stalled: 0 };
         (0..STUCK_SECONDS).for_each(|_| files.look());
         assert_eq!(files.stalled, STUCK_SECONDS);

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_direction_may_be_left_out_and_bytes_put_before_it() {
+    fn offload_is_limited_to_a_direction_and_after_bytes() {
         let rules =
             OffloadRules { directions: OffloadDirections::Tx, ..rules(OffloadPolicy::AfterBytes(9000)) };
         let paths = RecordPaths::choose(&rules, &found(Rekey::Supported)).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_update_keys_keep_tls_13_out_of_a_kernel_that_cannot_replace_them() {
+    fn without_rekey_keyupdate_userspace_excludes_tls_1_3() {
         let rules = OffloadRules { key_update: KeyUpdatePolicy::Userspace, ..rules(OffloadPolicy::Always) };
         let refused = Rekey::Refused("EBUSY".to_owned());
         let offer = RecordPaths::choose(&rules, &found(refused.clone())).unwrap().offer();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_gives_the_kernel_what_goes_to_the_peer_once_it_is_worth_it() {
+    fn auto_offloads_tx_after_its_byte_threshold() {
         let paths = RecordPaths::choose(&OffloadRules::default(), &found(Rekey::Supported)).unwrap();
         assert!(paths.offer().rx.is_empty() && paths.offer().after_bytes == AUTO_AFTER_BYTES);
         assert_eq!(

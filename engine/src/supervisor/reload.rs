@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_come_and_go_and_one_that_stays_keeps_its_socket() {
+    fn reload_adds_removes_and_keeps_listener_sockets() {
         let dir = tempfile::tempdir().unwrap();
         let first_config = config(dir.path(), "never", "on", "1");
         let mut reloader = reloader(&first_config);

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_share_the_port_that_was_chosen_and_nobody_else_gets_it() {
+    fn workers_share_the_chosen_port_exclusively() {
         let listeners = bind_workers((Ipv4Addr::LOCALHOST, 0).into(), 3).unwrap();
         let address = bound(&listeners[0], (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         for listener in &listeners {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_host_is_refused_with_what_to_try() {
+    fn foreign_address_is_refused_with_a_remedy() {
         let error = bind_workers("192.0.2.1:0".parse().unwrap(), 1).unwrap_err().to_string();
         assert!(
             error.contains("192.0.2.1:0 is no address of this host") && error.contains("ip addr"),

@@ -136,7 +136,7 @@ mod tests {
     const NOW: UnixSeconds = 1_790_000_000;
 
     #[test]
-    fn a_file_is_read_again_when_its_mode_alone_has_changed() {
+    fn ticket_file_is_reread_after_a_mode_change_alone() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ticket.keys");
         let first = KeyRing::generate(NOW).unwrap();

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn watch_keeps_pairs_while_their_directory_is_unreadable() {
+    fn watch_keeps_pairs_of_an_unreadable_directory() {
         let directory = tempfile::tempdir().unwrap();
         let (pairs, away) = (directory.path().join("pairs"), directory.path().join("away"));
         Pair::new().write(&pairs);

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn a_flood_is_a_line_in_ten_seconds_and_no_count_is_lost() {
+    fn flood_logs_one_line_per_ten_seconds_and_all_counts() {
         let start = Instant::now();
         let mut log = FaultLog::new(0);
         let line = log.note(NOT_TLS, start, || from(1)).unwrap();

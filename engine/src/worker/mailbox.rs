@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_stands_still_does_not_let_the_queue_grow() {
+    fn stalled_worker_does_not_let_the_mailbox_grow() {
         let storm = (0..10_000).flat_map(|nth| {
             [
                 update(nth % 4),

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_put_together_in_spite_of_order_repetition_and_wrap() {
+    fn stream_reassembly_handles_reorder_repeats_and_wrap() {
         let start = u32::MAX - 2;
         let syn = Segment { sequence: start, syn: true, payload: Vec::new() };
         let at = |offset: u32, payload| segment(start.wrapping_add(1).wrapping_add(offset), payload);

@@ -138,7 +138,7 @@ fn parse_line(line: &str) -> Option<Sample> {
 }
 
 #[test]
-fn samples_are_read_whatever_the_label_order_and_comments_are_not() {
+fn samples_parse_in_any_label_order_without_comments() {
     let metrics = Metrics::parse(
         "HTTP/1.1 200 OK\r\n\r\n# TYPE offramp_offload counter\n\
          offramp_offload_total{path=\"kernel\",direction=\"tx\"} 3\n\

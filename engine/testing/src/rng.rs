@@ -73,7 +73,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn noise_is_the_same_however_it_is_read_and_differs_by_seed() {
+fn noise_depends_on_its_seed_and_not_on_read_sizes() {
     let whole = Noise::bytes(7, 1_003);
     let mut parts = Vec::new();
     let mut source = Noise::new(7, 1_003);

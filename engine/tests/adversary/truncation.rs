@@ -79,7 +79,7 @@ fn truncation_delivers_all_that_came_before_it() {
 }
 
 #[test]
-fn truncation_by_a_reset_delivers_all_that_came_before_it() {
+fn truncation_by_reset_delivers_all_earlier_data() {
     // What the server's receive buffer takes: nothing of it is left in the client when it resets.
     const BYTES: usize = 60_000;
     for version in BOTH {

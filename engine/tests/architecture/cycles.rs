@@ -125,7 +125,7 @@ fn in_circles(mut imports: BTreeMap<Module, BTreeSet<Module>>) -> BTreeSet<Modul
 }
 
 #[test]
-fn a_circle_of_files_is_seen_and_the_use_of_a_module_file_is_none() {
+fn import_cycle_is_found_and_parent_use_is_no_cycle() {
     let source = |path: &str, text: &str| Source::new(&format!("engine/x/src/{path}.rs"), text);
     let files = |last| {
         [

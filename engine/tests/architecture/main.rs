@@ -31,7 +31,7 @@ fn no_files_of_a_crate_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn the_load_generator_shares_no_code_with_what_it_measures() {
+fn load_generator_shares_no_code_with_the_engine() {
     assert_none(all_sources().iter().flat_map(rules::shared_code).collect());
 }
 

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_at_the_top_is_seen_and_so_is_what_is_missing() {
+    fn unknown_and_missing_top_level_files_are_found() {
         let mut names: Vec<String> = TOP_LEVEL.iter().map(|name| (*name).to_owned()).collect();
         names.extend([".ci", "target", "SECURITY.md"].map(str::to_owned));
         assert_eq!(strangers_at_the_top(&names), [""; 0]);

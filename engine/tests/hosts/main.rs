@@ -24,7 +24,7 @@ use rustls::HandshakeKind::{Full, Resumed};
 const BOTH: [Version; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
 #[test]
-fn a_ticket_of_one_host_resumes_on_another_as_its_very_first_connection() {
+fn ticket_resumes_on_a_host_not_visited_before() {
     let Some(cluster) = Cluster::start(2) else { return };
     for (nth, version) in (1..).zip(BOTH) {
         let client = cluster.client(version);
@@ -38,7 +38,7 @@ fn a_ticket_of_one_host_resumes_on_another_as_its_very_first_connection() {
 }
 
 #[test]
-fn keys_rotate_under_load_without_a_failed_or_full_handshake() {
+fn key_rotation_under_load_causes_no_full_handshake() {
     let Some(cluster) = Cluster::start(2) else { return };
     let load = Load::start(&cluster, cluster.balancer());
     // For a look at the tickets of each host, beside the load.
@@ -88,7 +88,7 @@ fn a_host_that_is_killed_takes_nothing_with_it() {
 
 /// What runs through the other host meanwhile does not notice: connections that are open, and new ones.
 #[test]
-fn a_host_that_is_killed_under_load_costs_the_other_nothing() {
+fn killed_host_does_not_disturb_the_other_under_load() {
     let Some(mut cluster) = Cluster::start(2) else { return };
     let (dies, stays) = (cluster.hosts[0].tls, cluster.hosts[1].tls);
     let on_both = BOTH.map(|version| cluster.client(version));
@@ -110,7 +110,7 @@ fn a_host_that_is_killed_under_load_costs_the_other_nothing() {
 }
 
 #[test]
-fn a_ticket_dies_with_its_key_and_a_bad_file_kills_none() {
+fn ticket_ends_with_its_key_but_not_by_a_bad_file() {
     let Some(cluster) = Cluster::start(1) else { return };
     let host = &cluster.hosts[0];
     for version in BOTH {
@@ -129,7 +129,7 @@ fn a_ticket_dies_with_its_key_and_a_bad_file_kills_none() {
 }
 
 #[test]
-fn a_key_dies_when_its_time_is_over_though_it_still_stands_in_the_file() {
+fn key_expires_though_it_is_still_in_the_file() {
     let Some(cluster) = Cluster::start(1) else { return };
     let host = &cluster.hosts[0];
     let now = SystemTime::now();
@@ -162,7 +162,7 @@ fn a_key_dies_when_its_time_is_over_though_it_still_stands_in_the_file() {
 }
 
 #[test]
-fn sighup_reads_the_keys_again_where_nothing_shows_that_the_file_has_changed() {
+fn sighup_rereads_keys_without_a_visible_file_change() {
     let Some(cluster) = Cluster::start(1) else { return };
     let host = &cluster.hosts[0];
     let clients = BOTH.map(|version| cluster.client(version));

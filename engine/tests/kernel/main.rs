@@ -67,7 +67,7 @@ fn control_records_are_met_on_kernel_records() {
 }
 
 #[test]
-fn bulk_holds_on_kernel_records_with_every_version_and_key() {
+fn bulk_holds_on_kernel_records_in_every_combination() {
     holds(V6_1, &["bulk::"], 64 * MIB, 8);
 }
 
@@ -79,7 +79,7 @@ fn a_gibibyte_each_way_holds_on_kernel_records() {
 
 /// Both roles, TLS 1.3; TLS 1.2 in the client's role is among all other stages, with less.
 #[test]
-fn a_pair_carries_a_gibibyte_each_way_on_kernel_records() {
+fn a_pair_carries_a_gibibyte_on_kernel_records() {
     holds(V6_1, &["originate::a_pair_carries_bulk"], 1 << 30, 2);
 }
 
@@ -103,14 +103,14 @@ fn records_are_carried_by_6_12() {
 
 /// That the keys were the kernel's when they were replaced is what it counted itself.
 #[test]
-fn records_are_carried_and_keys_replaced_by_the_newest_kernel() {
+fn newest_kernel_carries_records_and_replaces_keys() {
     let kernel = holds_but_for(FORGED, NEWEST, &RECORDS, 64 * MIB, 100);
     replaced_keys(kernel, REPLACED);
 }
 
 /// By Java: TLS 1.3, eight KeyUpdates each way with each AEAD.
 #[test]
-fn a_gibibyte_with_key_updates_holds_on_kernel_records() {
+fn kernel_records_carry_a_gibibyte_with_key_updates() {
     let kernel = holds_but_for(0..=0, NEWEST, &["java_updates_keys"], 1 << 30, 3);
     // Eight of the peer's with each suite; one answer may do for all that came before it.
     replaced_keys(kernel, Replaced { tx: 3, rx: 24 });
@@ -147,7 +147,7 @@ fn every_scenario_holds_on_kernel_records_of_6_12() {
 
 #[test]
 #[ignore = "slow: all scenarios"]
-fn every_scenario_holds_on_kernel_records_of_the_newest_kernel() {
+fn every_scenario_holds_on_newest_kernel_records() {
     replaced_keys(holds_but_for(FORGED, NEWEST, &[], 64 * MIB, 3000), REPLACED);
 }
 
@@ -157,7 +157,7 @@ const CONTROL_IN_SHORT: [&str; 8] =
 
 #[test]
 #[ignore = "slow: an emulated machine"]
-fn control_records_are_met_in_short_on_an_emulated_machine() {
+fn control_holds_in_short_on_an_emulated_machine() {
     holds_but_for(BAD_RECORDS, CLOUD, &CONTROL_IN_SHORT, 16 * MIB, 20);
 }
 
@@ -175,7 +175,7 @@ fn bulk_holds_in_short_on_an_emulated_machine() {
 
 #[test]
 #[ignore = "slow: an emulated machine"]
-fn peers_that_are_not_ours_hold_on_an_emulated_machine() {
+fn foreign_peers_hold_on_an_emulated_machine() {
     let words = ["record_paths::", "foreign_control::", "originate_control::"];
     holds_but_for(0..=BAD_RECORDS_MAX, CLOUD, &words, 16 * MIB, 20);
 }

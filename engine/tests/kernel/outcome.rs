@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_is_read_and_an_empty_or_doubled_one_is_refused() {
+    fn summary_is_read_unless_empty_or_repeated() {
         let line = |passed, failed| {
             format!("noise\ntest result: FAILED. {passed} passed; {failed} failed; 1 ignored\n")
         };

@@ -98,7 +98,7 @@ const NO_VERSION: &str = "no_common_version";
 const NOTHING: &str = "nothing_in_common";
 
 #[test]
-fn openssl_is_accepted_within_the_profile_and_refused_outside_it() {
+fn openssl_is_accepted_only_within_the_profile() {
     if !have("openssl") {
         return;
     }
@@ -159,7 +159,7 @@ fn openssl_renegotiates_in_vain() {
 }
 
 #[test]
-fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
+fn openssl_early_data_is_ignored_and_session_resumes() {
     if !have("openssl") {
         return;
     }
@@ -188,7 +188,7 @@ fn early_data_of_openssl_is_ignored_and_the_session_resumes() {
 }
 
 #[test]
-fn gnutls_is_accepted_within_the_profile_and_refused_outside_it() {
+fn gnutls_is_accepted_only_within_the_profile() {
     if !have("gnutls-cli") {
         return;
     }
@@ -244,7 +244,7 @@ fn a_session_is_not_resumed_without_a_key_exchange() {
 }
 
 #[test]
-fn nss_is_accepted_within_the_profile_and_refused_outside_it() {
+fn nss_is_accepted_only_within_the_profile() {
     if !have("tstclnt") {
         return;
     }
@@ -274,7 +274,7 @@ fn nss_is_accepted_within_the_profile_and_refused_outside_it() {
 }
 
 #[test]
-fn java_is_accepted_within_the_profile_and_refused_outside_it() {
+fn java_is_accepted_only_within_the_profile() {
     if !have("java") {
         return;
     }
@@ -302,7 +302,7 @@ fn java_is_accepted_within_the_profile_and_refused_outside_it() {
 
 /// The extensions of RFC 6066 that OpenSSL has not: here as any that it is told to send, with no body.
 #[test]
-fn what_openssl_does_not_know_of_rfc_6066_completes_and_is_not_echoed() {
+fn rfc_6066_extensions_openssl_lacks_are_not_echoed() {
     if !have("openssl") {
         return;
     }
@@ -353,7 +353,7 @@ fn sessions_of_gnutls_nss_and_java_resume() {
 
 /// In TLS 1.3 the ticket comes behind the handshake: NSS is to read on, until the backend has ended.
 #[test]
-fn sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end() {
+fn nss_that_reads_to_the_end_resumes_both_versions() {
     if !have("tstclnt") {
         return;
     }
@@ -376,7 +376,7 @@ fn sessions_of_nss_resume_in_both_versions_where_it_reads_to_the_end() {
 }
 
 #[test]
-fn an_identity_on_p384_is_served_to_clients_that_are_not_ours() {
+fn p384_identity_is_served_to_foreign_clients() {
     if !have("openssl") || !have("gnutls-cli") || !have("tstclnt") || !have("java") {
         return;
     }

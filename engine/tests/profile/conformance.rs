@@ -66,7 +66,7 @@ fn every_test_that_is_named_is_there() {
     assert!(missing.is_empty(), "no such tests: {missing:#?}");
     for wrong in [
         "profile negotiation::server",
-        "profile extensions::ssl_and_tls_before_1_2_are_refused_with_protocol_version",
+        "profile extensions::ssl_and_tls_before_1_2_get_protocol_version_alert",
         "lib tls::tickets::a_ticket_does_not_cross_into_another_class",
         "nowhere x",
     ] {

@@ -62,7 +62,7 @@ fn each_extension_of_rfc_6066_alone_is_no_obstacle() {
 }
 
 #[test]
-fn tls_1_2_without_extended_master_secret_is_refused_with_handshake_failure() {
+fn tls_1_2_without_extended_master_secret_is_refused() {
     let (server, _backend) = server();
     let hello = Hello::tls12().without(extension::EXTENDED_MASTER_SECRET);
     let refusal = refusal(&server, &hello.records(RECORD));
@@ -77,7 +77,7 @@ fn tls_1_2_without_extended_master_secret_is_refused_with_handshake_failure() {
 }
 
 #[test]
-fn secure_renegotiation_is_signalled_for_the_extension_and_for_the_signalling_suite() {
+fn secure_renegotiation_answers_extension_and_scsv() {
     let (server, _backend) = server();
     let mut signal = Hello::tls12();
     signal.suites.push(0x00ff);
@@ -96,7 +96,7 @@ fn secure_renegotiation_is_signalled_for_the_extension_and_for_the_signalling_su
 }
 
 #[test]
-fn a_first_hello_that_claims_to_renegotiate_is_aborted_with_handshake_failure() {
+fn renegotiation_claim_in_first_hello_is_refused() {
     let (server, _backend) = server();
     let verify_data = vector::<1>(&[9; 12]);
     for hello in [Hello::tls12(), Hello::tls13()] {
@@ -115,7 +115,7 @@ fn a_first_hello_that_claims_to_renegotiate_is_aborted_with_handshake_failure() 
 }
 
 #[test]
-fn the_hello_after_a_retry_may_not_claim_to_renegotiate_either() {
+fn renegotiation_claim_after_hello_retry_is_refused() {
     let (server, _backend) = server();
     let first = Hello::tls13().with(extension::KEY_SHARE, &[0, 0]);
     let second = Hello::tls13().share(SECP256R1);
@@ -144,7 +144,7 @@ fn the_hello_after_a_retry_may_not_claim_to_renegotiate_either() {
 }
 
 #[test]
-fn a_foreign_ticket_means_a_full_handshake_and_a_fresh_one() {
+fn foreign_ticket_gets_full_handshake_and_new_ticket() {
     let (server, _backend) = server();
     let ticket = extension::SESSION_TICKET;
     assert_eq!(accepted(&server, &Hello::tls12()).extensions.get(&ticket), None);
@@ -164,7 +164,7 @@ fn foreign_psk() -> Vec<u8> {
 }
 
 #[test]
-fn early_data_is_ignored_and_a_foreign_psk_means_a_full_handshake() {
+fn foreign_psk_and_early_data_cause_a_full_handshake() {
     let (server, _backend) = server();
     for hello in [
         Hello::tls13().with(extension::PRE_SHARED_KEY, &foreign_psk()),
@@ -197,7 +197,7 @@ fn signature_algorithms_cert_is_no_obstacle() {
 }
 
 #[test]
-fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
+fn tls_1_3_without_mandatory_extension_is_refused() {
     let (server, _backend) = server();
     let no_modes = Hello::tls13()
         .without(extension::PSK_KEY_EXCHANGE_MODES)
@@ -221,7 +221,7 @@ fn tls_1_3_without_a_mandatory_extension_is_refused_with_missing_extension() {
 }
 
 #[test]
-fn a_name_that_is_no_host_name_falls_under_unknown_name() {
+fn invalid_host_name_is_handled_as_unknown_name() {
     let long = [b'a'; 254];
     for policy in ["first", "refuse"] {
         let backend = Backend::start(BackendBehavior::Echo);
@@ -269,7 +269,7 @@ fn names_are_answered(server: &TestServer, cases: &[NameCase<'_>]) {
 }
 
 #[test]
-fn hellos_up_to_64_kib_are_read_and_longer_ones_refused_with_decode_error() {
+fn hello_beyond_64_kib_is_refused_with_decode_error() {
     let (server, _backend) = server();
     let padded = |bytes: usize| {
         let short = Hello::tls12().with(extension::PADDING, &[]);
@@ -300,7 +300,7 @@ fn hellos_up_to_64_kib_are_read_and_longer_ones_refused_with_decode_error() {
 }
 
 #[test]
-fn a_hello_whose_lengths_do_not_add_up_is_refused_with_decode_error() {
+fn hello_with_wrong_lengths_gets_decode_error() {
     let (server, _backend) = server();
     for hello in [Hello::tls12(), Hello::tls13()] {
         let whole = hello.message();
@@ -321,7 +321,7 @@ fn a_hello_whose_lengths_do_not_add_up_is_refused_with_decode_error() {
 }
 
 #[test]
-fn a_hello_that_ends_in_the_middle_is_closed_and_named() {
+fn hello_cut_by_fin_is_closed_with_a_named_fault() {
     let (server, _backend) = server();
     let whole = Hello::tls13().records(60);
     for cut in 1..whole.len() {

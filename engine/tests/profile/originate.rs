@@ -231,7 +231,7 @@ fn a_server_hello_outside_the_profile_is_refused() {
 }
 
 #[test]
-fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
+fn client_aborts_when_a_server_claims_to_renegotiate() {
     let bench = Bench::start(&by_name());
     for (renegotiated_connection, most) in [(&[][..], 1 << 14), (&[9; 24], 1 << 14), (&[9; 24], 1)] {
         let before = bench.offramp.settled();
@@ -257,7 +257,7 @@ fn the_client_signals_and_aborts_where_the_server_claims_to_renegotiate() {
 /// "This message MAY be ignored by the client if it does not wish to renegotiate a session, or the client
 /// may, if it wishes, respond with a no_renegotiation alert" (RFC 5246 §7.4.1.1).
 #[test]
-fn a_hello_request_is_told_no_renegotiation_and_the_connection_goes_on_unharmed() {
+fn hello_request_gets_no_renegotiation_warning_once() {
     const HELLO_REQUEST: [u8; 4] = [0; 4];
     const NO_RENEGOTIATION: u8 = 100;
     const UNEXPECTED_MESSAGE: u8 = 10;

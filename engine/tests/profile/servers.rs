@@ -209,7 +209,7 @@ fn java_serves_and_its_sessions_resume() {
 }
 
 #[test]
-fn openssl_serves_an_address_a_protocol_and_without_tickets() {
+fn openssl_serves_by_ip_with_alpn_and_without_tickets() {
     if !have("openssl") {
         return;
     }
@@ -346,7 +346,7 @@ fn certificates_outside_the_profile_are_refused() {
 /// Its certificate only holds its key: signed by itself or by anybody, of version 1, over, for another
 /// purpose, or by a hash that proves nothing (RFC 8122 §6.2).
 #[test]
-fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profile() {
+fn pinned_server_certificate_needs_only_a_profile_key() {
     if !have("openssl") {
         return;
     }
@@ -389,7 +389,7 @@ fn under_a_fingerprint_a_server_may_have_any_certificate_with_a_key_of_the_profi
 
 /// Judged after every handshake, resumed or not; of a server that does not hold no session is kept.
 #[test]
-fn a_servers_certificate_that_ends_takes_the_sessions_made_under_it_along() {
+fn expired_server_certificate_ends_its_sessions() {
     if !have("openssl") {
         return;
     }

@@ -116,7 +116,7 @@ fn a_ticket_that_is_cut_or_damaged_is_not_taken() {
 }
 
 #[test]
-fn a_ticket_of_a_foreign_key_or_of_the_other_version_is_not_taken() {
+fn ticket_of_foreign_key_or_other_version_is_ignored() {
     if !have("openssl") {
         return;
     }
@@ -180,7 +180,7 @@ fn a_ticket_whose_content_does_not_hold_is_not_taken() {
 /// All listeners share the keys. Where clients know the other one by other names, a session that crossed
 /// would spare it to show the wrong certificate.
 #[test]
-fn a_ticket_does_not_cross_to_a_listener_with_other_names() {
+fn ticket_is_not_valid_on_listener_with_other_names() {
     if !have("openssl") {
         return;
     }
@@ -242,7 +242,7 @@ fn a_ticket_of_a_session_that_is_over_is_not_taken() {
 }
 
 #[test]
-fn a_session_is_over_at_its_age_however_often_it_was_resumed_and_a_new_one_begins() {
+fn session_ends_at_its_age_however_often_resumed() {
     const LIFETIME: Duration = Duration::from_secs(6);
     let backend = Backend::start(BackendBehavior::Echo);
     let server =

@@ -14,7 +14,7 @@ fn a_client_that_never_speaks_times_out() {
 }
 
 #[test]
-fn a_reset_at_any_step_of_the_handshake_ends_this_connection_alone() {
+fn reset_at_any_handshake_step_ends_one_connection() {
     for suite in SUITES {
         let mut faults = std::collections::BTreeSet::new();
         for at in 1..60 {

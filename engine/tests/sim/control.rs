@@ -42,7 +42,7 @@ fn count(outcome: &Outcome, kind: ControlKind) -> u32 {
 }
 
 #[test]
-fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
+fn empty_records_and_padding_do_no_harm() {
     let empty = |padding| PeerAction::Record { record_type: 23, payload: Vec::new(), padding };
     let padded = PeerAction::Record { record_type: 23, payload: b"padded".to_vec(), padding: 9000 };
     let says = [PeerAction::data(b"one "), empty(0), empty(500), padded, PeerAction::close_notify()];
@@ -95,7 +95,7 @@ fn a_fatal_alert_is_named_and_resets_the_plain_leg() {
 }
 
 #[test]
-fn what_does_not_belong_here_is_refused_with_its_alert() {
+fn unexpected_record_is_refused_with_its_alert() {
     let cases = [
         (PeerAction::record(20, &[1]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
         (PeerAction::record(HANDSHAKE, &[2, 0, 0, 0]), Fault::UnexpectedRecord, alert::UNEXPECTED_MESSAGE),
@@ -112,7 +112,7 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
 }
 
 #[test]
-fn a_type_that_nobody_knows_is_refused_before_anything_behind_it() {
+fn unknown_record_type_is_refused_before_later_data() {
     say(
         &[PeerAction::data(b"x"), PeerAction::record(24, b"heartbeat"), PeerAction::data(b"y")],
         false,
@@ -146,7 +146,7 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
 }
 
 #[test]
-fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
+fn second_renegotiation_ends_the_connection() {
     let hello = PeerAction::record(HANDSHAKE, &CLIENT_HELLO);
     let mut once = Plan::new(1, Vec::new());
     once.script.says =
@@ -168,7 +168,7 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
 }
 
 #[test]
-fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
+fn key_update_is_answered_on_request_and_followed() {
     let rekeying = Offer { rekeys: true, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
         for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
@@ -203,7 +203,7 @@ fn a_key_update_is_answered_where_asked_for_and_followed_at_once() {
 /// `auto` gives the kernel what goes to the client alone. A kernel that cannot replace its key could not seal
 /// what follows our answer: the client is told, under the old key, and hears no KeyUpdate.
 #[test]
-fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
+fn key_update_is_refused_if_the_kernel_cannot_answer() {
     let sealing = Offer { rx: CipherSet::NONE, ..BOTH };
     for suite in SUITES.into_iter().filter(|suite| is_13(*suite)) {
         for seed in 0..16 {
@@ -234,7 +234,7 @@ fn a_key_update_that_the_sealing_kernel_cannot_answer_is_refused_by_alert() {
 
 /// As Java does when the key that it receives under has reached its limit: with every record on the way.
 #[test]
-fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
+fn repeated_key_update_requests_get_one_answer() {
     let rekeying = Offer { rekeys: true, ..BOTH };
     for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
         for at_once in [false, true] {
@@ -257,7 +257,7 @@ fn a_peer_that_asks_for_our_next_key_again_and_again_gets_it() {
 }
 
 #[test]
-fn floods_end_the_connection_and_cost_no_more_than_their_bound() {
+fn control_record_flood_ends_connection_at_its_bound() {
     let update = || PeerAction::KeyUpdate { requested: true };
     let floods = [
         (vec![update(); 2000], Fault::KeyUpdateFlood),

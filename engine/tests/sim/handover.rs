@@ -16,7 +16,7 @@ fn carried(notes: &[Milestone], direction: Direction) -> Vec<RecordPath> {
 }
 
 #[test]
-fn each_direction_goes_over_after_its_bytes_and_nothing_is_lost() {
+fn each_direction_hands_over_after_its_bytes() {
     for suite in SUITES {
         for after_bytes in [1, 5000, 40_000] {
             for seed in 0..40 {
@@ -84,7 +84,7 @@ fn a_late_refusal_keeps_the_connection_in_userspace() {
 }
 
 #[test]
-fn a_kernel_that_begins_to_refuse_keeps_what_it_has_and_loses_nothing() {
+fn kernel_that_starts_to_refuse_keys_loses_nothing() {
     let mut refused = 0;
     for errno in [libc::ENOMEM, libc::EBUSY] {
         for seed in 0..100_u64 {
@@ -105,7 +105,7 @@ fn a_kernel_that_begins_to_refuse_keeps_what_it_has_and_loses_nothing() {
 /// All that the client has to say, and its FIN, are there before the keys are offered: the protocol cannot be
 /// attached to a connection that is no longer ESTABLISHED.
 #[test]
-fn a_client_that_has_ended_with_its_last_flight_is_carried_in_userspace() {
+fn fin_before_the_handover_keeps_records_in_userspace() {
     let mut late = 0;
     for suite in SUITES {
         for at in 4..60 {
@@ -128,7 +128,7 @@ fn a_client_that_has_ended_with_its_last_flight_is_carried_in_userspace() {
 }
 
 #[test]
-fn the_kill_switch_holds_for_what_is_not_handed_over_yet() {
+fn kill_switch_stops_a_pending_handover() {
     let mut held = 0;
     for seed in 0..100 {
         let sends = bytes(150_000, seed);

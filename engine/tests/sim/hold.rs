@@ -41,7 +41,7 @@ fn assert_refused(outcome: &Outcome, why: &str, what: &str) {
 }
 
 #[test]
-fn hold_ends_with_the_right_fingerprint_whenever_it_comes() {
+fn hold_ends_when_the_right_fingerprint_arrives() {
     for (nth, suite) in SUITES.into_iter().enumerate() {
         for offer in OFFERS {
             for at in (1..40).chain([LATE]) {
@@ -61,7 +61,7 @@ fn hold_ends_with_the_right_fingerprint_whenever_it_comes() {
 }
 
 #[test]
-fn hold_ends_with_an_alert_from_userspace_where_the_fingerprint_is_another() {
+fn hold_ends_with_an_alert_on_another_fingerprint() {
     for suite in SUITES {
         for offer in OFFERS {
             for at in (1..40).chain([LATE]) {
@@ -77,7 +77,7 @@ fn hold_ends_with_an_alert_from_userspace_where_the_fingerprint_is_another() {
 }
 
 #[test]
-fn hold_ends_after_its_time_where_no_fingerprint_comes() {
+fn hold_times_out_without_a_fingerprint() {
     for suite in SUITES {
         for (policy, peer) in roles(suite, BOTH) {
             let outcome = run_under(Plan::new(7, bytes(30_000, 7)), policy, peer);
@@ -87,7 +87,7 @@ fn hold_ends_after_its_time_where_no_fingerprint_comes() {
 }
 
 #[test]
-fn hold_is_no_place_for_a_client_without_a_certificate() {
+fn hold_refuses_a_client_without_a_certificate() {
     for suite in SUITES {
         let mut plan = Plan::new(3, bytes(100, 3));
         plan.pinned = Some((LATE, Arc::from([fingerprint()])));
@@ -114,7 +114,7 @@ fn hold_survives_whatever_befalls_it() {
 }
 
 #[test]
-fn hold_of_a_server_that_is_another_forgets_its_sessions() {
+fn hold_forgets_the_sessions_of_a_wrong_server() {
     for suite in SUITES {
         let (policy, peer) = (held_resuming(NOTHING), server(suite));
         let run = |nth, pinned: Fingerprint| {

@@ -28,7 +28,7 @@ fn chatty(seed: u64) -> Plan {
 }
 
 #[test]
-fn a_next_key_is_asked_for_and_taken_where_there_is_one() {
+fn spent_key_is_replaced_where_key_updates_work() {
     let rekeying = Offer { rekeys: true, ..BOTH };
     for suite in &SUITES[3..] {
         for (offer, generation) in [(NOTHING, Generation::None), (rekeying, Generation::Rekeying)] {
@@ -48,7 +48,7 @@ fn a_next_key_is_asked_for_and_taken_where_there_is_one() {
 }
 
 #[test]
-fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
+fn peer_is_asked_to_update_its_key_before_the_limit() {
     for (offer, generation) in
         [(NOTHING, Generation::None), (Offer { rekeys: true, ..BOTH }, Generation::Rekeying)]
     {
@@ -67,7 +67,7 @@ fn the_peer_is_asked_for_its_next_key_before_its_key_is_spent() {
 }
 
 #[test]
-fn without_a_next_key_the_connection_is_wound_up_before_the_limit() {
+fn connection_without_rekey_ends_before_the_limit() {
     for suite in SUITES {
         for (offer, generation) in [(NOTHING, Generation::None), (BOTH, Generation::SingleKey)] {
             if matches!(suite, rustls::SupportedCipherSuite::Tls13(_)) && generation == Generation::None {

@@ -50,7 +50,7 @@ fn nonces_are_distinct_across_the_hand_over() {
 
 /// A kernel that is given the iv as it is, without the nonce rule: the peer notices nothing.
 #[test]
-fn a_kernel_that_begins_with_the_nonce_of_finished_is_found_out() {
+fn kernel_reuse_of_the_finished_nonce_is_detected() {
     for suite in [SUITES[0], SUITES[1]] {
         for peer in peers(suite) {
             let habits = KernelProfile { slip: Some(KernelBug::SameIv), ..KernelProfile::default() };
@@ -60,7 +60,7 @@ fn a_kernel_that_begins_with_the_nonce_of_finished_is_found_out() {
 }
 
 #[test]
-fn a_kernel_that_begins_with_a_sequence_number_that_was_used_is_found_out() {
+fn kernel_start_at_a_used_sequence_is_detected() {
     for suite in &SUITES[2..] {
         for peer in peers(*suite) {
             let habits = KernelProfile { slip: Some(KernelBug::LastSequence), ..KernelProfile::default() };
@@ -72,7 +72,7 @@ fn a_kernel_that_begins_with_a_sequence_number_that_was_used_is_found_out() {
 
 /// Userspace: what it would put on the wire if it sealed twice under one number, or left one out.
 #[test]
-fn a_record_that_is_repeated_or_left_out_is_found_out_wherever_it_is() {
+fn repeated_or_missing_record_is_detected_anywhere() {
     for suite in SUITES {
         for peer in peers(suite) {
             let wire = world(1, peer, NOTHING, KernelProfile::default()).wire;

@@ -13,7 +13,7 @@ const SHORTEST_12: usize = 85;
 const SHORTEST_13: usize = 500;
 
 #[test]
-fn every_cut_of_finished_and_data_arrives_once_and_in_order() {
+fn finished_and_data_arrive_in_order_at_every_cut() {
     for suite in SUITES {
         let is_13 = matches!(suite, rustls::SupportedCipherSuite::Tls13(_));
         let shortest = if is_13 { SHORTEST_13 } else { SHORTEST_12 };
@@ -32,7 +32,7 @@ fn every_cut_of_finished_and_data_arrives_once_and_in_order() {
 }
 
 #[test]
-fn a_direction_that_the_kernel_refuses_stays_in_userspace_and_nothing_is_lost() {
+fn refused_direction_stays_in_userspace_without_loss() {
     let refusals = [None, Some(libc::ENOENT), Some(libc::ENOTCONN), Some(libc::ENOMEM)];
     for suite in SUITES {
         for refuse_tx in refusals {

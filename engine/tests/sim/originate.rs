@@ -37,7 +37,7 @@ fn what_waits_at_the_plain_leg_is_heard_first() {
 }
 
 #[test]
-fn every_cut_of_finished_and_data_arrives_once_and_in_order() {
+fn server_flight_and_data_arrive_in_order_at_any_cut() {
     for suite in SUITES {
         // In TLS 1.2 what the server sends last is ChangeCipherSpec, Finished and data; in TLS 1.3 its only
         // flight, which is cut more coarsely.
@@ -79,7 +79,7 @@ fn a_session_that_was_kept_resumes() {
 }
 
 #[test]
-fn each_direction_goes_over_after_its_bytes_and_nothing_is_lost() {
+fn client_role_hands_over_each_way_after_its_bytes() {
     for suite in SUITES {
         for after_bytes in [1, 5000, 40_000] {
             for seed in 0..20 {
@@ -129,7 +129,7 @@ fn a_refused_server_is_named_and_the_plain_leg_reset() {
 }
 
 #[test]
-fn a_reset_or_an_end_at_any_step_leaves_nothing_behind() {
+fn reset_or_fin_at_any_step_leaves_nothing_behind() {
     let mut seen = BTreeSet::new();
     for at in 1..300 {
         for mishap in [
@@ -180,7 +180,7 @@ fn a_flipped_bit_is_never_passed_on() {
 
 /// Rubbish in the middle of everything that a server says, cutting its records in two or between them.
 #[test]
-fn rubbish_at_any_place_ends_the_connection_and_is_never_passed_on() {
+fn garbage_ends_the_connection_and_is_never_relayed() {
     let rubbish: [&[u8]; 6] = [
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         &[0; 40],
@@ -280,7 +280,7 @@ fn says(
 }
 
 #[test]
-fn a_hello_request_is_refused_once_and_then_ends_the_connection() {
+fn second_hello_request_ends_the_connection() {
     let request = || PeerAction::record(HANDSHAKE, &HELLO_REQUEST);
     let once = [PeerAction::data(b"a"), request(), PeerAction::data(b"b"), PeerAction::close_notify()];
     let twice = [PeerAction::data(b"a"), request(), request(), PeerAction::data(b"b")];
@@ -303,7 +303,7 @@ fn a_hello_request_is_refused_once_and_then_ends_the_connection() {
 }
 
 #[test]
-fn alerts_of_the_server_are_named_and_reset_the_plain_leg() {
+fn server_alert_is_named_and_resets_the_plain_leg() {
     for suite in SUITES {
         for offer in OFFERS {
             let outcome = says(
@@ -341,7 +341,7 @@ fn tickets_are_taken_whoever_carries_the_records() {
 }
 
 #[test]
-fn a_ticket_that_cannot_be_parsed_is_answered_with_decode_error() {
+fn malformed_ticket_is_answered_with_decode_error() {
     let broken =
         [PeerAction::data(b"x"), PeerAction::record(HANDSHAKE, &[4, 0, 0, 2, 7, 7]), PeerAction::data(b"y")];
     for suite in &SUITES[3..] {

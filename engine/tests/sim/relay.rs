@@ -44,7 +44,7 @@ fn a_backend_that_speaks_first_is_heard_first() {
 }
 
 #[test]
-fn a_backend_that_answers_and_closes_is_heard_to_its_end() {
+fn answer_of_a_closing_backend_arrives_whole() {
     for seed in 0..400 {
         for offer in OFFERS {
             let answer = bytes(90_000, seed);
@@ -80,7 +80,7 @@ fn a_refused_backend_is_named_and_the_client_told() {
 }
 
 #[test]
-fn a_backend_that_resets_ends_this_connection_with_an_alert_and_no_close_notify() {
+fn backend_reset_sends_an_alert_and_no_close_notify() {
     for seed in 0..600 {
         let offer = OFFERS[seed as usize % 2];
         let mut plan = Plan::new(seed, bytes(50_000, seed));
@@ -135,7 +135,7 @@ fn key_updates_of_the_client_are_followed() {
 }
 
 #[test]
-fn a_kernel_that_cannot_rekey_ends_the_connection_with_its_own_fault() {
+fn kernel_without_rekey_ends_with_its_own_fault() {
     let mut seen = 0;
     for seed in 0..50 {
         let mut plan = Plan::new(seed, bytes(100_000, seed));

@@ -6,7 +6,7 @@ use offramp_sim::{Backend, InjectedFault, Outcome, PeerAction, Plan};
 use crate::lab::{BOTH, NOTHING, SUITES, bytes, client, peers, rules, run, run_under};
 
 #[test]
-fn fin_without_close_notify_is_truncation_and_resets_the_plain_leg() {
+fn fin_without_close_notify_resets_the_plain_leg() {
     let mut seen = 0;
     for at in 8..120 {
         let mut plan = Plan::new(at as u64, bytes(200_000, 5));
@@ -44,7 +44,7 @@ fn a_reset_behind_our_close_notify_is_no_orderly_end() {
 }
 
 #[test]
-fn fin_in_the_middle_of_a_record_is_truncation_even_behind_our_close_notify() {
+fn fin_within_a_record_is_always_truncation() {
     for suite in SUITES {
         for front in [&[23][..], &[23, 3, 3, 0, 90], &[23, 3, 3, 0, 90, 1, 2, 3]] {
             let mut plan = Plan::new(3, Vec::new());
@@ -77,7 +77,7 @@ fn an_idle_connection_is_closed_in_order() {
 /// A client that reads no more, a backend that takes no more: when time is up, neither may take what it got
 /// for the whole.
 #[test]
-fn time_that_runs_out_over_undelivered_bytes_is_told_to_both() {
+fn timeout_with_undelivered_bytes_aborts_both_legs() {
     let told = |outcome: &Outcome, world: &str| {
         assert!(outcome.backend_was_reset && !outcome.peer.saw_close, "{world}");
     };
@@ -172,7 +172,7 @@ fn what_came_whole_before_fin_or_a_reset_is_delivered() {
 }
 
 #[test]
-fn a_backend_that_takes_nothing_is_reset_when_time_is_up() {
+fn stalled_backend_is_reset_at_the_timeout() {
     for (seed, suite) in SUITES.into_iter().enumerate() {
         for offer in [NOTHING, BOTH] {
             let mut plan = Plan::new(seed as u64, Vec::new());
@@ -188,7 +188,7 @@ fn a_backend_that_takes_nothing_is_reset_when_time_is_up() {
 
 /// `truncation = "fin"`: the other direction goes on to its end, and the fault is counted.
 #[test]
-fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
+fn truncation_fin_relays_a_fin_without_close_notify() {
     let mut seen = 0;
     for at in 8..200 {
         for offer in [NOTHING, BOTH] {
@@ -211,7 +211,7 @@ fn fin_without_close_notify_is_passed_on_where_the_operator_says_so() {
 
 /// RFC 8446 §6.1: whatever follows a close_notify is ignored, whoever carries the records.
 #[test]
-fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
+fn data_after_close_notify_is_ignored() {
     let rubbish: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[21, 3, 3, 0, 2, 2, 40], &[0; 40], &[23, 3, 3]];
     for (seed, behind) in (0..).zip(rubbish.into_iter().cycle().take(96)) {
         let mut plan = Plan::new(seed, Vec::new());

@@ -27,7 +27,7 @@ fn sides_have_either_role_on_either_leg() {
 }
 
 #[test]
-fn sides_connect_to_the_next_endpoint_when_one_refuses() {
+fn sides_connect_to_the_next_endpoint_on_refusal() {
     for seed in 0..100_u64 {
         let sends = bytes(5000, seed);
         for peer in peers(SUITES[seed as usize % 6]) {
@@ -63,7 +63,7 @@ fn sides_try_the_next_endpoint_when_one_is_silent() {
 }
 
 #[test]
-fn sides_wait_for_the_last_endpoint_while_there_is_time() {
+fn sides_wait_for_the_last_endpoint_until_the_timeout() {
     let mut plan = Plan::new(1, bytes(10, 1));
     (plan.first_refuses, plan.last_is_silent) = (Some(libc::ECONNREFUSED), true);
     let outcome = run(plan, BOTH, client(SUITES[3]));
@@ -207,7 +207,7 @@ fn sides_that_end_for_a_newcomer_end_at_once() {
 }
 
 #[test]
-fn sides_end_when_the_lifetime_is_over_wherever_they_stand() {
+fn sides_end_at_the_lifetime_in_any_state() {
     for seed in 0..60 {
         let mut plan = Plan::new(seed, bytes(2000, seed));
         plan.script.closes_first = false;

@@ -105,7 +105,7 @@ fn sixteen_kibibytes_of_zeros_are_a_counted_fault() {
 }
 
 #[test]
-fn sixteen_kibibytes_of_noise_behind_a_good_header_are_a_counted_fault() {
+fn noise_after_a_valid_header_is_a_counted_fault() {
     let beside = Beside::start("");
     // A handshake record of the largest size, filled with what is no ClientHello.
     let mut record = vec![22, 3, 1, 0x40, 0];
@@ -123,7 +123,7 @@ fn a_client_that_never_speaks_is_a_counted_fault() {
 }
 
 #[test]
-fn a_client_that_stops_within_its_hello_is_a_counted_fault() {
+fn client_stopping_in_its_hello_is_a_counted_fault() {
     let beside = Beside::start("--handshake-timeout 2s");
     let mut peer = Peer::dial(beside.server.addr, &plain(Version::Tls13), NAME);
     let hello = peer.outgoing();
@@ -133,7 +133,7 @@ fn a_client_that_stops_within_its_hello_is_a_counted_fault() {
 }
 
 #[test]
-fn the_faults_of_silence_and_of_plain_http_have_different_names() {
+fn silence_and_plain_http_are_different_faults() {
     let silent = Beside::start("--handshake-timeout 2s");
     drain(&dial(silent.server.addr));
     let silent = silent.finish(1);
@@ -162,7 +162,7 @@ fn a_client_hello_of_one_byte_per_segment_succeeds() {
 }
 
 #[test]
-fn past_the_connection_cap_accepting_pauses_and_goes_on_when_one_ends() {
+fn accepting_pauses_at_the_cap_and_resumes_below_it() {
     const CAP: u64 = 8;
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags(&format!("--max-connections {CAP}")).start();
@@ -225,7 +225,7 @@ fn clients_far_past_the_cap_wait_in_the_backlog() {
 }
 
 #[test]
-fn two_hundred_connections_cut_at_random_moments_leave_nothing_behind() {
+fn connections_cut_at_random_moments_leak_nothing() {
     let backend = Backend::start(BackendBehavior::EchoCut(200));
     let server = TestServer::start(backend.addr);
     for version in BOTH {

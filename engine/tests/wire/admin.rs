@@ -81,7 +81,7 @@ fn admin_by_tcp_is_read_only() {
 }
 
 #[test]
-fn admin_socket_left_behind_is_replaced_and_a_live_one_is_not() {
+fn admin_socket_is_replaced_when_stale_but_not_live() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("admin.sock");

@@ -105,7 +105,7 @@ fn counted(server: &TestServer, kind: &str) -> u64 {
 }
 
 #[test]
-fn empty_records_and_padding_carry_nothing_and_harm_nothing() {
+fn empty_and_padded_records_leave_the_stream_intact() {
     let record = |payload: &[u8], padding| PeerAction::Record {
         record_type: DATA,
         payload: payload.to_vec(),
@@ -207,7 +207,7 @@ fn a_fatal_alert_is_named() {
 }
 
 #[test]
-fn what_does_not_belong_here_is_refused_with_its_alert() {
+fn misplaced_record_is_refused_and_its_alert_sent() {
     for (what, fault, alert) in [
         (PeerAction::record(20, &[1]), "unexpected_record", 10),
         (PeerAction::record(HANDSHAKE, &[2, 0, 0, 0]), "unexpected_record", 10),
@@ -224,7 +224,7 @@ fn what_does_not_belong_here_is_refused_with_its_alert() {
 }
 
 #[test]
-fn key_update_of_bad_value_or_length_has_its_own_alert() {
+fn bad_key_update_value_or_length_has_its_own_alert() {
     for (message, fault, alert) in [
         (&[24, 0, 0, 1, 2][..], "key_update_value", 47),
         (&[24, 0, 0, 1, 255], "key_update_value", 47),
@@ -278,7 +278,7 @@ fn a_stray_change_cipher_spec_in_the_clear_is_refused() {
 }
 
 #[test]
-fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
+fn renegotiation_is_warned_once_and_then_refused() {
     let hello = || PeerAction::record(HANDSHAKE, &[1, 0, 0, 0]);
     each_version(&[Version::Tls12], |server, speaker, version| {
         let before = server.metrics();
@@ -296,7 +296,7 @@ fn renegotiation_is_warned_of_once_and_then_ends_the_connection() {
 /// As under `auto`: the kernel seals and userspace opens. A kernel that cannot replace its key could not seal
 /// what follows our answer.
 #[test]
-fn a_key_update_is_answered_by_the_sealing_kernel_or_refused_by_alert() {
+fn sealing_kernel_answers_or_refuses_a_key_update() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--offload-directions tx").start();
     let before = server.metrics();
@@ -360,7 +360,7 @@ fn bytes_that_are_no_record_are_named() {
 
 /// RFC 8446 §6.1: whatever follows a close_notify is ignored. The kernel looks at it before anybody asks.
 #[test]
-fn what_follows_a_close_notify_is_ignored_and_the_answer_is_whole() {
+fn garbage_after_close_notify_leaves_the_answer_whole() {
     const BYTES: usize = 2 << 20;
     let backend = Backend::start(BackendBehavior::EchoThenSource { seed: 9, bytes: BYTES });
     let server = TestServer::start(backend.addr);

@@ -20,7 +20,7 @@ pub(crate) fn is_whole(seen: &Seen, world: &str) {
 }
 
 #[test]
-fn fin_without_close_notify_resets_a_slow_backend_behind_all_data() {
+fn truncation_resets_a_slow_backend_after_all_data() {
     let backend = slow();
     let server = TestServer::start(backend.addr);
     for version in BOTH {
@@ -38,7 +38,7 @@ fn fin_without_close_notify_resets_a_slow_backend_behind_all_data() {
 }
 
 #[test]
-fn fin_without_close_notify_is_an_end_where_the_operator_says_so() {
+fn truncation_fin_delivers_an_end_and_counts_a_fault() {
     let backend = slow();
     let server = Setup::new(backend.addr).flags("--truncation fin").start();
     for version in BOTH {

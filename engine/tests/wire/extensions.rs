@@ -7,7 +7,7 @@ use offramp_testing::server::Setup;
 use offramp_testing::tools::{have, scratch, text};
 
 #[test]
-fn an_application_protocol_is_negotiated_or_the_client_refused() {
+fn alpn_is_negotiated_or_the_client_is_refused() {
     if !have("openssl") {
         return;
     }
@@ -33,7 +33,7 @@ fn an_application_protocol_is_negotiated_or_the_client_refused() {
 }
 
 #[test]
-fn a_name_that_nobody_has_is_refused_where_it_is_to_be() {
+fn unknown_server_name_is_refused_by_policy() {
     if !have("openssl") {
         return;
     }

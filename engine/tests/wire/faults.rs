@@ -162,7 +162,7 @@ fn counted(log: &str, what: &str) -> (usize, u64) {
 }
 
 #[test]
-fn faults_are_all_counted_when_the_quiet_time_or_the_server_ends() {
+fn faults_are_all_counted_after_quiet_time_or_exit() {
     const FIRST: u64 = 40;
     let backend = Backend::start(BackendBehavior::Echo);
     let mut server = TestServer::start(backend.addr);
@@ -192,7 +192,7 @@ fn limit_descriptors(server: &TestServer, limit: usize) -> Option<()> {
 }
 
 #[test]
-fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
+fn descriptor_shortage_logs_few_lines_and_recovers() {
     let backend = Backend::start(BackendBehavior::Echo);
     // Accepts are started ahead under the limit that there was: with few slots no more than 16 of them.
     let mut server = Setup::new(backend.addr).flags("--max-connections 100").start();
@@ -227,7 +227,7 @@ fn faults_for_want_of_descriptors_are_a_few_lines_and_end() {
 }
 
 #[test]
-fn faults_of_inherited_descriptors_are_avoided_by_fewer_slots() {
+fn inherited_descriptors_reduce_max_connections() {
     const LIMIT: usize = 700;
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let mut script = Command::new("bash");

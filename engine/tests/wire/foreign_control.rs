@@ -57,7 +57,7 @@ fn openssl_is_told_no_renegotiation_and_gives_up() {
 
 /// GnuTLS reads the warning and sends its hello once more.
 #[test]
-fn gnutls_is_told_no_renegotiation_and_its_insistence_ends_the_connection() {
+fn gnutls_renegotiation_is_warned_and_then_refused() {
     if !have("gnutls-cli") {
         return;
     }

@@ -49,7 +49,7 @@ fn every_suite_and_every_group_carries_data() {
 }
 
 #[test]
-fn tls_1_0_and_1_1_and_suites_without_aead_are_refused_by_alert() {
+fn tls_1_0_tls_1_1_and_non_aead_suites_get_an_alert() {
     if !have("openssl") {
         return;
     }
@@ -108,7 +108,7 @@ fn the_certificate_fits_what_the_client_can_verify() {
 }
 
 #[test]
-fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
+fn certificate_is_chosen_by_server_name() {
     let backend = Backend::start(BackendBehavior::Echo);
     let identities = [Identity::ecdsa(), Identity::one(), Identity::two()];
     let server = Setup::new(backend.addr).identities(&identities).start();
@@ -175,7 +175,7 @@ fn in_parallel<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> R + Sync) -
 
 /// Signatures with RSA take a worker long: what is established goes on between them.
 #[test]
-fn a_burst_of_handshakes_does_not_stop_the_bytes_of_others() {
+fn handshake_burst_does_not_stop_other_connections() {
     const BURST: usize = 200;
     // The talker waits for the clients of the burst and for all that this machine does besides, as well as
     // for the server: any one try that goes well shows what the server does. Who is stopped never does well.

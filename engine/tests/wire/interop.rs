@@ -94,7 +94,7 @@ fn java_with_every_version_and_aead() {
 /// The records of both sides are a kernel's, but the other side's hand-over is not ours.
 #[test]
 #[ignore = "needs a kernel with TLS for the client too: tests/kernel runs it"]
-fn the_ktls_package_as_client_with_every_version_and_aead() {
+fn ktls_crate_client_exchanges_data_with_every_suite() {
     if !std::path::Path::new("/proc/net/tls_stat").exists() {
         return skip("this kernel knows no TLS (modprobe tls)");
     }

@@ -71,7 +71,7 @@ fn openssl_updates_keys(server: &TestServer) {
 /// Where the kernel carries the records and cannot replace keys, the client is told and the fault is counted;
 /// elsewhere the stream goes on.
 #[test]
-fn a_key_update_of_openssl_is_followed_or_refused_by_alert() {
+fn openssl_key_update_is_followed_or_refused() {
     if !have("openssl") {
         return;
     }
@@ -148,7 +148,7 @@ fn gnutls_updates_keys(server: &TestServer) {
 /// whole amount with the first AEAD, less with the others. Under this policy a kernel that cannot replace
 /// keys is not given those of TLS 1.3, though it is told to have all others; one that can carries it all.
 #[test]
-fn java_updates_keys_in_the_middle_of_a_bulk_transfer_on_the_record_path_that_can_follow() {
+fn java_updates_keys_during_bulk_on_a_path_with_rekey() {
     const UPDATES: u64 = 8;
     if !have("java") {
         return;
@@ -184,7 +184,7 @@ const TLS13_SUITES: [CipherSuite; 3] = [
 /// With bytes on the way in both directions, and data behind each KeyUpdate in the same segment. No more of
 /// them than the client would take in a row, 32: that many answers may come before the echo.
 #[test]
-fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_record_path_that_can_follow() {
+fn keys_are_updated_during_bulk_on_a_path_with_rekey() {
     const BYTES: usize = 4 << 20;
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--keyupdate userspace").start();
@@ -218,7 +218,7 @@ fn keys_are_updated_in_the_middle_of_a_bulk_transfer_on_the_record_path_that_can
 /// What came before the KeyUpdate reaches the backend or is cut by a reset, but never looks whole; the client
 /// is told, though it goes on sending.
 #[test]
-fn a_key_update_in_the_middle_of_bulk_is_followed_or_refused_by_alert() {
+fn key_update_during_bulk_is_followed_or_refused() {
     const BYTES: usize = 2 << 20;
     for suite in TLS13_SUITES {
         let backend = Backend::start(BackendBehavior::Sink);

@@ -188,7 +188,7 @@ fn keys_and_certificates_are_renewed_without_a_signal() {
 
 /// Whoever cuts a key's file off or puts a device in its place, for instance.
 #[test]
-fn keys_that_are_no_file_hold_up_neither_start_nor_signals() {
+fn special_key_file_blocks_neither_start_nor_signals() {
     let (directory, backend) = (scratch(), Backend::start(BackendBehavior::Echo));
     let pair = Renewed::ecdsa();
     pair.write(directory.path());

@@ -160,7 +160,7 @@ fn listener_at_its_limit_starves_no_other() {
 
 /// Silent clients of a listener at its limit do not keep its own clients out for long.
 #[test]
-fn listener_at_its_limit_ends_silent_handshakes_for_newcomers() {
+fn listener_at_its_limit_evicts_silent_handshakes() {
     let (backend, dir) = (Backend::start(BackendBehavior::Echo), scratch());
     let (certificate, key) = Identity::ecdsa().write(dir.path());
     for second in ["", "[[listener]]\nlisten = \"127.0.0.1:0\"\n"] {

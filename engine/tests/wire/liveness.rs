@@ -144,7 +144,7 @@ fn fifo_in_place_of(file: &Path) {
 }
 
 #[test]
-fn liveness_fifo_for_a_certificate_leaves_sigterm_effective() {
+fn liveness_sigterm_works_with_a_certificate_fifo() {
     let (backend, files) = (Backend::start(BackendBehavior::Echo), scratch());
     let flags = identity_flags(Identity::ecdsa(), files.path());
     let server = Setup::new(backend.addr).identities(&[]).flags(&flags.join(" ")).start();

@@ -72,7 +72,7 @@ fn log_into_a_pipe_without_a_reader_stops_nothing() {
 }
 
 #[test]
-fn log_whose_reader_stalls_stops_nothing_and_is_read_later() {
+fn stalled_log_reader_blocks_nothing_and_reads_later() {
     let (mut reader, mut writer) = pipe().expect("a pipe");
     writer.write_all(&[b'x'; PIPE_BYTES]).expect("it has room");
     let backend = Backend::start(BackendBehavior::Echo);

@@ -38,7 +38,7 @@ fn handed_over(offramp: &TestServer) {
 }
 
 #[test]
-fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
+fn nonces_are_distinct_across_a_midway_handover() {
     for suite in [
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
@@ -61,7 +61,7 @@ fn nonces_are_distinct_across_a_hand_over_in_the_middle() {
 }
 
 #[test]
-fn nonces_are_distinct_across_a_hand_over_in_the_middle_in_the_clients_role() {
+fn client_role_nonces_differ_across_midway_handover() {
     if !have("openssl") {
         return;
     }

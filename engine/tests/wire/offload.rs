@@ -77,7 +77,7 @@ fn eager_clients(server: &TestServer) -> Vec<(&'static str, Arc<ClientConfig>, H
 }
 
 #[test]
-fn the_first_data_may_come_in_the_same_segment_as_finished() {
+fn first_data_may_share_a_segment_with_finished() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     for length in [1, 5, 1_000, 16_384, 40_000] {
@@ -101,7 +101,7 @@ fn the_first_data_may_come_in_the_same_segment_as_finished() {
 }
 
 #[test]
-fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
+fn half_a_record_after_finished_may_end_much_later() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     let (first, second) =
@@ -140,7 +140,7 @@ fn half_a_record_may_come_with_finished_and_its_rest_much_later() {
 
 /// Finished, data, close_notify and FIN in one segment: the protocol cannot be attached any more.
 #[test]
-fn a_client_that_ends_with_its_last_flight_is_carried_in_userspace() {
+fn fin_with_the_last_flight_stays_in_userspace() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     let data = offramp_testing::rng::Noise::bytes(4, 2_000);

@@ -70,7 +70,7 @@ fn exchange(offramp: &TestServer, bytes: u64) {
 }
 
 #[test]
-fn a_pair_carries_bulk_both_ways_and_resumes_when_it_connects_again() {
+fn a_pair_carries_bulk_both_ways_and_then_resumes() {
     let backend = Backend::start(BackendBehavior::Echo);
     let terminating = TestServer::start(backend.addr);
     let (originating, _files) = originating(terminating.addr, &by_name());
@@ -122,7 +122,7 @@ fn bulk_goes_both_ways_in_the_client_role_on_tls12() {
 }
 
 #[test]
-fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
+fn wrong_server_is_refused_and_resets_the_plain_leg() {
     let backend = Backend::start(BackendBehavior::Echo);
     let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
     for trust in [
@@ -141,7 +141,7 @@ fn a_server_that_is_not_the_one_is_refused_and_the_plain_leg_reset() {
 }
 
 #[test]
-fn a_fingerprint_is_enough_and_a_certificate_of_ours_is_shown() {
+fn fingerprint_suffices_and_our_certificate_is_sent() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("offramp.toml");
@@ -188,7 +188,7 @@ pub(crate) fn reversed(offramp: &TestServer, line: &str) -> TcpStream {
 }
 
 #[test]
-fn openssl_is_served_in_both_versions_and_nonces_are_distinct() {
+fn openssl_server_works_and_nonces_are_distinct() {
     if !have("openssl") {
         return;
     }

@@ -77,7 +77,7 @@ fn a_servers_key_updates_are_followed_in_userspace() {
 /// As with a client's: where the kernel carries the records and cannot replace keys, the server is told, the
 /// fault is counted and the plain leg reset; elsewhere the stream goes on.
 #[test]
-fn a_servers_key_update_is_followed_or_refused_by_alert() {
+fn server_key_update_is_followed_or_refused() {
     if !have("openssl") {
         return;
     }
@@ -128,7 +128,7 @@ fn a_server_that_asks_to_renegotiate_is_told_no() {
 
 /// Killed, or leaving without close_notify: either way a FIN and no more.
 #[test]
-fn a_server_that_is_gone_is_truncation_and_the_plain_leg_is_reset() {
+fn lost_server_is_truncation_and_resets_the_plain_leg() {
     if !have("openssl") {
         return;
     }
@@ -179,7 +179,7 @@ fn close_notify_of_a_server_is_an_orderly_end() {
 
 /// Each direction ends for itself, in this role as in the other.
 #[test]
-fn half_a_connection_goes_on_when_the_other_half_has_ended() {
+fn one_direction_goes_on_after_the_other_has_ended() {
     let late = Noise::bytes(21, 100_000);
     for (version, suite) in [
         (Version::Tls12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),

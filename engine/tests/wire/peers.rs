@@ -145,7 +145,7 @@ fn a_fingerprint_that_was_told_is_let_in_and_no_other() {
 
 /// A certificate as `openssl x509 -req` makes it: version 1, without extensions.
 #[test]
-fn a_certificate_of_version_1_is_let_in_by_its_fingerprint() {
+fn version_1_certificate_is_accepted_by_fingerprint() {
     if !have("openssl") {
         return;
     }
@@ -192,7 +192,7 @@ fn a_request_lets_those_without_a_certificate_in() {
 }
 
 #[test]
-fn an_authority_vouches_for_what_it_issued_while_it_is_valid() {
+fn only_valid_certificates_of_the_authority_pass() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");

@@ -26,7 +26,7 @@ fn exchange(server: &TestServer, version: Version, bytes: usize) {
 }
 
 #[test]
-fn after_bytes_hands_over_in_the_middle_and_spares_the_short_ones() {
+fn after_bytes_hands_over_only_long_connections() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--offload after-bytes(20000)").start();
     for version in BOTH {
@@ -73,7 +73,7 @@ fn update_keys(peer: &mut Peer) {
 }
 
 #[test]
-fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expects_them() {
+fn key_updates_are_followed_in_userspace_by_policy() {
     let backend = Backend::start(BackendBehavior::Echo);
     for flags in ["--offload never", "--keyupdate userspace"] {
         let server = Setup::new(backend.addr).flags(flags).start();
@@ -107,7 +107,7 @@ fn key_updates_are_followed_in_userspace_and_so_they_are_where_the_operator_expe
 
 /// Kernels before 6.14 cannot, and this says what becomes of it.
 #[test]
-fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
+fn key_update_without_kernel_rekey_gets_an_alert() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     let mut peer = Peer::open(server.addr, &plain(Version::Tls13));
@@ -130,7 +130,7 @@ fn a_key_update_that_the_kernel_cannot_follow_is_an_alert_and_a_fault() {
 }
 
 #[test]
-fn a_spent_key_is_followed_by_the_next_or_ends_the_connection() {
+fn spent_key_is_replaced_or_ends_the_connection() {
     const LIMIT: u32 = 1024;
     let backend = Backend::start(BackendBehavior::Echo);
     for offload in ["--offload never", ""] {
@@ -189,7 +189,7 @@ fn the_kill_switch_holds_from_the_next_connection_on() {
 }
 
 #[test]
-fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
+fn reload_changes_the_policy_unless_the_file_is_bad() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("offramp.toml");
@@ -215,7 +215,7 @@ fn a_reload_changes_the_policy_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
+fn auto_offloads_only_tx_of_large_transfers() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--offload auto").start();
     for (bytes, tx) in [(5_000, "userspace"), (400_000, kernels())] {
@@ -232,7 +232,7 @@ fn auto_gives_the_kernel_what_goes_to_the_client_when_there_is_much_of_it() {
 }
 
 #[test]
-fn listeners_have_backends_and_certificates_of_their_own() {
+fn listeners_have_separate_backends_and_certificates() {
     let (first, second) = (Backend::start(BackendBehavior::Echo), Backend::start(BackendBehavior::Echo));
     let files = scratch();
     let flags = identity_flags(Identity::rsa(), files.path());
@@ -266,7 +266,7 @@ fn listeners_have_backends_and_certificates_of_their_own() {
 }
 
 #[test]
-fn listeners_come_change_and_go_at_a_reload_and_their_connections_go_on() {
+fn reload_of_listeners_keeps_their_connections() {
     let backends = [Backend::start(BackendBehavior::Echo), Backend::start(BackendBehavior::Echo)];
     let files = scratch();
     let flags = identity_flags(Identity::rsa(), files.path());

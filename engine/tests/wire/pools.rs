@@ -115,7 +115,7 @@ fn a_pool_without_an_endpoint_is_a_named_fault() {
 }
 
 #[test]
-fn a_host_name_that_is_not_found_keeps_nobody_from_starting() {
+fn unresolved_host_name_does_not_prevent_the_start() {
     let backend = Backend::start(BackendBehavior::Says("two"));
     let nowhere = "nowhere.invalid:80";
     let server = Setup::new(format!("{nowhere}, localhost:{}", backend.addr.port())).start();

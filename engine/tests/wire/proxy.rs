@@ -61,7 +61,7 @@ fn proxy_header_v2_tells_what_was_negotiated() {
 
 /// What a balancer says is passed on, in front of TLS and of plain bytes.
 #[test]
-fn proxy_header_of_a_balancer_is_believed_and_passed_on() {
+fn proxy_header_of_a_trusted_balancer_is_forwarded() {
     let backend = Backend::start(BackendBehavior::TakesProxy);
     let server = Setup::new(backend.addr).flags("--send-proxy v1 --accept-proxy 127.0.0.0/8").start();
     let said = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n";

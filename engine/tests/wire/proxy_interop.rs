@@ -276,7 +276,7 @@ fn proxy_header_v2_is_taken_by_haproxy() {
 
 /// Behind a certificate too, HAProxy finds the end of the header and its CRC32C.
 #[test]
-fn proxy_header_v2_tells_haproxy_the_name_and_a_unique_id() {
+fn proxy_header_v2_gives_haproxy_name_and_unique_id() {
     let Some(haproxy) = Reader::haproxy() else { return };
     let (client, files) = (Client::self_signed(), scratch());
     let lines = format!(

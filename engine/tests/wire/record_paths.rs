@@ -26,7 +26,7 @@ const LINES: usize = 5;
 const WAYS: [(&str, [&str; 2]); 3] = [("tx", ["tx", ""]), ("rx", ["rx", ""]), ("both", ["tx", "rx"])];
 
 #[test]
-fn openssl_with_each_direction_on_a_record_path_of_its_own() {
+fn openssl_client_echoes_on_every_record_path() {
     echoes_on_every_record_path("openssl", &WAYS, |addr, files, version, aead| {
         let words = openssl_words(version, aead);
         // Brief: it prints the data alone, and says the rest to stderr.
@@ -38,7 +38,7 @@ fn openssl_with_each_direction_on_a_record_path_of_its_own() {
 }
 
 #[test]
-fn gnutls_with_each_direction_on_a_record_path_of_its_own() {
+fn gnutls_client_echoes_on_every_record_path() {
     // It has no other cipher to choose. Both directions alike are in `interop`, with more bytes.
     let client = |addr, files: &_, version, [cipher, ..]: [&'static str; 3]| {
         Typed::gnutls(addr, files, version, cipher)
@@ -76,7 +76,7 @@ fn echoes_on_every_record_path(program: &str, ways: &[(&str, [&str; 2])], client
 
 /// Nothing of this is the server's role alone.
 #[test]
-fn openssl_is_served_with_each_direction_on_a_record_path_of_its_own() {
+fn openssl_server_answers_on_every_record_path() {
     if !have("openssl") {
         return;
     }

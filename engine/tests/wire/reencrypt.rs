@@ -35,7 +35,7 @@ fn reencrypting_with(server: SocketAddr, name: &str, more: &str) -> (TestServer,
 }
 
 #[test]
-fn reencrypt_carries_bulk_both_ways_in_every_pair_of_versions() {
+fn reencrypt_carries_bulk_in_every_pair_of_versions() {
     const BYTES: u64 = 3 << 20;
     for near in [Version::Tls12, Version::Tls13] {
         for (far, suite) in SUITES {
@@ -79,7 +79,7 @@ fn reencrypt_passes_the_end_of_each_direction_on() {
 }
 
 #[test]
-fn reencrypt_tells_the_client_when_the_server_is_not_the_one() {
+fn reencrypt_alerts_the_client_if_the_server_fails() {
     let (version, suite) = SUITES[1];
     for (name, fault) in [("other.test", "peer_certificate_refused"), (NAME, "backend_refused")] {
         let server = match fault {
@@ -143,7 +143,7 @@ fn reencrypt_forwards_the_name_of_the_client() {
 
 /// A stream that is cut on one leg does not look whole on the other.
 #[test]
-fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
+fn reencrypt_delivers_data_and_relays_truncation() {
     let backend = Backend::start(BackendBehavior::Sink);
     let terminating = Setup::new(backend.addr).identities(&[Identity::ecdsa()]).start();
     let (offramp, _files) = reencrypting(terminating.addr, NAME);
@@ -163,7 +163,7 @@ fn reencrypt_delivers_what_came_before_a_cut_and_says_that_it_is_one() {
 
 /// With a plain leg that is what its reset says.
 #[test]
-fn reencrypt_says_close_to_nobody_when_a_drain_is_cut_short() {
+fn reencrypt_sends_no_close_notify_at_drain_timeout() {
     let (version, suite) = SUITES[1];
     let (server, heard) = tls_server::start(version, suite, 1, Talk::AnswerAfterEnd);
     let (mut offramp, _files) = reencrypting_with(server, NAME, "--drain-timeout 1s");

@@ -17,7 +17,7 @@ use offramp_testing::tools::{PATIENCE, eventually, pause};
 const MILLION_AND_ONE: usize = 1_000_001;
 
 #[test]
-fn a_million_and_one_bytes_in_any_cut_both_directions_at_once() {
+fn a_million_and_one_bytes_cross_both_ways_at_once() {
     let backend = Backend::start(BackendBehavior::EchoCut(1));
     let server = TestServer::start(backend.addr);
     for (version, seed) in BOTH.into_iter().zip(1..) {
@@ -65,7 +65,7 @@ fn a_million_and_one_bytes_to_the_backend_in_any_cut() {
 }
 
 #[test]
-fn a_million_and_one_bytes_from_the_backend_in_any_cut() {
+fn a_million_and_one_bytes_arrive_from_the_backend() {
     for (version, seed) in BOTH.into_iter().zip(20..) {
         for bytes in [1, MILLION_AND_ONE] {
             let backend = Backend::start(BackendBehavior::Source { seed, bytes });
@@ -128,7 +128,7 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
 }
 
 #[test]
-fn truncation_resets_the_backend_and_is_a_counted_fault() {
+fn truncation_resets_the_backend_and_counts_a_fault() {
     let backend = Backend::start(BackendBehavior::Sink);
     let server = TestServer::start(backend.addr);
     for version in BOTH {
@@ -150,7 +150,7 @@ fn truncation_resets_the_backend_and_is_a_counted_fault() {
 
 /// What came is counted, whether or not the other leg has taken it.
 #[test]
-fn bytes_are_counted_as_plaintext_of_the_leg_they_came_from() {
+fn bytes_count_as_plaintext_of_the_leg_they_came_from() {
     const ANSWER: usize = 10_000;
     for version in BOTH {
         let backend = Backend::start(BackendBehavior::Source { seed: 31, bytes: ANSWER });
@@ -169,7 +169,7 @@ fn bytes_are_counted_as_plaintext_of_the_leg_they_came_from() {
 }
 
 #[test]
-fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
+fn refusing_backend_counts_faults_until_it_returns() {
     let mut backend = Backend::start(BackendBehavior::Echo);
     let server = TestServer::start(backend.addr);
     let client = plain(Version::Tls13);
@@ -190,7 +190,7 @@ fn a_backend_that_refuses_is_a_counted_fault_until_it_is_back() {
 }
 
 #[test]
-fn a_backend_that_resets_is_a_counted_fault_and_no_clean_end() {
+fn backend_reset_is_a_counted_fault_and_no_clean_end() {
     let backend = Backend::start(BackendBehavior::Obedient);
     let server = TestServer::start(backend.addr);
     for version in BOTH {
@@ -228,7 +228,7 @@ fn a_slow_backend_holds_up_nobody_else() {
 }
 
 #[test]
-fn a_backend_that_does_not_answer_the_connect_is_a_counted_fault() {
+fn backend_connect_timeout_is_a_counted_fault() {
     let (listener, addr) = listener_with_no_backlog();
     let server = Setup::new(addr).flags("--connect-timeout 2s").start();
     let client = plain(Version::Tls13);
@@ -282,7 +282,7 @@ fn converse(peer: &mut Peer, behind: &mut TcpStream) {
 }
 
 #[test]
-fn a_connection_that_is_idle_too_long_is_ended_and_a_busy_one_is_not() {
+fn idle_timeout_ends_only_idle_connections() {
     let backend = Backend::start(BackendBehavior::Echo);
     let server = Setup::new(backend.addr).flags("--idle-timeout 3s").start();
     let client = plain(Version::Tls13);

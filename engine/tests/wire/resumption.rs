@@ -126,7 +126,7 @@ fn tickets_are_switched_off_and_on_while_it_runs() {
 
 /// The keys are those of the file and nobody makes up others: it is served without tickets, and said.
 #[test]
-fn a_file_of_which_no_key_seals_means_full_handshakes_and_a_warning() {
+fn no_sealing_key_causes_full_handshakes_and_warning() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let path = files.path().join("ticket.keys");
@@ -208,7 +208,7 @@ fn a_bad_file_of_ticket_keys_leaves_the_keys_in_force() {
 /// As the kubelet changes a Secret: `ticket.keys` leads to `..data/ticket.keys`, and `..data` is renamed to
 /// another directory at once; the files have mode 0440.
 #[test]
-fn ticket_keys_of_a_kubernetes_secret_are_read_on_each_swap() {
+fn kubernetes_ticket_keys_are_reread_on_each_swap() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();

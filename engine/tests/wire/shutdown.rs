@@ -15,7 +15,7 @@ fn draining(server: &TestServer) {
 }
 
 #[test]
-fn sigterm_lets_an_open_transfer_finish_and_exits_with_0() {
+fn sigterm_exits_with_0_after_open_transfers_finish() {
     let backend = Backend::start(BackendBehavior::EchoCut(5));
     let mut server = Setup::new(backend.addr).flags("--drain-timeout 10m").start();
     let mut peers: Vec<Peer> = BOTH.iter().map(|&version| Peer::open(server.addr, &plain(version))).collect();

@@ -186,7 +186,7 @@ fn exchange(stream: &mut dyn ReadWrite, data: &[u8]) {
 }
 
 #[test]
-fn sides_have_either_role_on_the_leg_that_was_accepted() {
+fn sides_take_either_role_on_the_accepted_leg() {
     let backend = Backend::start(BackendBehavior::Echo);
     for version in BOTH {
         for role in [OurRole::Server, OurRole::Client] {
@@ -201,7 +201,7 @@ fn sides_have_either_role_on_the_leg_that_was_accepted() {
 }
 
 #[test]
-fn sides_have_either_role_on_the_leg_that_is_connected() {
+fn sides_take_either_role_on_the_connected_leg() {
     for version in BOTH {
         for role in [OurRole::Server, OurRole::Client] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -93,7 +93,7 @@ fn an_ocsp_response_is_stapled_for_clients_that_ask() {
 }
 
 #[test]
-fn an_ocsp_response_is_replaced_while_it_runs_and_a_bad_one_is_not_taken() {
+fn reload_replaces_the_ocsp_response_unless_it_is_bad() {
     const IN_FORCE: &str = "timeouts in force";
     if !have("openssl") {
         return;

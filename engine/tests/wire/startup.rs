@@ -175,7 +175,7 @@ fn a_worker_stays_on_a_cpu_of_its_own_if_asked_to() {
 }
 
 #[test]
-fn a_connection_is_given_to_the_worker_of_the_cpu_that_it_arrives_on_if_asked_for() {
+fn incoming_cpu_selects_the_worker_of_a_connection() {
     let allowed = affinity::allowed().expect("the kernel tells");
     let backend = Backend::start(BackendBehavior::Echo);
     for (worker, &cpu) in allowed.iter().take(2).enumerate() {

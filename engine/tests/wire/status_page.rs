@@ -33,7 +33,7 @@ fn visit(server: &TestServer, profile: &Path, more: &str) -> (String, String) {
 }
 
 #[test]
-fn status_page_shows_listener_pool_certificate_and_fault() {
+fn status_page_shows_listener_pool_cert_and_fault() {
     if in_guest() || !have("chromium") {
         return;
     }

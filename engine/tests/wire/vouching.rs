@@ -24,7 +24,7 @@ fn both(client: &Client) -> [(Version, Arc<ClientConfig>); 2] {
 }
 
 #[test]
-fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
+fn expired_client_certificate_ends_its_sessions() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, file) = authority(files.path(), "ca.pem");
@@ -55,7 +55,7 @@ fn a_certificate_that_ends_takes_the_sessions_made_under_it_along() {
 }
 
 #[test]
-fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() {
+fn replaced_client_ca_ends_the_sessions_under_it() {
     const IN_FORCE: &str = "timeouts in force";
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
@@ -87,7 +87,7 @@ fn an_authority_that_is_replaced_takes_the_sessions_that_it_vouched_for_along() 
 /// TS 33.310 clause 6.1.1 asks for neither where the fingerprint decides, and RFC 8122 §6.2 for nothing but
 /// the hash.
 #[test]
-fn a_fingerprint_asks_neither_for_dates_nor_for_a_purpose_nor_for_an_authority() {
+fn fingerprint_needs_no_dates_purpose_or_authority() {
     let backend = Backend::start(BackendBehavior::Echo);
     let files = scratch();
     let (issuer, _) = authority(files.path(), "ca.pem");

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn it_echoes_sinks_sources_and_answers_however_the_bytes_are_cut() {
+    fn backend_serves_every_request_however_bytes_are_cut() {
         let len = |len: u64| len.to_be_bytes().to_vec();
         let sizes = |request: u64, answer: u64| (request << 32 | answer).to_be_bytes().to_vec();
         let data = |offset, len| pattern::at(offset, len).to_vec();

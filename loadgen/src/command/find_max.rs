@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_not_blamed_for_what_the_generator_cannot_do() {
+    fn generator_limits_are_not_blamed_on_the_target() {
         let limit = Limit { p99: Duration::from_millis(20) };
         let of = |run: &Run| refused(run, RATE, limit, Allowed::default());
         let late = run(100, Part::Late, Duration::from_millis(5));

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_demo_asks_for_everything_once_and_takes_as_long_as_it_may() {
+    fn demo_phases_are_distinct_and_fill_the_duration() {
         let phases = all(Duration::from_secs(16), 2);
         assert_eq!(phases.len(), 8);
         for (index, phase) in phases.iter().enumerate() {

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_who_carried_and_that_the_cores_are_shared() {
+    fn table_names_the_record_path_and_shared_cores() {
         let table = report().table();
         assert!(table.contains("kernel 75.0 %, else userspace") && table.contains("nobody"), "{table}");
         assert!(

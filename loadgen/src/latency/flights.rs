@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_runs_of_records_in_one_direction_however_they_are_cut() {
+    fn message_is_a_run_of_records_in_one_direction() {
         let (handshake, ccs, data) = (record(22, 300), record(20, 1), record(23, 40));
         let last = [&handshake[..], &ccs, &handshake].concat();
         let tls12_full = [

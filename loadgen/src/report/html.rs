@@ -257,7 +257,7 @@ mod tests {
     use crate::tally::Tally;
 
     #[test]
-    fn a_second_stands_at_its_time_even_if_one_before_it_is_missing() {
+    fn each_second_is_plotted_at_its_time_despite_gaps() {
         let seconds: BTreeMap<_, _> = [0, 3, 4].map(|second| (second, Interval::default())).into();
         let run = run_of(Tally::default(), Duration::ZERO, seconds);
         let places: Vec<f64> = whole_seconds(&run).map(|(at, _)| at).collect();

@@ -242,7 +242,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn failures_of_the_warm_up_are_a_share_of_what_the_warm_up_did_too() {
+    fn failure_share_includes_warm_up_connections() {
         let mut tally = Tally::default();
         tally.kinds.resumed = 10;
         (tally.done, tally.ended) = (10, 1000);

@@ -46,7 +46,7 @@ mod tests {
     use crate::runner::now;
 
     #[test]
-    fn a_start_is_held_back_until_the_moment_when_a_place_becomes_free() {
+    fn start_is_held_back_until_a_place_is_free() {
         let (start, ms) = (now(), Duration::from_millis(1));
         let mut free = Free::all(2);
         assert_eq!((free.take(), free.take(), free.take()), (Some(0), Some(1), None));

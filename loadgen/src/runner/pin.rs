@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_stays_on_its_cpu_and_goes_on_where_there_is_no_such() {
+    fn thread_is_pinned_and_an_absent_cpu_is_tolerated() {
         let allowed = affinity::allowed().unwrap();
         let last = *allowed.last().unwrap();
         let after = |cpu| {

@@ -28,7 +28,7 @@ mod tests {
     use crate::schedule::{Rate, Spacing};
 
     #[test]
-    fn the_stock_of_tickets_grows_with_the_rate_and_the_warm_up_up_to_the_places() {
+    fn rate_and_warm_up_set_a_bounded_ticket_stock() {
         let of = |rate, warm_up, places, kinds| {
             let plan = Plan {
                 work: Work::Handshake(Request::Echo),

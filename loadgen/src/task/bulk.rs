@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_from_the_client_counts_only_when_it_was_acknowledged() {
+    fn client_bulk_counts_only_after_acknowledgement() {
         let mut bulk = greeted(&Work::FromClient);
         bulk.go_on();
         bulk.sent = bulk.round_end;

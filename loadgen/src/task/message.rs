@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_counts_from_when_it_was_due_and_none_is_left_out() {
+    fn every_message_counts_from_its_due_time() {
         let gap = Duration::from_secs(1);
         let (mut messages, now) = greeted(Pace::Every(gap));
         let Next::Waits(first) = messages.go_on(now) else { panic!("the first one is due later") };
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn msrp_messages_come_in_chunks_and_every_one_is_to_be_acknowledged() {
+    fn every_msrp_chunk_must_be_acknowledged() {
         let now = now();
         let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
         assert!(messages.rests(), "the client speaks first");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_msrp_response_fails_by_its_code_and_by_its_transaction() {
+    fn msrp_response_fails_by_status_or_transaction() {
         let now = now();
         let failed = |answer: fn(&str) -> String| {
             let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_that_are_left_to_chance_have_their_mean_and_its_spread() {
+    fn random_gaps_are_exponential_around_their_mean() {
         let mean = Duration::from_secs(5);
         let mut messages = Messages::msrp(Pace::Around(mean), fastrand::Rng::with_seed(3));
         let gaps: Vec<f64> = (0..20_000).map(|_| messages.gap().div_duration_f64(mean)).collect();

@@ -103,7 +103,7 @@ fn leader_that_was_stopped_changes_nothing_afterwards() {
 }
 
 #[test]
-fn etcd_lost_keeps_the_file_and_raises_alarms_until_it_is_back() {
+fn etcd_outage_keeps_the_keys_and_raises_alarms() {
     let Some(mut etcd) = Etcd::start() else { return };
     let kek = kek(etcd.files.path(), "kek");
     let hosts = cluster(&etcd, &kek);
@@ -134,7 +134,7 @@ fn etcd_lost_keeps_the_file_and_raises_alarms_until_it_is_back() {
 }
 
 #[test]
-fn rubbish_in_etcd_is_refused_and_a_removed_ring_comes_back() {
+fn etcd_garbage_is_refused_and_a_deleted_ring_returns() {
     let Some(etcd) = Etcd::start() else { return };
     let own = kek(etcd.files.path(), "kek");
     let hosts = cluster(&etcd, &own);
@@ -228,7 +228,7 @@ fn key_encryption_key_is_changed_while_agents_run() {
 }
 
 #[test]
-fn file_that_was_made_by_hand_is_what_a_cluster_begins_with() {
+fn cluster_starts_from_an_existing_ticket_key_file() {
     let Some(etcd) = Etcd::start() else { return };
     let kek = kek(etcd.files.path(), "kek");
     let hosts = cluster(&etcd, &kek);

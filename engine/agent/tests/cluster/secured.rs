@@ -35,7 +35,7 @@ fn certificates(directory: &Path) {
 }
 
 #[test]
-fn etcd_with_tls_client_certificates_and_users_is_served() {
+fn etcd_with_client_certificates_and_users_works() {
     let etcd = Etcd::start_with("https", |files| {
         certificates(files);
         let at = |name: &str| files.join(name).to_str().unwrap().to_owned();
@@ -82,7 +82,7 @@ fn etcd_with_tls_client_certificates_and_users_is_served() {
 /// What answers instead of etcd: each is one endpoint, and the agent's keys come from the last, which is
 /// etcd.
 #[test]
-fn endpoint_that_returns_rubbish_is_passed_over_and_named() {
+fn endpoint_with_invalid_answer_is_named_and_skipped() {
     let Some(etcd) = Etcd::start() else { return };
     let kek = kek(etcd.files.path(), "kek");
     let rubbish: [&[u8]; 5] = [

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_table_of_the_documentation_is_that_of_the_code() {
+    fn fault_table_of_the_documentation_matches_the_code() {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operate/metrics-and-faults.md");
         assert_generated(&page, "faults", &table());
     }

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_are_allowed_by_a_list_and_pss_by_its_hashes() {
+    fn signatures_are_allowed_by_list_and_pss_by_hash() {
         let rsa =
             |last: u8| sequence(0x30, &[&[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, last], &[5, 0]]);
         for last in [11, 12, 13] {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_certificate_of_the_chain_is_held_against_the_profile() {
+    fn every_certificate_of_a_chain_must_fit_the_profile() {
         let check = |chain: &[CertificateDer<'_>]| {
             let checked = check(Path::new("it.pem"), chain, Purpose::Servers, &mut Findings::default());
             checked.map(|_| ()).map_err(|error| error.to_string())

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_opened_in_records_of_at_most_16_kib() {
+    fn sealed_data_opens_in_records_of_at_most_16_kib() {
         for version in [Version::Tls12, Version::Tls13] {
             for aead in AEADS {
                 let (mut sealer, mut opener) = pair(version, aead);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inner_type_travels_hidden_and_every_flipped_bit_is_found() {
+    fn inner_type_is_sealed_and_every_bit_flip_is_found() {
         for version in [Version::Tls12, Version::Tls13] {
             let (mut sealer, _) = pair(version, Aead::Aes128Gcm);
             let mut sealed = Buf::with_capacity(100);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_stripped_and_a_record_of_padding_alone_refused() {
+    fn padding_is_stripped_and_padding_alone_is_refused() {
         assert_eq!(inner_type(&[1, 2, 23, 0, 0]), Ok((RecordType::ApplicationData, 2)));
         assert_eq!(inner_type(&[23]), Ok((RecordType::ApplicationData, 0)));
         assert_eq!(inner_type(&[0, 0]), Err(OpenError::UnexpectedType));

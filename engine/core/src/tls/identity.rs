@@ -357,7 +357,7 @@ mod tests {
     const P384: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP384_SHA384];
 
     #[test]
-    fn the_choice_goes_by_name_and_then_by_what_the_client_verifies() {
+    fn identity_is_chosen_by_name_then_by_client_support() {
         let dir = tempfile::tempdir().expect("a directory");
         let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_bind_the_curve_of_a_certificate_in_tls_1_2_alone() {
+    fn groups_limit_certificate_curves_only_in_tls_1_2() {
         let dir = tempfile::tempdir().expect("a directory");
         let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");

@@ -113,7 +113,7 @@ mod tests {
     use crate::tls::{Role, Sources};
 
     #[test]
-    fn a_session_stays_with_the_names_that_it_was_made_under() {
+    fn session_resumes_only_under_the_same_names() {
         let dir = tempfile::tempdir().expect("a directory");
         let made = |file: &str, names: &[&str]| identity(dir.path(), file, names);
         let (old, old_told) = made("old", &["a.example", "b.example"]);
@@ -182,7 +182,7 @@ mod tests {
     const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
     #[test]
-    fn a_client_counts_a_session_from_its_first_full_handshake() {
+    fn client_session_ages_from_its_first_full_handshake() {
         let dir = tempfile::tempdir().expect("a directory");
         let (files, told) = identity(dir.path(), "it", &["a.example"]);
         for version in VERSIONS {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_a_client_outlive_a_reload_that_changes_nothing_of_it() {
+    fn client_sessions_survive_a_reload_without_changes() {
         let dir = tempfile::tempdir().expect("a directory");
         let (files, told) = identity(dir.path(), "it", &["a.example"]);
         let (own, _) = identity(dir.path(), "own", &[]);

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn in_tls_1_3_a_scheme_fixes_curve_and_padding_and_in_1_2_it_does_not() {
+    fn scheme_fixes_curve_and_padding_only_in_tls_1_3() {
         // With every curve that there is, so that the rule is seen and not the list.
         let any = AnyCertificate { algorithms: default_provider().signature_verification_algorithms };
         let message = b"as far as here";
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_asked_for_what_the_profile_lists_whoever_vouches_for_them() {
+    fn clients_are_asked_for_the_schemes_of_the_profile() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("ca.pem");
         std::fs::write(&file, made().pem()).expect("writes");
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_differ_by_whether_and_by_whom_and_not_by_the_list() {
+    fn class_depends_on_auth_and_anchor_not_on_the_list() {
         let dir = tempfile::tempdir().expect("a directory");
         let authority = |name: &str| {
             let file = dir.path().join(name);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_authorities_is_an_error_that_names_it() {
+    fn error_names_a_file_without_authorities() {
         let dir = tempfile::tempdir().expect("a directory");
         let load = |content: &str| {
             let file = dir.path().join("ca.pem");

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_suite_of_the_profile_is_known_by_version_and_aead() {
+    fn every_profile_suite_has_a_version_and_an_aead() {
         for suite in CIPHER_SUITES {
             assert!(version_and_aead(*suite).is_some(), "{suite:?}");
         }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_offered_for_signatures_is_what_the_profile_lists() {
+    fn offered_signature_schemes_are_those_of_the_profile() {
         use SignatureScheme as S;
         let offered = provider().signature_verification_algorithms.supported_schemes();
         assert_eq!(

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn description_of_an_alert_is_read_from_its_bytes_or_error() {
+    fn alert_description_is_read_from_bytes_or_error() {
         let said = [&[22, 3, 3, 0, 0][..], &alert_in_the_clear(alert::HANDSHAKE_FAILURE)].concat();
         assert_eq!(description_in_the_clear(&said), Some(alert::HANDSHAKE_FAILURE));
         for sealed in [&[][..], &[2, 40], &[23, 3, 3, 0, 2, 2, 40]] {

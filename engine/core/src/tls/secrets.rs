@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn no_explicit_nonce_of_userspace_is_used_again_by_the_kernel() {
+    fn kernel_never_reuses_an_explicit_userspace_nonce() {
         for low in [
             0_u64,
             1,

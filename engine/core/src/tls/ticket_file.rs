@@ -369,7 +369,7 @@ mod tests {
     const NOW: UnixSeconds = 1_790_000_000;
 
     #[test]
-    fn a_file_is_written_for_its_owner_alone_and_read_back() {
+    fn ticket_file_is_private_to_its_owner_and_reads_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ticket.keys");
         let mut ring = KeyRing::generate(NOW).expect("randomness");
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn ticket_file_may_be_read_by_a_group_of_ours_and_stays_so() {
+    fn ticket_file_readable_by_our_group_keeps_its_mode() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ticket.keys");
         KeyRing::generate(NOW).expect("randomness").create(&path).expect("written");
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_ours_is_refused_and_holds_nobody_up() {
+    fn invalid_ticket_file_is_refused_without_blocking() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ticket.keys");
         let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&path).status();

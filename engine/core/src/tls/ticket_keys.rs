@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_at_once_seals_from_its_time_and_expires() {
+    fn key_opens_at_once_seals_at_its_time_and_expires() {
         let mut ring = KeyRing::generate(NOW).expect("randomness");
         let old = ids(&ring, Use::Seals, NOW);
         ring.add(NOW, NOW + 600).expect("randomness");
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ring_gives_up_what_only_opens_and_nothing_else() {
+    fn full_ring_drops_only_keys_that_no_longer_seal() {
         let waiting = |count: u64| (1..=count).map(|nth| (nth * 100, 10_000));
         let full: Vec<_> = std::iter::once((0, 10_000)).chain(waiting(KEYS_MAX as u64 - 1)).collect();
         let mut seals = ring(&full);

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_age_of_a_session_counts_from_its_first_full_handshake() {
+    fn session_age_counts_from_the_first_full_handshake() {
         let tickets = Arc::new(Tickets::generate(10 * HOUR, NOW).expect("randomness"));
         let ours = listener(&tickets, 0);
         let mut ticket = with_origin(&mut SessionBirth::default(), || ours.encrypt(b"s")).expect("seals");
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_of_the_future_does_not_resume_beyond_the_skew_of_clocks() {
+    fn future_ticket_beyond_clock_skew_does_not_resume() {
         let tickets = of_process();
         let ours = listener(&tickets, 0);
         let seal =

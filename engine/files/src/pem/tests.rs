@@ -14,7 +14,7 @@ fn count(text: &str) -> Result<usize, String> {
 }
 
 #[test]
-fn certificates_come_with_all_that_may_stand_around_them() {
+fn certificates_are_found_among_other_pem_and_text() {
     let one = section(LABELS[0]);
     for text in [
         format!("{one}{}", section(LABELS[1])),

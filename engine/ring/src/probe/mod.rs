@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_check_has_a_verdict_and_what_is_missing_a_detail() {
+    fn every_check_that_is_not_ok_has_a_detail() {
         let host = Host::probe();
         assert!(host.kernel.contains('.'), "{}", host.kernel);
         for group in ["io_uring", "ktls", "limits", "confinement"] {

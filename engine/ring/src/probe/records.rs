@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_kernel_tls_leaves_the_ciphers_untried() {
+    fn without_kernel_tls_the_ciphers_are_not_tried() {
         let why = why_not_attached(&io::Error::from_raw_os_error(libc::ENOENT));
         let reason = Some(why);
         let none = Ktls {

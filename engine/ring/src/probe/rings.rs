@@ -393,7 +393,7 @@ mod tests {
 
     /// As on a kernel whose multishot accept ends at once, and on one that knows none.
     #[test]
-    fn without_multishot_accept_the_engine_is_degraded_and_all_else_is_tried() {
+    fn missing_multishot_accept_only_degrades_the_probe() {
         for accept in [Operation::Accept, |_| Operation::Accept(-1)] {
             let checks = operations(&mut trial(), accept);
             assert_eq!(checks.len(), TRIED.len());

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statistics_are_read_by_name_and_what_is_odd_is_passed_over() {
+    fn statistics_are_read_by_name_and_bad_lines_skipped() {
         let text = "TlsCurrTxSw                     \t1\nTlsTxSw 12\nodd\nTlsRxSw x\n";
         assert_eq!(parse_statistics(text), [("TlsCurrTxSw".to_owned(), 1), ("TlsTxSw".to_owned(), 12)]);
         assert_eq!(statistics(&parse_statistics(text)).detail, "TlsTxSw 12, TlsRxSw ?, TlsDecryptError ?");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_below_the_floor_of_its_series_is_told_with_the_floor() {
+    fn release_below_its_series_floor_reports_the_floor() {
         let check = defects("6.1.0-49-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-06-01)");
         assert_eq!(check.verdict, Verdict::Degraded);
         assert!(check.remedy.is_some_and(|remedy| remedy.contains("6.1.191")));

@@ -20,7 +20,7 @@ fn wait(ring: &mut Ring<u8>, bufs: &mut Bufs) -> Completion<u8> {
 }
 
 #[test]
-fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
+fn cancel_by_id_spares_a_later_operation_in_the_slot() {
     let (mut ring, mut bufs) = ring();
     let (near, mut far) = UnixStream::pair().unwrap();
     let early = ring.receive(near.as_fd(), 16, false, 1);
@@ -41,7 +41,7 @@ fn the_name_of_an_operation_cancels_it_and_none_that_has_its_place_later() {
 }
 
 #[test]
-fn all_that_is_in_flight_on_a_socket_is_cancelled_and_nothing_else() {
+fn cancel_all_ends_only_operations_of_that_socket() {
     let (mut ring, mut bufs) = ring();
     let (near, _far) = UnixStream::pair().unwrap();
     let (other, mut other_far) = UnixStream::pair().unwrap();

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn message_too_long_or_with_too_many_descriptors_is_refused() {
+    fn message_beyond_size_or_descriptor_limit_is_refused() {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel::from(theirs);
         ours.send(&[b'x'; MESSAGE_BYTES_MAX + 1], &[], soon()).unwrap();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn channel_that_is_not_read_or_written_ends_at_the_deadline() {
+    fn idle_channel_times_out_at_the_deadline() {
         let (ours, _theirs) = Channel::pair().unwrap();
         let deadline = now() + Duration::from_millis(50);
         assert_eq!(ours.receive(Some(deadline)).unwrap_err().kind(), io::ErrorKind::TimedOut);

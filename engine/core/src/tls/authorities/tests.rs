@@ -159,7 +159,7 @@ fn authorities_are_judged_as_openssl_judges_them() {
 }
 
 #[test]
-fn path_lengths_and_issuers_are_judged_as_openssl_judges_them() {
+fn path_lengths_and_issuers_are_judged_like_openssl() {
     let (none, one) = (own("none", ca_of_length(0)), own("one", ca_of_length(1)));
     let (between, below) = (issued(&one, "between", ca), issued(&none, "below", ca));
     let (deep, bounded) = (issued(&between, "deep", ca), issued(&one, "bounded", ca_of_length(0)));
@@ -186,7 +186,7 @@ fn path_lengths_and_issuers_are_judged_as_openssl_judges_them() {
 }
 
 #[test]
-fn authorities_that_vouch_for_nothing_are_refused_at_load() {
+fn authorities_that_cannot_issue_are_refused_at_load() {
     let good = own("good", ca);
     let (plain, unsigned) = (
         issued(&good, "plain", no_ca),
@@ -235,7 +235,7 @@ fn a_listed_end_entity_is_held_to_name_and_purpose() {
 }
 
 #[test]
-fn a_chain_is_refused_by_its_length_before_a_path_is_sought() {
+fn too_long_chain_is_refused_before_path_building() {
     let root = own("root", ca);
     let authorities = load(&[&root], Purpose::Clients).0.expect("good");
     let own_certificate = issued(&root, "leaf", leaf);

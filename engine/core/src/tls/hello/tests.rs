@@ -82,7 +82,7 @@ const FULL: Extension<'_> = (0xff01, &[12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 const OTHER: Extension<'_> = (0x1234, &[0xff, 1, 0, 1, 1]);
 
 #[test]
-fn only_a_renegotiated_connection_that_is_not_empty_is_found() {
+fn only_a_nonempty_renegotiation_info_is_found() {
     let cases: [(&[Extension<'_>], Finding); 7] = [
         (&[], Finding::Nothing),
         (&[EMPTY], Finding::Nothing),
@@ -133,7 +133,7 @@ fn what_rustls_accepts_hides_nothing() {
 }
 
 #[test]
-fn versions_count_as_listed_and_else_by_the_version_of_the_hello() {
+fn supported_versions_win_over_the_hello_version() {
     let needed: [Extension<'_>; 3] = [(13, &[0, 2, 4, 3]), (10, &[0, 2, 0, 23]), (51, &[0, 0])];
     let versions = |version, list: &[u8]| {
         let versions = (43, list);
@@ -168,7 +168,7 @@ fn tls_1_3_has_what_rfc_8446_section_9_2_asks_for() {
 }
 
 #[test]
-fn a_server_hello_is_read_for_renegotiation_info_alone() {
+fn server_hello_is_read_only_for_renegotiation_info() {
     let server_hello = |extensions: &[u8]| {
         let mut message = vec![2, 0, 0, 0, 3, 3];
         message.extend([7; 32]);

@@ -38,7 +38,7 @@ mod tests {
     const NOW: UnixSeconds = 1_790_000_000;
 
     #[test]
-    fn shared_keys_are_the_same_keys_and_those_of_a_file_are_not_shared() {
+    fn generated_keys_are_shared_and_file_keys_are_not() {
         let tickets = Tickets::generate(3600, NOW).expect("randomness");
         let shared = tickets.share().expect("there is no file");
         let taken = Tickets::from_shared(&shared, 3600, NOW).expect("as it was written");

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_message_of_tls_1_2_is_an_attempt_to_renegotiate_or_out_of_place() {
+    fn in_tls_1_2_only_hellos_mean_renegotiation() {
         let read = |payload: &[u8]| read(Version::Tls12, RecordType::Handshake, payload);
         assert_eq!(read(&[1, 0, 1, 0]), Ok(Control::Renegotiation));
         assert_eq!(read(&[0, 0, 0, 0]), Ok(Control::Renegotiation));

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn key_update_value_and_length_have_faults_of_their_own() {
+    fn key_update_value_and_length_have_separate_faults() {
         for value in 2..=255 {
             assert_eq!(read(&[&[24, 0, 0, 1, value]]).err(), Some(Fault::KeyUpdateValue), "{value}");
         }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_that_is_too_long_is_passed_over_and_the_next_one_taken() {
+    fn oversized_ticket_is_skipped_and_the_next_is_kept() {
         let long = [&[4, 0, 0x80, 0][..], &[7; 0x8000]].concat();
         let stream = [&long[..], &[4, 0, 0, 1, 9, 24, 0, 0, 1, 0]].concat();
         let (first, rest) = stream.split_at(16_384);
