@@ -76,8 +76,8 @@ pub(crate) struct Options {
     /// The interval at which a new key begins to seal
     #[arg(long, value_name = "TIME", default_value = "8h", value_parser = humantime::parse_duration)]
     pub(crate) rotate_every: Duration,
-    /// How long before it seals a new key is published: the time that hosts have to read it; it must be more
-    /// than their clocks differ
+    /// How long before it seals a new key is published: the time that hosts have to read it. It must be at
+    /// least twice --lease, and longer than the difference between the hosts' clocks
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub(crate) lead: Duration,
     /// How long a key still opens tickets after the next one seals

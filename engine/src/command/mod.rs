@@ -75,7 +75,7 @@ enum Task {
     /// Create, rotate and list the ticket keys that several hosts share
     #[command(subcommand)]
     TicketKey(TicketKeyTask),
-    /// Have the running process replaced by one of the program on disk, without refusing a connection
+    /// Replace the running process by a new one of the program on disk, without refusing a connection
     ///
     /// Starts the program that is on disk now, with the path, arguments and environment of the running
     /// process. The new process reads its files, takes over the listening sockets and accepts; the old one

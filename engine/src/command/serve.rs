@@ -17,7 +17,7 @@ pub(super) struct Serve {
     /// A certificate chain; repeat with --key, paired in order
     #[arg(long, value_name = "PEM")]
     cert: Vec<PathBuf>,
-    /// The private key of the certificate in the same place
+    /// The private key of the certificate at the same position
     #[arg(long, value_name = "PEM")]
     key: Vec<PathBuf>,
     /// Write the TLS secrets of every connection to FILE, in the format of SSLKEYLOGFILE: for debugging only,

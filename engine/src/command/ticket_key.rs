@@ -34,7 +34,7 @@ pub(super) enum TicketKeyTask {
     },
     /// Keep the file in step with etcd on every host, and rotate the keys
     ///
-    /// Runs offramp-ticket-key-agent, a package of its own; `agent --help` shows its options.
+    /// Runs offramp-ticket-key-agent, a separate program; `agent --help` shows its options.
     #[command(disable_help_flag = true)]
     Agent {
         /// Options of offramp-ticket-key-agent
@@ -54,8 +54,8 @@ pub(super) enum TaskError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     #[error(
-        "{AGENT} is not installed: it is neither beside offramp nor in PATH; it is a package of its own, \
-         made with: cargo build --release --package {AGENT}"
+        "{AGENT} is not installed: it is neither beside offramp nor in PATH; the Debian package has it; try: \
+         cargo build --release --package {AGENT}"
     )]
     NoAgent,
     #[error("{AGENT} cannot be run: {0}")]

@@ -16,15 +16,15 @@ use crate::trust::{Fingerprint, parse_fingerprint};
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  everything was as it was asked
+  0  the run did what was asked
   1  the run could not be made, or the demo found a problem
   2  the command line is wrong
   3  connections failed, or nothing was done
   4  handshakes were not of the kind or version that was asked for
   5  a byte of application data was lost or changed
   6  no rate meets the limit of --find-max
-  7  a signal ended the run early, and what it found until then was reported; all else was as it was asked
-  8  standard output was closed or is full; all else was as it was asked, and files are written";
+  7  a signal ended the run early; what it found until then was reported, and nothing else went wrong
+  8  standard output was closed or is full; files were written, and nothing else went wrong";
 
 /// Put TLS load on a terminator and verify every sample.
 #[derive(Debug, Parser)]
@@ -101,7 +101,7 @@ pub struct Handshake {
     /// shares ticket keys must take them. (rustls cannot write its tickets to a file.) May be repeated.
     #[arg(long, value_name = "HOST:PORT", value_parser = values::target)]
     pub then_target: Vec<Target>,
-    /// Let pass that handshakes were full which were to be resumed.
+    /// Do not fail if handshakes that were to be resumed were full.
     #[arg(long)]
     pub allow_full: bool,
     /// End after N handshakes instead of after --duration.
@@ -226,7 +226,7 @@ pub struct Common {
     /// Cipher suites by their IANA names, in order of preference.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub suites: Vec<String>,
-    /// Groups, in order of preference; a ClientHello carries the first one's share. A TLS 1.2 server wants
+    /// Groups, in order of preference; a ClientHello carries the first one's share. A TLS 1.2 server needs
     /// the curve of its certificate among them (RFC 8422 section 5.1.1).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub groups: Vec<String>,
