@@ -46,10 +46,18 @@ rm -rf "$pages"
 cargo run --locked --quiet --package offramp-package -- "$pages"
 
 step "documents"
-# The links between the files of the repository become links between those of the package.
+# Links to files that the package has lead to these; of others the text stays.
 mkdir -p "$pages/doc/operate"
-relink() { sed -e 's#engine/docs/operate/#operate/#g' -e 's#engine/offramp.example#offramp.example#g' \
-    -e 's#\.\./\.\./\.\./tuning/#/usr/share/offramp/tuning/#g' -e 's#\.\./\.\./offramp.example#../offramp.example#g' "$1"; }
+relink() {
+    sed -E \
+        -e 's#engine/docs/operate/#operate/#g' \
+        -e 's#engine/offramp\.example#offramp.example#g' \
+        -e 's#\]\((\.\./)*tuning/offramp\.service#](/usr/lib/systemd/system/offramp.service#g' \
+        -e 's#\]\((\.\./)*tuning/#](/usr/share/offramp/tuning/#g' \
+        -e 's#\]\(\.\./\.\./(offramp\.example)#](../\1#g' \
+        -e 's#\]\(\.\./\.\./\.\./README\.md#](../README.md#g' \
+        -e 's#\[([^]]*)\]\((\.\./)*(engine|loadgen|bench|decisions|ARCHITECTURE|measurements|SECURITY|CONTRIBUTING|CHANGELOG)[^)]*\)#\1#g' "$1"
+}
 relink README.md >"$pages/doc/README.md"
 for page in engine/docs/operate/*; do
     relink "$page" >"$pages/doc/operate/$(basename "$page")"
