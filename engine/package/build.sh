@@ -59,6 +59,9 @@ relink() {
         -e 's#\[([^]]*)\]\((\.\./)*(engine|loadgen|bench|decisions|ARCHITECTURE|measurements|SECURITY|CONTRIBUTING|CHANGELOG)[^)]*\)#\1#g' "$1"
 }
 relink README.md >"$pages/doc/README.md"
+relink CHANGELOG.md >"$pages/doc/CHANGELOG.md"
+relink tuning/README.md |
+    sed -E 's#\]\((\.\./)*operate/#](/usr/share/doc/offramp/operate/#g' >"$pages/doc/tuning.md"
 for page in engine/docs/operate/*; do
     relink "$page" >"$pages/doc/operate/$(basename "$page")"
 done

@@ -242,6 +242,29 @@ fn broken_configuration_keeps_the_old_process() {
     assert!(said.contains("the upgrade failed") && said.contains("lisdden"), "{said}");
 }
 
+/// An agent that has no keys waits for etcd as long as it takes; dpkg does not wait with it.
+#[test]
+#[ignore = "boots a machine: engine/package/build.sh before"]
+fn agent_without_etcd_holds_up_no_upgrade() {
+    let (packages, machine) = (Packages::find(), Machine::boot());
+    machine.install(&packages.before());
+    // Nobody listens on the port of discard.
+    let options = "ETCD=http://127.0.0.1:9\nOPTIONS=\n";
+    fs::write(machine.path("/etc/offramp/ticket-key-agent.env"), options).unwrap();
+    fs::write(machine.path("/etc/offramp/ticket-key.kek"), [7; 32]).unwrap();
+    machine.must("chmod 600 /etc/offramp/ticket-key.kek");
+    machine.must("systemctl start --no-block offramp-ticket-key-agent");
+    let agent = |property: &str| {
+        machine.must(&format!("systemctl show --value --property={property} offramp-ticket-key-agent"))
+    };
+    eventually("it waits for etcd", || agent("ActiveState") == "activating" && agent("MainPID") != "0");
+    let old = agent("MainPID");
+    machine.install(&packages.new);
+    eventually("it was restarted", || {
+        agent("ActiveState") == "activating" && !["0", &old].contains(&agent("MainPID").as_str())
+    });
+}
+
 /// What an administrator put in the place of the package's own is left by a purge.
 #[test]
 #[ignore = "boots a machine: engine/package/build.sh before"]
