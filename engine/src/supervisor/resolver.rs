@@ -45,6 +45,8 @@ pub(super) struct Resolver {
     asked: Arc<Mutex<Receiver<Question>>>,
     /// How many threads there are.
     threads: usize,
+    /// A thread could not be started, which the log has.
+    lacks_threads: bool,
     answers: Receiver<Answer>,
     answer: Sender<Answer>,
 }
@@ -66,7 +68,16 @@ impl Resolver {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
         let asked = Arc::new(Mutex::new(asked));
-        Self { lookup, known: BTreeMap::new(), questions, asked, threads: 0, answers, answer }
+        Self {
+            lookup,
+            known: BTreeMap::new(),
+            questions,
+            asked,
+            threads: 0,
+            lacks_threads: false,
+            answers,
+            answer,
+        }
     }
 
     /// Names that are to be known beside those that are, each with how often it is resolved again. Nothing is
@@ -105,7 +116,7 @@ impl Resolver {
         has_changed
     }
 
-    /// Asks for what is due; each question keeps an `unanswered` until it has its answer.
+    /// Asks for what is due; the question for a name that is new keeps an `unanswered` until it has its answer.
     fn ask(&mut self, now: Instant, unanswered: Option<&Sender<()>>) {
         let is_due = |known: &Known| known.due.is_some_and(|due| due <= now);
         if !self.known.values().any(is_due) || !self.has_threads() {
@@ -113,8 +124,9 @@ impl Resolver {
         }
         for (name, known) in self.known.iter_mut().filter(|(_, known)| is_due(known)) {
             known.due = None;
+            let is_new = known.addresses.is_empty() && !known.is_failing;
             // The threads last as long as we do.
-            drop(self.questions.send((name.clone(), unanswered.cloned())));
+            drop(self.questions.send((name.clone(), unanswered.filter(|_| is_new).cloned())));
         }
     }
 
@@ -139,11 +151,14 @@ impl Resolver {
                 }
             };
             if let Err(error) = spawn(format!("offramp-dns-{nth}"), Box::new(resolve)) {
-                tracing::error!("no thread to resolve names: {error}");
+                if !std::mem::replace(&mut self.lacks_threads, true) {
+                    tracing::error!("no thread to resolve names: {error}");
+                }
                 break;
             }
             self.threads = nth + 1;
         }
+        self.lacks_threads &= self.threads < THREADS;
         self.threads > 0
     }
 

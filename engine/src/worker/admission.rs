@@ -39,7 +39,9 @@ impl Worker {
     /// Gives a slot to each connection that was accepted, while there is one.
     pub(super) fn admit(&mut self) {
         for _ in 0..TURN_ACCEPTS {
-            if self.room() == 0 && !self.draining && !self.evict_oldest() {
+            // Nobody ends for a newcomer before there is one.
+            if self.ring.accepts_waiting() == 0 || self.room() == 0 && !self.draining && !self.evict_oldest()
+            {
                 break;
             }
             let Some(completion) = self.ring.next_accept() else { break };

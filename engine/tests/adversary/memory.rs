@@ -64,7 +64,7 @@ fn settled_bytes(server: &TestServer) -> u64 {
 
 /// After the wave, the memory is back.
 fn returns_to(server: &TestServer, before: u64, wave: u64) {
-    let limit = before + (wave - before) / KEPT_SHARE + KEPT_BYTES;
+    let limit = before + wave.saturating_sub(before) / KEPT_SHARE + KEPT_BYTES;
     let end = Instant::now() + PATIENCE;
     while bytes(server) > limit && Instant::now() < end {
         thread::sleep(Duration::from_millis(100));

@@ -87,6 +87,9 @@ fn package() -> PathBuf {
     let Some(newest) = found.last() else {
         panic!("no package in {}: run engine/package/build.sh", directory.display())
     };
+    let version = concat!("_", env!("CARGO_PKG_VERSION"), "-");
+    let is_ours = newest.file_name().to_string_lossy().contains(version);
+    assert!(is_ours, "{:?} is of another version: run engine/package/build.sh", newest.path());
     newest.path()
 }
 
@@ -100,7 +103,7 @@ fn run(command: &mut Command) -> String {
 /// A client that checks the certificate that the package made.
 fn client(machine: &Machine) -> Conversation {
     let mut conversation = Conversation::start(machine.command(
-        "exec openssl s_client -quiet -connect 127.0.0.1:8443 -servername localhost -verify_return_error \
+        "exec timeout 900 openssl s_client -quiet -connect 127.0.0.1:8443 -servername localhost -verify_return_error \
          -verify_hostname localhost -CAfile /etc/offramp/chain.pem",
     ));
     // The backend's word for an echo is the first byte.
@@ -216,16 +219,16 @@ fn broken_configuration_keeps_the_old_process() {
     machine.install(&packages.before());
     let (_backend, old) = (packages.backend(&machine, "127.0.0.1:8080"), machine.main_pid());
     let mut held = client(&machine);
-    edit(&machine, "listen = ", "lisdden = ");
+    edit(&machine, "listen = ", "lisen = ");
     let said = machine.install(&packages.new);
-    for part in ["was not upgraded", "lisdden", &format!("process {old} goes on")] {
+    for part in ["was not upgraded", "lisen", &format!("process {old} goes on")] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     assert_eq!(machine.main_pid(), old);
     assert_eq!(held.ask("as before"), "as before");
     client(&machine);
 
-    edit(&machine, "lisdden = ", "listen = ");
+    edit(&machine, "lisen = ", "listen = ");
     machine.must("offramp upgrade --config /etc/offramp/offramp.toml");
     eventually("systemd follows", || machine.main_pid() != old);
 
@@ -236,10 +239,10 @@ fn broken_configuration_keeps_the_old_process() {
     let said = machine.install(&packages.new);
     assert_ne!(machine.main_pid(), third, "{said}");
     client(&machine);
-    edit(&machine, "listen = ", "lisdden = ");
+    edit(&machine, "listen = ", "lisen = ");
     let (fourth, said) = (machine.main_pid(), machine.install(&packages.new));
     assert_eq!(machine.main_pid(), fourth, "{said}");
-    assert!(said.contains("the upgrade failed") && said.contains("lisdden"), "{said}");
+    assert!(said.contains("the upgrade failed") && said.contains("lisen"), "{said}");
 }
 
 /// An agent that has no keys waits for etcd as long as it takes; dpkg does not wait with it.
@@ -263,6 +266,12 @@ fn agent_without_etcd_holds_up_no_upgrade() {
     eventually("it was restarted", || {
         agent("ActiveState") == "activating" && !["0", &old].contains(&agent("MainPID").as_str())
     });
+    // A service that does not run yet waits for the agent, and is not waited for.
+    machine.must("systemctl stop offramp");
+    let said = machine.install(&packages.new);
+    assert!(said.contains("starts when offramp-ticket-key-agent.service has ticket keys"), "{said}");
+    machine.must("systemctl stop offramp-ticket-key-agent");
+    eventually("the service starts behind the agent", || machine.is_active());
 }
 
 /// What an administrator put in the place of the package's own is left by a purge.
@@ -274,7 +283,11 @@ fn purge_leaves_keys_that_are_not_its_own() {
     fs::write(machine.path("/etc/offramp/key.pem"), "another\n").unwrap();
     let said = machine.must("dpkg -P offramp 2>&1");
     assert!(said.contains("/etc/offramp has files that the package did not make"), "{said}");
-    assert_eq!(machine.must("ls /etc/offramp"), "key.pem");
+    assert_eq!(
+        machine.must("ls /etc/offramp"),
+        "chain.pem\nkey.pem",
+        "its own certificate may be for that key"
+    );
     let said = machine.install(&packages.new);
     assert_eq!(machine.read("/etc/offramp/key.pem"), "another\n");
     assert!(!machine.is_active() && said.contains("the service does not run"), "{said}");
