@@ -116,7 +116,7 @@ impl Resolver {
         has_changed
     }
 
-    /// Asks for what is due; the question for a name that is new keeps an `unanswered` until it has its answer.
+    /// Asks for what is due; the question for a name that is new keeps an `unanswered` until its answer.
     fn ask(&mut self, now: Instant, unanswered: Option<&Sender<()>>) {
         let is_due = |known: &Known| known.due.is_some_and(|due| due <= now);
         if !self.known.values().any(is_due) || !self.has_threads() {

@@ -103,8 +103,8 @@ fn run(command: &mut Command) -> String {
 /// A client that checks the certificate that the package made.
 fn client(machine: &Machine) -> Conversation {
     let mut conversation = Conversation::start(machine.command(
-        "exec timeout 900 openssl s_client -quiet -connect 127.0.0.1:8443 -servername localhost -verify_return_error \
-         -verify_hostname localhost -CAfile /etc/offramp/chain.pem",
+        "exec timeout 900 openssl s_client -quiet -connect 127.0.0.1:8443 -servername localhost \
+         -verify_return_error -verify_hostname localhost -CAfile /etc/offramp/chain.pem",
     ));
     // The backend's word for an echo is the first byte.
     assert_eq!(conversation.ask("echo"), "echo", "{}", machine.journal());
