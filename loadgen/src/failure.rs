@@ -55,6 +55,11 @@ pub enum Failure {
     MsrpStatus(u16),
     /// What came is no MSRP response.
     NotMsrp(&'static str),
+    /// A well-formed MSRP response that belongs to none of our requests: this part of it is another one.
+    MsrpMismatch(&'static str),
+    /// An MSRP request, of this method. A REPORT says that a message failed: no reports of success are
+    /// requested.
+    MsrpRequest(&'static str),
     /// Anything else that the kernel says.
     System(Moment, i32),
 }
@@ -134,6 +139,8 @@ impl fmt::Display for Failure {
             Self::NotHttp => f.write_str("not an HTTP answer"),
             Self::MsrpStatus(status) => write!(f, "msrp status {status}"),
             Self::NotMsrp(what) => write!(f, "not an MSRP response: {what}"),
+            Self::MsrpMismatch(what) => write!(f, "msrp response to another request: {what}"),
+            Self::MsrpRequest(method) => write!(f, "msrp request from the peer: {method}"),
             Self::System(moment, errno) => {
                 write!(f, "{moment}: {}", io::Error::from_raw_os_error(*errno))
             }

@@ -199,48 +199,6 @@ fn http_status_other_than_2xx_or_3xx_is_a_failure() {
 }
 
 #[test]
-fn an_msrp_server_may_word_its_responses_as_it_likes() {
-    let identity = Identity::generate().unwrap();
-    // Knows its transactions by the first line of a SEND, and ends each at its end line.
-    let respond = |code: &'static str| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for socket in listener.incoming().flatten() {
-                thread::spawn(move || {
-                    let mut lines = BufReader::new(socket.try_clone().unwrap()).split(b'\n');
-                    while let Some(Ok(line)) = lines.next() {
-                        // The body may end within a line.
-                        let line = text(&line);
-                        let Some((_, id)) = line.trim_end().rsplit_once("-------") else { continue };
-                        let Some(id) = id.strip_suffix(['$', '+']).filter(|id| id.len() == 16) else {
-                            continue;
-                        };
-                        let (from, to) = ("From-Path: msrp://b:1/y;tcp", "To-Path: msrp://a:1/x;tcp");
-                        let answer =
-                            format!("MSRP {id} {code}\r\n{from}\r\nX-More: 1\r\n{to}\r\n-------{id}$\r\n");
-                        if (&socket).write_all(answer.as_bytes()).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        address
-    };
-    for (code, exit, failure) in [("200", 0, ""), ("200 Fine", 0, ""), ("413", 3, "× msrp status 413")] {
-        let Some(engine) = engine::start(respond(code), &identity, true) else { return };
-        let output = loadgen("message", engine.local_addr().unwrap())
-            .args(["-d", "300ms", "-q", "--msrp", "--every", "10ms", "--give-up", "5"])
-            .output()
-            .unwrap();
-        let errors = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(exit), "{code}: {errors}");
-        assert!(errors.contains(failure), "{code}: {errors}");
-    }
-}
-
-#[test]
 fn without_io_uring_the_demo_says_what_forbids_it() {
     let inject = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=io_uring_setup:error=EPERM"];
     let can = Command::new("strace").args(inject).arg("true").output();

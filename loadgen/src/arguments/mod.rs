@@ -142,8 +142,8 @@ pub struct Message {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its own documentation must not become help text")]
     pub common: Common,
-    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200, with
-    /// idle gaps between them that are left to chance: exponentially distributed, --every (5s) on average.
+    /// MSRP-like: messages of mixed sizes in SENDs of at most 2 KiB, each to be answered with 200 by any MSRP
+    /// server behind the target, with random idle gaps: exponentially distributed, --every (5s) on average.
     #[arg(long, conflicts_with_all = ["request_size", "answer_size"])]
     pub msrp: bool,
     /// Bytes of a request.

@@ -122,7 +122,7 @@ impl Messages {
                 return Err(Failure::Changed("a byte to the server was lost or changed"));
             }
             let known = self.unanswered.iter().position(|unanswered| *unanswered == id);
-            self.unanswered.swap_remove(known.ok_or(Failure::NotMsrp("of no transaction under way"))?);
+            self.unanswered.swap_remove(known.ok_or(Failure::MsrpMismatch("no such transaction"))?);
             if status != MSRP_OK {
                 return Err(Failure::MsrpStatus(status));
             }
@@ -328,17 +328,35 @@ mod tests {
     #[test]
     fn msrp_response_fails_by_status_or_transaction() {
         let now = now();
-        let failed = |answer: fn(&str) -> String| {
+        let failed = |answer: fn(&str, &str) -> String| {
             let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
             messages.go_on(now);
-            let answer = answer(&messages.unanswered[0]);
-            messages.take(answer.as_bytes(), now).unwrap_err()
+            let (id, mut right) = (messages.unanswered[0].clone(), Vec::new());
+            msrp::write_answer(&mut right, &id, true);
+            let answer = answer(&String::from_utf8_lossy(&right), &id);
+            let failure = messages.take(answer.as_bytes(), now).unwrap_err();
+            assert_eq!(messages.progress(), Progress::default(), "the message does not count");
+            failure
         };
-        assert_eq!(failed(|id| format!("MSRP {id} 413\r\n-------{id}$\r\n")), Failure::MsrpStatus(413));
-        let unknown = failed(|_| "MSRP 1 200\r\n-------1$\r\n".to_owned());
-        assert_eq!(unknown.to_string(), "not an MSRP response: of no transaction under way");
-        let changed = failed(|id| format!("MSRP {id} 400 Changed\r\n-------{id}$\r\n"));
+        assert_eq!(failed(|right, _| right.replace("200 OK", "413")), Failure::MsrpStatus(413));
+        let changed = failed(|right, _| right.replace("200 OK", "400 Changed"));
         assert!(changed.is_of_integrity(), "our own backend says so");
+        let unknown = Failure::MsrpMismatch("no such transaction");
+        assert_eq!(failed(|right, id| right.replace(id, "1")), unknown);
+        let report = failed(|right, id| right.replace(id, "dkei38sd").replace("200 OK", "REPORT"));
+        assert_eq!(report, Failure::MsrpRequest("REPORT"));
+    }
+
+    #[test]
+    fn second_msrp_response_to_a_chunk_is_a_failure() {
+        let now = now();
+        let mut messages = Messages::msrp(Pace::AtOnce, fastrand::Rng::with_seed(1));
+        messages.go_on(now);
+        let mut twice = Vec::new();
+        for id in [&messages.unanswered[0], &messages.unanswered[0]] {
+            msrp::write_answer(&mut twice, id, true);
+        }
+        assert_eq!(messages.take(&twice, now), Err(Failure::MsrpMismatch("no such transaction")));
     }
 
     #[test]
