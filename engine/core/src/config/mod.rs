@@ -8,10 +8,9 @@ mod peers;
 mod post_quantum;
 mod timeouts;
 
+pub use offramp_proto::fingerprint::{Fingerprint, FingerprintHash};
 pub use peer_name::PeerName;
-pub use peers::{
-    ClientAuth, Fingerprint, FingerprintHash, Mode, Originate, PeerRules, TrustAnchor, UnknownName,
-};
+pub use peers::{ClientAuth, Mode, Originate, PeerRules, TrustAnchor, UnknownName};
 pub use post_quantum::PostQuantum;
 pub use timeouts::Timeouts;
 

@@ -1,7 +1,8 @@
 //! Who may connect, as a configuration says it.
 
-use std::fmt;
 use std::path::PathBuf;
+
+use offramp_proto::fingerprint::Fingerprint;
 
 use super::PeerName;
 
@@ -30,72 +31,6 @@ impl ClientAuth {
             "require" => Some(Self::Require),
             _ => None,
         }
-    }
-}
-
-/// A hash function for fingerprints (RFC 8122 §5: MD5 and SHA-1 are not to be used).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FingerprintHash {
-    /// sha-256.
-    Sha256,
-    /// sha-384.
-    Sha384,
-    /// sha-512.
-    Sha512,
-}
-
-/// The hash of a certificate's DER form.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Fingerprint {
-    /// By which function.
-    pub hash: FingerprintHash,
-    /// As many bytes as the function gives.
-    pub digest: Vec<u8>,
-}
-
-impl Fingerprint {
-    /// How a configuration writes it.
-    pub const ALLOWED: &'static str = "sha-256, sha-384 or sha-512 and the bytes of the hash in hexadecimal \
-         with colons between, such as \"sha-256 AB:CD:…\" (SDP's form, RFC 8122 §5); md5 and sha-1 are too \
-         weak";
-
-    /// Reads it as SDP writes it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (name, digits) = text.trim().split_once(' ')?;
-        let (hash, length) = match name.to_ascii_lowercase().as_str() {
-            "sha-256" => (FingerprintHash::Sha256, 32),
-            "sha-384" => (FingerprintHash::Sha384, 48),
-            "sha-512" => (FingerprintHash::Sha512, 64),
-            _ => return None,
-        };
-        let byte = |pair: &str| {
-            let is_hex = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
-            u8::from_str_radix(Some(pair).filter(|_| is_hex)?, 16).ok()
-        };
-        let digest: Vec<u8> = digits.trim().split(':').map(byte).collect::<Option<_>>()?;
-        (digest.len() == length).then_some(Self { hash, digest })
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    /// As SDP writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.hash {
-            FingerprintHash::Sha256 => "sha-256",
-            FingerprintHash::Sha384 => "sha-384",
-            FingerprintHash::Sha512 => "sha-512",
-        })?;
-        for (index, byte) in self.digest.iter().enumerate() {
-            write!(f, "{}{byte:02X}", if index == 0 { ' ' } else { ':' })?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -235,31 +170,4 @@ impl Originate {
     /// What a name may be, as messages say it.
     pub const ALLOWED_NAME: &str =
         "a DNS name or an IP address, and only with mode = \"originate\" or \"reencrypt\"";
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fingerprints_are_read_as_sdp_writes_them() {
-        let bytes: Vec<String> = (0..32).map(|byte| format!("{byte:02X}")).collect();
-        let text = format!("sha-256 {}", bytes.join(":"));
-        let fingerprint = Fingerprint::parse(&text).expect("well formed");
-        assert_eq!((fingerprint.digest[31], fingerprint.to_string()), (31, text.clone()));
-        assert_eq!(Fingerprint::parse(&text.to_lowercase()), Some(fingerprint), "either case");
-        for bad in [
-            "",
-            "sha-256",
-            &text[..text.len() - 3],
-            &text.replace("sha-256", "sha-1"),
-            &text.replace("sha-256", "md5"),
-            &text.replace("sha-256", "sha-384"),
-            &text.replace(':', ""),
-            &text.replace("1F", "+F"),
-            &text.replace("1F", "1é"),
-        ] {
-            assert_eq!(Fingerprint::parse(bad), None, "{bad}");
-        }
-    }
 }

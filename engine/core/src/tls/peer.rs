@@ -171,19 +171,17 @@ fn has_name(certificate: &CertificateDer<'_>, names: &[PeerName]) -> bool {
 
 /// Whether the certificate has one of these fingerprints.
 pub(super) fn is_told(told: &[Fingerprint], certificate: &CertificateDer<'_>) -> bool {
-    told.iter().any(|fingerprint| fingerprint.is_of(certificate))
+    told.iter().any(|fingerprint| is_of(fingerprint, certificate))
 }
 
-impl Fingerprint {
-    /// Whether it is the one of this certificate.
-    fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
-        let algorithm = match self.hash {
-            FingerprintHash::Sha256 => &SHA256,
-            FingerprintHash::Sha384 => &SHA384,
-            FingerprintHash::Sha512 => &SHA512,
-        };
-        verify_slices_are_equal(digest(algorithm, certificate).as_ref(), &self.digest).is_ok()
-    }
+/// Whether the fingerprint is the one of this certificate.
+fn is_of(fingerprint: &Fingerprint, certificate: &CertificateDer<'_>) -> bool {
+    let algorithm = match fingerprint.hash {
+        FingerprintHash::Sha256 => &SHA256,
+        FingerprintHash::Sha384 => &SHA384,
+        FingerprintHash::Sha512 => &SHA512,
+    };
+    verify_slices_are_equal(digest(algorithm, certificate).as_ref(), &fingerprint.digest).is_ok()
 }
 
 pub(super) fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, PeerError> {
