@@ -43,7 +43,7 @@ pub struct Remote {
     pub e2ae: Option<E2ae>,
     /// Whether a=msrp-cema is there (RFC 6714 §4).
     pub cema: bool,
-    /// The URIs of a=path, the next hop first; empty where the media has none.
+    /// With MSRP, the URIs of a=path, the next hop first; empty where the media has none.
     pub path: Vec<MsrpUri>,
 }
 
@@ -63,7 +63,8 @@ impl Document {
         }
         let levels = [&section.lines[..], &self.session];
         let has_tls = transport.has_tls();
-        let path = match attribute(&section.lines, "path", "a=path")? {
+        let is_msrp = transport.is_tcp();
+        let path = match attribute(&section.lines, "path", "a=path")?.filter(|_| is_msrp) {
             Some((line, value)) => MsrpUri::read_path(value).map_err(|problem| line.fault(problem))?,
             None => Vec::new(),
         };

@@ -19,7 +19,7 @@ pub struct Local {
     pub address: SocketAddr,
     /// TLS on that leg; without it the leg is plain.
     pub tls: Option<LocalTls>,
-    /// a=setup of that leg; without it what the document says stays, except on plain UDP.
+    /// a=setup of that leg; without it what the document says stays. Plain UDP has none.
     pub setup: Option<Setup>,
     /// a=connection of that leg; without it what the document says stays.
     pub connection: Option<ConnectionUse>,
@@ -128,8 +128,8 @@ impl Rewriter<'_> {
 
     fn put_roles(&mut self, local: &Local) {
         match local.setup {
+            _ if self.transport == Transport::Udptl => self.put(Setup::NAME, Vec::new()),
             Some(setup) => self.put(Setup::NAME, vec![setup.name().to_owned()]),
-            None if self.transport == Transport::Udptl => self.put(Setup::NAME, Vec::new()),
             None => {}
         }
         if let Some(connection) = local.connection {
@@ -165,13 +165,13 @@ impl Rewriter<'_> {
     }
 }
 
-/// Whether the addresses of the SDP, and not the path, say where to connect to (RFC 6714). Port 9 says
-/// nothing of it, and neither does a host name, which is not looked up.
+/// Whether the addresses of the SDP, and not the path, say where to connect to (RFC 6714). Port 9 and the
+/// unspecified address say nothing of it, and neither does a host name in the path, which is not looked up.
 fn is_cema(remote: &Remote) -> bool {
+    let (ip, port) = (remote.address.ip(), remote.address.port());
     let in_path = remote.path.first().and_then(|uri| uri.address());
     let differs = in_path.is_some_and(|in_path| {
-        let is_port = remote.address.port() != DISCARD_PORT;
-        in_path.ip() != remote.address.ip() || (is_port && in_path.port() != remote.address.port())
+        (!ip.is_unspecified() && in_path.ip() != ip) || (port != DISCARD_PORT && in_path.port() != port)
     });
     remote.cema || differs
 }

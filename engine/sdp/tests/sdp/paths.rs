@@ -82,13 +82,21 @@ fn path_gets_our_authority_without_cema() {
     let ours = ["+a=path:msrp://198.51.100.1:20000/s4f6a;tcp\r\n"];
     let discard = phone().replace("m=message 7654", "m=message 9");
     let name = phone().replace("msrps://192.0.2.7:7654", "msrps://bob@ue.example");
-    for text in [phone(), discard, name] {
+    let hold = phone().replace("a=path", "c=IN IP4 0.0.0.0\r\na=path");
+    for text in [phone(), discard, name, hold] {
         assert_eq!(paths(&text, 1, &plain()), ours, "{text}");
     }
     assert_eq!(paths(CORE, 0, &tls()), ["+a=path:msrps://198.51.100.1:20000/9di4ea;tcp\n"]);
     let address = "[2001:db8::1]:20000".parse().unwrap();
     let expected = ["+a=path:msrp://[2001:db8::1]:20000/s4f6a;tcp\r\n"];
     assert_eq!(paths(&phone(), 1, &Local { address, ..plain() }), expected);
+}
+
+#[test]
+fn fax_has_no_path() {
+    let text = with_lines(&["a=path:not of MSRP"]).replace("TCP/TLS/MSRP", "udptl");
+    assert_eq!(stream(&text).path, []);
+    assert_eq!(paths(&text, 0, &tls()), [""; 0]);
 }
 
 #[test]

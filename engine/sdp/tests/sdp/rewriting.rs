@@ -101,7 +101,7 @@ fn fax_gets_dtls_and_loses_it() {
     let secured = String::from_utf8(document.to_bytes()).unwrap();
     assert!(secured.contains("m=image 20000 UDP/TLS/UDPTL t38\r\nc=IN IP6 2001:db8::1\r\n"), "{secured}");
     assert!(secured.ends_with("\r\na=3ge2ae:applied\r\n\r\n"), "in front of the empty line: {secured}");
-    document.rewrite(0, &plain()).unwrap();
+    document.rewrite(0, &Local { setup: Some(Setup::Active), ..plain() }).unwrap();
     let plain = String::from_utf8(document.to_bytes()).unwrap();
     assert!(plain.ends_with("m=image 20000 udptl t38\r\nc=IN IP4 198.51.100.1\r\na=T38FaxVersion:0\r\n\r\n"));
 }
