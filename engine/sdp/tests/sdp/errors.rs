@@ -104,8 +104,10 @@ fn ten_thousand_lines_are_refused() {
     assert_eq!(found.problem.name(), "sdp_too_long");
     assert!(found.to_string().contains("30005 bytes; send at most 16384"), "{found}");
     assert_eq!(found.line, 5461, "where the bound is");
-    let within = format!("v=0\r\n{}", "a=\n".repeat((MAX_BYTES - 5) / 3));
+    let within = format!("v=0\r\na={}", "x".repeat(MAX_BYTES - 7));
+    assert_eq!(within.len(), MAX_BYTES);
     assert!(Document::parse(within.as_bytes()).is_ok());
+    assert_eq!(error(format!("{within}x").as_bytes()).problem.name(), "sdp_too_long");
 }
 
 #[test]

@@ -119,6 +119,17 @@ fn existing_media_address_is_replaced_once() {
 }
 
 #[test]
+fn transport_that_stays_keeps_its_spelling() {
+    let text = "v=0\nc=IN IP4 192.0.2.7\nm=image 6000/1 UDPTL t38  x \nc=IN IP4 198.51.100.1\n";
+    let expected = ["-m=image 6000/1 UDPTL t38  x \n", "+m=image 20000 UDPTL t38  x \n"];
+    assert_eq!(changes(text, 0, &plain()), expected, "and the formats their spaces");
+    let mut document = Document::parse(text.as_bytes()).unwrap();
+    document.rewrite(0, &plain()).unwrap();
+    let again = Document::parse(&document.to_bytes()).unwrap();
+    assert_eq!(again.sections()[0].media(), document.sections()[0].media());
+}
+
+#[test]
 fn released_stream_changes_its_protocol_alone() {
     let text = with_lines(&["a=setup:nonsense"]).replace("7654", "0");
     assert_eq!(
