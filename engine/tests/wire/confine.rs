@@ -82,12 +82,13 @@ fn has(server: &TestServer, layer: &str) -> bool {
 /// What /proc says of each thread under this name.
 fn of_threads(server: &TestServer, name: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
-    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).expect("a thread");
+    // One that has ended meanwhile has no status.
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).ok();
     let value = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect("a line");
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    threads.map(|thread| value(status(thread.expect("an entry")))).collect()
+    threads.filter_map(|thread| status(thread.expect("an entry"))).map(value).collect()
 }
 
 fn all_threads_have(server: &TestServer, name: &str, expected: &str) {
