@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use offramp_testing::tools::PATIENCE;
+use offramp_testing::tools::{PATIENCE, eventually};
 
 use crate::lab::{Etcd, Host, kek};
 
@@ -42,6 +42,8 @@ fn agent_is_ready_with_keys_and_says_how_it_stands() {
     let Some(mut etcd) = Etcd::start() else { return };
     let kek = kek(etcd.files.path(), "kek");
     let manager = Manager::new(etcd.files.path());
+    // An etcd that is killed before it has stored its own membership never serves again.
+    eventually("etcd serves", || etcd.control(&["put", "/here", "now"]).status.success());
     etcd.stop();
     let mut host = Host::start_notifying(&etcd, "one", &kek, &manager.path);
     let first = manager.next();
