@@ -4,38 +4,34 @@
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 
 use offramp_testing::backend::{Backend, BackendBehavior};
 use offramp_testing::identity::Identity;
 use offramp_testing::peer::{Peer, Version, plain};
 use offramp_testing::server::{Setup, binary, identity_flags};
-use offramp_testing::tools::{PATIENCE, eventually, scratch, signal};
+use offramp_testing::service_manager::ServiceManager;
+use offramp_testing::tools::{eventually, scratch, signal};
 
-/// The socket of a service manager.
+/// A service manager, and the files of its service.
 struct Manager {
     files: tempfile::TempDir,
-    socket: UnixDatagram,
+    notified: ServiceManager,
 }
 
 impl Manager {
     fn new() -> Self {
         let files = scratch();
-        let socket = UnixDatagram::bind(files.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { files, socket }
-    }
-
-    fn next(&self) -> String {
-        let mut bytes = [0; 8192];
-        let length = self.socket.recv(&mut bytes).expect("a message");
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
+        let notified = ServiceManager::new(files.path());
+        Self { files, notified }
     }
 
     /// The next message, but for those of the watchdog.
     fn next_of_state(&self) -> String {
-        std::iter::repeat_with(|| self.next()).find(|message| message != "WATCHDOG=1").unwrap()
+        std::iter::repeat_with(|| self.notified.next_message())
+            .find(|message| message != "WATCHDOG=1")
+            .unwrap()
     }
 
     fn expect(&self, start: &str) -> String {
@@ -60,11 +56,11 @@ fn manager_is_notified_from_start_to_end() {
     };
     Identity::ecdsa().write(manager.files.path());
     write("");
-    let setup = Setup::from_file(&path).environment("NOTIFY_SOCKET", manager.files.path().join("notify"));
+    let setup = Setup::from_file(&path).environment("NOTIFY_SOCKET", manager.notified.path());
     let mut server = setup.environment("WATCHDOG_USEC", "2000000").start();
     let ready = manager.expect("READY=1\nSTATUS=serving: listening on 127.0.0.1:");
     assert_eq!(ready.lines().count(), 2, "{ready}");
-    (0..2).for_each(|_| assert_eq!(manager.next(), "WATCHDOG=1"));
+    (0..2).for_each(|_| assert_eq!(manager.notified.next_message(), "WATCHDOG=1"));
     server.reload("SIGHUP: listeners, pools");
     let reloading = manager.expect("RELOADING=1\nMONOTONIC_USEC=");
     let micros = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
@@ -81,7 +77,7 @@ fn manager_is_notified_from_start_to_end() {
     assert_ne!(old, server.pid());
     manager.expect(&format!("MAINPID={}", server.pid()));
     manager.expect("READY=1\nSTATUS=serving: ");
-    assert_eq!(manager.next(), "WATCHDOG=1", "the new process has the watchdog");
+    assert_eq!(manager.notified.next_message(), "WATCHDOG=1", "the new process has the watchdog");
     server.terminate();
     manager.expect("STOPPING=1\n");
     server.stop();

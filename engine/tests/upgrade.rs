@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,6 +20,10 @@ use offramp_testing::tools::{PATIENCE, eventually, has_ended, patiently, scratch
 use rustls::HandshakeKind;
 
 const UPGRADES: usize = 20;
+
+fn unix(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
 
 /// A directory with the program, as a package installs it, a configuration, and certificates.
 struct Place {
@@ -69,6 +73,15 @@ impl Place {
         });
         let identities: String = identities.collect();
         fs::write(self.file(), format!("{text}\n{identities}")).unwrap();
+    }
+
+    /// A listener on a Unix socket at each of these paths.
+    fn configure_unix(&self, paths: &[&PathBuf], backend: SocketAddr) {
+        let listen: Vec<String> = paths.iter().map(|path| unix(path)).collect();
+        self.configure(&format!(
+            "listen = \"{}\"\noffload = \"auto\"\nbackend = \"{backend}\"",
+            listen.join(",")
+        ));
     }
 
     fn start(&self) -> TestServer {
@@ -297,18 +310,11 @@ fn admin_waits_in_a_new_process_until_it_serves() {
 fn unix_socket_file_remains_while_a_process_serves_it() {
     let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
     let [one, two] = ["one.sock", "two.sock"].map(|name| place.files.path().join(name));
-    let listen = |addresses: &str| {
-        place.configure(&format!(
-            "listen = \"{addresses}\"\noffload = \"auto\"\nbackend = \"{}\"",
-            backend.addr
-        ));
-    };
-    let address = |path: &Path| format!("unix:{}", path.display());
-    listen(&format!("{},{}", address(&one), address(&two)));
+    place.configure_unix(&[&one, &two], backend.addr);
     let mut server = place.start();
     let ping = |path: &Path| {
         let name = offramp_testing::identity::NAME;
-        let mut peer = Peer::over(dial_unix(&address(path)), &plain(Version::Tls13), name);
+        let mut peer = Peer::over(dial_unix(&unix(path)), &plain(Version::Tls13), name);
         peer.handshake().unwrap();
         peer.ping(b"there and back");
     };
@@ -316,7 +322,7 @@ fn unix_socket_file_remains_while_a_process_serves_it() {
     let old = server.upgrade();
     eventually("the old process ends", || has_ended(old));
     [&one, &two].into_iter().for_each(|path| ping(path));
-    listen(&address(&one));
+    place.configure_unix(&[&one], backend.addr);
     let old = place.upgrade(&mut server);
     eventually("the old process ends", || has_ended(old));
     ping(&one);
@@ -355,16 +361,9 @@ fn socket_file_out_of_reach_is_named() {
     let (place, backend) = (Place::new(), Backend::start(BackendBehavior::Echo));
     let other = scratch();
     let (one, two) = (place.files.path().join("one.sock"), other.path().join("two.sock"));
-    let listen = |addresses: &str| {
-        place.configure(&format!(
-            "listen = \"{addresses}\"\noffload = \"auto\"\nbackend = \"{}\"",
-            backend.addr
-        ));
-    };
-    let address = |path: &Path| format!("unix:{}", path.display());
-    listen(&format!("{},{}", address(&one), address(&two)));
+    place.configure_unix(&[&one, &two], backend.addr);
     let mut server = place.start();
-    listen(&address(&one));
+    place.configure_unix(&[&one], backend.addr);
     place.upgrade(&mut server);
     // Where the kernel has no Landlock, nothing keeps the new process from removing it.
     let named = format!("try: rm {}", two.display());

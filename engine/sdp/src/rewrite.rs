@@ -118,6 +118,7 @@ impl Rewriter<'_> {
             PathRule::Authority => false,
         };
         if !stays {
+            // Without the scope of an IPv6 address, which means nothing to others.
             let address = SocketAddr::new(local.address.ip(), local.address.port());
             let uris = std::iter::once(first.at(address, local.tls.is_some()));
             let others = remote.path[1..].iter().map(|uri| uri.as_str().to_owned());

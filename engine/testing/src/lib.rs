@@ -49,5 +49,6 @@ pub mod peer;
 mod process;
 pub mod rng;
 pub mod server;
+pub mod service_manager;
 pub mod tls_server;
 pub mod tools;

@@ -49,7 +49,10 @@ impl Kamailio {
             .spawn()
             .unwrap();
         let mut kamailio = Self { child, address, directory };
+        let mut left = 12_000;
         while TcpStream::connect(address).is_err() {
+            left -= 1;
+            assert!(left > 0, "Kamailio does not listen on {address}");
             let ended = kamailio.child.try_wait().unwrap();
             assert!(ended.is_none(), "Kamailio ended: {ended:?}");
             thread::park_timeout(Duration::from_millis(5));
